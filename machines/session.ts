@@ -1,0 +1,120 @@
+import { assign, fromCallback, sendTo, setup } from 'xstate';
+
+export interface SessionInput {
+  /** Grace period that the executions are given when the session is closed, in ms. */
+  graceMs: number;
+  /** How long after it the executions' own ladders may take before the session forces them, in ms. */
+  slackMs: number;
+  /** How long force may take before the session's cells are killed, in ms. */
+  forcedLimitMs: number;
+}
+
+export interface SessionContext extends SessionInput {
+  /** Executions accepted and not dispatched. */
+  queued: number;
+  /** Executions dispatched and not exited. */
+  active: number;
+  exited: number;
+}
+
+export type SessionEvent =
+  /** The session is journaled: it may admit. */
+  | { type: 'session.open' }
+  /** Admit nothing more, and drive every execution to its end. A grace period of 0 forces. */
+  | { type: 'session.close'; graceMs: number }
+  | { type: 'execution.admitted' }
+  | { type: 'execution.dispatched' }
+  /** `dispatched` says which of the two counts it leaves. */
+  | { type: 'execution.exited'; dispatched: boolean };
+
+/** What the executions port is told; each reaches every execution that has not exited. */
+export type ExecutionsCommand =
+  | { type: 'executions.stop'; graceMs: number }
+  | { type: 'executions.force' }
+  | { type: 'executions.killCells' };
+
+/** Port. Passes a command on to the session's executions; reports nothing (each execution reports its own end). */
+const executions = fromCallback<ExecutionsCommand>(() => {
+  throw new Error('not provided: executions');
+});
+
+/** Cells that have not confirmed their end are killed again at this distance. */
+const REPEAT_KILL_MS = 1_000;
+
+/**
+ * One session, supervisor of its executions. It keeps only their counts: the executions themselves are root actors in a
+ * map beside it, because a parent that holds 10,000 children pays 2 ms to add one. Its own `signaled` waits for their
+ * ladders, and forces what they have not ended in time.
+ */
+export const sessionMachine = setup({
+  types: {} as {
+    context: SessionContext;
+    input: SessionInput;
+    events: SessionEvent;
+    children: { executions: 'executions' };
+  },
+  actors: { executions },
+  actions: {
+    keepGrace: assign({ graceMs: (_, p: { graceMs: number }) => p.graceMs }),
+    countAdmitted: assign({ queued: ({ context }) => context.queued + 1 }),
+    countDispatched: assign({
+      queued: ({ context }) => context.queued - 1,
+      active: ({ context }) => context.active + 1,
+    }),
+    countExited: assign({
+      queued: ({ context }, p: { dispatched: boolean }) => context.queued - (p.dispatched ? 0 : 1),
+      active: ({ context }, p: { dispatched: boolean }) => context.active - (p.dispatched ? 1 : 0),
+      exited: ({ context }) => context.exited + 1,
+    }),
+    stopExecutions: sendTo('executions', ({ context }) => ({ type: 'executions.stop', graceMs: context.graceMs })),
+    forceExecutions: sendTo('executions', { type: 'executions.force' }),
+    killCells: sendTo('executions', { type: 'executions.killCells' }),
+  },
+  guards: {
+    isEmpty: ({ context }) => context.queued === 0 && context.active === 0,
+    isHard: (_, p: { graceMs: number }) => p.graceMs <= 0,
+  },
+  delays: {
+    grace: ({ context }) => context.graceMs + context.slackMs,
+    forcedLimit: ({ context }) => context.forcedLimitMs,
+    repeatKill: REPEAT_KILL_MS,
+  },
+}).createMachine({
+  id: 'session',
+  options: { maxIterations: 1000 },
+  context: ({ input }) => ({ ...input, queued: 0, active: 0, exited: 0 }),
+  initial: 'pending',
+  invoke: { id: 'executions', src: 'executions' },
+  on: {
+    'execution.dispatched': { actions: 'countDispatched' },
+    'execution.exited': { actions: { type: 'countExited', params: ({ event }) => ({ dispatched: event.dispatched }) } },
+  },
+  states: {
+    pending: {
+      on: { 'session.open': 'running', 'session.close': 'exited' },
+    },
+    running: {
+      on: {
+        'execution.admitted': { actions: 'countAdmitted' },
+        'session.close': [
+          { guard: { type: 'isHard', params: ({ event }) => event }, target: 'signaled.forced' },
+          { target: 'signaled', actions: { type: 'keepGrace', params: ({ event }) => ({ graceMs: event.graceMs }) } },
+        ],
+      },
+    },
+    signaled: {
+      initial: 'graceful',
+      always: { guard: 'isEmpty', target: 'exited' },
+      states: {
+        graceful: {
+          entry: 'stopExecutions',
+          after: { grace: 'forced' },
+          on: { 'session.close': { guard: { type: 'isHard', params: ({ event }) => event }, target: 'forced' } },
+        },
+        forced: { entry: 'forceExecutions', after: { forcedLimit: 'cell' } },
+        cell: { entry: 'killCells', after: { repeatKill: { target: 'cell', reenter: true } } },
+      },
+    },
+    exited: { type: 'final' },
+  },
+});

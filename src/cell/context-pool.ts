@@ -1,0 +1,194 @@
+import { availableParallelism } from 'node:os';
+import type { MessagePort, Worker } from 'node:worker_threads';
+import { Piscina } from 'piscina';
+import type { ThreadTask } from './messages.ts';
+
+/** How long a pool keeps what nobody asks for. */
+const DEFAULT_IDLE_MS = 30_000;
+
+/** After so many spares in a row that failed to boot, none is booted until one is asked for. */
+const MAX_FAILED_BOOTS = 3;
+
+/** Spares boot only so many at a time: each takes a core, and programs are running. */
+const MAX_BOOTING = Math.max(1, availableParallelism() - 1);
+
+/** What {@link ContextPool} needs to know. */
+export interface ContextPoolOptions {
+  /** The built worker, as a path or a file URL. */
+  workerUrl: string;
+  /** Heap limit of each thread. Default: Node's. */
+  resourceLimits?: { maxOldGenerationSizeMb?: number };
+  /** After this long without a start, spares are let go. Default 30 s. */
+  idleMs?: number;
+}
+
+/** How a thread ended. */
+export interface ContextEnd {
+  /** The exit code of its Worker. */
+  code: number;
+  /** What it did not catch, copied out of the thread. */
+  error?: Error & { code?: string };
+}
+
+/**
+ * One thread for one execution. A Piscina of its own holds it: Piscina's `minThreads` counts busy threads too, so a
+ * shared one could not be told how many spares to keep beside the threads at work.
+ */
+export class Context {
+  /** Resolves when the thread is gone. */
+  readonly ended: Promise<ContextEnd>;
+  readonly threadId: number;
+  #state: 'booting' | 'booted' | 'ended' = 'booting';
+  readonly #pool: Piscina;
+  readonly #worker: Worker;
+
+  constructor(options: ContextPoolOptions, onBooted: () => void) {
+    this.#pool = new Piscina({
+      filename: options.workerUrl,
+      minThreads: 1,
+      maxThreads: 1,
+      idleTimeout: Number.POSITIVE_INFINITY,
+      atomics: 'disabled',
+      recordTiming: false,
+      env: {},
+      ...(options.resourceLimits !== undefined && { resourceLimits: options.resourceLimits }),
+    });
+    // Piscina would replace the thread when it ends, and reads this then.
+    (this.#pool.options as { minThreads: number }).minThreads = 0;
+    this.#worker = this.#pool.threads[0] as Worker;
+    this.threadId = this.#worker.threadId;
+    const { promise, resolve } = Promise.withResolvers<ContextEnd>();
+    this.ended = promise;
+    let error: ContextEnd['error'];
+    // The Worker's own events are the truth about the thread; what Piscina makes of them is of no interest.
+    this.#pool.on('error', () => {});
+    this.#worker.on('error', (thrown) => {
+      error ??= thrown as Error;
+    });
+    this.#worker.once('exit', (code) => {
+      this.#state = 'ended';
+      resolve({ code, ...(error !== undefined && { error }) });
+    });
+    this.#worker.on('message', (message: unknown) => {
+      if (message !== 'warm' || this.#state !== 'booting') return;
+      this.#state = 'booted';
+      onBooted();
+    });
+  }
+
+  get state(): 'booting' | 'booted' | 'ended' {
+    return this.#state;
+  }
+
+  /** Hands the thread its one task; it begins as soon as it has booted. */
+  run(task: ThreadTask): void {
+    this.#pool.run(task, { transferList: [task.control] }).catch(() => {});
+  }
+
+  /** Ends the thread by force. `ended` tells when it is gone, which takes as long as a call into native code does. */
+  terminate(): void {
+    this.#worker.terminate();
+  }
+}
+
+/** Threads booted ahead, each for one execution. */
+export class ContextPool {
+  readonly #options: ContextPoolOptions;
+  readonly #spares = new Set<Context>();
+  readonly #live = new Set<Context>();
+  #ceiling = 0;
+  #wanted = 0;
+  #taken = 0;
+  #failedBoots = 0;
+  #closed = false;
+  #idleTimer: NodeJS.Timeout | undefined;
+
+  constructor(options: ContextPoolOptions) {
+    this.#options = options;
+  }
+
+  /** Threads booted or booting that no execution has. */
+  get spareCount(): number {
+    return this.#spares.size;
+  }
+
+  /** Threads alive, spares included. */
+  get liveCount(): number {
+    return this.#live.size;
+  }
+
+  /** How many spares to keep at most; 0 means none ever. Raised from 0, the first is booted at once. */
+  keepWarm(ceiling: number): void {
+    this.#ceiling = Math.max(0, ceiling);
+    if (this.#ceiling > 0 && this.#wanted === 0) this.#wanted = 1;
+    this.#adjust();
+    this.#restartIdleTimer();
+  }
+
+  /** A thread for one execution: a booted spare, else one that boots already, else a new one. */
+  take(): Context {
+    const spares = [...this.#spares];
+    const context = spares.find(({ state }) => state === 'booted') ?? spares[0] ?? this.#boot();
+    this.#spares.delete(context);
+    this.#taken += 1;
+    this.#wanted = Math.max(this.#wanted, this.#taken);
+    this.#failedBoots = 0;
+    context.ended.then(() => {
+      this.#taken -= 1;
+    });
+    this.#restartIdleTimer();
+    // Not before the caller has handed the thread its task: making a thread takes this one most of a millisecond.
+    setImmediate(() => this.#adjust());
+    return context;
+  }
+
+  /** Ends all threads by force; resolves when they are gone. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#idleTimer);
+    for (const context of this.#live) context.terminate();
+    await Promise.all([...this.#live].map(({ ended }) => ended));
+  }
+
+  #boot(): Context {
+    const context = new Context(this.#options, () => {
+      this.#failedBoots = 0;
+      this.#adjust();
+    });
+    this.#live.add(context);
+    context.ended.then(() => {
+      this.#live.delete(context);
+      // Still a spare: it failed by itself, for one that is let go is no spare any more.
+      if (!this.#spares.delete(context)) return;
+      this.#failedBoots += 1;
+      this.#adjust();
+    });
+    return context;
+  }
+
+  #adjust(): void {
+    if (this.#closed) return;
+    const target = Math.min(this.#wanted, this.#ceiling);
+    for (const spare of this.#spares) {
+      if (this.#spares.size <= target) break;
+      this.#spares.delete(spare);
+      spare.terminate();
+    }
+    let booting = [...this.#live].filter(({ state }) => state === 'booting').length;
+    while (this.#spares.size < target && booting < MAX_BOOTING && this.#failedBoots < MAX_FAILED_BOOTS) {
+      this.#spares.add(this.#boot());
+      booting += 1;
+    }
+  }
+
+  #restartIdleTimer(): void {
+    if (this.#closed) return;
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = setTimeout(() => {
+      // One stays while anything runs here: where one program runs, the next is likely.
+      this.#wanted = this.#taken > 0 ? 1 : 0;
+      this.#adjust();
+      if (this.#taken > 0) this.#restartIdleTimer();
+    }, this.#options.idleMs ?? DEFAULT_IDLE_MS).unref();
+  }
+}

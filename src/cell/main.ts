@@ -1,0 +1,165 @@
+import { chmodSync, mkdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { dirname } from 'node:path';
+import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
+import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import type { Engine, Guest } from './engine.ts';
+
+/**
+ * The cell process: listens on its own socket, obeys whoever brings the token, and runs the guests of one session on one
+ * engine. It keeps its guests when the daemon goes, and ends with them when no daemon comes back in time.
+ */
+
+const [socketPath, tokenPath] = process.argv.slice(2);
+if (socketPath === undefined || tokenPath === undefined) throw new TypeError('usage: main SOCKET TOKEN_FILE');
+
+/** How long a cell that no daemon ever spoke to lives, in ms. */
+const UNCLAIMED_MS = 30_000;
+
+/** How long the engine may take to end its guests before the cell ends with them, in ms. */
+const CLOSE_LIMIT_MS = 1_000;
+
+const token = readFileSync(tokenPath, 'utf8');
+const guests = new Map<string, Guest>();
+/** Ends that no daemon was there to hear, told to the next one. */
+const unreported: FromCell[] = [];
+let engine: Engine | undefined;
+let daemon: FramedSocket<ToCell, FromCell> | undefined;
+let orphanTimer = setTimeout(shutdown, UNCLAIMED_MS);
+let orphanGraceMs = UNCLAIMED_MS;
+
+// A daemon's terminal must not reach its cells, and a log that is gone must not end them.
+process.on('SIGINT', () => {});
+process.on('SIGHUP', () => {});
+process.on('SIGTERM', () => void shutdown());
+process.on('SIGPIPE', () => {});
+
+const server = createServer((socket) => accept(socket));
+server.listen(socketPath, () => {
+  chmodSync(socketPath, 0o600);
+  writeSync(1, 'ready\n');
+});
+
+function accept(socket: Socket): void {
+  const connection = new FramedSocket<ToCell, FromCell>(socket, ToCell, FromCell);
+  connection.on('message', ({ body }) => {
+    if (body === undefined) return;
+    if (connection === daemon) {
+      obey(body);
+    } else if (body.$case === 'hello' && body.value.token === token) {
+      claim(connection, body.value).catch((error: Error) => connection.destroy(error));
+    } else {
+      connection.destroy(new Error('not the daemon'));
+    }
+  });
+  connection.on('close', () => {
+    if (connection !== daemon) return;
+    daemon = undefined;
+    orphanTimer = setTimeout(shutdown, orphanGraceMs);
+  });
+}
+
+/** A daemon that knows the token takes the cell; an older connection of its own is dropped. */
+async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): Promise<void> {
+  connection.send({ body: { $case: 'welcome', value: { protocolVersion: PROTOCOL_VERSION, pid: process.pid } } });
+  if (hello.protocolVersion !== PROTOCOL_VERSION) return;
+  engine ??= await createEngine(hello);
+  engine.keepWarm(hello.keepWarm);
+  orphanGraceMs = hello.orphanGraceMs;
+  clearTimeout(orphanTimer);
+  const before = daemon;
+  daemon = connection;
+  before?.destroy();
+  for (const message of unreported.splice(0)) report(message);
+  connection.send({ body: { $case: 'ready', value: {} } });
+}
+
+async function createEngine(hello: Hello): Promise<Engine> {
+  if (hello.engine === 'python') {
+    const { PythonEngine } = await import('./python-engine.ts');
+    return new PythonEngine({ python: hello.interpreter, zygotePath: hello.zygotePath });
+  }
+  const { JavaScriptEngine } = await import('./javascript-engine.ts');
+  const resourceLimits = hello.heapLimitMb > 0 ? { maxOldGenerationSizeMb: hello.heapLimitMb } : {};
+  return new JavaScriptEngine({
+    workerUrl: new URL('../../workers/javascript.js', import.meta.url).href,
+    resourceLimits,
+  });
+}
+
+function obey(body: NonNullable<ToCell['body']>): void {
+  switch (body.$case) {
+    case 'hello':
+      break;
+    case 'start':
+      start(body.value);
+      break;
+    case 'signal':
+      guests.get(body.value.executionKey)?.signal(body.value.signal as NodeJS.Signals);
+      break;
+    case 'kill':
+      guests.get(body.value.executionKey)?.kill();
+      break;
+    case 'input': {
+      const { executionKey, data, end } = body.value;
+      const taken = () => report({ body: { $case: 'inputTaken', value: { executionKey } } });
+      const guest = guests.get(executionKey);
+      if (guest === undefined) taken();
+      else guest.write(data, end).then(taken, taken);
+      break;
+    }
+    case 'shutdown':
+      void shutdown();
+      break;
+  }
+}
+
+/** Starts a guest; a second request for the same execution is the first. */
+function start(request: Start): void {
+  const { executionKey } = request;
+  if (engine === undefined || guests.has(executionKey)) return;
+  try {
+    prepareDirectories(request);
+  } catch (error) {
+    const { message } = error as Error;
+    const value = { executionKey, exitCode: -1, signal: '', cause: 'start_failed', message, atMs: Date.now() };
+    report({ body: { $case: 'exited', value } });
+    return;
+  }
+  const guest = engine.start(request, {
+    started: ({ pid }) => {
+      report({ body: { $case: 'started', value: { executionKey, pid: pid ?? 0, atMs: Date.now() } } });
+    },
+    exited: ({ exitCode, signal = '', cause = '', message = '' }) => {
+      guests.delete(executionKey);
+      report({
+        body: { $case: 'exited', value: { executionKey, exitCode, signal, cause, message, atMs: Date.now() } },
+      });
+    },
+  });
+  guests.set(executionKey, guest);
+}
+
+/** Makes the directories the daemon named; the daemon removes them. */
+function prepareDirectories({ scratchDir, tmpDir, outputDir, cwd, createCwd, mainPath, writeMain }: Start): void {
+  const own = [scratchDir, tmpDir, outputDir];
+  if (createCwd) own.push(cwd);
+  if (writeMain) own.push(dirname(mainPath));
+  for (const directory of own) mkdirSync(directory, { recursive: true, mode: 0o700 });
+}
+
+function report(message: FromCell): void {
+  if (daemon !== undefined) daemon.send(message);
+  else unreported.push(message);
+}
+
+let ending = false;
+async function shutdown(): Promise<void> {
+  if (ending) return;
+  ending = true;
+  server.close();
+  rmSync(socketPath as string, { force: true });
+  await Promise.race([engine?.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_LIMIT_MS))]);
+  // Not exit(): that would join a thread which is stuck in native code, and never return.
+  process.kill(process.pid, 'SIGKILL');
+}

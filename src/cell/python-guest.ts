@@ -1,0 +1,354 @@
+import { closeSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { Socket } from 'node:net';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import type { Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
+import type { GuestPipes, Zygote } from './python-zygote.ts';
+
+/** How long a zygote may take from the request to the guest's first word. It forks in a millisecond, or it is stuck. */
+const START_LIMIT_MS = 10_000;
+/** How long output is awaited after the last process of a guest is gone. Only a descriptor given away needs it. */
+const DRAIN_LIMIT_MS = 250;
+/** How long a zygote may take to sweep up behind a shepherd that was killed. */
+const SWEEP_LIMIT_MS = 1_000;
+/** What a pipe takes at once, so that most programs are handed over in one system call. */
+const PIPE_BYTES = 65_536;
+/** Reads after which a pipe that held no more than {@link PIPE_BYTES} is surely empty, short reads included. */
+const PIPE_READS = 64;
+/** Exit code of a guest that never ran. */
+const START_FAILED_CODE = 1;
+
+const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
+/** Names that share a number: the usual one. */
+for (const name of ['SIGABRT', 'SIGIO', 'SIGCHLD'] as const) SIGNAL_NAMES.set(constants.signals[name], name);
+
+/** How a Python guest ended, with what it and every process below it used. */
+export interface PythonGuestExit extends GuestExit {
+  usage?: { userSeconds: number; systemSeconds: number; maxRssKb: number };
+}
+
+type Report =
+  | { started: number; shepherd: number }
+  | { failed: string }
+  | { exited: number; user: number; system: number; maxrss: number };
+
+interface Pump {
+  socket: Socket;
+  fd: number;
+}
+
+/**
+ * One Python guest: pumps its output into the files, feeds its input, signals it, and turns the reports of its
+ * processes into events. Waiting until {@link PythonGuest.launch}, then starting until the guest reports, then running.
+ */
+export class PythonGuest implements Guest {
+  readonly #request: StartRequest;
+  readonly #events: GuestEvents;
+  readonly #onEnded: () => void;
+  readonly #ended = Promise.withResolvers<void>();
+  /** Resolved when input can be written, with undefined when it never can. */
+  readonly #input = Promise.withResolvers<Socket | undefined>();
+  readonly #outputFds: number[] = [];
+  #writer: OutputWriter | undefined;
+  #zygote: Zygote | undefined;
+  #setNumber = 0;
+  #sockets: { output: Pump; error: Pump; report: Socket; request?: Socket; input?: Socket } | undefined;
+  #startTimer: NodeJS.Timeout | undefined;
+  #reported = '';
+  /** The guest's process, from its report to the report of its end. Nothing is signalled without it. */
+  #pid: number | undefined;
+  #shepherdPid: number | undefined;
+  #started = false;
+  #over = false;
+  /** Signals asked for before there was a process. */
+  #pendingSignals: NodeJS.Signals[] = [];
+  #killed = false;
+  #failure: string | undefined;
+  #swept = false;
+  #shepherdGone = false;
+  #outputError: string | undefined;
+  readonly #brokenStreams = new Set<OutputStream>();
+
+  constructor(request: StartRequest, events: GuestEvents, onEnded: () => void) {
+    this.#request = request;
+    this.#events = events;
+    this.#onEnded = onEnded;
+  }
+
+  /** True from the moment its end is certain. */
+  get isOver(): boolean {
+    return this.#over;
+  }
+
+  /** Resolves after `exited` was told. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  /** Puts on disk what the guest needs there. False when that failed, which ends the guest. */
+  prepare(): boolean {
+    try {
+      const open = (name: string) => {
+        const fd = openSync(join(this.#request.outputDir, name), 'a');
+        this.#outputFds.push(fd);
+        return fd;
+      };
+      this.#writer = new OutputWriter({ stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') });
+      if (this.#request.writeMain) writeFileSync(this.#request.mainPath, this.#request.code);
+      return true;
+    } catch (error) {
+      this.fail((error as Error).message);
+      return false;
+    }
+  }
+
+  /** Starts it, through `zygote`, on pipes taken from that. */
+  launch(zygote: Zygote, pipes: GuestPipes): void {
+    this.#zygote = zygote;
+    this.#setNumber = pipes.setNumber;
+    this.#sockets = {
+      output: this.#pump('stdout', pipes.output),
+      error: this.#pump('stderr', pipes.error),
+      report: readable(pipes.report),
+    };
+    const { report } = this.#sockets;
+    report.setEncoding('utf8');
+    report.on('data', (text: unknown) => this.#onReportText(String(text)));
+    report.once('close', () => this.#onShepherdGone());
+    if (this.#request.stdin) {
+      this.#sockets.input = writable(pipes.input);
+      this.#input.resolve(this.#sockets.input);
+    } else {
+      closeSync(pipes.input);
+      this.#input.resolve(undefined);
+    }
+    this.#startTimer = setTimeout(() => {
+      this.#failure = `the Python zygote did not start it within ${START_LIMIT_MS / 1000} s`;
+      zygote.kill();
+      report.destroy(); // if there is a shepherd all the same, this ends it
+    }, START_LIMIT_MS);
+    zygote.start(pipes.setNumber, this.#request.stdin);
+    this.#sendRequest(pipes.request);
+  }
+
+  signal(name: NodeJS.Signals): void {
+    if (name === 'SIGKILL') this.kill();
+    else if (this.#pid !== undefined) sendSignal(this.#pid, name);
+    else if (!this.#over) this.#pendingSignals.push(name);
+  }
+
+  kill(): void {
+    if (this.#over) return;
+    this.#killed = true;
+    if (this.#pid !== undefined) {
+      sendSignal(-this.#pid, 'SIGKILL');
+      // It may have stopped its shepherd, which is to sweep and report now.
+      if (this.#shepherdPid !== undefined) sendSignal(this.#shepherdPid, 'SIGCONT');
+    } else if (this.#zygote === undefined) {
+      this.#finish({ exitCode: 128 + constants.signals.SIGKILL, signal: 'SIGKILL' });
+    }
+  }
+
+  async write(data: Uint8Array, end: boolean): Promise<void> {
+    const input = await this.#input.promise;
+    if (input === undefined || input.destroyed || input.writableEnded) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    input.once('close', resolve); // the guest is gone: nobody will take it
+    input.write(data, () => {
+      input.off('close', resolve);
+      resolve();
+    });
+    if (end) input.end();
+    await promise;
+  }
+
+  /** Ends it as one that never ran. */
+  fail(message: string): void {
+    this.#finish({ exitCode: START_FAILED_CODE, cause: 'start_failed', message });
+  }
+
+  /** A zygote swept up behind a shepherd. */
+  onGone(zygote: Zygote, setNumber: number): void {
+    if (zygote !== this.#zygote || setNumber !== this.#setNumber) return;
+    this.#swept = true;
+    if (this.#shepherdGone) this.#finishLost();
+  }
+
+  /** A zygote will not sweep up behind anybody any more. */
+  onZygoteExit(zygote: Zygote): void {
+    if (zygote !== this.#zygote) return;
+    this.#swept = true;
+    if (this.#shepherdGone) this.#finishLost();
+  }
+
+  /** Lets go of a guest that would not end: its shepherd takes that as the end of the cell. */
+  abandon(): void {
+    this.#sockets?.report.destroy();
+  }
+
+  #sendRequest(fd: number): void {
+    const code = Buffer.from(this.#request.code);
+    const { env, args, cwd, mainPath, tmpDir } = this.#request;
+    const header = Buffer.from(JSON.stringify({ env, args, cwd, mainPath, tmpDir, codeBytes: code.length }));
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(header.length);
+    const head = Buffer.concat([length, header]);
+    let sent = 0;
+    try {
+      const first = head.length + code.length <= PIPE_BYTES ? Buffer.concat([head, code]) : head;
+      sent = writeSync(fd, first);
+    } catch {
+      // EPIPE: the zygote is gone, the report pipe tells. EAGAIN: a pipe of less room.
+    }
+    if (sent === head.length + code.length) {
+      closeSync(fd);
+      return;
+    }
+    const socket = writable(fd);
+    if (this.#sockets !== undefined) this.#sockets.request = socket;
+    if (sent < head.length) socket.write(head.subarray(sent));
+    socket.end(code.subarray(Math.max(0, sent - head.length)));
+  }
+
+  #pump(stream: OutputStream, fd: number): Pump {
+    const socket = readable(fd);
+    socket.on('data', (chunk: unknown) => this.#writeOutput(stream, chunk as Buffer));
+    return { socket, fd };
+  }
+
+  /** After a failure the rest of that stream is dropped: what is in the file stays without a gap, the guest goes on. */
+  #writeOutput(stream: OutputStream, chunk: Uint8Array): void {
+    if (this.#brokenStreams.has(stream)) return;
+    try {
+      this.#writer?.write(stream, chunk);
+    } catch (error) {
+      this.#brokenStreams.add(stream);
+      this.#outputError ??= `output could not be written: ${(error as Error).message}`;
+    }
+  }
+
+  #onReportText(text: string): void {
+    const lines = (this.#reported + text).split('\n');
+    this.#reported = lines.pop() ?? '';
+    for (const line of lines) this.#onReport(JSON.parse(line));
+  }
+
+  #onReport(report: Report): void {
+    if ('started' in report) {
+      this.#onStarted(report.started, report.shepherd);
+    } else if ('failed' in report) {
+      this.#failure ??= report.failed;
+    } else {
+      const usage = { userSeconds: report.user, systemSeconds: report.system, maxRssKb: report.maxrss };
+      this.#pid = undefined;
+      if (!this.#started && this.#failure !== undefined) this.fail(this.#failure);
+      else this.#finish({ ...decodeWaitStatus(report.exited), usage });
+    }
+  }
+
+  #onStarted(pid: number, shepherdPid: number): void {
+    clearTimeout(this.#startTimer);
+    this.#pid = pid;
+    this.#shepherdPid = shepherdPid;
+    this.#started = true;
+    for (const name of this.#pendingSignals) sendSignal(pid, name);
+    if (this.#killed) this.kill();
+    this.#events.started({ pid });
+  }
+
+  /** Nobody holds the report pipe. Without a report of the end that is a shepherd, or a zygote, that was killed. */
+  #onShepherdGone(): void {
+    if (this.#over) return;
+    this.#shepherdGone = true;
+    this.#shepherdPid = undefined;
+    // Wait for the zygote to reap what came to it.
+    if (this.#swept || this.#zygote?.exited || this.#failure !== undefined) this.#finishLost();
+    else setTimeout(() => this.#finishLost(), SWEEP_LIMIT_MS);
+  }
+
+  #finishLost(): void {
+    if (this.#over) return;
+    if (this.#pid !== undefined) sendSignal(-this.#pid, 'SIGKILL');
+    this.#pid = undefined;
+    if (this.#started || this.#killed) this.#finish({ exitCode: 128 + constants.signals.SIGKILL, signal: 'SIGKILL' });
+    else this.fail(this.#failure ?? 'the Python zygote ended while it started this guest');
+  }
+
+  #finish(exit: PythonGuestExit): void {
+    if (this.#over) return;
+    this.#over = true;
+    clearTimeout(this.#startTimer);
+    this.#input.resolve(undefined);
+    void this.#drain().then(() => {
+      for (const fd of this.#outputFds) closeSync(fd);
+      this.#onEnded();
+      const message = exit.message ?? this.#outputError;
+      this.#events.exited(message === undefined ? exit : { ...exit, message });
+      this.#ended.resolve();
+    });
+  }
+
+  /** Resolves when all output is in the files; every process that could write is gone. */
+  async #drain(): Promise<void> {
+    if (this.#sockets === undefined) return;
+    const { output, error, report, request, input } = this.#sockets;
+    for (const socket of [report, request, input]) socket?.destroy();
+    await Promise.all([this.#drainStream('stdout', output), this.#drainStream('stderr', error)]);
+  }
+
+  /** Resolves at the stream's end of file; gives up on one that somebody else still holds. */
+  async #drainStream(stream: OutputStream, { socket, fd }: Pump): Promise<void> {
+    if (socket.closed) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    socket.once('close', () => resolve());
+    const timer = setTimeout(() => {
+      // A timer of a busy process may fire before it looked at the pipe even once.
+      if (!socket.readableEnded && !socket.destroyed) this.#readRest(stream, fd);
+      socket.destroy();
+    }, DRAIN_LIMIT_MS);
+    await promise;
+    clearTimeout(timer);
+  }
+
+  #readRest(stream: OutputStream, fd: number): void {
+    const chunk = Buffer.alloc(PIPE_BYTES);
+    try {
+      // Bounded: whoever still holds the other end may never stop writing.
+      for (let reads = 0; reads < PIPE_READS; reads++) {
+        const count = readSync(fd, chunk);
+        if (count === 0) return;
+        this.#writeOutput(stream, chunk.subarray(0, count));
+      }
+    } catch {
+      // EAGAIN: nothing is left
+    }
+  }
+}
+
+function readable(fd: number): Socket {
+  const socket = new Socket({ fd, readable: true, writable: false });
+  socket.on('error', () => {}); // its close tells all there is to tell
+  return socket;
+}
+
+function writable(fd: number): Socket {
+  const socket = new Socket({ fd, readable: false, writable: true });
+  socket.on('error', () => {}); // EPIPE: a guest may close its input, or end
+  return socket;
+}
+
+function sendSignal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // gone, or it took another user's rights
+  }
+}
+
+function decodeWaitStatus(status: number): GuestExit {
+  const signalNumber = status & 0x7f;
+  if (signalNumber === 0) return { exitCode: (status >> 8) & 0xff };
+  const signal = SIGNAL_NAMES.get(signalNumber) as NodeJS.Signals | undefined;
+  return { exitCode: 128 + signalNumber, ...(signal !== undefined && { signal }) };
+}

@@ -1,0 +1,1 @@
+export { type Transformed, transformTypeScript } from '../../workers/javascript/transform.ts';

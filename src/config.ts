@@ -1,0 +1,117 @@
+import { readFile } from 'node:fs/promises';
+import { homedir, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { closest, distance } from 'fastest-levenshtein';
+import * as v from 'valibot';
+import { StartupError } from './errors.ts';
+import { LONGEST_MS } from './supervisor/requests.ts';
+
+/** What one JavaScript context needs, generously, in bytes: the default limit of running executions counts with it. */
+const CONTEXT_BYTES = 16 * 1024 * 1024;
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+/** The most the protocol between daemon and cell carries. */
+const LARGEST_CODE_BYTES = 1024 * 1024 * 1024;
+
+const count = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
+const duration = (leastMs: number) => count(leastMs, LONGEST_MS);
+
+const schema = v.strictObject({
+  /** Path of the unix socket clients speak to; false: none. Default: `$ELIDE_DAEMON_SOCKET` or `/tmp/elide-daemon.sock`. */
+  socket: v.optional(v.union([v.pipe(v.string(), v.nonEmpty()), v.literal(false)])),
+  /** `HOST:PORT` to serve beside the socket, without credentials: loopback only. Default: none. */
+  tcp: v.optional(v.pipe(v.string(), v.nonEmpty())),
+  /** Default: `/var/lib/elide` as root, else `$XDG_STATE_HOME/elide`. */
+  stateDir: v.optional(v.pipe(v.string(), v.nonEmpty())),
+  logLevel: v.optional(v.picklist(LOG_LEVELS), 'info'),
+  /** Grace period of a stop that does not say, in ms. */
+  graceMs: v.optional(duration(0), 5_000),
+  /** How long a dispatched execution may take until guest code starts, in ms. */
+  startLimitMs: v.optional(duration(1), 30_000),
+  /** How long force may take to be confirmed before the cell is killed, in ms. */
+  forcedLimitMs: v.optional(duration(1), 250),
+  /** How many executions run at most on this node, over all sessions. Default: by memory. */
+  maxRunning: v.optional(
+    count(1, 1_000_000),
+    Math.min(10_000, Math.max(16, Math.floor((totalmem() * 0.75) / CONTEXT_BYTES))),
+  ),
+  /** How many of them may be starting at one time. */
+  maxStarting: v.optional(count(1, 1_000_000), 32),
+  /** The largest code of one execution, in bytes. */
+  maxCodeBytes: v.optional(count(1, LARGEST_CODE_BYTES), 64 * 1024 * 1024),
+  /** Contexts a session keeps warm at most when it does not say. */
+  contextPoolSize: v.optional(count(1, 1000), 10),
+  /** How many JavaScript contexts share one cell: the blast radius of a crash. */
+  contextsPerCell: v.optional(count(1, 1000), 16),
+  /** How many process guests share one cell. */
+  processesPerCell: v.optional(count(1, 10_000), 256),
+  /** How long a cell without guests is kept, in ms. */
+  cellIdleMs: v.optional(duration(0), 60_000),
+  /** How many crashes of a session's cells within the period are answered with a restart at once. */
+  restartIntensity: v.optional(count(0, 1_000_000), 10),
+  restartPeriodMs: v.optional(duration(1), 5_000),
+  /** How long a cell lives on without its daemon, in ms. */
+  orphanGraceMs: v.optional(duration(0), 10_000),
+  /** How many finished executions stay queryable. */
+  retainedExecutions: v.optional(count(1, 10_000_000), 10_000),
+  /** Name or path of the Python interpreter, 3.9 or later. */
+  python: v.optional(v.pipe(v.string(), v.nonEmpty()), 'python3'),
+});
+
+/** Everything a daemon can be told. All of it has a default; see the fields of the configuration file in the README. */
+export type DaemonConfig = v.InferInput<typeof schema>;
+/** A configuration with every default filled in. */
+export type CheckedConfig = v.InferOutput<typeof schema> & { socket: string | false; stateDir: string };
+
+/** Fills in the defaults. Throws a {@link StartupError} that names the first wrong key. */
+export function checkConfig(config: DaemonConfig): CheckedConfig {
+  const parsed = v.safeParse(schema, config);
+  if (!parsed.success) throw new StartupError(describe(parsed.issues[0], config));
+  const { output } = parsed;
+  if (output.tcp !== undefined) parseLoopback(output.tcp);
+  return {
+    ...output,
+    socket: output.socket ?? (process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock'),
+    stateDir: output.stateDir ?? defaultStateDir(),
+  };
+}
+
+/** Reads a configuration file: one JSON object with the keys of {@link DaemonConfig}. */
+export async function readConfigFile(path: string): Promise<DaemonConfig> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    throw new StartupError(`configuration file ${path}: ${(error as Error).message}`, { cause: error });
+  }
+  try {
+    const config: unknown = JSON.parse(text);
+    if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('not a JSON object');
+    checkConfig(config as DaemonConfig);
+    return config as DaemonConfig;
+  } catch (error) {
+    throw new StartupError(`configuration file ${path}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** `HOST:PORT` of a loopback address. Without credentials nothing else is served. */
+export function parseLoopback(tcp: string): string {
+  const match = /^(\[[0-9a-f:]+\]|[^:]+):(\d{1,5})$/i.exec(tcp);
+  if (match === null || Number(match[2]) > 65_535) throw new StartupError(`tcp "${tcp}" is not HOST:PORT`);
+  const host = (match[1] as string).replace(/^\[|\]$/g, '');
+  if (host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)) return tcp;
+  throw new StartupError(`tcp "${tcp}" is not a loopback address; without credentials the daemon serves only loopback`);
+}
+
+function defaultStateDir(): string {
+  if (process.getuid?.() === 0) return '/var/lib/elide';
+  return join(process.env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'elide');
+}
+
+function describe(issue: v.BaseIssue<unknown>, config: object): string {
+  const key = String(issue.path?.[0]?.key ?? '');
+  if (Object.hasOwn(schema.entries, key)) return `${key} is ${JSON.stringify(issue.input)}: ${issue.message}`;
+  const unknown = Object.keys(config).find((name) => !Object.hasOwn(schema.entries, name)) ?? key;
+  const nearest = closest(unknown, Object.keys(schema.entries));
+  const hint = distance(unknown, nearest) <= Math.max(2, unknown.length / 2) ? ` (did you mean "${nearest}"?)` : '';
+  return `unknown key "${unknown}"${hint}`;
+}

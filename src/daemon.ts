@@ -1,0 +1,377 @@
+import { fileURLToPath } from 'node:url';
+import { type Logger, pino } from 'pino';
+import { type CheckedConfig, checkConfig, type DaemonConfig } from './config.ts';
+import { FailedPreconditionError, UnavailableError } from './errors.ts';
+import { type BoundServer, serve } from './grpc/server.ts';
+import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
+import { StateDirectory } from './state-directory.ts';
+import type { CellSummary } from './supervisor/cell-supervisor.ts';
+import { Dispatcher } from './supervisor/dispatcher.ts';
+import type { ExecutionSnapshot, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
+import { type Language, Languages, specOf } from './supervisor/languages.ts';
+import {
+  type CheckedSessionConfiguration,
+  checkDuration,
+  checkId,
+  checkSessionConfiguration,
+  checkSnippet,
+  type SessionConfiguration,
+  type Snippet,
+} from './supervisor/requests.ts';
+import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
+import { SessionSupervisor } from './supervisor/session-supervisor.ts';
+import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
+
+/** A session as it stands. */
+export interface SessionSnapshot {
+  sessionId: string;
+  state: LifecycleState;
+  config: CheckedSessionConfiguration;
+  /** Unix ms. */
+  createdAtMs: number;
+  /** Executions by state; `running` counts those with a stop under way too. */
+  counts: { pending: number; running: number; exited: number };
+  cells: CellSummary[];
+}
+
+/** An execution as it stands, with what it wrote. */
+export interface ExecutionStatus extends ExecutionSnapshot {
+  stdoutBytes: number;
+  stderrBytes: number;
+}
+
+/** What a stop asks for. */
+export interface StopOptions {
+  /** The signal of the graceful rung; `SIGKILL` forces at once. Default SIGTERM. */
+  signal?: string | undefined;
+  /** How long the guest has before force, in ms; 0 forces at once. Default: the execution's own. */
+  graceMs?: number | undefined;
+}
+
+/** Which of an execution's output is wanted. */
+export interface StreamOptions {
+  /** Default: both. */
+  streams?: ('stdout' | 'stderr')[] | undefined;
+  /** The first byte wanted of each stream. Default 0. */
+  stdoutPosition?: number | undefined;
+  stderrPosition?: number | undefined;
+  /** False: end with what there is now. Default true: follow until the execution's end. */
+  follow?: boolean | undefined;
+}
+
+/** Where a started daemon listens. */
+export interface Endpoints {
+  socket: string | undefined;
+  /** `HOST:PORT`, with the real port when 0 was asked for. */
+  tcp: string | undefined;
+}
+
+/** How far beyond the executions' own ladders a session's stop goes before it forces, in ms. */
+const SESSION_SLACK_MS = 500;
+/** How long an asked cell may take to end before it is killed, in ms. */
+const CELL_GRACE_MS = 2_000;
+/** An abort signal that never aborts, for calls without one. */
+const NEVER = new AbortController().signal;
+
+const ZYGOTE_PATH = fileURLToPath(
+  new URL(import.meta.url.endsWith('.ts') ? '../workers/zygote.py' : '../../workers/zygote.py', import.meta.url),
+);
+
+/** Makes a daemon that is not started yet. Throws a `StartupError` that names what is wrong with the configuration. */
+export function createDaemon(config: DaemonConfig = {}): Daemon {
+  return new Daemon(checkConfig(config));
+}
+
+/** One node's daemon: sessions and executions, and the servers that clients reach them by. */
+export class Daemon {
+  readonly config: CheckedConfig;
+  readonly #log: Logger;
+  readonly #dispatcher: Dispatcher;
+  readonly #registry: SessionRegistry;
+  #directory: StateDirectory | undefined;
+  #languages: Languages | undefined;
+  #server: BoundServer | undefined;
+  #stopping: Promise<void> | undefined;
+  #forced = false;
+
+  constructor(config: CheckedConfig) {
+    this.config = config;
+    this.#log = pino({ level: config.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
+    this.#dispatcher = new Dispatcher({ maxActive: config.maxRunning, maxStarting: config.maxStarting });
+    this.#registry = new SessionRegistry({
+      retain: config.retainedExecutions,
+      onEvicted: ({ outputDirectory }) => void new OutputFiles(outputDirectory).remove(),
+    });
+  }
+
+  /** Takes the state directory, looks for the languages, and serves. Rejects with a `StartupError`, nothing left behind. */
+  async start(): Promise<Endpoints> {
+    if (this.#directory !== undefined) throw new FailedPreconditionError('the daemon was started before');
+    const [directory, languages] = await Promise.all([
+      StateDirectory.open(this.config.stateDir),
+      Languages.probe(this.config.python),
+    ]);
+    this.#directory = directory;
+    this.#languages = languages;
+    try {
+      this.#server = await serve(this, this.config, this.#log);
+    } catch (error) {
+      await directory.close();
+      throw error;
+    }
+    for (const { name, available, message } of languages.list()) {
+      if (!available) this.#log.warn({ language: name }, `language not available: ${message}`);
+    }
+    this.#log.info({ ...this.#server.endpoints, stateDir: this.config.stateDir }, 'ready');
+    return this.#server.endpoints;
+  }
+
+  /** Stops everything, with the ladder, and resolves when all is gone. A call with `force` skips the grace periods. */
+  stop(options: { force?: boolean } = {}): Promise<void> {
+    if (options.force === true && !this.#forced) {
+      this.#forced = true;
+      for (const session of this.#registry.sessions()) void session.close(0);
+    }
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  get healthy(): boolean {
+    return this.#directory !== undefined && this.#stopping === undefined;
+  }
+
+  languages(): Language[] {
+    return this.#started().languages.list();
+  }
+
+  /** Creates a session. The same id with the same configuration again answers with the session there is. */
+  async createSession(sessionId: string, config: SessionConfiguration = {}): Promise<SessionSnapshot> {
+    const { languages, directory } = this.#accepting();
+    checkId(sessionId, 'session_id');
+    const checked = checkSessionConfiguration(config, languages, this.config);
+    const session = this.#registry.createSession(sessionId, checked, () => {
+      this.#log.info({ sessionId }, 'session created');
+      return this.#newSession(sessionId, checked, directory);
+    });
+    return snapshotOf(session);
+  }
+
+  /** Rejects with `NotFoundError` when there is none, or `FailedPreconditionError` once it is being deleted. */
+  async getSession(sessionId: string): Promise<SessionSnapshot> {
+    const session = this.#registry.session(sessionId);
+    session.requireOpen();
+    return snapshotOf(session);
+  }
+
+  async listSessions(): Promise<SessionSnapshot[]> {
+    return this.#registry.sessions().map(snapshotOf);
+  }
+
+  /** Stops everything in the session; resolves when all of it is gone. Its executions stay queryable. */
+  async deleteSession(sessionId: string, options: { graceMs?: number } = {}): Promise<void> {
+    const session = this.#registry.session(sessionId);
+    await this.#close(session, options.graceMs ?? this.config.graceMs);
+  }
+
+  /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */
+  async executeSnippet(snippet: Snippet): Promise<ExecutionSnapshot> {
+    const { languages } = this.#accepting();
+    const session = this.#registry.session(snippet.sessionId);
+    session.requireOpen();
+    const request = await checkSnippet(snippet, session.config, languages, this.config);
+    const known = this.#registry.find(snippet.sessionId, snippet.executionId);
+    if (known !== undefined) {
+      known.record.requireSame(request.fingerprint);
+      return known.record.snapshot;
+    }
+    this.#accepting();
+    const record = session.admit(request);
+    this.#registry.add({ record, outputDirectory: session.outputDirectory(record) });
+    return record.snapshot;
+  }
+
+  async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
+    const { record, outputDirectory } = this.#registry.execution(sessionId, executionId);
+    const { stdout, stderr } = await new OutputFiles(outputDirectory).sizes();
+    return { ...record.snapshot, stdoutBytes: stdout, stderrBytes: stderr };
+  }
+
+  /** Oldest first; of one session or of all. */
+  async listExecutions(sessionId?: string): Promise<ExecutionSnapshot[]> {
+    const found = this.#registry.executions(sessionId);
+    if (sessionId !== undefined && found.length === 0) this.#registry.session(sessionId);
+    return found.map(({ record }) => record.snapshot);
+  }
+
+  /**
+   * Starts the ladder and answers at once: true when a stop is under way, false when the execution has exited or is not
+   * known. A second stop is the first; a harder one takes effect at once.
+   */
+  async cancelExecution(sessionId: string, executionId: string, options: StopOptions = {}): Promise<boolean> {
+    const signal = parseSignal(options.signal || 'SIGTERM', 'signal');
+    if (options.graceMs !== undefined) checkDuration(options.graceMs, 'grace', 0);
+    const known = this.#registry.find(sessionId, executionId);
+    if (known === undefined || known.record.state === 'exited') return false;
+    const { record } = known;
+    requireDeliverable(known, signal);
+    record.actor.send({
+      type: 'execution.stop',
+      reason: 'cancelled',
+      signal,
+      graceMs: options.graceMs ?? record.graceMs,
+    });
+    return true;
+  }
+
+  /** Delivers one signal; false when the execution has exited. Only SIGKILL is also a stop. */
+  async signalExecution(sessionId: string, executionId: string, signal: string): Promise<boolean> {
+    const name = parseSignal(signal, 'signal');
+    const known = this.#registry.execution(sessionId, executionId);
+    const { record } = known;
+    if (record.state === 'exited') return false;
+    requireDeliverable(known, name);
+    if (record.state === 'pending' && name !== 'SIGKILL') {
+      throw new FailedPreconditionError(
+        `execution "${executionId}" has not started; it can be cancelled, not signalled`,
+      );
+    }
+    record.actor.send({ type: 'execution.signal', signal: name });
+    return true;
+  }
+
+  /** Every status event from a sequence number on, those to come included; ends after the last one. */
+  watchExecution(
+    sessionId: string,
+    executionId: string,
+    options: { fromSequence?: number; signal?: AbortSignal } = {},
+  ): AsyncGenerator<StatusEvent> {
+    const { record } = this.#registry.execution(sessionId, executionId);
+    return record.watch(options.fromSequence ?? 1, options.signal ?? NEVER);
+  }
+
+  /** The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. */
+  async *streamOutput(
+    sessionId: string,
+    executionId: string,
+    options: StreamOptions & { signal?: AbortSignal } = {},
+  ): AsyncGenerator<OutputChunk> {
+    const { record, outputDirectory } = this.#registry.execution(sessionId, executionId);
+    const { streams = ['stdout', 'stderr'], stdoutPosition = 0, stderrPosition = 0, follow = true } = options;
+    const range: OutputRange = {
+      streams: new Set(streams),
+      from: { stdout: stdoutPosition, stderr: stderrPosition },
+      follow,
+    };
+    const signal = options.signal ?? NEVER;
+    // There is nothing to read, nor a directory to look at, until the guest has started.
+    if (follow) {
+      for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
+    }
+    yield* new OutputFiles(outputDirectory).read(range, record.exited(signal), signal);
+  }
+
+  /** The newest output of a stream, `maxBytes` at most, and where it begins. */
+  async tailOutput(sessionId: string, executionId: string, stream: 'stdout' | 'stderr', maxBytes: number) {
+    const { outputDirectory } = this.#registry.execution(sessionId, executionId);
+    return new OutputFiles(outputDirectory).tail(stream, maxBytes);
+  }
+
+  /** Resolves when the execution has exited, or when `signal` aborts: look at the state to see which. */
+  async wait(
+    sessionId: string,
+    executionId: string,
+    options: { signal?: AbortSignal } = {},
+  ): Promise<ExecutionSnapshot> {
+    const { record } = this.#registry.execution(sessionId, executionId);
+    await record.exited(options.signal ?? NEVER);
+    return record.snapshot;
+  }
+
+  /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
+  async writeInput(sessionId: string, executionId: string, data: Uint8Array, end = false): Promise<void> {
+    const { record } = this.#registry.execution(sessionId, executionId);
+    if (!record.stdin) {
+      throw new FailedPreconditionError(`execution "${executionId}" was started without stdin (config.stdin)`);
+    }
+    for await (const { state } of record.watch(1, NEVER)) if (state !== 'pending') break;
+    if (record.write === undefined) {
+      throw new FailedPreconditionError(`execution "${executionId}" has exited; it reads no more input`);
+    }
+    await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end);
+  }
+
+  #newSession(sessionId: string, config: CheckedSessionConfiguration, directory: StateDirectory): SessionSupervisor {
+    const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
+    const { processesPerCell, restartIntensity, restartPeriodMs, python } = this.config;
+    const session: SessionSupervisor = new SessionSupervisor({
+      sessionId,
+      config,
+      dispatcher: this.#dispatcher,
+      workDirectory: directory.paths.work,
+      outputDirectory: directory.paths.output,
+      graceMs,
+      slackMs: SESSION_SLACK_MS,
+      limits: { startLimitMs, forcedLimitMs },
+      cells: {
+        directory: directory.paths.cells,
+        guestsPerCell: { javascript: contextsPerCell, python: processesPerCell },
+        contextPoolSize: config.contextPoolSize,
+        heapLimitMb: config.memoryLimitMb,
+        python,
+        zygotePath: ZYGOTE_PATH,
+        startLimitMs,
+        idleMs: cellIdleMs,
+        graceMs: CELL_GRACE_MS,
+        orphanGraceMs,
+        restart: { intensity: restartIntensity, periodMs: restartPeriodMs },
+        onCrash: (cellKey, message) => this.#log.warn({ sessionId, cellKey }, message),
+      },
+      onExited: (record) => {
+        const { executionId, result } = record.snapshot;
+        this.#log.debug({ sessionId, executionId, ...result }, 'execution exited');
+        const known = this.#registry.find(sessionId, executionId);
+        if (known !== undefined) this.#registry.retain(known);
+      },
+    });
+    return session;
+  }
+
+  async #close(session: SessionSupervisor, graceMs: number): Promise<void> {
+    await session.close(this.#forced ? 0 : graceMs);
+    this.#registry.forget(session);
+    this.#log.info({ sessionId: session.sessionId }, 'session deleted');
+  }
+
+  async #stop(): Promise<void> {
+    const { config } = this;
+    await Promise.all(this.#registry.sessions().map((session) => this.#close(session, config.graceMs)));
+    await this.#server?.close();
+    await this.#directory?.close();
+    this.#log.info('stopped');
+  }
+
+  #started(): { directory: StateDirectory; languages: Languages } {
+    if (this.#directory === undefined || this.#languages === undefined) {
+      throw new FailedPreconditionError('the daemon is not started');
+    }
+    return { directory: this.#directory, languages: this.#languages };
+  }
+
+  #accepting(): { directory: StateDirectory; languages: Languages } {
+    if (this.#stopping !== undefined) throw new UnavailableError('the daemon is stopping');
+    return this.#started();
+  }
+}
+
+function requireDeliverable({ record }: KnownExecution, signal: NodeJS.Signals): void {
+  if (specOf(record.language).engine === 'javascript') requireThreadSignal(signal, record.language);
+}
+
+function snapshotOf(session: SessionSupervisor): SessionSnapshot {
+  const { sessionId, state, config, createdAtMs, counts, cells } = session;
+  return { sessionId, state, config, createdAtMs, counts, cells };
+}

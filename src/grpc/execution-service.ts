@@ -1,0 +1,154 @@
+import type { Daemon } from '../daemon.ts';
+import { InvalidArgumentError } from '../errors.ts';
+import type { ExecutionApiServer } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import { textOf } from '../output/utf8.ts';
+import { VERSION } from '../version.ts';
+import {
+  errorOf,
+  eventOf,
+  millisecondsOf,
+  numberOf,
+  resultOf,
+  rungOf,
+  secondsOf,
+  sessionConfigurationOf,
+  sessionOf,
+  snippetOf,
+  stateOf,
+  statusOf,
+  summaryOf,
+  timesOf,
+} from './convert.ts';
+import type { Handlers } from './handlers.ts';
+
+/** How much output of each stream a status reply holds: with every byte replaced by U+FFFD still below 4 MiB in all. */
+const STATUS_OUTPUT_BYTES = 512 * 1024;
+const LARGEST_PAGE = 1000;
+
+/** `elide.daemon.v1alpha1.ExecutionApi` over a daemon: decode, one call, encode. */
+export function executionService(daemon: Daemon, handlers: Handlers): ExecutionApiServer {
+  const { unary, stream } = { unary: handlers.unary.bind(handlers), stream: handlers.stream.bind(handlers) };
+  return {
+    createSession: unary(async ({ sessionId, config }: Api.CreateSessionRequest) => {
+      const session = await daemon.createSession(sessionId, sessionConfigurationOf(config));
+      return { sessionId, status: Api.SessionStatus.ACTIVE, createdAt: secondsOf(session.createdAtMs) };
+    }),
+
+    getSession: unary(async ({ sessionId }: Api.GetSessionRequest) => sessionOf(await daemon.getSession(sessionId))),
+
+    deleteSession: unary(async ({ sessionId }: Api.DeleteSessionRequest) => {
+      await daemon.deleteSession(sessionId);
+      return { success: true };
+    }),
+
+    executeSnippet: unary(async (request: Api.ExecuteSnippetRequest) => {
+      const { sessionId, executionId, state, result } = await daemon.executeSnippet(snippetOf(request));
+      return { sessionId, executionId, status: statusOf(state, result) };
+    }),
+
+    getExecutionStatus: unary(async ({ sessionId, executionId }: Api.GetExecutionStatusRequest) => {
+      const found = await daemon.getExecutionStatus(sessionId, executionId);
+      const [stdout, stderr] = await Promise.all([
+        tail(daemon, sessionId, executionId, 'stdout'),
+        tail(daemon, sessionId, executionId, 'stderr'),
+      ]);
+      const { state, result, rung, times, sequence, language, pid, stdoutBytes, stderrBytes } = found;
+      return {
+        sessionId,
+        executionId,
+        status: statusOf(state, result),
+        complete: state === 'exited',
+        exitCode: result?.exitCode ?? 0,
+        stdout: stdout.text,
+        stderr: stderr.text,
+        error: errorOf(result),
+        timedOut: result?.reason === 'timed_out',
+        state: stateOf(state),
+        rung: rungOf(rung),
+        result: resultOf(result),
+        times: timesOf(times),
+        sequence: BigInt(sequence),
+        language,
+        stdoutBytes: BigInt(stdoutBytes),
+        stderrBytes: BigInt(stderrBytes),
+        stdoutPosition: BigInt(stdout.position),
+        stderrPosition: BigInt(stderr.position),
+        pid,
+      };
+    }),
+
+    cancelExecution: unary(async (request: Api.CancelExecutionRequest) => {
+      const { sessionId, executionId, signal, graceMs, timeoutSeconds } = request;
+      const success = await daemon.cancelExecution(sessionId, executionId, {
+        signal,
+        graceMs: millisecondsOf(graceMs, timeoutSeconds === 0 ? undefined : timeoutSeconds, 'timeout'),
+      });
+      return { success, message: success ? '' : `execution "${executionId}" has exited, or there is none` };
+    }),
+
+    health: unary(async () => ({ healthy: daemon.healthy, version: VERSION })),
+
+    watchExecution: stream(async function* (
+      { sessionId, executionId, fromSequence }: Api.WatchExecutionRequest,
+      signal,
+    ) {
+      const options = { fromSequence: numberOf(fromSequence, 'from_sequence'), signal };
+      for await (const event of daemon.watchExecution(sessionId, executionId, options)) {
+        yield eventOf(sessionId, executionId, event);
+      }
+    }),
+
+    streamExecutionOutput: stream(async function* (request: Api.StreamExecutionOutputRequest, signal) {
+      const { sessionId, executionId, includeStdout, includeStderr } = request;
+      const both = includeStdout === includeStderr;
+      const chunks = daemon.streamOutput(sessionId, executionId, {
+        streams: both ? ['stdout', 'stderr'] : [includeStdout ? 'stdout' : 'stderr'],
+        stdoutPosition: numberOf(request.stdoutPosition, 'stdout_position'),
+        stderrPosition: numberOf(request.stderrPosition, 'stderr_position'),
+        follow: !request.noFollow,
+        signal,
+      });
+      for await (const { stream: name, position, atMs, data } of chunks) {
+        yield { stream: name, data, timestamp: BigInt(Math.trunc(atMs)), position: BigInt(position) };
+      }
+    }),
+
+    signalExecution: unary(async ({ sessionId, executionId, signal }: Api.SignalExecutionRequest) => ({
+      success: await daemon.signalExecution(sessionId, executionId, signal),
+    })),
+
+    waitExecution: unary(async ({ sessionId, executionId, timeoutMs }: Api.WaitExecutionRequest, cancelled) => {
+      const limitMs = millisecondsOf(timeoutMs, undefined, 'timeout_ms');
+      if (limitMs !== undefined && limitMs < 0)
+        throw new InvalidArgumentError(`timeout_ms is ${limitMs}; it must be 0 or more`);
+      const signal = limitMs === undefined ? cancelled : AbortSignal.any([cancelled, AbortSignal.timeout(limitMs)]);
+      const execution = await daemon.wait(sessionId, executionId, { signal });
+      return { complete: execution.state === 'exited', execution: summaryOf(execution) };
+    }),
+
+    writeExecutionInput: unary(async ({ sessionId, executionId, data, end }: Api.WriteExecutionInputRequest) => {
+      await daemon.writeInput(sessionId, executionId, data, end);
+      return {};
+    }),
+
+    listSessions: unary(async () => ({ sessions: (await daemon.listSessions()).map(sessionOf) })),
+
+    listExecutions: unary(async ({ sessionId, pageSize, pageToken }: Api.ListExecutionsRequest) => {
+      if (pageSize > LARGEST_PAGE) throw new InvalidArgumentError(`page_size is ${pageSize}; at most ${LARGEST_PAGE}`);
+      if (!/^\d{0,9}$/.test(pageToken)) throw new InvalidArgumentError(`page_token "${pageToken}" is none of ours`);
+      const all = await daemon.listExecutions(sessionId || undefined);
+      const from = Number(pageToken);
+      const to = from + (pageSize || LARGEST_PAGE);
+      return { executions: all.slice(from, to).map(summaryOf), nextPageToken: to < all.length ? String(to) : '' };
+    }),
+
+    listLanguages: unary(async () => ({ languages: daemon.languages() })),
+  };
+}
+
+async function tail(daemon: Daemon, sessionId: string, executionId: string, stream: 'stdout' | 'stderr') {
+  const { position, data } = await daemon.tailOutput(sessionId, executionId, stream, STATUS_OUTPUT_BYTES);
+  const { text, skipped } = textOf(data, { cutBefore: position > 0 });
+  return { text, position: position + skipped };
+}

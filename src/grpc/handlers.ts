@@ -1,0 +1,100 @@
+import { once } from 'node:events';
+import type {
+  handleServerStreamingCall,
+  handleUnaryCall,
+  ServerWritableStream,
+  status,
+  UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import type { Logger } from 'pino';
+import { InvalidArgumentError } from '../errors.ts';
+import { statusOf } from './status.ts';
+
+/** What the deserializer yields for bytes that are no message: an answer to the caller, not a failure of ours. */
+export class MalformedRequest {
+  readonly message: string;
+  constructor(error: unknown) {
+    this.message = (error as Error).message;
+  }
+}
+
+type Method = { requestDeserialize: (bytes: Buffer) => unknown };
+
+/** The same service, with deserializers that never throw (gRPC would answer INTERNAL). */
+export function tolerant<T extends Record<string, Method>>(service: T): T {
+  const methods = Object.entries(service).map(([name, method]) => {
+    const requestDeserialize = (bytes: Buffer) => {
+      try {
+        return method.requestDeserialize(bytes);
+      } catch (error) {
+        return new MalformedRequest(error);
+      }
+    };
+    return [name, { ...method, requestDeserialize }];
+  });
+  return Object.fromEntries(methods) as T;
+}
+
+/** Makes gRPC handlers of plain async functions that throw our errors. */
+export class Handlers {
+  readonly #log: Logger;
+
+  constructor(log: Logger) {
+    this.#log = log;
+  }
+
+  unary<Req, Res>(answer: (request: Req, signal: AbortSignal) => Promise<Res>): handleUnaryCall<Req, Res> {
+    return (call, callback) => {
+      const cancelled = new AbortController();
+      call.on('cancelled', () => cancelled.abort());
+      const run = async () => answer(wellFormed(call.request), cancelled.signal);
+      run().then(
+        (response) => callback(null, response),
+        (error) => callback(this.#status(error)),
+      );
+    };
+  }
+
+  /** Writes what the generator yields, no faster than the client reads; ends it when the client goes. */
+  stream<Req, Res>(
+    answer: (request: Req, signal: AbortSignal) => AsyncIterable<Res>,
+  ): handleServerStreamingCall<Req, Res> {
+    return (call) => {
+      const cancelled = new AbortController();
+      call.on('cancelled', () => cancelled.abort());
+      call.on('error', () => cancelled.abort());
+      pump(call, () => answer(wellFormed(call.request), cancelled.signal), cancelled.signal).then(
+        () => call.end(),
+        (error) => call.destroy(Object.assign(new Error(), this.#status(error))),
+      );
+    };
+  }
+
+  #status(error: unknown): { code: status; details: string } {
+    const { code, details, incidentId } = statusOf(error);
+    if (incidentId !== undefined) this.#log.error({ err: error, incidentId }, 'internal error');
+    return { code, details };
+  }
+}
+
+async function pump<Req, Res>(
+  call: ServerWritableStream<Req, Res>,
+  answer: () => AsyncIterable<Res>,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const message of answer()) {
+    if (signal.aborted) return;
+    if (!call.write(message)) await once(call, 'drain', { signal }).catch(() => {});
+    if (signal.aborted) return;
+  }
+}
+
+function wellFormed<Req>(request: Req): Req {
+  if (request instanceof MalformedRequest) {
+    throw new InvalidArgumentError(`the request is no valid message: ${request.message}`);
+  }
+  return request;
+}
+
+/** What a server takes as a service's handlers. */
+export type Implementation = UntypedServiceImplementation;

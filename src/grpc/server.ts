@@ -1,0 +1,106 @@
+import { chmod, lstat, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { HealthImplementation } from 'grpc-health-check';
+import type { Logger } from 'pino';
+import type { CheckedConfig } from '../config.ts';
+import type { Daemon, Endpoints } from '../daemon.ts';
+import { StartupError } from '../errors.ts';
+import { ExecutionApiService } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import { checkSocketPath } from '../state-directory.ts';
+import { executionService } from './execution-service.ts';
+import { Handlers, type Implementation, tolerant } from './handlers.ts';
+import { addReflection } from './reflection.ts';
+
+/** What a request needs beside its code. */
+const ENVELOPE_BYTES = 16 * 1024 * 1024;
+/** How long open calls may take to end when the server closes, in ms. */
+const CLOSE_LIMIT_MS = 1_000;
+const SERVICE_NAME = 'elide.daemon.v1alpha1.ExecutionApi';
+
+/** A server that listens. */
+export interface BoundServer {
+  endpoints: Endpoints;
+  /** Refuses new calls, lets open ones end for a second, and removes the socket. */
+  close(): Promise<void>;
+}
+
+/** Serves the daemon's API, health and reflection on the configured socket and address. */
+export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger): Promise<BoundServer> {
+  const server = new Server({ 'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES });
+  const implementation = executionService(daemon, new Handlers(log));
+  server.addService(tolerant(ExecutionApiService), implementation as unknown as Implementation);
+  const health = new HealthImplementation({ '': 'SERVING', [SERVICE_NAME]: 'SERVING' });
+  health.addToServer(server);
+  addReflection(server, fileURLToPath(imageUrl()));
+  try {
+    const socket = config.socket === false ? undefined : await listenUnix(server, config.socket);
+    const tcp = config.tcp === undefined ? undefined : await listenTcp(server, config.tcp);
+    return { endpoints: { socket, tcp }, close: () => close(server, health, socket) };
+  } catch (error) {
+    server.forceShutdown();
+    throw error;
+  }
+}
+
+async function listenUnix(server: Server, path: string): Promise<string> {
+  checkSocketPath(path);
+  await removeStale(path);
+  await bind(server, `unix:${path}`, `socket ${path}`);
+  await chmod(path, 0o600);
+  return path;
+}
+
+async function listenTcp(server: Server, address: string): Promise<string> {
+  const port = await bind(server, address, `address ${address}`);
+  return address.replace(/:\d+$/, `:${port}`);
+}
+
+async function bind(server: Server, target: string, name: string): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  server.bindAsync(target, ServerCredentials.createInsecure(), (error, port) => {
+    if (error === null) resolve(port);
+    else reject(new StartupError(`${name} cannot be listened on: ${error.message}`, { cause: error }));
+  });
+  return promise;
+}
+
+/** Removes a socket that nobody answers on. One that answers, and what is no socket, is never replaced. */
+async function removeStale(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined) return;
+  if (!found.isSocket()) throw new StartupError(`${path} is there and is no socket; it is not replaced`);
+  if (await answers(path)) throw new StartupError(`another daemon answers on ${path}`);
+  await rm(path, { force: true });
+}
+
+function answers(path: string): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect(path);
+  socket.once('connect', () => resolve(true));
+  socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
+  return promise.finally(() => socket.destroy());
+}
+
+async function close(server: Server, health: HealthImplementation, socket: string | undefined): Promise<void> {
+  health.setStatus('', 'NOT_SERVING');
+  health.setStatus(SERVICE_NAME, 'NOT_SERVING');
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(() => {
+    server.forceShutdown();
+    resolve();
+  }, CLOSE_LIMIT_MS);
+  server.tryShutdown(() => resolve());
+  await promise;
+  clearTimeout(timer);
+  if (socket !== undefined) await rm(socket, { force: true });
+}
+
+/** The API as clients may ask for it: the descriptors buf built of our own proto files. */
+function imageUrl(): URL {
+  return new URL(
+    import.meta.url.endsWith('.ts') ? '../../proto/image.binpb' : '../../../proto/image.binpb',
+    import.meta.url,
+  );
+}

@@ -1,0 +1,32 @@
+import { status } from '@grpc/grpc-js';
+import { nanoid } from 'nanoid';
+import { ElideError } from '../errors.ts';
+
+/** A gRPC status, as a handler answers it. */
+export interface GrpcStatus {
+  code: status;
+  details: string;
+  /** Set for what is our fault: the caller sees this, the log has the cause. */
+  incidentId?: string;
+}
+
+/** The gRPC status of an error. The only place that knows gRPC's codes. */
+export function statusOf(error: unknown): GrpcStatus {
+  if (error instanceof ElideError) {
+    const code = CODES[error.code];
+    if (code !== undefined) return { code, details: error.message };
+  }
+  const incidentId = nanoid(10);
+  return { code: status.INTERNAL, details: `internal error (incident ${incidentId} in the daemon's log)`, incidentId };
+}
+
+/** By an error's stable code. */
+const CODES: Record<string, status> = {
+  not_found: status.NOT_FOUND,
+  already_exists: status.ALREADY_EXISTS,
+  invalid_argument: status.INVALID_ARGUMENT,
+  failed_precondition: status.FAILED_PRECONDITION,
+  resource_exhausted: status.RESOURCE_EXHAUSTED,
+  unavailable: status.UNAVAILABLE,
+  startup: status.FAILED_PRECONDITION,
+};

@@ -1,0 +1,27 @@
+export type { ExecutionResult, ExitReason, Rung } from '../machines/execution.ts';
+export { EXIT_REASONS } from '../machines/execution.ts';
+export type { DaemonConfig } from './config.ts';
+export type {
+  Daemon,
+  Endpoints,
+  ExecutionStatus,
+  SessionSnapshot,
+  StopOptions,
+  StreamOptions,
+} from './daemon.ts';
+export { createDaemon } from './daemon.ts';
+export {
+  AlreadyExistsError,
+  ElideError,
+  FailedPreconditionError,
+  InvalidArgumentError,
+  NotFoundError,
+  ResourceExhaustedError,
+  StartupError,
+  UnavailableError,
+} from './errors.ts';
+export type { OutputChunk } from './output/output-files.ts';
+export type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
+export type { Language } from './supervisor/languages.ts';
+export type { SessionConfiguration, Snippet } from './supervisor/requests.ts';
+export { VERSION } from './version.ts';

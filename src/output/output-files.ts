@@ -1,0 +1,244 @@
+import { watch } from 'node:fs';
+import { type FileHandle, open, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
+
+/** Some bytes that a guest wrote. */
+export interface OutputChunk {
+  stream: OutputStream;
+  /** Of the first byte, in its stream. */
+  position: number;
+  /** When the first byte was written, in Unix ms. */
+  atMs: number;
+  data: Buffer;
+}
+
+/** What of an output is wanted. */
+export interface OutputRange {
+  streams: ReadonlySet<OutputStream>;
+  /** The first byte wanted of each stream. */
+  from: Record<OutputStream, number>;
+  /** False: end with what there is now. */
+  follow: boolean;
+}
+
+/** Large enough to be cheap, small enough to stay far below a message's limit. */
+const CHUNK_BYTES = 256 * 1024;
+/** A change that the system did not report (its watches are used up) is found after this long. */
+const LOOK_AGAIN_MS = 250;
+
+const STREAMS: readonly OutputStream[] = ['stdout', 'stderr'];
+const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.stderr ? 'stderr' : 'stdout');
+
+/** The output files of one execution, for reading. They may not exist yet. */
+export class OutputFiles {
+  readonly #directory: string;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  /** How many bytes each stream has. */
+  async sizes(): Promise<Record<OutputStream, number>> {
+    const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => this.#size(stream)));
+    return { stdout: stdout as number, stderr: stderr as number };
+  }
+
+  /** The last bytes of a stream, `maxBytes` at most, and where they begin. */
+  async tail(stream: OutputStream, maxBytes: number): Promise<{ position: number; data: Buffer }> {
+    const file = await this.#open(stream);
+    if (file === undefined) return { position: 0, data: Buffer.alloc(0) };
+    try {
+      const { size } = await file.stat();
+      const position = Math.max(0, size - maxBytes);
+      return { position, data: await readAt(file, position, size - position) };
+    } finally {
+      await file.close();
+    }
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+
+  /**
+   * The bytes in the order they were written, both streams interleaved. Ends at the end of the output once `ended`
+   * resolves (all is written by then), or when `signal` aborts.
+   */
+  async *read(range: OutputRange, ended: Promise<unknown>, signal: AbortSignal): AsyncGenerator<OutputChunk> {
+    const changes = new Changes(this.#directory);
+    let complete = !range.follow;
+    const end = () => {
+      complete = true;
+      changes.wake();
+    };
+    ended.then(end, end);
+    signal.addEventListener('abort', end);
+    const reader = new InterleavedReader((name) => this.#open(name), range);
+    try {
+      for (;;) {
+        // Looked at before reading: what is written by the end is read after it.
+        const last = complete;
+        for await (const chunk of reader.available()) {
+          if (signal.aborted) return;
+          yield chunk;
+        }
+        if (last || signal.aborted) return;
+        await changes.next();
+      }
+    } finally {
+      signal.removeEventListener('abort', end);
+      changes.close();
+      await reader.close();
+    }
+  }
+
+  async #open(name: OutputStream | 'marks'): Promise<FileHandle | undefined> {
+    return ifExists(open(join(this.#directory, name), 'r'));
+  }
+
+  async #size(stream: OutputStream): Promise<number> {
+    return (await ifExists(stat(join(this.#directory, stream))))?.size ?? 0;
+  }
+}
+
+/** Float64 values of one mark. */
+const MARK_VALUES = MARK_BYTES / Float64Array.BYTES_PER_ELEMENT;
+
+/** Reads what is there of the two streams, in the order of the marks, each time from where it stopped. */
+class InterleavedReader {
+  readonly #open: (name: OutputStream | 'marks') => Promise<FileHandle | undefined>;
+  readonly #streams: ReadonlySet<OutputStream>;
+  readonly #files = new Map<OutputStream | 'marks', FileHandle>();
+  /** The next byte to give, of each stream. */
+  readonly #next: Record<OutputStream, number>;
+  /** Of the marks read so far, the last of each stream in their order: bytes to come belong to them. */
+  #current: number[] = [];
+  #marksRead = 0;
+
+  constructor(open: (name: OutputStream | 'marks') => Promise<FileHandle | undefined>, range: OutputRange) {
+    this.#open = open;
+    this.#streams = range.streams;
+    this.#next = { ...range.from };
+  }
+
+  async *available(): AsyncGenerator<OutputChunk> {
+    const marks = [...this.#current, ...(await this.#newMarks())];
+    const ends = extentEnds(marks);
+    for (let at = 0; at < ends.length; at += 1) {
+      const [atMs, number, start] = marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES) as [number, number, number];
+      const stream = streamOf(number);
+      const end = ends[at] as number;
+      while (this.#streams.has(stream) && this.#next[stream] < end) {
+        const position = Math.max(this.#next[stream], start);
+        const data = await this.#readBytes(stream, position, Math.min(CHUNK_BYTES, end - position));
+        if (data.byteLength === 0) break;
+        this.#next[stream] = position + data.byteLength;
+        yield { stream, position, atMs, data };
+      }
+    }
+    this.#current = ends.flatMap((end, at) =>
+      end === Number.POSITIVE_INFINITY ? marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES) : [],
+    );
+  }
+
+  async close(): Promise<void> {
+    for (const file of this.#files.values()) await file.close();
+  }
+
+  /** The whole marks written since the last call, as their values one after another. */
+  async #newMarks(): Promise<Float64Array> {
+    const file = await this.#file('marks');
+    if (file === undefined) return new Float64Array();
+    const { size } = await file.stat();
+    const wanted = Math.floor((size - this.#marksRead) / MARK_BYTES) * MARK_BYTES;
+    const bytes = await readAt(file, this.#marksRead, wanted);
+    this.#marksRead += bytes.byteLength;
+    return new Float64Array(Uint8Array.from(bytes).buffer);
+  }
+
+  async #readBytes(stream: OutputStream, position: number, length: number): Promise<Buffer> {
+    const file = await this.#file(stream);
+    return file === undefined ? Buffer.alloc(0) : readAt(file, position, length);
+  }
+
+  async #file(name: OutputStream | 'marks'): Promise<FileHandle | undefined> {
+    const file = this.#files.get(name) ?? (await this.#open(name));
+    if (file !== undefined) this.#files.set(name, file);
+    return file;
+  }
+}
+
+/** For each mark, where its bytes end: at the next mark of its stream, or nowhere yet. */
+function extentEnds(marks: number[]): number[] {
+  const ends = new Array<number>(marks.length / MARK_VALUES);
+  const nextStart: Record<OutputStream, number> = {
+    stdout: Number.POSITIVE_INFINITY,
+    stderr: Number.POSITIVE_INFINITY,
+  };
+  for (let at = ends.length - 1; at >= 0; at -= 1) {
+    const stream = streamOf(marks[at * MARK_VALUES + 1] as number);
+    ends[at] = nextStart[stream];
+    nextStart[stream] = marks[at * MARK_VALUES + 2] as number;
+  }
+  return ends;
+}
+
+/** Resolves each `next` after something in the directory has changed since the last, or may have. */
+class Changes {
+  readonly #close: () => void;
+  #changed = false;
+  #wake = () => {};
+
+  constructor(directory: string) {
+    try {
+      const watcher = watch(directory, { persistent: false }, () => this.wake());
+      watcher.on('error', () => {});
+      this.#close = () => watcher.close();
+    } catch {
+      // Not there yet, or no watches left: the clock below finds the changes.
+      this.#close = () => {};
+    }
+  }
+
+  wake(): void {
+    this.#changed = true;
+    this.#wake();
+  }
+
+  async next(): Promise<void> {
+    if (!this.#changed) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wake = resolve;
+      const timer = setTimeout(resolve, LOOK_AGAIN_MS);
+      await promise;
+      clearTimeout(timer);
+    }
+    this.#changed = false;
+  }
+
+  close(): void {
+    this.#close();
+    this.wake();
+  }
+}
+
+async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
+  const buffer = Buffer.allocUnsafe(length);
+  let filled = 0;
+  while (filled < length) {
+    const { bytesRead } = await file.read(buffer, filled, length - filled, position + filled);
+    if (bytesRead === 0) break;
+    filled += bytesRead;
+  }
+  return buffer.subarray(0, filled);
+}
+
+async function ifExists<T>(found: Promise<T>): Promise<T | undefined> {
+  try {
+    return await found;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}

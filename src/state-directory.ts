@@ -1,0 +1,118 @@
+import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { StartupError } from './errors.ts';
+
+/** The longest path a unix socket can have on Linux, in bytes (sun_path without its NUL). */
+const LONGEST_SOCKET_PATH = 107;
+/** What a cell's socket adds to the cells directory: a key, `.sock` and a slash. */
+const CELL_SOCKET_CHARS = 16;
+
+const LOCK_NAME = 'lock.db';
+
+/** The places below the state directory. `daemon/` is the daemon's alone; `work/` is what guests may touch. */
+export interface StatePaths {
+  daemon: string;
+  cells: string;
+  output: string;
+  work: string;
+}
+
+/** Throws when a unix socket cannot have this path. */
+export function checkSocketPath(path: string): void {
+  const bytes = Buffer.byteLength(path);
+  if (bytes > LONGEST_SOCKET_PATH) {
+    throw new StartupError(`socket path ${path} has ${bytes} bytes; at most ${LONGEST_SOCKET_PATH} are possible`);
+  }
+}
+
+/**
+ * The state directory, owned by one daemon at a time. The lock is an SQLite database that is held exclusively: the
+ * kernel frees it with the process, however that ends.
+ */
+export class StateDirectory {
+  readonly paths: StatePaths;
+  readonly #lock: DatabaseSync;
+
+  private constructor(paths: StatePaths, lock: DatabaseSync) {
+    this.paths = paths;
+    this.#lock = lock;
+  }
+
+  /** Makes the directories and takes the lock; what an older daemon left there is ended and removed. */
+  static async open(root: string): Promise<StateDirectory> {
+    const daemon = join(root, 'daemon');
+    const paths = { daemon, cells: join(daemon, 'cells'), output: join(daemon, 'output'), work: join(root, 'work') };
+    const cellSocketBytes = Buffer.byteLength(paths.cells) + CELL_SOCKET_CHARS;
+    if (cellSocketBytes > LONGEST_SOCKET_PATH) {
+      throw new StartupError(
+        `state directory ${root} is too long: the sockets below it would have ${cellSocketBytes} bytes, ` +
+          `at most ${LONGEST_SOCKET_PATH} are possible`,
+      );
+    }
+    await requireOurs(root, join(daemon, LOCK_NAME));
+    try {
+      for (const path of [root, ...Object.values(paths)]) await mkdir(path, { recursive: true, mode: 0o700 });
+      if (((await stat(daemon)).mode & 0o077) !== 0) {
+        throw new Error(`${daemon} is open to others; make it 0700`);
+      }
+    } catch (error) {
+      throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
+    }
+    const directory = new StateDirectory(paths, takeLock(root, join(daemon, LOCK_NAME)));
+    await directory.#reap();
+    return directory;
+  }
+
+  /** Lets the directory go. What lies in it stays, but for what a daemon keeps in memory only. */
+  async close(): Promise<void> {
+    this.#lock.close();
+  }
+
+  /** Ends the cells of a daemon that died, and removes what belonged to its executions. */
+  async #reap(): Promise<void> {
+    for (const name of await readdir(this.paths.cells)) {
+      if (!name.endsWith('.sock')) continue;
+      const pid = await cellPid(join(this.paths.cells, name));
+      if (pid !== undefined) process.kill(pid, 'SIGKILL');
+    }
+    for (const path of [this.paths.cells, this.paths.output, this.paths.work]) {
+      await rm(path, { recursive: true, force: true, maxRetries: 3 });
+      await mkdir(path, { recursive: true, mode: 0o700 });
+    }
+  }
+}
+
+/** The process that was started for this cell socket, found by its command line: a reused pid has another. */
+async function cellPid(socket: string): Promise<number | undefined> {
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const command = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '');
+    // SOCKET and TOKEN_FILE, the last two arguments, and the NUL behind them.
+    if (command.split('\0').at(-3) === socket) return Number(entry);
+  }
+  return undefined;
+}
+
+/** A directory that holds something else is not ours to clean. */
+async function requireOurs(root: string, lock: string): Promise<void> {
+  const names = await readdir(root).catch(() => []);
+  if (names.length === 0 || (await stat(lock).catch(() => undefined)) !== undefined) return;
+  throw new StartupError(
+    `state directory ${root} holds something else (${names[0]}); name an empty or a new directory`,
+  );
+}
+
+function takeLock(root: string, path: string): DatabaseSync {
+  const lock = new DatabaseSync(path, { timeout: 0 });
+  try {
+    lock.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE');
+    return lock;
+  } catch (error) {
+    lock.close();
+    if (/locked/.test((error as Error).message)) {
+      throw new StartupError(`state directory ${root} is in use by another daemon`, { cause: error });
+    }
+    throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
+  }
+}

@@ -1,0 +1,235 @@
+import { nanoid } from 'nanoid';
+import { type Actor, createActor, fromCallback } from 'xstate';
+import { cellMachine, type ProcessCommand } from '../../machines/cell.ts';
+import type { Start } from '../gen/elide/cell/v1/cell.ts';
+import { CellProcess, type GuestObserver } from './cell-process.ts';
+import { RestartIntensity } from './restart-intensity.ts';
+
+/** What kind of guests a cell runs. A cell runs one kind, so that a JavaScript heap cannot take Python guests along. */
+export type EngineKind = 'javascript' | 'python';
+
+/** How a session's cells are made. Durations in ms. */
+export interface CellOptions {
+  /** Where sockets, tokens and logs of cells lie. */
+  directory: string;
+  /** How many guests share one cell of each kind: the blast radius of a crash. */
+  guestsPerCell: Record<EngineKind, number>;
+  /** How many contexts each session keeps booted ahead at most. */
+  contextPoolSize: number;
+  /** Heap limit of one JavaScript context; 0 for the engine's default. */
+  heapLimitMb: number;
+  python: string;
+  zygotePath: string;
+  startLimitMs: number;
+  idleMs: number;
+  graceMs: number;
+  orphanGraceMs: number;
+  restart: { intensity: number; periodMs: number };
+  /** A cell ended that nobody had told to. */
+  onCrash(cellKey: string, message: string): void;
+}
+
+/** A place in a cell, held by one execution. */
+export interface CellPlace {
+  start(request: Start, observer: GuestObserver): void;
+  signal(executionKey: string, signal: string): void;
+  killGuest(executionKey: string): void;
+  write(executionKey: string, data: Buffer, end: boolean): Promise<void>;
+  killCell(): void;
+  /** Gives the place back; call once, when the guest is gone. */
+  release(): void;
+}
+
+/** What one cell looks like from outside. */
+export interface CellSummary {
+  cellKey: string;
+  pid: number;
+  state: 'starting' | 'ready' | 'stopping';
+  executions: number;
+}
+
+interface Cell {
+  cellKey: string;
+  kind: EngineKind;
+  actor: Actor<typeof cellMachine>;
+  process: CellProcess | undefined;
+  /** Resolves when the cell takes starts; rejects when it is gone before. */
+  ready: Promise<void>;
+  /** Resolves when its process is gone. */
+  exited: Promise<void>;
+  guests: number;
+}
+
+const CELL_STATES = { pending: 'starting', running: 'ready', signaled: 'stopping' } as const;
+
+/** Starts, fills, watches and lets go the cells of one session. */
+export class CellSupervisor {
+  readonly #options: CellOptions;
+  readonly #cells = new Set<Cell>();
+  readonly #restarts: RestartIntensity;
+  #closed = false;
+
+  constructor(options: CellOptions) {
+    this.#options = options;
+    this.#restarts = new RestartIntensity(options.restart);
+  }
+
+  /**
+   * A place in a ready cell, started if there is none with room. After too many crashes it waits until another start is
+   * within the restart intensity. Rejects when the cell cannot be started, or when `signal` aborts.
+   */
+  async acquire(kind: EngineKind, signal: AbortSignal): Promise<CellPlace> {
+    let cell = this.#withRoom(kind);
+    if (cell === undefined) {
+      await this.#mayStart(signal);
+      signal.throwIfAborted();
+      if (this.#closed) throw new Error('the session has no cells any more');
+      cell = this.#withRoom(kind) ?? this.#start(kind);
+    }
+    const release = this.#take(cell);
+    try {
+      await cell.ready;
+      signal.throwIfAborted();
+    } catch (error) {
+      release();
+      throw error;
+    }
+    const { actor, process } = cell;
+    if (process === undefined) throw new Error('a ready cell without a process');
+    return {
+      start: (request, observer) => process.start(request, observer),
+      signal: (executionKey, name) => process.signal(executionKey, name),
+      killGuest: (executionKey) => process.killGuest(executionKey),
+      write: (executionKey, data, end) => process.write(executionKey, data, end),
+      killCell: () => actor.send({ type: 'cell.kill' }),
+      release,
+    };
+  }
+
+  /** Every cell that is not gone. */
+  summaries(): CellSummary[] {
+    return [...this.#cells].map(({ cellKey, actor, guests }) => {
+      const { value, context } = actor.getSnapshot();
+      const state = typeof value === 'string' ? value : (Object.keys(value)[0] as keyof typeof CELL_STATES);
+      return {
+        cellKey,
+        pid: context.pid ?? 0,
+        state: CELL_STATES[state as keyof typeof CELL_STATES] ?? 'stopping',
+        executions: guests,
+      };
+    });
+  }
+
+  /** Kills every cell now. */
+  killAll(): void {
+    for (const { actor } of this.#cells) actor.send({ type: 'cell.kill' });
+  }
+
+  /** Lets every cell go, and resolves when all are gone. Each ends within `graceMs`, or is killed. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const cells = [...this.#cells];
+    for (const { actor } of cells) actor.send({ type: 'cell.stop' });
+    await Promise.all(cells.map(({ exited }) => exited));
+  }
+
+  /** The fullest cell that has room, so that the others fall idle and are let go. */
+  #withRoom(kind: EngineKind): Cell | undefined {
+    let best: Cell | undefined;
+    for (const cell of this.#cells) {
+      if (cell.kind !== kind || cell.guests >= this.#options.guestsPerCell[kind]) continue;
+      const snapshot = cell.actor.getSnapshot();
+      if (!snapshot.matches('pending') && !snapshot.matches('running')) continue;
+      if (best === undefined || cell.guests > best.guests) best = cell;
+    }
+    return best;
+  }
+
+  #take(cell: Cell): () => void {
+    cell.guests += 1;
+    cell.actor.send({ type: 'cell.acquire' });
+    return () => {
+      cell.guests -= 1;
+      cell.actor.send({ type: 'cell.release' });
+    };
+  }
+
+  async #mayStart(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const waitMs = this.#restarts.waitMs(performance.now());
+      if (waitMs <= 0) return;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const timer = setTimeout(resolve, waitMs);
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      await promise;
+      clearTimeout(timer);
+      signal.throwIfAborted();
+    }
+  }
+
+  #start(kind: EngineKind): Cell {
+    const { options, cellKey } = { options: this.#options, cellKey: nanoid(10) };
+    const ready = Promise.withResolvers<void>();
+    const exited = Promise.withResolvers<void>();
+    // Nobody may be waiting when it fails.
+    ready.promise.catch(() => {});
+    const process = fromCallback<ProcessCommand, { cellKey: string }>(({ sendBack, receive }) => {
+      const child = new CellProcess({
+        cellKey,
+        directory: options.directory,
+        hello: {
+          engine: kind,
+          keepWarm: options.contextPoolSize,
+          heapLimitMb: options.heapLimitMb,
+          interpreter: options.python,
+          zygotePath: options.zygotePath,
+          orphanGraceMs: options.orphanGraceMs,
+        },
+        observer: {
+          spawned: (pid) => sendBack({ type: 'process.spawned', pid }),
+          ready: () => {
+            sendBack({ type: 'process.ready' });
+            ready.resolve();
+          },
+          exited: (message) => {
+            sendBack({ type: 'process.exited', message });
+            ready.reject(new Error(message));
+          },
+        },
+      });
+      cell.process = child;
+      receive((command) => (command.type === 'process.kill' ? child.kill() : child.shutdown()));
+    });
+    const actor = createActor(cellMachine.provide({ actors: { process } }), {
+      input: { cellKey, startLimitMs: options.startLimitMs, idleMs: options.idleMs, graceMs: options.graceMs },
+    });
+    const cell: Cell = {
+      cellKey,
+      kind,
+      actor,
+      process: undefined,
+      ready: ready.promise,
+      exited: exited.promise,
+      guests: 0,
+    };
+    actor.subscribe({
+      complete: () => {
+        this.#cells.delete(cell);
+        const { failure } = actor.getSnapshot().context;
+        if (failure !== undefined) {
+          this.#restarts.add(performance.now());
+          options.onCrash(cellKey, failure);
+        }
+        exited.resolve();
+      },
+      error: (error) => {
+        this.#cells.delete(cell);
+        ready.reject(error);
+        exited.resolve();
+      },
+    });
+    this.#cells.add(cell);
+    actor.start();
+    return cell;
+  }
+}

@@ -1,0 +1,98 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
+import type { EngineKind } from './cell-supervisor.ts';
+
+/** A language this daemon knows. */
+export interface Language {
+  name: string;
+  aliases: string[];
+  /** Of the interpreter; empty when there is none. */
+  version: string;
+  available: boolean;
+  /** Why not, for people; empty when available. */
+  message: string;
+}
+
+interface LanguageSpec {
+  aliases: string[];
+  engine: EngineKind;
+  /** What a program is called whose request does not say. */
+  mainName: string;
+}
+
+const LANGUAGES: Record<string, LanguageSpec> = {
+  javascript: { aliases: ['js', 'node', 'nodejs'], engine: 'javascript', mainName: 'main.js' },
+  typescript: { aliases: ['ts'], engine: 'javascript', mainName: 'main.ts' },
+  python: { aliases: ['py', 'python3'], engine: 'python', mainName: 'main.py' },
+};
+
+/** How long an interpreter may take to say its version, in ms. */
+const PROBE_LIMIT_MS = 10_000;
+const OLDEST_PYTHON = [3, 9] as const;
+
+/** The languages of this node: what there is, and what each is called. */
+export class Languages {
+  readonly #languages: Map<string, Language>;
+
+  private constructor(languages: Language[]) {
+    this.#languages = new Map(languages.map((language) => [language.name, language]));
+  }
+
+  /** Looks for the interpreters. `python` is a name on the `PATH` or a path. */
+  static async probe(python: string): Promise<Languages> {
+    const node = { version: process.versions.node, available: true, message: '' };
+    const found = { javascript: node, typescript: node, python: await probePython(python) };
+    return new Languages(
+      Object.entries(found).map(([name, probed]) => ({ name, aliases: specOf(name).aliases, ...probed })),
+    );
+  }
+
+  list(): Language[] {
+    return [...this.#languages.values()];
+  }
+
+  /** The proper name of a language that may be called by an alias. Throws when there is none of that name. */
+  resolve(nameOrAlias: string, field: string): string {
+    const wanted = nameOrAlias.toLowerCase();
+    for (const { name, aliases } of this.#languages.values()) {
+      if (name === wanted || aliases.includes(wanted)) return name;
+    }
+    throw new InvalidArgumentError(`${field}: unknown language "${nameOrAlias}" (there are ${this.#names()})`);
+  }
+
+  /** Throws when the language is enabled in the session but cannot run on this node. */
+  requireAvailable(name: string): void {
+    const language = this.#languages.get(name);
+    if (language?.available !== true) {
+      throw new FailedPreconditionError(`language "${name}" is not available on this node: ${language?.message}`);
+    }
+  }
+
+  #names(): string {
+    return [...this.#languages.keys()].join(', ');
+  }
+}
+
+/** How a language is run. */
+export function specOf(name: string): LanguageSpec {
+  const spec = LANGUAGES[name];
+  if (spec === undefined) throw new TypeError(`no such language: ${name}`);
+  return spec;
+}
+
+async function probePython(python: string): Promise<Pick<Language, 'version' | 'available' | 'message'>> {
+  const script = 'import sys; print("%d.%d.%d" % sys.version_info[:3])';
+  try {
+    const { stdout } = await promisify(execFile)(python, ['-I', '-c', script], { timeout: PROBE_LIMIT_MS });
+    const version = stdout.trim();
+    const [major = 0, minor = 0] = version.split('.').map(Number);
+    if (major > OLDEST_PYTHON[0] || (major === OLDEST_PYTHON[0] && minor >= OLDEST_PYTHON[1])) {
+      return { version, available: true, message: '' };
+    }
+    return { version, available: false, message: `${python} is ${version}; ${OLDEST_PYTHON.join('.')} is the oldest` };
+  } catch (error) {
+    const why = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'not found' : (error as Error).message.trim();
+    return { version: '', available: false, message: `${python}: ${why} (set python in the configuration)` };
+  }
+}

@@ -1,0 +1,264 @@
+import { rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { nanoid } from 'nanoid';
+import { type Actor, createActor, fromCallback } from 'xstate';
+import { executionMachine, type GuestCommand } from '../../machines/execution.ts';
+import { type ExecutionsCommand, sessionMachine } from '../../machines/session.ts';
+import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
+import type { Start } from '../gen/elide/cell/v1/cell.ts';
+import { type CellOptions, type CellPlace, type CellSummary, CellSupervisor } from './cell-supervisor.ts';
+import type { Dispatcher, Waiting } from './dispatcher.ts';
+import { ExecutionRecord, type LifecycleState } from './execution-record.ts';
+import { specOf } from './languages.ts';
+import type { CheckedSessionConfiguration, ExecutionRequest } from './requests.ts';
+
+/** What a session needs of its daemon. */
+export interface SessionOptions {
+  sessionId: string;
+  config: CheckedSessionConfiguration;
+  cells: CellOptions;
+  dispatcher: Dispatcher;
+  /** `work/` of the state directory: what guests may touch. */
+  workDirectory: string;
+  /** `daemon/output/` of the state directory. */
+  outputDirectory: string;
+  /** Grace period of executions that are stopped with the session, in ms. */
+  graceMs: number;
+  /** How long a stop of the whole session waits beyond the executions' own ladders, in ms. */
+  slackMs: number;
+  limits: { startLimitMs: number; forcedLimitMs: number };
+  /** An execution has exited; its output is complete. */
+  onExited(record: ExecutionRecord): void;
+}
+
+/** Execution keys, session keys: names of fixed length that never come from a client. */
+const KEY_CHARS = 12;
+
+/**
+ * Supervises the executions of one session: admits, queues, dispatches into cells, hears of each end, and drives all to
+ * their end when it is closed (OTP's DynamicSupervisor: root actors in a map).
+ */
+export class SessionSupervisor implements Waiting {
+  readonly sessionId: string;
+  readonly config: CheckedSessionConfiguration;
+  readonly createdAtMs = Date.now();
+  readonly #options: SessionOptions;
+  readonly #sessionKey = nanoid(KEY_CHARS);
+  readonly #cells: CellSupervisor;
+  readonly #actor: Actor<typeof sessionMachine>;
+  readonly #machine: typeof executionMachine;
+  /** Executions that have not exited, by key. */
+  readonly #live = new Map<string, ExecutionRecord>();
+  /** Waiting for a place, oldest first; a set, so that one that is cancelled leaves from anywhere at no cost. */
+  readonly #queue = new Set<ExecutionRecord>();
+  readonly #closed = Promise.withResolvers<void>();
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    this.sessionId = options.sessionId;
+    this.config = options.config;
+    this.#cells = new CellSupervisor(options.cells);
+    this.#machine = executionMachine.provide({ actors: { guest: this.#guestPort() } }) as typeof executionMachine;
+    this.#actor = createActor(sessionMachine.provide({ actors: { executions: this.#executionsPort() } }), {
+      input: { graceMs: options.graceMs, slackMs: options.slackMs, forcedLimitMs: options.limits.forcedLimitMs },
+    });
+    this.#actor.subscribe({
+      complete: () => void this.#free(),
+      error: (error) => this.#closed.reject(error),
+    });
+    this.#actor.start();
+    this.#actor.send({ type: 'session.open' });
+  }
+
+  get state(): LifecycleState {
+    const { value } = this.#actor.getSnapshot();
+    return (typeof value === 'string' ? value : Object.keys(value)[0]) as LifecycleState;
+  }
+
+  get counts(): { pending: number; running: number; exited: number } {
+    const { queued, active, exited } = this.#actor.getSnapshot().context;
+    return { pending: queued, running: active, exited };
+  }
+
+  /** The cells that serve the session now. */
+  get cells(): CellSummary[] {
+    return this.#cells.summaries();
+  }
+
+  /** Accepts an execution; it is dispatched when there is a place. */
+  admit(request: ExecutionRequest): ExecutionRecord {
+    this.requireOpen();
+    const record = new ExecutionRecord({
+      executionKey: nanoid(KEY_CHARS),
+      request,
+      machine: this.#machine,
+      limits: this.#options.limits,
+    });
+    this.#live.set(record.executionKey, record);
+    this.#queue.add(record);
+    this.#actor.send({ type: 'execution.admitted' });
+    let starting = false;
+    record.onEvent(({ state }) => {
+      if (state !== 'pending' && record.dispatched && !starting) {
+        starting = true;
+        this.#options.dispatcher.started();
+      }
+      if (state === 'exited') this.#exited(record);
+    });
+    this.#options.dispatcher.offer(this);
+    return record;
+  }
+
+  /** Throws unless the session takes executions. */
+  requireOpen(): void {
+    if (this.state !== 'running') throw new FailedPreconditionError(`session "${this.sessionId}" is closing`);
+  }
+
+  /** Throws when the session was created with another configuration. */
+  requireSame(config: CheckedSessionConfiguration): void {
+    if (JSON.stringify(config) === JSON.stringify(this.config)) return;
+    throw new AlreadyExistsError(`session "${this.sessionId}" exists with another configuration`);
+  }
+
+  dispatchNext(): boolean {
+    const [record] = this.#queue;
+    if (record === undefined) return false;
+    this.#queue.delete(record);
+    record.dispatched = true;
+    this.#actor.send({ type: 'execution.dispatched' });
+    record.actor.send({ type: 'execution.dispatch' });
+    return true;
+  }
+
+  /** Stops everything in the session; resolves when all of it is gone. `graceMs` 0 forces. */
+  close(graceMs: number): Promise<void> {
+    this.#actor.send({ type: 'session.close', graceMs });
+    return this.#closed.promise;
+  }
+
+  /** Where an execution's output lies. */
+  outputDirectory(record: ExecutionRecord): string {
+    return join(this.#options.outputDirectory, this.#sessionKey, record.executionKey);
+  }
+
+  #exited(record: ExecutionRecord): void {
+    this.#live.delete(record.executionKey);
+    this.#queue.delete(record);
+    if (record.dispatched) this.#options.dispatcher.exited();
+    this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched });
+    this.#options.onExited(record);
+  }
+
+  #executionsPort() {
+    return fromCallback<ExecutionsCommand>(({ receive }) => {
+      receive((command) => {
+        if (command.type === 'executions.killCells') {
+          this.#cells.killAll();
+          return;
+        }
+        const force = command.type === 'executions.force';
+        for (const { actor } of [...this.#live.values()]) {
+          const stop = { type: 'execution.stop' as const, reason: 'session_closed' as const };
+          if (force) actor.send({ ...stop, signal: 'SIGKILL', graceMs: 0 });
+          else actor.send({ ...stop, signal: 'SIGTERM', graceMs: command.graceMs });
+        }
+      });
+    });
+  }
+
+  /** Takes an execution to a cell and back. Commands that come before the cell is ready wait for it. */
+  #guestPort() {
+    return fromCallback<GuestCommand, { executionKey: string }>(({ input: { executionKey }, sendBack, receive }) => {
+      const record = this.#live.get(executionKey);
+      if (record?.request === undefined) throw new Error(`no such execution to run: ${executionKey}`);
+      const { request } = record;
+      const cancelled = new AbortController();
+      let place: CellPlace | undefined;
+
+      receive((command) => {
+        if (place === undefined) {
+          cancelled.abort();
+        } else if (command.type === 'guest.signal') {
+          place.signal(executionKey, command.signal);
+        } else if (command.type === 'guest.kill') {
+          place.killGuest(executionKey);
+        } else {
+          place.killCell();
+        }
+      });
+
+      const run = (ready: CellPlace) => {
+        place = ready;
+        const end = () => {
+          ready.release();
+          void this.#removeWorkspace(executionKey);
+        };
+        ready.start(this.#startMessage(record, request), {
+          started: ({ pid, atMs }) => {
+            record.noteStarted(atMs, pid);
+            sendBack({ type: 'guest.started' });
+          },
+          exited: (exit, atMs) => {
+            end();
+            record.noteExited(atMs);
+            sendBack({ type: 'guest.exited', exit });
+          },
+          lost: (reason, message) => {
+            end();
+            sendBack({ type: 'guest.lost', reason, message });
+          },
+        });
+        record.request = undefined;
+        if (record.stdin) record.write = (data, isEnd) => ready.write(executionKey, data, isEnd);
+      };
+      const fail = (error: Error) => {
+        const exit = cancelled.signal.aborted
+          ? { exitCode: -1 }
+          : { exitCode: -1, cause: 'start_failed' as const, message: error.message };
+        sendBack({ type: 'guest.exited', exit });
+      };
+      this.#cells.acquire(specOf(request.language).engine, cancelled.signal).then(run, fail);
+    });
+  }
+
+  #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {
+    const workspace = this.#workspace(record.executionKey);
+    const cwd = request.workingDirectory ?? join(workspace, 'cwd');
+    const mainPath = resolve(cwd, request.sourceFileName);
+    const createCwd = request.workingDirectory === undefined;
+    return {
+      executionKey: record.executionKey,
+      language: request.language,
+      code: request.code,
+      args: request.args,
+      env: request.env,
+      cwd,
+      mainPath,
+      createCwd,
+      writeMain: createCwd && mainPath.startsWith(`${cwd}/`),
+      scratchDir: join(workspace, 'scratch'),
+      tmpDir: join(workspace, 'tmp'),
+      outputDir: this.outputDirectory(record),
+      stdin: request.stdin,
+    };
+  }
+
+  #workspace(executionKey: string): string {
+    return join(this.#options.workDirectory, this.#sessionKey, executionKey);
+  }
+
+  /** Removes what a guest may have left; `rm` does not follow the symbolic links in it. */
+  async #removeWorkspace(executionKey: string): Promise<void> {
+    await rm(this.#workspace(executionKey), { recursive: true, force: true, maxRetries: 3 }).catch(() => {});
+  }
+
+  async #free(): Promise<void> {
+    await this.#cells.close();
+    await rm(join(this.#options.workDirectory, this.#sessionKey), {
+      recursive: true,
+      force: true,
+      maxRetries: 3,
+    }).catch(() => {});
+    this.#closed.resolve();
+  }
+}

@@ -1,0 +1,79 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Guest, GuestExit, StartRequest } from '../../src/cell/engine.ts';
+import { JavaScriptEngine, type JavaScriptEngineOptions } from '../../src/cell/javascript-engine.ts';
+
+/** The worker as it is shipped: what runs beside guest code is always built JavaScript. */
+export const WORKER = fileURLToPath(new URL('../../dist/workers/javascript.js', import.meta.url));
+
+/** What one execution came to. */
+export interface Result extends GuestExit {
+  out: string;
+  err: string;
+  /** In the order they came. */
+  events: string[];
+}
+
+/** A running execution of a {@link Harness}. */
+export interface Running {
+  guest: Guest;
+  directory: string;
+  cwd: string;
+  started: Promise<void>;
+  result: Promise<Result>;
+  out(): string;
+  /** Resolves when standard output holds `text`. */
+  printed(text: string): Promise<void>;
+}
+
+/** An engine on real threads, with directories as the cell makes them. */
+export class Harness implements AsyncDisposable {
+  readonly engine: JavaScriptEngine;
+  readonly root = mkdtempSync(join(tmpdir(), 'javascript-engine-'));
+  #count = 0;
+
+  constructor(options: Partial<JavaScriptEngineOptions> = {}) {
+    this.engine = new JavaScriptEngine({ workerUrl: WORKER, ...options });
+  }
+
+  start(code: string, overrides: Partial<StartRequest> & { extension?: string } = {}): Running {
+    this.#count += 1;
+    const { extension = overrides.language === 'typescript' ? '.ts' : '.js', ...rest } = overrides;
+    const directory = join(this.root, `e${this.#count}`);
+    const [cwd, scratchDir, tmpDir, outputDir] = ['cwd', 'scratch', 'tmp', 'out'].map((name) => join(directory, name)) as [string, string, string, string];
+    for (const path of [cwd, scratchDir, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
+    const begun = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<Result>();
+    const events: string[] = [];
+    const read = (name: string) => readFileSync(join(outputDir, name), 'utf8');
+    const request: StartRequest = {
+      executionKey: `e${this.#count}`, language: 'javascript', code, args: [], env: {}, cwd,
+      mainPath: join(directory, `main${extension}`), writeMain: true, scratchDir, tmpDir, outputDir, stdin: false, ...rest,
+    };
+    const guest = this.engine.start(request, {
+      started() {
+        events.push('started');
+        begun.resolve();
+      },
+      exited(exit) {
+        events.push('exited');
+        ended.resolve({ ...exit, out: read('stdout'), err: read('stderr'), events });
+      },
+    });
+    const printed = async (text: string) => {
+      while (!read('stdout').includes(text)) await new Promise(setImmediate);
+    };
+    return { guest, directory, cwd: request.cwd, started: begun.promise, result: ended.promise, out: () => read('stdout'), printed };
+  }
+
+  run(code: string, overrides: Partial<StartRequest> & { extension?: string } = {}): Promise<Result> {
+    return this.start(code, overrides).result;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.engine.close();
+    rmSync(this.root, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,14 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // What runs beside guest code is the built program, so the tests build it first.
+    globalSetup: ['test/support/build.ts'],
+    pool: 'forks',
+    testTimeout: 20_000,
+    hookTimeout: 20_000,
+    // Every file starts daemons, cells and guests of its own: more files at once only make all of them late.
+    maxWorkers: 2,
+  },
+});

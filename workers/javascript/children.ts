@@ -1,0 +1,83 @@
+import type * as ChildProcessModule from 'node:child_process';
+import { absolute, define, program, standIn } from './program.ts';
+import { CHILD_SLOTS, SHARED } from './shared.ts';
+
+interface SpawnOptions {
+  cwd?: string | null;
+  stdio?: unknown;
+}
+interface ChildHandle {
+  onexit(...args: unknown[]): unknown;
+}
+type AnyFunction = (...args: unknown[]) => unknown;
+
+const { apply } = Reflect;
+
+/**
+ * Child processes get the program's working directory and its standard streams, and are remembered: the cell ends those
+ * that are left when the program has ended.
+ */
+export function replaceChildFunctions(childProcess: typeof ChildProcessModule): void {
+  // Every asynchronous form (spawn, exec, execFile, fork) comes through this one method.
+  const { prototype } = childProcess.ChildProcess as unknown as { prototype: { spawn: AnyFunction } };
+  const { spawn } = prototype;
+  define(prototype, 'spawn', function spawnHere(this: ChildProcessModule.ChildProcess, options: SpawnOptions) {
+    const input = locate(options, true);
+    const result = apply(spawn, this, [options]);
+    remember(this);
+    if (input) {
+      this.stdin?.on('error', () => {});
+      if (this.stdin !== null) process.stdin.pipe(this.stdin);
+    }
+    return result;
+  });
+  for (const name of ['spawnSync', 'execFileSync', 'execSync'] as const) {
+    const original = childProcess[name] as AnyFunction;
+    const replacement = (...args: unknown[]) => {
+      const index = name === 'execSync' ? 1 : Array.isArray(args[1]) || args[1] === undefined || args[1] === null ? 2 : 1;
+      const options = { ...(args[index] as SpawnOptions | undefined) };
+      locate(options, false);
+      args[index] = options;
+      return apply(original, childProcess, args);
+    };
+    (childProcess as unknown as Record<string, unknown>)[name] = standIn(original, replacement);
+  }
+}
+
+/** Settles `cwd` and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
+function locate(options: SpawnOptions, canFeed: boolean): boolean {
+  options.cwd = options.cwd === undefined || options.cwd === null ? program.cwd : (absolute(options.cwd) as string);
+  if (options.stdio === undefined || options.stdio === 'pipe' || options.stdio === 'ignore') return false;
+  if (options.stdio === 'inherit') options.stdio = [0, 1, 2];
+  if (!Array.isArray(options.stdio)) return false;
+  let feed = false;
+  options.stdio = options.stdio.map((entry: unknown, index) => {
+    const meant = entry === 'inherit' ? index : typeof entry === 'object' && entry !== null ? (entry as { fd?: unknown }).fd : entry;
+    if (meant === 1) return program.descriptors.stdout;
+    if (meant === 2) return program.descriptors.stderr;
+    if (meant !== 0) return entry;
+    // Standard input comes as messages, so there is no descriptor to hand on.
+    if (!canFeed || !program.stdin || index !== 0) return 'ignore';
+    feed = true;
+    return 'pipe';
+  });
+  return feed;
+}
+
+function remember(child: ChildProcessModule.ChildProcess): void {
+  const handle = (child as unknown as { _handle: ChildHandle | null })._handle;
+  if (child.pid === undefined || child.pid <= 0 || handle === null) return;
+  const slot = freeSlot(child.pid);
+  const { onexit } = handle;
+  handle.onexit = function forget(...args: unknown[]) {
+    if (slot !== undefined) Atomics.store(program.shared, slot, 0);
+    return apply(onexit, this, args);
+  };
+}
+
+function freeSlot(pid: number): number | undefined {
+  for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
+    if (Atomics.compareExchange(program.shared, slot, 0, pid) === 0) return slot;
+  }
+  return undefined;
+}

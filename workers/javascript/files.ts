@@ -1,0 +1,98 @@
+import fs from 'node:fs';
+import { absolute, define, program, standIn } from './program.ts';
+import { mapDescriptor, standardFile } from './descriptors.ts';
+
+/**
+ * What a function of `fs` or `fs.promises` takes that depends on the working directory:
+ * `path` first argument, `paths` first and second, `link` the second only (a symbolic link's target is text),
+ * `file` a path or a descriptor that may be one of the standard streams, `glob` the `cwd` of its options.
+ * The working directory belongs to the process and a cell runs many programs, so each gets its own by these stand-ins.
+ */
+export type PathKind = 'path' | 'paths' | 'link' | 'file' | 'glob';
+
+const BOTH: Record<string, PathKind> = {
+  access: 'path', appendFile: 'file', chmod: 'path', chown: 'path', copyFile: 'paths', cp: 'paths', glob: 'glob',
+  lchmod: 'path', lchown: 'path', link: 'paths', lstat: 'path', lutimes: 'path', mkdir: 'path', mkdtemp: 'path',
+  open: 'file', opendir: 'path', readFile: 'file', readdir: 'path', readlink: 'path', realpath: 'path', rename: 'paths',
+  rm: 'path', rmdir: 'path', stat: 'path', statfs: 'path', symlink: 'link', truncate: 'path', unlink: 'path',
+  utimes: 'path', writeFile: 'file',
+};
+
+/** Functions of `fs.promises` by what they take. */
+export const PROMISES_PATHS: Record<string, PathKind> = { ...BOTH, mkdtempDisposable: 'path', watch: 'path' };
+
+/** Functions of `fs` by what they take: each of {@link BOTH} with its `Sync` form, and those that have one form. */
+export const FS_PATHS: Record<string, PathKind> = {
+  ...BOTH,
+  ...Object.fromEntries(Object.entries(BOTH).map(([name, kind]) => [`${name}Sync`, kind])),
+  exists: 'path', existsSync: 'path', mkdtempDisposableSync: 'path', openAsBlob: 'path', openAsBlobSync: 'path',
+  unwatchFile: 'path', watch: 'path', watchFile: 'path',
+};
+
+/** Functions of `fs` that take no path, or reach the disk only through a function above. */
+export const FS_WITHOUT_PATH = new Set([
+  // Descriptors: the standard ones are mapped in descriptors.ts.
+  ...['close', 'fchmod', 'fchown', 'fdatasync', 'fstat', 'fsync', 'ftruncate', 'futimes', 'read', 'readv', 'write', 'writev']
+    .flatMap((name) => [name, `${name}Sync`]),
+  // Streams open their file with `fs.open`.
+  'createReadStream', 'createWriteStream', 'ReadStream', 'WriteStream', 'FileReadStream', 'FileWriteStream', 'Utf8Stream',
+  'Dir', 'Dirent', 'Stats', '_toUnixTimestamp',
+]);
+
+/** Functions of `fs.promises` that take no path. */
+export const PROMISES_WITHOUT_PATH = new Set<string>([]);
+
+type AnyFunction = (...args: unknown[]) => unknown;
+
+/** Puts stand-ins with the program's working directory in the place of all of `fs` and `fs.promises` that takes paths. */
+export function replaceFileFunctions(): void {
+  replaceAll(fs, FS_PATHS);
+  replaceAll(fs.promises, PROMISES_PATHS);
+}
+
+function replaceAll(owner: object, kinds: Record<string, PathKind>): void {
+  const functions = owner as Record<string, AnyFunction | undefined>;
+  for (const [name, kind] of Object.entries(kinds)) {
+    const original = functions[name];
+    if (original === undefined) continue;
+    const replacement = standIn(original, replace(original, kind));
+    Object.defineProperty(owner, name, { ...Object.getOwnPropertyDescriptor(owner, name), value: replacement });
+    const native = (original as { native?: AnyFunction }).native;
+    if (native !== undefined) define(replacement, 'native', standIn(native, replace(native, 'path')));
+  }
+}
+
+function replace(original: AnyFunction, kind: PathKind): AnyFunction {
+  const { apply } = Reflect;
+  switch (kind) {
+    case 'path':
+      return function path(this: unknown, ...args: unknown[]) {
+        args[0] = absolute(args[0]);
+        return apply(original, this, args);
+      };
+    case 'paths':
+      return function paths(this: unknown, ...args: unknown[]) {
+        args[0] = absolute(args[0]);
+        args[1] = absolute(args[1]);
+        return apply(original, this, args);
+      };
+    case 'link':
+      return function link(this: unknown, ...args: unknown[]) {
+        args[1] = absolute(args[1]);
+        return apply(original, this, args);
+      };
+    case 'file':
+      return function file(this: unknown, ...args: unknown[]) {
+        const [path] = args;
+        if (typeof path === 'number') args[0] = mapDescriptor(path);
+        else if (standardFile(original.name, path, args) === undefined) args[0] = absolute(path);
+        return apply(original, this, args);
+      };
+    case 'glob':
+      return function glob(this: unknown, pattern: unknown, ...rest: unknown[]) {
+        const options = typeof rest[0] === 'object' && rest[0] !== null ? (rest[0] as { cwd?: unknown }) : undefined;
+        const located = { ...options, cwd: absolute(options?.cwd ?? program.cwd) };
+        return apply(original, this, [pattern, located, ...(options === undefined ? rest : rest.slice(1))]);
+      };
+  }
+}

@@ -1,0 +1,66 @@
+import { readFileSync } from 'node:fs';
+import { findPackageJSON, registerHooks } from 'node:module';
+import { extname } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { compileFunction } from 'node:vm';
+import type { MainSource } from '../../src/cell/messages.ts';
+import { prepareBuiltin } from './builtins.ts';
+import { transformTypeScript } from './transform.ts';
+
+const TYPESCRIPT = /^file:.*\.[cm]?tsx?$/;
+
+/**
+ * Lets programs import TypeScript files with everything Node's own type stripping refuses (enums, namespaces), and has
+ * modules of Node prepared before a program gets them.
+ */
+export function hookModules(): void {
+  registerHooks({
+    resolve(specifier, context, next) {
+      const result = next(specifier, context);
+      if (result.url.startsWith('node:')) prepareBuiltin(result.url);
+      return result;
+    },
+    load(url, context, next) {
+      if (!TYPESCRIPT.test(url)) return next(url, context);
+      const path = fileURLToPath(url);
+      const result = transformTypeScript(path, readFileSync(path, 'utf8'));
+      if (!result.ok) throw new SyntaxError(result.message);
+      process.setSourceMapsEnabled(true);
+      return { format: formatOf(path, result.code), source: result.code, shortCircuit: true };
+    },
+  });
+}
+
+/** Serves `source` as the file at `mainPath`, whether or not there is one. */
+export function serveMain(mainPath: string, source: MainSource): void {
+  const mainUrl = pathToFileURL(mainPath).href;
+  const format = source.format === 'syntax' ? formatBySyntax(source.code) : source.format;
+  registerHooks({
+    resolve(specifier, context, next) {
+      if (specifier !== mainPath && specifier !== mainUrl) return next(specifier, context);
+      return { url: mainUrl, format, shortCircuit: true };
+    },
+    load(url, context, next) {
+      return url === mainUrl ? { format, source: source.code, shortCircuit: true } : next(url, context);
+    },
+  });
+}
+
+/** How Node treats a file: by its extension, else the nearest package.json's `type`, else its syntax. */
+function formatOf(path: string, code: string): 'commonjs' | 'module' {
+  const extension = extname(path);
+  if (extension.startsWith('.m')) return 'module';
+  if (extension.startsWith('.c')) return 'commonjs';
+  const packageFile = findPackageJSON(pathToFileURL(path));
+  const type = packageFile && (JSON.parse(readFileSync(packageFile, 'utf8')) as { type?: string }).type;
+  return type === 'module' || type === 'commonjs' ? type : formatBySyntax(code);
+}
+
+function formatBySyntax(code: string): 'commonjs' | 'module' {
+  try {
+    compileFunction(code, ['exports', 'require', 'module', '__filename', '__dirname']);
+    return 'commonjs';
+  } catch {
+    return 'module';
+  }
+}

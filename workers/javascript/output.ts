@@ -1,0 +1,41 @@
+import { Writable } from 'node:stream';
+import type { OutputStream } from '../output-writer.ts';
+import { program } from './program.ts';
+
+/** What the built-in stream has beside Writable, for programs that look. */
+export type StandardOutput = Writable & { fd: number; _type: string; isTTY?: boolean };
+
+const { nextTick } = process;
+
+/**
+ * `process.stdout` or `process.stderr`: what `write` has returned from is in the execution's file. Node's own streams
+ * in a worker pass by the parent thread instead, and a thread that is terminated loses what it wrote.
+ */
+export function createOutput(stream: OutputStream, fd: number): StandardOutput {
+  const output = new Writable({
+    decodeStrings: true,
+    // A program may go on writing after `process.stdout.end()` or an error that it handled, as it may in a process.
+    emitClose: false,
+    autoDestroy: false,
+    write(chunk: Uint8Array, _encoding, callback) {
+      try {
+        program.writer?.write(stream, chunk);
+      } catch (error) {
+        // The console mutes errors of its stream while it writes. Output that is lost unnoticed is worse than a program
+        // that ends, so an error nobody listens for is thrown, a moment later.
+        nextTick(throwUnheard, output, error);
+        callback(error as Error);
+        return;
+      }
+      callback();
+    },
+  }) as StandardOutput;
+  output.fd = fd;
+  output._type = 'fs';
+  output.destroy = () => output;
+  return output;
+}
+
+function throwUnheard(output: Writable, error: unknown): void {
+  if (output.listenerCount('error') === 0) throw error;
+}

@@ -1,0 +1,74 @@
+import type * as NetModule from 'node:net';
+import os from 'node:os';
+import { absolute, define, program, standIn } from './program.ts';
+
+type AnyFunction = (...args: unknown[]) => unknown;
+const { apply } = Reflect;
+
+/** What depends on the working or temporary directory and is there without being imported, or loaded anyway. */
+export function replacePlaces(): void {
+  replace(os, 'tmpdir', () => () => {
+    const directory = process.env['TMPDIR'] || process.env['TMP'] || process.env['TEMP'] || program.tmpDir;
+    return directory.length > 1 && directory.endsWith('/') ? directory.slice(0, -1) : directory;
+  });
+  replace(process, 'loadEnvFile', (original) => (path = '.env') => original(absolute(path)));
+}
+
+/** Heap snapshots go to the program's directory. */
+export function replaceHeapSnapshot(v8: object): void {
+  replace(v8, 'writeHeapSnapshot', (original) => (file, ...rest) => original(absolute(file ?? defaultSnapshotName()), ...rest));
+}
+
+/** The path of a unix socket may come as a string, in options, or in the list net itself makes of either. */
+export function replaceSocketPaths(net: typeof NetModule): void {
+  replace(net.Socket.prototype, 'connect', connectable);
+  replace(net.Server.prototype, 'listen', connectable);
+}
+
+function replace(owner: object, name: string, make: (original: AnyFunction) => AnyFunction): void {
+  const original = (owner as Record<string, AnyFunction>)[name] as AnyFunction;
+  define(owner, name, standIn(original, make(original)));
+}
+
+function defaultSnapshotName(): string {
+  return `Heap.${Date.now()}.${process.pid}.heapsnapshot`;
+}
+
+function connectable(original: AnyFunction): AnyFunction {
+  return function locate(this: unknown, ...args: unknown[]) {
+    const [first] = args;
+    if (Array.isArray(first)) first[0] = located(first[0]);
+    else args[0] = located(first);
+    return apply(original, this, args);
+  };
+}
+
+function located(target: unknown): unknown {
+  if (typeof target === 'string') return isPort(target) ? target : socketPath(target);
+  if (typeof target !== 'object' || target === null) return target;
+  const { path } = target as { path?: unknown };
+  if (typeof path !== 'string' || socketPath(path) === path) return target;
+  return Object.assign(Object.create(Object.getPrototypeOf(target)), target, { path: socketPath(path) });
+}
+
+function isPort(text: string): boolean {
+  return text.trim() !== '' && Number(text) >= 0;
+}
+
+/** A name that starts with NUL is an abstract socket: no file. */
+function socketPath(path: string): unknown {
+  return path.charCodeAt(0) === 0 ? path : absolute(path);
+}
+
+/** Database files lie where the program means them. SQL that names a file itself (`ATTACH`) does not come by here. */
+export function replaceDatabase(sqlite: Record<string, unknown>): void {
+  const filePath = (path: unknown) =>
+    typeof path === 'string' && (path === '' || path === ':memory:' || path.startsWith('file:')) ? path : absolute(path);
+  const construct: ProxyHandler<typeof Object> = {
+    construct: (target, [path, ...rest], newTarget) => Reflect.construct(target, [filePath(path), ...rest], newTarget),
+  };
+  sqlite['DatabaseSync'] = new Proxy(sqlite['DatabaseSync'] as typeof Object, construct);
+  const backup = sqlite['backup'] as AnyFunction | undefined;
+  if (backup === undefined) return;
+  sqlite['backup'] = standIn(backup, (source, path, ...rest) => backup(source, filePath(path), ...rest));
+}

@@ -1,0 +1,83 @@
+import type { MessagePort } from 'node:worker_threads';
+import type { CellMessage, ThreadMessage } from '../../src/cell/messages.ts';
+import type { OutputDescriptors, OutputWriter } from '../output-writer.ts';
+import { SHARED_BYTES } from './shared.ts';
+
+/**
+ * What this thread knows of the one program it runs. The parts of the guest's surface are put in place while the thread
+ * boots, before there is a program; each looks here when it is used.
+ */
+export interface Program {
+  cwd: string;
+  /** `cwd` and a slash: a relative path behind it is absolute, and `..` means what the kernel takes it for. */
+  cwdPrefix: string;
+  tmpDir: string;
+  /** Undefined in a spare thread and in a thread the guest started itself. */
+  writer: OutputWriter | undefined;
+  descriptors: OutputDescriptors;
+  outputPaths: { stdout: string; stderr: string };
+  /** Whether anything can arrive on standard input. */
+  stdin: boolean;
+  /** The code as the user wrote it, when it does not lie at its path: for the line shown with an uncaught error. */
+  mainSource: { path: string; code: string } | undefined;
+  control: MessagePort | undefined;
+  shared: Int32Array;
+}
+
+/** This thread's program. */
+export const program: Program = {
+  cwd: '/',
+  cwdPrefix: '/',
+  tmpDir: '/tmp',
+  writer: undefined,
+  descriptors: { stdout: 1, stderr: 2, marks: -1 },
+  outputPaths: { stdout: '/dev/null', stderr: '/dev/null' },
+  stdin: false,
+  mainSource: undefined,
+  control: undefined,
+  shared: new Int32Array(SHARED_BYTES / 4),
+};
+
+/** Changes the working directory. `path` is absolute. */
+export function setWorkingDirectory(path: string): void {
+  program.cwd = path;
+  program.cwdPrefix = path.endsWith('/') ? path : `${path}/`;
+}
+
+/** A path as the program means it: relative ones are below its own working directory, not the cell's. */
+export function absolute(path: unknown): unknown {
+  if (typeof path === 'string') {
+    return path.length === 0 || path.charCodeAt(0) === 47 ? path : program.cwdPrefix + path;
+  }
+  if (path instanceof Uint8Array && path.byteLength > 0 && path[0] !== 47) {
+    const prefix = Buffer.from(program.cwdPrefix);
+    const joined = Buffer.allocUnsafe(prefix.byteLength + path.byteLength);
+    joined.set(prefix);
+    joined.set(path, prefix.byteLength);
+    return joined;
+  }
+  return path;
+}
+
+/** Tells the cell. */
+export function tell(message: ThreadMessage): void {
+  program.control?.postMessage(message);
+}
+
+/** Puts `value` in the place of a method or property, as quietly as the built-in one: not enumerable, replaceable. */
+export function define(object: object, name: string, value: unknown): void {
+  Object.defineProperty(object, name, { value, configurable: true, writable: true, enumerable: false });
+}
+
+/** A function that stands in for `original`, with its name and its properties such as `util.promisify.custom`. */
+export function standIn<F extends (...args: never[]) => unknown>(original: F, replacement: F): F {
+  Object.defineProperty(replacement, 'name', { value: original.name, configurable: true });
+  for (const key of Reflect.ownKeys(original)) {
+    if (typeof key === 'string') continue;
+    const descriptor = Object.getOwnPropertyDescriptor(original, key);
+    if (descriptor !== undefined) Object.defineProperty(replacement, key, descriptor);
+  }
+  return replacement;
+}
+
+export type { CellMessage };

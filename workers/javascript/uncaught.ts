@@ -1,0 +1,75 @@
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { inspect } from 'node:util';
+import { define, program } from './program.ts';
+import { SHARED } from './shared.ts';
+
+const emit = process.emit;
+const hasCapture = process.hasUncaughtExceptionCaptureCallback;
+
+/** Stack frames of the files that run beside a guest: not the guest's business. */
+const OWN_FRAME = new RegExp(`^ +at .*(?:${escape(new URL('.', import.meta.url).href)}|${escape(new URL('../javascript.js', import.meta.url).href)}|/piscina/dist/).*\\n?`, 'gm');
+const FRAME = /^ +at (?:.*\()?((?:file:\/\/)?\/[^\n]*?):(\d+):(\d+)\)?$/m;
+
+function escape(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+}
+
+/**
+ * Writes the error that ends the program, as Node does for a program's main thread. Node's own way for a worker sends a
+ * copy of the error to the parent thread: it arrives later, without the error's class, and not at all for some.
+ * `process.emit` is replaced rather than a listener added: a listener would be seen, and could be removed.
+ */
+export function reportUncaught(): void {
+  define(process, 'emit', function emitWatched(this: NodeJS.Process, name: string, ...args: unknown[]) {
+    if (name !== 'uncaughtException' || this !== process) return Reflect.apply(emit, this, [name, ...args]);
+    let handled: boolean;
+    try {
+      handled = Reflect.apply(emit, this, [name, ...args]);
+    } catch (error) {
+      Atomics.store(program.shared, SHARED.handlerThrew, 1);
+      report(error);
+      throw error;
+    }
+    if (!handled && !hasCapture.call(process)) report(args[0]);
+    return handled;
+  });
+}
+
+function report(error: unknown): void {
+  if (Atomics.exchange(program.shared, SHARED.reported, 1) === 1) return;
+  try {
+    program.writer?.write('stderr', Buffer.from(describe(error)));
+  } catch {
+    // Standard error is full or gone: there is nowhere left to say so.
+  }
+}
+
+function describe(error: unknown): string {
+  const version = `\n\nNode.js ${process.version}\n`;
+  let text: string;
+  try {
+    text = inspect(error);
+  } catch {
+    return `Uncaught error that cannot be shown${version}`;
+  }
+  if (!(error instanceof Error)) return `Uncaught:\n${text}${version}`;
+  text = text.replace(OWN_FRAME, '');
+  return `${codeFrame(text)}${text}${version}`;
+}
+
+/** `file:line`, that line, a caret. Empty when the stack starts with it already, as a SyntaxError's does. */
+function codeFrame(stack: string): string {
+  const match = FRAME.exec(stack);
+  if (match === null || stack.startsWith('/') || stack.startsWith('file:')) return '';
+  const [, file = '', line = '', column = ''] = match;
+  try {
+    const path = file.startsWith('file:') ? fileURLToPath(file) : file;
+    const source = program.mainSource?.path === path ? program.mainSource.code : readFileSync(path, 'utf8');
+    const text = source.split('\n')[Number(line) - 1];
+    if (text === undefined) return '';
+    return `${file}:${line}\n${text}\n${' '.repeat(Number(column) - 1)}^\n\n`;
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,505 @@
+"""Forks Python guests for one cell: a warm interpreter (the zygote) that never runs guest code itself.
+
+    cell --control socket (fd 3)--> zygote --fork--> shepherd --fork--> guest
+
+* The ZYGOTE imports the usual modules once and forks a shepherd per execution. It keeps a few sets of pipes ready and
+  tells the cell their numbers; the cell opens its ends through /proc/PID/fd *before* it asks for a start, so no output
+  and no end of file can be lost, and nothing lies on a disk. Code, environment and arguments of a guest never come
+  here: the cell writes them to the guest's own request pipe.
+* The SHEPHERD waits for its guest, then kills whatever the guest left behind, and reports on the report pipe. It does
+  the same when the cell lets go of that pipe, which the kernel does for a cell that was killed. It needs no zygote.
+* The GUEST is leader of its own session, dies with its shepherd, holds nothing but its standard streams, and leaves
+  through the interpreter's ordinary exit.
+
+Control, cell to zygote, JSON lines: {"start": SET, "stdin": BOOL}. Its end of file ends the zygote.
+Control, zygote to cell: {"ready": VERSION} or {"error": TEXT}, {"set": SET, "fds": [input, output, error, report,
+request]}, and {"gone": SET} once everything below a shepherd that died without its report is gone.
+Report pipe: {"started": PID, "shepherd": PID}, {"failed": TEXT}, {"exited": WAIT_STATUS, "user": s, "system": s,
+"maxrss": KiB}. Request pipe: 4 bytes big-endian length, a JSON header of that length, then the code.
+"""
+import _io
+import atexit
+import ctypes
+import gc
+import io
+import json
+import linecache
+import os
+import select
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+CONTROL = 3  # a socket, from the cell
+NULL = 4  # /dev/null; it also keeps the pipes' numbers above those a shepherd assigns
+
+# What a shepherd hands to its guest, beside 0, 1 and 2.
+REPORT = 3
+REQUEST = 4
+
+SPARE_SETS = 4  # enough for a burst to be limited by fork, not by the way to the cell and back
+ENDING_S = 5  # how long a zygote without a cell waits for its shepherds
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+libc = ctypes.PyDLL(None)  # keeps the interpreter's lock: no daemon thread runs on while exit() cleans up
+prctl = libc.prctl
+
+# Imported once, so that a guest's import is a dictionary lookup. Chosen by measurement: frequent, and slow to import or
+# shared for nothing. Left out: multiprocessing (makes its authentication key when imported: all guests would share it).
+PRELOAD = (
+    'argparse', 'base64', 'collections', 'contextlib', 'copy', 'csv', 'dataclasses', 'datetime', 'decimal', 'enum',
+    'functools', 'hashlib', 'inspect', 'io', 'itertools', 'json', 'linecache', 'logging', 'math', 'pathlib', 'queue',
+    'random', 're', 'select', 'shutil', 'signal', 'socket', 'statistics', 'string', 'struct', 'subprocess', 'tempfile',
+    'textwrap', 'threading', 'time', 'traceback', 'typing', 'urllib.parse', 'uuid',
+)
+
+
+def tell(fd, message):
+    """Writes one JSON line; a reader that is gone is noticed elsewhere."""
+    try:
+        os.write(fd, json.dumps(message).encode() + b'\n')
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def children():
+    """Process ids of this process's children, zombies included."""
+    try:
+        with open('/proc/thread-self/children', 'rb') as file:
+            return [int(pid) for pid in file.read().split()]
+    except FileNotFoundError:  # a kernel built without CONFIG_PROC_CHILDREN
+        return [int(pid) for pid in os.listdir('/proc') if pid.isdigit() and parent_of(pid) == os.getpid()]
+
+
+def parent_of(pid):
+    try:
+        with open('/proc/%s/stat' % pid, 'rb') as file:
+            return int(file.read().rpartition(b')')[2].split()[1])
+    except OSError:
+        return None
+
+
+def kill(pid, number):
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone, or it took another user's rights
+        pass
+
+
+# ---------------------------------------------------------------------------------------------------------- zygote
+
+
+class Zygote:
+    """Serves start requests until the cell closes the control socket."""
+
+    def __init__(self):
+        self.sets = {}  # set number -> ((cell's end, guest's end), ...) of pipes not yet given to a shepherd
+        self.made = 0
+        self.shepherds = {}  # process id -> set number
+        self.lost = []  # sets whose shepherd died without a report
+        self.wakeup, wakeup_writer = os.pipe()
+        os.set_blocking(wakeup_writer, False)
+        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written to the wakeup pipe
+
+    def serve(self):
+        """Returns a guest's `run` arguments in every guest; in the zygote itself it never returns."""
+        for _ in range(SPARE_SETS):
+            self.make_set()
+        poll = select.poll()
+        poll.register(CONTROL, select.POLLIN)
+        poll.register(self.wakeup, select.POLLIN)
+        received = b''
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if self.wakeup in ready:
+                os.read(self.wakeup, 4096)
+                self.reap()
+            if CONTROL not in ready:
+                continue
+            try:
+                chunk = os.read(CONTROL, 65536)
+            except ConnectionResetError:
+                chunk = b''
+            if not chunk:
+                self.end()
+            *lines, received = (received + chunk).split(b'\n')
+            for line in lines:
+                request = json.loads(line)
+                program = self.start(request['start'], request['stdin'])
+                if program is not None:
+                    return program
+
+    def make_set(self):
+        self.made += 1
+        incoming, output, error, report, request = (os.pipe() for _ in range(5))
+        pipes = (incoming[::-1], output, error, report, request[::-1])
+        self.sets[self.made] = pipes
+        tell(CONTROL, {'set': self.made, 'fds': [cell_end for cell_end, _ in pipes]})
+
+    def start(self, number, stdin):
+        """Forks a shepherd; returns the program to run in its guest, and None here."""
+        pipes = self.sets.pop(number)
+        guest_ends = [guest_end for _, guest_end in pipes]
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = None
+            tell(guest_ends[3], {'failed': 'cannot fork: %s' % error.strerror})
+        if pid == 0:
+            if not stdin:
+                guest_ends[0] = NULL
+            return shepherd(guest_ends)
+        if pid is not None:
+            self.shepherds[pid] = number
+        for pipe in pipes:
+            os.close(pipe[0])
+            os.close(pipe[1])
+        self.make_set()
+        return None
+
+    def reap(self):
+        """Reaps shepherds; kills what a dead one left, which the kernel gave to this process as the next subreaper."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                pid = 0
+            if pid == 0:
+                break
+            number = self.shepherds.pop(pid, None)
+            if number is not None and status != 0:
+                self.lost.append(number)
+        if not self.lost:
+            return
+        orphans = [pid for pid in children() if pid not in self.shepherds]
+        for pid in orphans:
+            kill(pid, signal.SIGKILL)  # its end is a SIGCHLD, which leads here again
+        if not orphans:
+            for number in self.lost:
+                tell(CONTROL, {'gone': number})
+            self.lost.clear()
+
+    def end(self):
+        """The cell is gone or closing: shepherds notice by themselves, this only waits and sweeps."""
+        for pid in self.shepherds:
+            kill(pid, signal.SIGCONT)  # a guest may have stopped its shepherd
+        deadline = time.monotonic() + ENDING_S
+        while children() and time.monotonic() < deadline:
+            self.lost.append(0)  # so that everything which is no shepherd is killed
+            self.reap()
+            if select.select([self.wakeup], [], [], 0.1)[0]:
+                os.read(self.wakeup, 4096)
+        os._exit(0)
+
+
+# -------------------------------------------------------------------------------------------------------- shepherd
+
+
+def shepherd(guest_ends):
+    """Forks the guest and returns its program there; here it waits, sweeps, reports and exits."""
+    parent = os.getpid()
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number, fd in enumerate(guest_ends):
+            os.dup2(fd, number, number <= 2)
+        close_from(REQUEST + 1)
+        guest = os.fork()
+        if guest == 0:
+            return become_guest(parent)
+        watch(guest)
+        status = 0
+    except OSError as error:
+        tell(REPORT, {'failed': 'cannot start a shepherd: %s' % error})
+    finally:
+        if os.getpid() == parent:
+            os._exit(status)
+
+
+def watch(guest):
+    """Until the guest has ended, or the cell has let go of the report pipe."""
+    null = os.open('/dev/null', os.O_RDWR)
+    for fd in (0, 1, 2, REQUEST):  # the guest alone holds them: the cell sees their end when it ends
+        os.dup2(null, fd, False)
+    poll = select.poll()
+    poll.register(REPORT, 0)  # POLLERR comes unasked
+    pidfd = None
+    try:
+        pidfd = os.pidfd_open(guest)
+        poll.register(pidfd, select.POLLIN)
+    except OSError:  # an old kernel, or a filter that does not know the call
+        pass
+    ready = []
+    while not ready:
+        ready = poll.poll(None if pidfd is not None else 20)
+        if pidfd is None and not ready:
+            ready = os.waitid(os.P_PID, guest, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    # Its id is valid whether it lives or not, because nothing has reaped it.
+    kill(guest, signal.SIGKILL)
+    kill(-guest, signal.SIGKILL)
+    report = sweep(guest)
+    tell(REPORT, report)
+
+
+def sweep(guest):
+    """Kills and reaps until no child is left. Every descendant becomes a child at the latest when its parent dies."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -20)  # against a fork bomb; only root may
+    except OSError:
+        pass
+    report = {'exited': 0, 'user': 0.0, 'system': 0.0, 'maxrss': 0}
+    while True:
+        for pid in children():
+            kill(pid, signal.SIGKILL)
+        options = 0
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, options)
+            except ChildProcessError:
+                return report
+            if pid == 0:
+                break
+            options = os.WNOHANG
+            if pid == guest:
+                report['exited'] = status
+            report['user'] += usage.ru_utime
+            report['system'] += usage.ru_stime
+            report['maxrss'] = max(report['maxrss'], usage.ru_maxrss)
+
+
+def close_from(first):
+    if sys.version_info >= (3, 10):
+        os.closerange(first, 2**31 - 1)  # one system call
+    else:
+        for fd in os.listdir('/proc/self/fd'):
+            if int(fd) >= first:
+                os.closerange(int(fd), int(fd) + 1)  # ignores the descriptor of the listing itself
+
+
+# ----------------------------------------------------------------------------------------------------------- guest
+
+
+def become_guest(parent):
+    """Sets everything up for guest code, and only then reads it. Returns the code, its namespace and its path."""
+    try:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the shepherd died before the line above
+            os._exit(1)
+        # Held back until guest code runs: no interrupt may be raised in the code below.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGINT])
+
+        # Limits and confinement belong here: nothing of the guest has been read yet.
+
+        with open(REQUEST, 'rb') as pipe:
+            header = json.loads(pipe.read(int.from_bytes(pipe.read(4), 'big')))
+            os.chdir(header['cwd'])
+            namespace = prepare_interpreter(header)
+            tell(REPORT, {'started': os.getpid(), 'shepherd': parent})
+            os.close(REPORT)
+            code = pipe.read(header['codeBytes'])
+            if len(code) < header['codeBytes']:
+                os._exit(1)  # the cell ended
+    except Exception as error:
+        tell(REPORT, {'failed': ('%s: %s' % (type(error).__name__, error))[:1000]})
+        os._exit(1)
+    path = header['mainPath']
+    if not os.path.isfile(path):
+        # Tracebacks and `inspect` find the source all the same. The entry is the lazy kind, which wins over no file.
+        linecache.cache[path] = (lambda: code.decode('utf-8', 'replace'),)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    return [path, namespace, code]
+
+
+def prepare_interpreter(header):
+    """Makes this process what `python3 MAIN_PATH ARGS...` is before its first line; returns `__main__`'s namespace."""
+    path = header['mainPath']
+    environment = header['env']
+    os.environ.clear()
+    os.environ.update(environment)
+    if not (environment.get('TMPDIR') or environment.get('TEMP') or environment.get('TMP')):
+        tempfile.tempdir = header['tmpDir']
+
+    sys.argv = [path, *header['args']]
+    if hasattr(sys, 'orig_argv'):
+        sys.orig_argv = [sys.executable, *sys.argv]
+    sys.path_importer_cache.pop(sys.path[0], None)
+    library = [entry for entry in environment.get('PYTHONPATH', '').split(os.pathsep) if entry]
+    sys.path[:1] = [os.path.dirname(path), *library]
+
+    sys.stdin = sys.__stdin__ = open_stream(0, 'stdin', 'r', sys.stdin.errors)
+    sys.stdout = sys.__stdout__ = open_stream(1, 'stdout', 'w', sys.stdout.errors)
+    sys.stderr = sys.__stderr__ = open_stream(2, 'stderr', 'w', 'backslashreplace')
+
+    # A module of its own: nothing of this file is in it. What CPython puts there depends on its version.
+    own = sys.modules['__main__'].__dict__
+    main = sys.modules['__main__'] = type(sys)('__main__')
+    main.__loader__ = type(own['__loader__'])('__main__', path)
+    main.__builtins__ = sys.modules['builtins']
+    main.__file__ = path
+    if '__annotations__' in own:
+        main.__annotations__ = {}
+    if '__cached__' in own:
+        main.__cached__ = None
+    gc.enable()
+    return main.__dict__
+
+
+def open_stream(fd, name, mode, errors):
+    """A standard stream as CPython makes it, but with lines passed on as they are printed."""
+    raw = io.FileIO(fd, mode + 'b', closefd=False)
+    raw.name = '<%s>' % name
+    buffer = io.BufferedReader(raw) if mode == 'r' else io.BufferedWriter(raw)
+    stream = io.TextIOWrapper(buffer, 'utf-8', errors, '\n', line_buffering=mode == 'w')
+    stream.mode = mode
+    return stream
+
+
+# ----------------------------------------------------------------------------------------------------- guest's end
+#
+# What Py_RunMain and Py_FinalizeEx do once the program's last line has run, without what makes them take 5 to 15 ms in
+# a forked process: they free every object of the interpreter, and so copy every page shared with the zygote. Here the
+# guest's own objects are freed, the rest goes with the process. What differs: `__del__` of objects that are held by
+# imported modules is not called (files among them are flushed).
+
+
+def leave(main_path, raised):
+    """Ends the guest as the interpreter does after the exception in the list `raised`, or, if that is empty, without."""
+    error = raised.pop() if raised else None
+    exit_code = end_of_program(error, main_path)
+    interrupted = type(error) is KeyboardInterrupt
+    del error
+
+    flush()
+    try:
+        threading._shutdown()  # joins the threads that are not daemons
+    except BaseException as ignored:
+        print_ignored(threading, ignored)
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:  # was printed
+        pass
+    flushed = flush()
+    for name in ('last_exc', 'last_type', 'last_value', 'last_traceback'):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    del sys.modules['__main__']
+    gc.collect()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), _io._IOBase):
+            try:
+                thing.flush()
+            except Exception:  # closed, or only for reading
+                pass
+    if not (flush() and flushed):
+        exit_code = 120
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    libc.exit(exit_code)  # not os._exit: a library may have output in a buffer of C's
+
+
+def end_of_program(error, main_path):
+    """Tells the guest's user about an unhandled exception; returns the exit code."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        return exit_code_of(error)
+    # The outermost frame is this file's.
+    trace = error.__traceback__ = error.__traceback__.tb_next
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    display = sys.__excepthook__
+    if sys.version_info < (3, 13) and not os.path.isfile(main_path):
+        display = traceback.print_exception  # the built-in one reads source lines only from files
+    hook = getattr(sys, 'excepthook', display)
+    try:
+        (display if hook is sys.__excepthook__ else hook)(type(error), error, trace)
+    except SystemExit as exit:
+        return exit_code_of(exit)
+    except BaseException as failure:
+        print('Error in sys.excepthook:', file=sys.stderr)
+        failure.__traceback__ = failure.__traceback__.tb_next
+        failure.__suppress_context__ = True
+        traceback.print_exception(type(failure), failure, failure.__traceback__)
+        print('\nOriginal exception was:', file=sys.stderr)
+        display(type(error), error, trace)
+    return 1
+
+
+def exit_code_of(error):
+    code = error.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF if -(2**63) <= code < 2**63 else 0xFF
+    flush()
+    print(code, file=sys.stderr)
+    return 1
+
+
+def flush():
+    """Flushes the standard streams; False when that failed for the output."""
+    flushed = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if not getattr(stream, 'closed', stream is None):
+                stream.flush()
+        except BaseException as ignored:
+            flushed = False
+            if stream is sys.stdout:
+                print_ignored(stream, ignored)
+    return flushed
+
+
+def print_ignored(culprit, error):
+    """As CPython tells about an exception that nobody can handle."""
+    try:
+        lines = traceback.format_exception_only(type(error), error)
+        sys.stderr.write('Exception ignored in: %r\n%s' % (culprit, ''.join(lines)))
+    except Exception:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------------ entry
+
+
+def boot():
+    """Makes this interpreter a zygote."""
+    if sys.version_info < (3, 9):
+        tell(CONTROL, {'error': 'it is Python %d.%d' % sys.version_info[:2]})
+        os._exit(1)
+    os.set_inheritable(CONTROL, False)
+    null = os.open('/dev/null', os.O_RDWR)
+    if null != NULL:
+        os.dup2(null, NULL, False)
+        os.close(null)
+    for name in PRELOAD:
+        __import__(name)
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    gc.disable()
+    gc.collect()
+    gc.freeze()  # a collection in a guest does not touch, and so copy, what it shares with the zygote
+    tell(CONTROL, {'ready': '%d.%d.%d' % sys.version_info[:3]})
+    return Zygote()
+
+
+if __name__ == '__main__':
+    # Back here in a guest only, with as few frames below its code as Python allows: one. Popped, so that only the
+    # guest holds what is the guest's.
+    program = boot().serve()
+    raised = []
+    try:
+        exec(compile(program.pop(), program[0], 'exec', dont_inherit=True), program.pop())
+    except BaseException as error:
+        raised.append(error)
+    leave(program[0], raised)
