@@ -185,11 +185,15 @@ export const executionMachine = setup({
                 params: ({ event }) => ({ ...UNSEEN, reason: event.reason }),
               },
             },
-            'execution.signal': {
-              guard: { type: 'isKill', params: ({ event }) => event },
-              target: '#execution.exited',
-              actions: { type: 'keepResult', params: { ...UNSEEN, reason: 'signaled' } },
-            },
+            // Nobody is there to hear another signal than the one that needs no listener.
+            'execution.signal': [
+              {
+                guard: { type: 'isKill', params: ({ event }) => event },
+                target: '#execution.exited',
+                actions: { type: 'keepResult', params: { ...UNSEEN, reason: 'signaled' } },
+              },
+              {},
+            ],
           },
         },
         starting: {

@@ -1,0 +1,37 @@
+import { writeFileSync } from 'node:fs';
+import { cpus, totalmem } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { hello, throughput } from './hello.bench.ts';
+import { memory } from './memory.bench.ts';
+import { output } from './output.bench.ts';
+import { queue } from './queue.bench.ts';
+
+/** Runs the benchmarks named on the command line, or all of them; all of them are written to `bench/RESULTS.md`. */
+const BENCHMARKS = { hello, throughput, output, memory, queue };
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.find((name) => !Object.hasOwn(BENCHMARKS, name));
+if (unknown !== undefined) {
+  throw new TypeError(`no benchmark "${unknown}" (there are ${Object.keys(BENCHMARKS).join(', ')})`);
+}
+
+const sections: string[] = [];
+for (const [name, run] of Object.entries(BENCHMARKS)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  const section = await run();
+  process.stdout.write(`${section}\n\n`);
+  sections.push(section);
+}
+
+if (wanted.length === 0) {
+  const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB`;
+  const head = [
+    '# Results',
+    '',
+    'Written by `npm run bench`. Every ratio is of figures taken in the same run; single figures depend on the machine.',
+    '',
+    `Node ${process.versions.node}, Linux, ${machine}.`,
+  ].join('\n');
+  const target = fileURLToPath(new URL('../../bench/RESULTS.md', import.meta.url));
+  writeFileSync(target, `${[head, ...sections].join('\n\n')}\n`);
+}

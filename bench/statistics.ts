@@ -1,0 +1,42 @@
+/** Minimum, median, 99th percentile and maximum of some figures. */
+export interface Spread {
+  min: number;
+  median: number;
+  p99: number;
+  max: number;
+  count: number;
+}
+
+export function spreadOf(values: number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] as number;
+  return { min: at(0), median: at(0.5), p99: at(0.99), max: at(1), count: sorted.length };
+}
+
+/** `12.3 (10.1-20.4)`: the median and the spread. */
+export function show({ min, median, max }: Spread, digits = 1): string {
+  return `${median.toFixed(digits)} (${min.toFixed(digits)}-${max.toFixed(digits)})`;
+}
+
+/** Runs each of the contenders once a round, so that a machine whose speed drifts is fair to all. In ms. */
+export async function inTurn<K extends string>(
+  rounds: number,
+  contenders: Record<K, () => Promise<unknown>>,
+): Promise<Record<K, Spread>> {
+  const names = Object.keys(contenders) as K[];
+  const times = Object.fromEntries(names.map((name) => [name, [] as number[]])) as Record<K, number[]>;
+  for (let round = 0; round < rounds; round += 1) {
+    for (const name of names) {
+      const startedMs = performance.now();
+      await contenders[name]();
+      times[name].push(performance.now() - startedMs);
+    }
+  }
+  return Object.fromEntries(names.map((name) => [name, spreadOf(times[name])])) as Record<K, Spread>;
+}
+
+/** A Markdown table. */
+export function table(head: string[], rows: string[][]): string {
+  const line = (cells: string[]) => `| ${cells.join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
+}

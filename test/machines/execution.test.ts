@@ -1,0 +1,279 @@
+import { expect, test } from 'vitest';
+import { type Actor, createActor, fromCallback, SimulatedClock } from 'xstate';
+import { getShortestPaths } from 'xstate/graph';
+import { EXIT_REASONS, type ExecutionEvent, executionMachine, type GuestCommand } from '../../machines/execution.ts';
+
+const input = { executionKey: 'k', timeoutMs: 1000, graceMs: 500, startLimitMs: 3000, forcedLimitMs: 250 };
+const cancel = { type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 500 } as const;
+const killed = { type: 'guest.exited', exit: { exitCode: 137, signal: 'SIGKILL' } } as const;
+
+/** An execution under a clock of its own, and what its guest was told. */
+function start(overrides: Partial<typeof input> | { timeoutMs: undefined } = {}) {
+  const clock = new SimulatedClock();
+  const told: string[] = [];
+  const guest = fromCallback<GuestCommand, { executionKey: string }>(({ receive }) => {
+    receive((command) => told.push(command.type === 'guest.signal' ? command.signal : command.type));
+  });
+  const machine = executionMachine.provide({ actors: { guest } });
+  const actor: Actor<typeof executionMachine> = createActor(machine, { clock, input: { ...input, ...overrides } });
+  actor.start();
+  return { actor, clock, told };
+}
+
+function running(overrides: Partial<typeof input> | { timeoutMs: undefined } = {}) {
+  const started = start(overrides);
+  started.actor.send({ type: 'execution.dispatch' });
+  started.actor.send({ type: 'guest.started' });
+  return started;
+}
+
+const stateOf = (actor: Actor<typeof executionMachine>) => actor.getSnapshot().value;
+const resultOf = (actor: Actor<typeof executionMachine>) => actor.getSnapshot().context.result;
+
+test('the top-level states are exactly the four of the lifecycle', () => {
+  expect(Object.keys(executionMachine.states)).toEqual(['pending', 'running', 'signaled', 'exited']);
+  expect(Object.keys(executionMachine.states.signaled.states)).toEqual(['graceful', 'forced', 'cell']);
+});
+
+test('every state can be reached', () => {
+  const events: ExecutionEvent[] = [
+    { type: 'execution.dispatch' },
+    cancel,
+    { ...cancel, signal: 'SIGKILL' },
+    { type: 'execution.signal', signal: 'SIGHUP' },
+    { type: 'execution.signal', signal: 'SIGKILL' },
+    { type: 'guest.started' },
+    killed,
+    { type: 'guest.lost', reason: 'cell_lost', message: 'gone' },
+  ];
+  const machine = executionMachine.provide({ actors: { guest: fromCallback(() => {}) } });
+
+  const reached = [undefined, 1000].flatMap((timeoutMs) =>
+    getShortestPaths(machine, {
+      input: { ...input, timeoutMs },
+      stopWhen: ({ status }) => status === 'done',
+      events: (snapshot) => [
+        ...events,
+        // Timer events are named by their delay and the state that armed them.
+        ...(snapshot as { _nodes: { after: { eventType: string }[] }[] })._nodes.flatMap(({ after }) =>
+          after.map(({ eventType }) => ({ type: eventType }) as unknown as ExecutionEvent),
+        ),
+      ],
+    }).map(({ state }) => JSON.stringify(state.value)),
+  );
+
+  expect(new Set(reached)).toEqual(
+    new Set(
+      [
+        { pending: 'queued' },
+        { pending: 'starting' },
+        { running: 'limited' },
+        { running: 'unlimited' },
+        { signaled: 'graceful' },
+        { signaled: 'forced' },
+        { signaled: 'cell' },
+        'exited',
+      ].map((value) => JSON.stringify(value)),
+    ),
+  );
+});
+
+test('a guest that exits with 0 has completed, with another code has failed', () => {
+  for (const [exitCode, reason] of [
+    [0, 'completed'],
+    [7, 'failed'],
+  ] as const) {
+    const { actor } = running();
+
+    actor.send({ type: 'guest.exited', exit: { exitCode } });
+
+    expect(resultOf(actor)).toMatchObject({ reason, exitCode, rung: undefined });
+    expect(actor.getSnapshot().status).toBe('done');
+  }
+});
+
+test('a cancelled guest has its grace period, then is killed, then its cell is', () => {
+  const { actor, clock, told } = running({ timeoutMs: undefined });
+
+  actor.send(cancel);
+  clock.increment(499);
+  expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+  clock.increment(1);
+  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  clock.increment(250);
+  expect(stateOf(actor)).toEqual({ signaled: 'cell' });
+  actor.send({ type: 'guest.lost', reason: 'cell_lost', message: 'killed' });
+
+  expect(told).toEqual(['SIGTERM', 'guest.kill', 'guest.killCell']);
+  expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('a kill that is not confirmed is repeated, and never taken for the end', () => {
+  const { actor, clock, told } = running({ timeoutMs: undefined });
+  actor.send({ ...cancel, graceMs: 0 });
+
+  clock.increment(250);
+  clock.increment(1000);
+  clock.increment(1000);
+
+  expect(stateOf(actor)).toEqual({ signaled: 'cell' });
+  expect(told.filter((what) => what === 'guest.killCell')).toHaveLength(3);
+});
+
+test('a guest that exits in its grace period keeps its own exit code', () => {
+  const { actor } = running();
+  actor.send(cancel);
+
+  actor.send({ type: 'guest.exited', exit: { exitCode: 3 } });
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 3 });
+});
+
+test('the run limit starts the ladder when it passes, and not before', () => {
+  const { actor, clock, told } = running();
+
+  clock.increment(999);
+  expect(stateOf(actor)).toEqual({ running: 'limited' });
+  clock.increment(1);
+  expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+  actor.send({ type: 'guest.exited', exit: { exitCode: 143, signal: 'SIGTERM' } });
+
+  expect(told).toEqual(['SIGTERM']);
+  expect(resultOf(actor)).toMatchObject({ reason: 'timed_out', rung: 'graceful', exitCode: 143 });
+});
+
+test('stopping twice is one stop', () => {
+  const { actor, told } = running();
+  actor.send(cancel);
+
+  actor.send({ ...cancel, reason: 'session_closed' });
+  actor.send(killed);
+
+  expect(told).toEqual(['SIGTERM']);
+  expect(resultOf(actor)).toMatchObject({ reason: 'cancelled' });
+});
+
+test('a harder stop during grace takes effect at once', () => {
+  for (const harder of [
+    { ...cancel, signal: 'SIGKILL' },
+    { ...cancel, graceMs: 0 },
+    { type: 'execution.signal', signal: 'SIGKILL' } as const,
+  ]) {
+    const { actor, told } = running();
+    actor.send(cancel);
+
+    actor.send(harder);
+
+    expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+    expect(told).toEqual(['SIGTERM', 'guest.kill']);
+  }
+});
+
+test('another signal during grace is delivered and changes nothing else', () => {
+  const { actor, told } = running();
+  actor.send(cancel);
+
+  actor.send({ ...cancel, signal: 'SIGINT' });
+  actor.send({ type: 'execution.signal', signal: 'SIGHUP' });
+
+  expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+  expect(told).toEqual(['SIGTERM', 'SIGINT', 'SIGHUP']);
+});
+
+test('a signal is no stop, SIGKILL is', () => {
+  const { actor, told } = running();
+
+  actor.send({ type: 'execution.signal', signal: 'SIGUSR1' });
+  expect(stateOf(actor)).toEqual({ running: 'limited' });
+  actor.send({ type: 'execution.signal', signal: 'SIGKILL' });
+  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  actor.send(killed);
+
+  expect(told).toEqual(['SIGUSR1', 'guest.kill']);
+  expect(resultOf(actor)).toMatchObject({ reason: 'signaled', rung: 'forced', exitCode: 137 });
+});
+
+test('a guest that dies by a signal of its own was signaled', () => {
+  const { actor } = running();
+
+  actor.send({ type: 'guest.exited', exit: { exitCode: 139, signal: 'SIGSEGV' } });
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'signaled', rung: undefined, exitCode: 139, signal: 'SIGSEGV' });
+});
+
+test('an execution that is stopped while it waits ends at once, and no guest is ever started', () => {
+  const { actor, told } = start();
+
+  actor.send(cancel);
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', exitCode: -1 });
+  expect(actor.getSnapshot().children.guest).toBeUndefined();
+  expect(told).toEqual([]);
+});
+
+test('an execution that is stopped while it starts climbs the ladder', () => {
+  const { actor, told } = start();
+  actor.send({ type: 'execution.dispatch' });
+
+  actor.send(cancel);
+  actor.send({ type: 'guest.started' });
+
+  expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+  expect(told).toEqual(['SIGTERM']);
+});
+
+test('a guest that does not start in time is forced, and failed to start', () => {
+  const { actor, clock } = start();
+  actor.send({ type: 'execution.dispatch' });
+
+  clock.increment(3000);
+  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  actor.send({ type: 'guest.exited', exit: { exitCode: -1 } });
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'start_failed' });
+});
+
+test('what the engine knows of an end decides the reason', () => {
+  for (const [cause, reason] of [
+    ['heap_limit', 'memory_exceeded'],
+    ['start_failed', 'start_failed'],
+  ] as const) {
+    const { actor } = running();
+
+    actor.send({ type: 'guest.exited', exit: { exitCode: 137, cause, message: 'why' } });
+
+    expect(resultOf(actor)).toMatchObject({ reason, message: 'why' });
+  }
+});
+
+test('a lost cell is said honestly, and is a stop’s own work only once force was used', () => {
+  const lost = { type: 'guest.lost', reason: 'cell_lost', message: 'the cell ended' } as const;
+  const cases = [
+    { before: [], expected: { reason: 'cell_lost', rung: undefined } },
+    { before: [cancel], expected: { reason: 'cell_lost', rung: 'graceful' } },
+    { before: [{ ...cancel, graceMs: 0 }], expected: { reason: 'cancelled', rung: 'forced' } },
+  ] as const;
+  for (const { before, expected } of cases) {
+    const { actor } = running();
+    for (const event of before) actor.send(event);
+
+    actor.send(lost);
+
+    expect(resultOf(actor)).toMatchObject(expected);
+  }
+});
+
+test('an exited execution never changes', () => {
+  const { actor } = running();
+  actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
+  const before = actor.getSnapshot();
+
+  actor.send(cancel);
+  actor.send(killed);
+
+  expect(actor.getSnapshot().context).toEqual(before.context);
+});
+
+test('the reasons are one closed list', () => {
+  expect(new Set(EXIT_REASONS).size).toBe(12);
+});
