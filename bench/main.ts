@@ -1,13 +1,14 @@
 import { writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { choices } from './choices.bench.ts';
 import { hello, throughput } from './hello.bench.ts';
 import { memory } from './memory.bench.ts';
 import { output } from './output.bench.ts';
 import { queue } from './queue.bench.ts';
 
 /** Runs the benchmarks named on the command line, or all of them; all of them are written to `bench/RESULTS.md`. */
-const BENCHMARKS = { hello, throughput, output, memory, queue };
+const BENCHMARKS = { hello, throughput, output, memory, queue, choices };
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.find((name) => !Object.hasOwn(BENCHMARKS, name));
