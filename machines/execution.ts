@@ -47,6 +47,7 @@ export interface ExecutionResult {
 }
 
 export interface ExecutionInput {
+  sessionKey: string;
   executionKey: string;
   /** Run limit in ms from the start of guest code; undefined: none. */
   timeoutMs: number | undefined;
@@ -59,6 +60,8 @@ export interface ExecutionInput {
 }
 
 export interface ExecutionContext extends ExecutionInput {
+  /** Guest code has begun. */
+  started: boolean;
   stop: { reason: StopReason; signal: string; graceMs: number } | undefined;
   /** The rung a stop has reached. */
   rung: Rung | undefined;
@@ -87,11 +90,17 @@ export type GuestCommand =
 
 type LostEvent = Extract<ExecutionEvent, { type: 'guest.lost' }>;
 
+/** Whose guest to run. */
+export interface GuestInput {
+  sessionKey: string;
+  executionKey: string;
+}
+
 /**
  * Port. Runs the guest in a cell and reports `guest.started`, then `guest.exited` or `guest.lost`, each once.
  * Idempotent by `executionKey`.
  */
-const guest = fromCallback<GuestCommand, { executionKey: string }>(() => {
+const guest = fromCallback<GuestCommand, GuestInput>(() => {
   throw new Error('not provided: guest');
 });
 
@@ -142,7 +151,11 @@ export const executionMachine = setup({
   },
   actors: { guest },
   actions: {
-    startGuest: spawnChild('guest', { id: 'guest', input: ({ context }) => ({ executionKey: context.executionKey }) }),
+    startGuest: spawnChild('guest', {
+      id: 'guest',
+      input: ({ context: { sessionKey, executionKey } }) => ({ sessionKey, executionKey }),
+    }),
+    noteStarted: assign({ started: true }),
     reachRung: assign({ rung: (_, p: { rung: Rung }) => p.rung }),
     keepStop: assign({ stop: (_, p: { reason: StopReason; signal: string; graceMs: number }) => p }),
     forwardSignal: sendTo('guest', (_, p: { signal: string }) => ({ type: 'guest.signal' as const, signal: p.signal })),
@@ -164,12 +177,13 @@ export const executionMachine = setup({
     timeout: ({ context }) => context.timeoutMs ?? 0,
     grace: ({ context }) => context.stop?.graceMs ?? 0,
     startLimit: ({ context }) => context.startLimitMs,
-    forcedLimit: ({ context }) => context.forcedLimitMs,
+    // Before any guest code there is none that could resist: a cell that takes long to confirm is only busy starting.
+    forcedLimit: ({ context }) => (context.started ? context.forcedLimitMs : context.startLimitMs),
     repeatKill: REPEAT_KILL_MS,
   },
 }).createMachine({
   id: 'execution',
-  context: ({ input }) => ({ ...input, stop: undefined, rung: undefined, result: undefined }),
+  context: ({ input }) => ({ ...input, started: false, stop: undefined, rung: undefined, result: undefined }),
   initial: 'pending',
   states: {
     pending: {
@@ -199,8 +213,8 @@ export const executionMachine = setup({
         starting: {
           on: {
             'guest.started': [
-              { guard: 'isLimited', target: '#execution.running.limited' },
-              { target: '#execution.running.unlimited' },
+              { guard: 'isLimited', target: '#execution.running.limited', actions: 'noteStarted' },
+              { target: '#execution.running.unlimited', actions: 'noteStarted' },
             ],
           },
           after: {
@@ -252,6 +266,8 @@ export const executionMachine = setup({
         forced: {
           entry: [{ type: 'reachRung', params: { rung: 'forced' } }, 'kill'],
           after: { forcedLimit: 'cell' },
+          // From now on the limit is the short one.
+          on: { 'guest.started': { target: 'forced', reenter: true, actions: 'noteStarted' } },
         },
         cell: {
           entry: [{ type: 'reachRung', params: { rung: 'cell' } }, 'killCell'],
@@ -261,7 +277,7 @@ export const executionMachine = setup({
       on: {
         'execution.stop': {},
         'execution.signal': {},
-        'guest.started': {},
+        'guest.started': { actions: 'noteStarted' },
         'guest.exited': {
           target: 'exited',
           actions: {

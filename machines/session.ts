@@ -1,6 +1,7 @@
 import { assign, fromCallback, sendTo, setup } from 'xstate';
 
 export interface SessionInput {
+  sessionKey: string;
   /** Grace period that the executions are given when the session is closed, in ms. */
   graceMs: number;
   /** How long after it the executions' own ladders may take before the session forces them, in ms. */
@@ -34,7 +35,7 @@ export type ExecutionsCommand =
   | { type: 'executions.killCells' };
 
 /** Port. Passes a command on to the session's executions; reports nothing (each execution reports its own end). */
-const executions = fromCallback<ExecutionsCommand>(() => {
+const executions = fromCallback<ExecutionsCommand, { sessionKey: string }>(() => {
   throw new Error('not provided: executions');
 });
 
@@ -84,7 +85,11 @@ export const sessionMachine = setup({
   options: { maxIterations: 1000 },
   context: ({ input }) => ({ ...input, queued: 0, active: 0, exited: 0 }),
   initial: 'pending',
-  invoke: { id: 'executions', src: 'executions' },
+  invoke: {
+    id: 'executions',
+    src: 'executions',
+    input: ({ context }) => ({ sessionKey: context.sessionKey }),
+  },
   on: {
     'execution.dispatched': { actions: 'countDispatched' },
     'execution.exited': { actions: { type: 'countExited', params: ({ event }) => ({ dispatched: event.dispatched }) } },

@@ -19,7 +19,7 @@ import {
   type Snippet,
 } from './supervisor/requests.ts';
 import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
-import { SessionSupervisor } from './supervisor/session-supervisor.ts';
+import { SessionMachines, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
 
 /** A session as it stands. */
@@ -87,6 +87,7 @@ export class Daemon {
   readonly config: CheckedConfig;
   readonly #log: Logger;
   readonly #dispatcher: Dispatcher;
+  readonly #machines = new SessionMachines();
   readonly #registry: SessionRegistry;
   #directory: StateDirectory | undefined;
   #languages: Languages | undefined;
@@ -310,6 +311,7 @@ export class Daemon {
     const session: SessionSupervisor = new SessionSupervisor({
       sessionId,
       config,
+      machines: this.#machines,
       dispatcher: this.#dispatcher,
       workDirectory: directory.paths.work,
       outputDirectory: directory.paths.output,

@@ -36,7 +36,9 @@ function catchTaskPort(): void {
 
 const input = createInput();
 for (const [name, value] of [
-  ['stdin', input], ['stdout', createOutput('stdout', 1)], ['stderr', createOutput('stderr', 2)],
+  ['stdin', input],
+  ['stdout', createOutput('stdout', 1)],
+  ['stderr', createOutput('stderr', 2)],
 ] as const) {
   Object.defineProperty(process, name, { value, configurable: true, enumerable: true, writable: true });
 }

@@ -2,22 +2,24 @@
 
     cell --control socket (fd 3)--> zygote --fork--> shepherd --fork--> guest
 
-* The ZYGOTE imports the usual modules once and forks a shepherd per execution. It keeps a few sets of pipes ready and
-  tells the cell their numbers; the cell opens its ends through /proc/PID/fd *before* it asks for a start, so no output
-  and no end of file can be lost, and nothing lies on a disk. Code, environment and arguments of a guest never come
-  here: the cell writes them to the guest's own request pipe.
+* The ZYGOTE imports the usual modules once and forks shepherds with their guests ahead of need. It tells the cell the
+  numbers of their pipes; the cell opens its ends through /proc/PID/fd before the guest has anything to run, so that no
+  output and no end of file can be lost, and nothing lies on a disk. Code, environment and arguments of a guest never
+  come here: the cell writes them to the guest's own request pipe.
 * The SHEPHERD waits for its guest, then kills whatever the guest left behind, and reports on the report pipe. It does
   the same when the cell lets go of that pipe, which the kernel does for a cell that was killed. It needs no zygote.
-* The GUEST is leader of its own session, dies with its shepherd, holds nothing but its standard streams, and leaves
-  through the interpreter's ordinary exit.
+* The GUEST is leader of its own session, dies with its shepherd, and holds nothing but its standard streams. It waits
+  for its request, runs it, and ends.
 
-Control, cell to zygote, JSON lines: {"start": SET, "stdin": BOOL}. Its end of file ends the zygote.
-Control, zygote to cell: {"ready": VERSION} or {"error": TEXT}, {"set": SET, "fds": [input, output, error, report,
-request]}, and {"gone": SET} once everything below a shepherd that died without its report is gone.
+Control, cell to zygote, JSON lines: {"make": COUNT} guests, {"taken": SET}. Its end of file ends the zygote.
+Control, zygote to cell: {"ready": VERSION} or {"error": TEXT}; {"set": SET, "fds": [input, output, error, report,
+request]} or {"failed": TEXT} for each guest made; and {"gone": SET} once everything below a shepherd that died without
+a report is gone.
 Report pipe: {"started": PID, "shepherd": PID}, {"failed": TEXT}, {"exited": WAIT_STATUS, "user": s, "system": s,
 "maxrss": KiB}. Request pipe: 4 bytes big-endian length, a JSON header of that length, then the code.
 """
 import _io
+import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
 import atexit
 import ctypes
 import gc
@@ -34,25 +36,24 @@ import time
 import traceback
 
 CONTROL = 3  # a socket, from the cell
-NULL = 4  # /dev/null; it also keeps the pipes' numbers above those a shepherd assigns
+PLACEHOLDER = 4  # keeps the pipes' numbers above those a shepherd assigns
 
 # What a shepherd hands to its guest, beside 0, 1 and 2.
 REPORT = 3
 REQUEST = 4
 
-SPARE_SETS = 4  # enough for a burst to be limited by fork, not by the way to the cell and back
 ENDING_S = 5  # how long a zygote without a cell waits for its shepherds
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-libc = ctypes.PyDLL(None)  # keeps the interpreter's lock: no daemon thread runs on while exit() cleans up
+libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock, as a bare fork needs
 prctl = libc.prctl
 
 # Imported once, so that a guest's import is a dictionary lookup. Chosen by measurement: frequent, and slow to import or
 # shared for nothing. Left out: multiprocessing (makes its authentication key when imported: all guests would share it).
 PRELOAD = (
     'argparse', 'base64', 'collections', 'contextlib', 'copy', 'csv', 'dataclasses', 'datetime', 'decimal', 'enum',
-    'functools', 'hashlib', 'inspect', 'io', 'itertools', 'json', 'linecache', 'logging', 'math', 'pathlib', 'queue',
+    'functools', 'inspect', 'io', 'itertools', 'json', 'linecache', 'logging', 'math', 'pathlib', 'queue',
     'random', 're', 'select', 'shutil', 'signal', 'socket', 'statistics', 'string', 'struct', 'subprocess', 'tempfile',
     'textwrap', 'threading', 'time', 'traceback', 'typing', 'urllib.parse', 'uuid',
 )
@@ -97,8 +98,8 @@ class Zygote:
     """Serves start requests until the cell closes the control socket."""
 
     def __init__(self):
-        self.sets = {}  # set number -> ((cell's end, guest's end), ...) of pipes not yet given to a shepherd
         self.made = 0
+        self.cell_ends = {}  # set number -> the cell's ends of its pipes, until the cell has opened them
         self.shepherds = {}  # process id -> set number
         self.lost = []  # sets whose shepherd died without a report
         self.wakeup, wakeup_writer = os.pipe()
@@ -107,9 +108,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written to the wakeup pipe
 
     def serve(self):
-        """Returns a guest's `run` arguments in every guest; in the zygote itself it never returns."""
-        for _ in range(SPARE_SETS):
-            self.make_set()
+        """Returns in every guest, with what it is to run; in the zygote itself it never returns."""
         poll = select.poll()
         poll.register(CONTROL, select.POLLIN)
         poll.register(self.wakeup, select.POLLIN)
@@ -129,37 +128,39 @@ class Zygote:
                 self.end()
             *lines, received = (received + chunk).split(b'\n')
             for line in lines:
-                request = json.loads(line)
-                program = self.start(request['start'], request['stdin'])
-                if program is not None:
-                    return program
+                message = json.loads(line)
+                for fd in self.cell_ends.pop(message.get('taken'), ()):
+                    os.close(fd)
+                for _ in range(message.get('make', 0)):
+                    program = self.make()
+                    if program is not None:
+                        return program
 
-    def make_set(self):
-        self.made += 1
-        incoming, output, error, report, request = (os.pipe() for _ in range(5))
-        pipes = (incoming[::-1], output, error, report, request[::-1])
-        self.sets[self.made] = pipes
-        tell(CONTROL, {'set': self.made, 'fds': [cell_end for cell_end, _ in pipes]})
-
-    def start(self, number, stdin):
-        """Forks a shepherd; returns the program to run in its guest, and None here."""
-        pipes = self.sets.pop(number)
-        guest_ends = [guest_end for _, guest_end in pipes]
+    def make(self):
+        """Forks a shepherd; returns the program in its guest, and None here."""
+        fds = []
         try:
-            pid = os.fork()
+            for _ in range(5):
+                fds += os.pipe()
+            guest_ends = [fds[0], fds[3], fds[5], fds[7], fds[8]]
+            # Not os.fork: what modules do after a fork (new locks, a new seed) would copy half a megabyte into each
+            # shepherd, which needs none of it. Its guest, made by os.fork, gets all of it.
+            pid = libc.fork()
+            if pid < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         except OSError as error:
-            pid = None
-            tell(guest_ends[3], {'failed': 'cannot fork: %s' % error.strerror})
+            for fd in fds:
+                os.close(fd)
+            tell(CONTROL, {'failed': 'cannot fork: %s' % error.strerror})
+            return None
         if pid == 0:
-            if not stdin:
-                guest_ends[0] = NULL
             return shepherd(guest_ends)
-        if pid is not None:
-            self.shepherds[pid] = number
-        for pipe in pipes:
-            os.close(pipe[0])
-            os.close(pipe[1])
-        self.make_set()
+        for fd in guest_ends:
+            os.close(fd)
+        self.made += 1
+        self.shepherds[pid] = self.made
+        self.cell_ends[self.made] = [fds[1], fds[2], fds[4], fds[6], fds[9]]
+        tell(CONTROL, {'set': self.made, 'fds': self.cell_ends[self.made]})
         return None
 
     def reap(self):
@@ -174,6 +175,8 @@ class Zygote:
             number = self.shepherds.pop(pid, None)
             if number is not None and status != 0:
                 self.lost.append(number)
+                for fd in self.cell_ends.pop(number, ()):
+                    os.close(fd)
         if not self.lost:
             return
         orphans = [pid for pid in children() if pid not in self.shepherds]
@@ -186,6 +189,9 @@ class Zygote:
 
     def end(self):
         """The cell is gone or closing: shepherds notice by themselves, this only waits and sweeps."""
+        for fds in self.cell_ends.values():
+            for fd in fds:
+                os.close(fd)
         for pid in self.shepherds:
             kill(pid, signal.SIGCONT)  # a guest may have stopped its shepherd
         deadline = time.monotonic() + ENDING_S
@@ -205,17 +211,18 @@ def shepherd(guest_ends):
     parent = os.getpid()
     status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         for number, fd in enumerate(guest_ends):
             os.dup2(fd, number, number <= 2)
         close_from(REQUEST + 1)
+        wakeup, wakeup_writer = os.pipe()
+        os.set_blocking(wakeup_writer, False)
+        _signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         guest = os.fork()
         if guest == 0:
             return become_guest(parent)
-        watch(guest)
+        watch(guest, wakeup)
         status = 0
     except OSError as error:
         tell(REPORT, {'failed': 'cannot start a shepherd: %s' % error})
@@ -224,55 +231,71 @@ def shepherd(guest_ends):
             os._exit(status)
 
 
-def watch(guest):
+def watch(guest, wakeup):
     """Until the guest has ended, or the cell has let go of the report pipe."""
     null = os.open('/dev/null', os.O_RDWR)
     for fd in (0, 1, 2, REQUEST):  # the guest alone holds them: the cell sees their end when it ends
         os.dup2(null, fd, False)
     poll = select.poll()
     poll.register(REPORT, 0)  # POLLERR comes unasked
-    pidfd = None
-    try:
-        pidfd = os.pidfd_open(guest)
-        poll.register(pidfd, select.POLLIN)
-    except OSError:  # an old kernel, or a filter that does not know the call
-        pass
-    ready = []
-    while not ready:
-        ready = poll.poll(None if pidfd is not None else 20)
-        if pidfd is None and not ready:
-            ready = os.waitid(os.P_PID, guest, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    poll.register(wakeup, select.POLLIN)
+    usage = Usage()
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if REPORT in ready:
+            break
+        os.read(wakeup, 4096)
+        if usage.reap_all_but(guest):
+            break
     # Its id is valid whether it lives or not, because nothing has reaped it.
-    kill(guest, signal.SIGKILL)
-    kill(-guest, signal.SIGKILL)
-    report = sweep(guest)
-    tell(REPORT, report)
+    kill(guest, _signal.SIGKILL)
+    kill(-guest, _signal.SIGKILL)
+    status = sweep(guest, usage)
+    tell(REPORT, {'exited': status, 'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss})
 
 
-def sweep(guest):
+class Usage:
+    """What a guest and its descendants used, added up as they are reaped."""
+
+    user = system = maxrss = 0
+
+    def reap(self, options):
+        """As `os.waitpid` for any child; raises ChildProcessError when there is none."""
+        pid, status, used = os.wait4(-1, options)
+        self.user += used.ru_utime
+        self.system += used.ru_stime
+        self.maxrss = max(self.maxrss, used.ru_maxrss)
+        return pid, status
+
+    def reap_all_but(self, guest):
+        """Reaps the daemons of a guest, which end whenever they like; True when the guest itself has ended."""
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return False
+            if ended.si_pid == guest:
+                return True
+            self.reap(os.WNOHANG)
+
+
+def sweep(guest, usage):
     """Kills and reaps until no child is left. Every descendant becomes a child at the latest when its parent dies."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, -20)  # against a fork bomb; only root may
     except OSError:
         pass
-    report = {'exited': 0, 'user': 0.0, 'system': 0.0, 'maxrss': 0}
+    exited = 0
     while True:
         for pid in children():
-            kill(pid, signal.SIGKILL)
-        options = 0
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, options)
-            except ChildProcessError:
-                return report
-            if pid == 0:
-                break
-            options = os.WNOHANG
-            if pid == guest:
-                report['exited'] = status
-            report['user'] += usage.ru_utime
-            report['system'] += usage.ru_stime
-            report['maxrss'] = max(report['maxrss'], usage.ru_maxrss)
+            kill(pid, _signal.SIGKILL)
+        try:
+            pid, status = usage.reap(0)
+            while pid:
+                if pid == guest:
+                    exited = status
+                pid, status = usage.reap(os.WNOHANG)
+        except ChildProcessError:
+            return exited
 
 
 def close_from(first):
@@ -291,16 +314,22 @@ def become_guest(parent):
     """Sets everything up for guest code, and only then reads it. Returns the code, its namespace and its path."""
     try:
         os.setsid()
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the shepherd died before the line above
             os._exit(1)
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        close_from(REQUEST + 1)
         # Held back until guest code runs: no interrupt may be raised in the code below.
-        signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGINT])
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, [_signal.SIGINT])
 
         # Limits and confinement belong here: nothing of the guest has been read yet.
 
         with open(REQUEST, 'rb') as pipe:
-            header = json.loads(pipe.read(int.from_bytes(pipe.read(4), 'big')))
+            length = pipe.read(4)
+            if not length:
+                os._exit(0)  # never needed
+            header = json.loads(pipe.read(int.from_bytes(length, 'big')))
             os.chdir(header['cwd'])
             namespace = prepare_interpreter(header)
             tell(REPORT, {'started': os.getpid(), 'shepherd': parent})
@@ -315,15 +344,18 @@ def become_guest(parent):
     if not os.path.isfile(path):
         # Tracebacks and `inspect` find the source all the same. The entry is the lazy kind, which wins over no file.
         linecache.cache[path] = (lambda: code.decode('utf-8', 'replace'),)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
     return [path, namespace, code]
 
 
 def prepare_interpreter(header):
     """Makes this process what `python3 MAIN_PATH ARGS...` is before its first line; returns `__main__`'s namespace."""
+    if not header['stdin']:
+        null = os.open('/dev/null', os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
     path = header['mainPath']
     environment = header['env']
-    os.environ.clear()
     os.environ.update(environment)
     if not (environment.get('TMPDIR') or environment.get('TEMP') or environment.get('TMP')):
         tempfile.tempdir = header['tmpDir']
@@ -382,12 +414,13 @@ def leave(main_path, raised):
     try:
         threading._shutdown()  # joins the threads that are not daemons
     except BaseException as ignored:
-        print_ignored(threading, ignored)
+        print_ignored('in: %r' % threading, ignored)
     try:
         atexit._run_exitfuncs()
     except BaseException:  # was printed
         pass
-    flushed = flush()
+    if not flush(loudly=True):
+        exit_code = 120
     for name in ('last_exc', 'last_type', 'last_value', 'last_traceback'):
         if hasattr(sys, name):
             delattr(sys, name)
@@ -399,12 +432,12 @@ def leave(main_path, raised):
                 thing.flush()
             except Exception:  # closed, or only for reading
                 pass
-    if not (flush() and flushed):
-        exit_code = 120
+    flush()
     if interrupted:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    libc.exit(exit_code)  # not os._exit: a library may have output in a buffer of C's
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGINT)
+    libc.fflush(None)  # what a library has in a buffer of C's; exit() would run the libraries' own cleaning up as well
+    os._exit(exit_code)
 
 
 def end_of_program(error, main_path):
@@ -447,8 +480,8 @@ def exit_code_of(error):
     return 1
 
 
-def flush():
-    """Flushes the standard streams; False when that failed for the output."""
+def flush(loudly=False):
+    """Flushes the standard streams; False when that failed."""
     flushed = True
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -456,16 +489,17 @@ def flush():
                 stream.flush()
         except BaseException as ignored:
             flushed = False
-            if stream is sys.stdout:
-                print_ignored(stream, ignored)
+            if loudly and stream is sys.stdout:
+                new = sys.version_info >= (3, 13)
+                print_ignored('on flushing sys.stdout:' if new else 'in: %r' % stream, ignored)
     return flushed
 
 
-def print_ignored(culprit, error):
+def print_ignored(where, error):
     """As CPython tells about an exception that nobody can handle."""
     try:
         lines = traceback.format_exception_only(type(error), error)
-        sys.stderr.write('Exception ignored in: %r\n%s' % (culprit, ''.join(lines)))
+        sys.stderr.write('Exception ignored %s\n%s' % (where, ''.join(lines)))
     except Exception:
         pass
 
@@ -479,10 +513,10 @@ def boot():
         tell(CONTROL, {'error': 'it is Python %d.%d' % sys.version_info[:2]})
         os._exit(1)
     os.set_inheritable(CONTROL, False)
-    null = os.open('/dev/null', os.O_RDWR)
-    if null != NULL:
-        os.dup2(null, NULL, False)
-        os.close(null)
+    null = os.open('/dev/null', os.O_RDONLY)
+    if null != PLACEHOLDER:
+        os.dup2(null, PLACEHOLDER, False)
+    os.environ.clear()  # of what the interpreter sets for itself
     for name in PRELOAD:
         __import__(name)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

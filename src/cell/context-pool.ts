@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os';
-import type { MessagePort, Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import type { ThreadTask } from './messages.ts';
 
@@ -11,6 +11,9 @@ const MAX_FAILED_BOOTS = 3;
 
 /** Spares boot only so many at a time: each takes a core, and programs are running. */
 const MAX_BOOTING = Math.max(1, availableParallelism() - 1);
+
+/** How long after a start its replacement boots: making a thread holds up this one, and a short program ends sooner. */
+const REFILL_DELAY_MS = 5;
 
 /** What {@link ContextPool} needs to know. */
 export interface ContextPoolOptions {
@@ -82,7 +85,8 @@ export class Context {
 
   /** Hands the thread its one task; it begins as soon as it has booted. */
   run(task: ThreadTask): void {
-    this.#pool.run(task, { transferList: [task.control] }).catch(() => {});
+    // A list, whatever Piscina's types make of Node's.
+    this.#pool.run(task, { transferList: [task.control] as never }).catch(() => {});
   }
 
   /** Ends the thread by force. `ended` tells when it is gone, which takes as long as a call into native code does. */
@@ -112,6 +116,11 @@ export class ContextPool {
     return this.#spares.size;
   }
 
+  /** Spares that have booted. */
+  get bootedCount(): number {
+    return [...this.#spares].filter(({ state }) => state === 'booted').length;
+  }
+
   /** Threads alive, spares included. */
   get liveCount(): number {
     return this.#live.size;
@@ -137,8 +146,7 @@ export class ContextPool {
       this.#taken -= 1;
     });
     this.#restartIdleTimer();
-    // Not before the caller has handed the thread its task: making a thread takes this one most of a millisecond.
-    setImmediate(() => this.#adjust());
+    setTimeout(() => this.#adjust(), REFILL_DELAY_MS).unref();
     return context;
   }
 

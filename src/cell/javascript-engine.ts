@@ -1,9 +1,17 @@
-import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, extname, join } from 'node:path';
 import { inspect } from 'node:util';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import { CHILD_SLOTS, SHARED, SHARED_BYTES } from '../../workers/javascript/shared.ts';
+import {
+  CHILD_SLOTS,
+  HARMLESS_SIGNALS,
+  SHARED,
+  SHARED_BYTES,
+  signalName,
+  signalNumber,
+} from '../../workers/javascript/shared.ts';
+import { packageType } from '../../workers/javascript/source.ts';
 import { type OutputDescriptors, OutputWriter } from '../../workers/output-writer.ts';
 import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
 import type { Engine, Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
@@ -17,11 +25,8 @@ const START_TIMEOUT_MS = 10_000;
 /** How many threads may fail to boot before a start is given up. */
 const MAX_BOOTS = 3;
 
-/** Signals whose default action leaves a process running, and those the daemon refuses by name. */
-const HARMLESS = new Set(['SIGCHLD', 'SIGURG', 'SIGWINCH', 'SIGCONT', 'SIGSTOP', 'SIGTSTP', 'SIGTTIN', 'SIGTTOU']);
-
-const numbers = constants.signals as Record<string, number>;
-const names = new Map(Object.entries(numbers).map(([name, number]) => [number, name as NodeJS.Signals]));
+/** How long a thread that is about to be ended may take to note the child process it is just making. */
+const SPAWN_WAIT_MS = 50;
 
 /** What {@link JavaScriptEngine} needs to know. */
 export type JavaScriptEngineOptions = ContextPoolOptions;
@@ -29,6 +34,7 @@ export type JavaScriptEngineOptions = ContextPoolOptions;
 /** Runs JavaScript and TypeScript, each execution in a worker thread of its own that is never used again. */
 export class JavaScriptEngine implements Engine {
   readonly #pool: ContextPool;
+  readonly #guests = new Set<Guest>();
 
   constructor(options: JavaScriptEngineOptions) {
     this.#pool = new ContextPool(options);
@@ -40,7 +46,15 @@ export class JavaScriptEngine implements Engine {
   }
 
   start(request: StartRequest, events: GuestEvents): Guest {
-    return new JavaScriptGuest(request, events, this.#pool);
+    const guest = new JavaScriptGuest(request, this.#pool, {
+      started: (info) => events.started(info),
+      exited: (exit) => {
+        this.#guests.delete(guest);
+        events.exited(exit);
+      },
+    });
+    this.#guests.add(guest);
+    return guest;
   }
 
   keepWarm(count: number): void {
@@ -48,6 +62,7 @@ export class JavaScriptEngine implements Engine {
   }
 
   async close(): Promise<void> {
+    for (const guest of this.#guests) guest.kill();
     await this.#pool.close();
   }
 }
@@ -71,7 +86,7 @@ class JavaScriptGuest implements Guest {
   #sent: CellMessage[] | undefined = [];
   readonly #writes: (() => void)[] = [];
 
-  constructor(request: StartRequest, events: GuestEvents, pool: ContextPool) {
+  constructor(request: StartRequest, pool: ContextPool, events: GuestEvents) {
     this.#request = request;
     this.#events = events;
     this.#pool = pool;
@@ -92,15 +107,15 @@ class JavaScriptGuest implements Guest {
   }
 
   signal(name: NodeJS.Signals): void {
-    const number = numbers[name];
+    const number = signalNumber(name);
     if (this.#finished || number === undefined) return;
     if (name !== 'SIGKILL' && number < 32 && (Atomics.load(this.#shared, SHARED.listened) & (1 << number)) !== 0) {
       this.#post({ type: 'signal', name, number });
-    } else if (!HARMLESS.has(name)) this.#terminate(number);
+    } else if (!HARMLESS_SIGNALS.has(name)) this.#terminate(number);
   }
 
   kill(): void {
-    this.#terminate(numbers['SIGKILL'] as number);
+    this.#terminate(constants.signals.SIGKILL);
   }
 
   write(data: Uint8Array, end: boolean): Promise<void> {
@@ -125,8 +140,7 @@ class JavaScriptGuest implements Guest {
     context.ended.then((end) => {
       port1.close();
       clearTimeout(this.#startTimer);
-      const failed =
-        Atomics.load(this.#shared, SHARED.begun) === 0 && this.#endedBy === undefined && end.code !== undefined;
+      const failed = Atomics.load(this.#shared, SHARED.begun) === 0 && this.#endedBy === undefined;
       if (failed && !this.#timedOut && this.#boots < MAX_BOOTS && !isHeapLimit(end)) this.#boot(task);
       else void this.#end(end);
     });
@@ -161,7 +175,11 @@ class JavaScriptGuest implements Guest {
   #terminate(number: number): void {
     if (this.#finished) return;
     this.#endedBy ??= number;
-    this.#context?.terminate();
+    const context = this.#context;
+    const spawning = Atomics.waitAsync(this.#shared, SHARED.spawning, 1, SPAWN_WAIT_MS);
+    // Making a process is one call into native code: the thread could not end before it returns anyway.
+    if (spawning.async) spawning.value.then(() => context?.terminate());
+    else context?.terminate();
   }
 
   async #end(end: ContextEnd): Promise<void> {
@@ -193,7 +211,7 @@ class JavaScriptGuest implements Guest {
         message: end.error?.message ?? 'heap limit reached',
       };
     }
-    const name = names.get(signal);
+    const name = signalName(signal);
     if (name !== undefined) return { exitCode: 128 + signal, signal: name };
     if (!begun) {
       const message = this.#timedOut ? `the thread did not start within ${START_TIMEOUT_MS} ms` : end.error?.message;
@@ -251,20 +269,4 @@ function formatOf(mainPath: string, isPrivate: boolean): MainSource['format'] {
   if (extension.startsWith('.m')) return 'module';
   if (extension.startsWith('.c')) return 'commonjs';
   return (isPrivate ? undefined : packageType(dirname(mainPath))) ?? 'syntax';
-}
-
-/** The `type` of the nearest package.json at or above `directory`. */
-function packageType(directory: string): 'commonjs' | 'module' | undefined {
-  for (let at = directory; ; at = dirname(at)) {
-    const file = join(at, 'package.json');
-    if (existsSync(file)) {
-      try {
-        const { type } = JSON.parse(readFileSync(file, 'utf8')) as { type?: unknown };
-        return type === 'module' || type === 'commonjs' ? type : undefined;
-      } catch {
-        return undefined;
-      }
-    }
-    if (at === dirname(at)) return undefined;
-  }
 }

@@ -108,6 +108,9 @@ function obey(body: NonNullable<ToCell['body']>): void {
       else guest.write(data, end).then(taken, taken);
       break;
     }
+    case 'keepWarm':
+      engine?.keepWarm(body.value.count);
+      break;
     case 'shutdown':
       void shutdown();
       break;

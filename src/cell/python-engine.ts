@@ -5,6 +5,9 @@ import { Zygote } from './python-zygote.ts';
 /** How often a zygote may be booted: this many times within {@link BOOT_PERIOD_MS}, then it waits. */
 const BOOT_INTENSITY = 5;
 const BOOT_PERIOD_MS = 1_000;
+/** Guests kept forked ahead when nothing else was said, and at most: each is some 1.5 MB. */
+const DEFAULT_SPARES = 2;
+const MOST_SPARES = 8;
 /** How long `close` waits for killed guests before it lets go of them. */
 const CLOSE_LIMIT_MS = 2_000;
 
@@ -28,6 +31,7 @@ export class PythonEngine implements Engine {
   readonly #guests = new Set<PythonGuest>();
   #bootTimes: number[] = [];
   #bootTimer: NodeJS.Timeout | undefined;
+  #spares = DEFAULT_SPARES;
   #closed = false;
 
   constructor(options: PythonEngineOptions) {
@@ -46,9 +50,10 @@ export class PythonEngine implements Engine {
     return guest;
   }
 
-  /** Boots the zygote when `count` is above 0: a guest forked from it needs nothing else kept warm. */
+  /** Boots the zygote when `count` is above 0, and has it keep that many guests forked ahead: 1 to 8. */
   keepWarm(count: number): void {
-    if (count > 0 && !this.#closed) this.#boot();
+    this.#spares = Math.min(Math.max(count, 1), MOST_SPARES);
+    if (count > 0 && !this.#closed) this.#boot()?.request(this.#spares);
   }
 
   async close(): Promise<void> {
@@ -75,14 +80,18 @@ export class PythonEngine implements Engine {
       try {
         pipes = zygote.takePipes();
       } catch (error) {
-        // Either the zygote died a moment ago, and another can do it, or this process is out of descriptors.
-        if ((error as NodeJS.ErrnoException).code === 'ENOENT') zygote.kill();
-        else this.#waiting.shift()?.fail(`cannot open the pipes of a Python guest: ${(error as Error).message}`);
+        // Either the zygote died a moment ago, and its exit leads here again, or this process is out of descriptors.
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+          zygote.kill();
+          return;
+        }
+        this.#waiting.shift()?.fail(`cannot open the pipes of a Python guest: ${(error as Error).message}`);
         continue;
       }
-      if (pipes === undefined) return;
+      if (pipes === undefined) break;
       this.#waiting.shift()?.launch(zygote, pipes);
     }
+    this.#zygote?.request(Math.min(this.#spares + this.#waiting.length, MOST_SPARES));
   }
 
   /** The zygote, booted if need be; undefined while booting has to wait. */
@@ -101,14 +110,18 @@ export class PythonEngine implements Engine {
     }
     this.#bootTimes.push(nowMs);
     const zygote = new Zygote(this.#options.python, this.#options.zygotePath, {
+      ready: () => this.#serveWaiting(),
       spare: () => this.#serveWaiting(),
+      failed: (message) => {
+        for (const guest of this.#waiting.splice(0)) guest.fail(message);
+      },
       gone: (setNumber) => {
         for (const guest of this.#guests) guest.onGone(zygote, setNumber);
       },
       exited: (failure) => {
         for (const guest of this.#guests) guest.onZygoteExit(zygote);
         if (failure !== undefined) for (const guest of this.#waiting.splice(0)) guest.fail(failure);
-        if (!this.#closed) this.#serveWaiting();
+        else if (!this.#closed) this.#serveWaiting();
       },
     });
     this.#zygote = zygote;

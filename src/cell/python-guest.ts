@@ -6,7 +6,7 @@ import { type OutputStream, OutputWriter } from '../../workers/output-writer.ts'
 import type { Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 
-/** How long a zygote may take from the request to the guest's first word. It forks in a millisecond, or it is stuck. */
+/** How long a guest may take from its request to its first word. It needs a millisecond, or something stopped it. */
 const START_LIMIT_MS = 10_000;
 /** How long output is awaited after the last process of a guest is gone. Only a descriptor given away needs it. */
 const DRAIN_LIMIT_MS = 250;
@@ -103,7 +103,7 @@ export class PythonGuest implements Guest {
     }
   }
 
-  /** Starts it, through `zygote`, on pipes taken from that. */
+  /** Starts it: as the guest, made by `zygote`, at the other end of `pipes`. */
   launch(zygote: Zygote, pipes: GuestPipes): void {
     this.#zygote = zygote;
     this.#setNumber = pipes.setNumber;
@@ -124,11 +124,9 @@ export class PythonGuest implements Guest {
       this.#input.resolve(undefined);
     }
     this.#startTimer = setTimeout(() => {
-      this.#failure = `the Python zygote did not start it within ${START_LIMIT_MS / 1000} s`;
-      zygote.kill();
-      report.destroy(); // if there is a shepherd all the same, this ends it
+      this.#failure = `its process did not start it within ${START_LIMIT_MS / 1000} s`;
+      report.destroy(); // its shepherd takes that as the end of the cell
     }, START_LIMIT_MS);
-    zygote.start(pipes.setNumber, this.#request.stdin);
     this.#sendRequest(pipes.request);
   }
 
@@ -189,8 +187,8 @@ export class PythonGuest implements Guest {
 
   #sendRequest(fd: number): void {
     const code = Buffer.from(this.#request.code);
-    const { env, args, cwd, mainPath, tmpDir } = this.#request;
-    const header = Buffer.from(JSON.stringify({ env, args, cwd, mainPath, tmpDir, codeBytes: code.length }));
+    const { env, args, cwd, mainPath, tmpDir, stdin } = this.#request;
+    const header = Buffer.from(JSON.stringify({ env, args, cwd, mainPath, tmpDir, stdin, codeBytes: code.length }));
     const length = Buffer.alloc(4);
     length.writeUInt32BE(header.length);
     const head = Buffer.concat([length, header]);
@@ -272,7 +270,7 @@ export class PythonGuest implements Guest {
     if (this.#pid !== undefined) sendSignal(-this.#pid, 'SIGKILL');
     this.#pid = undefined;
     if (this.#started || this.#killed) this.#finish({ exitCode: 128 + constants.signals.SIGKILL, signal: 'SIGKILL' });
-    else this.fail(this.#failure ?? 'the Python zygote ended while it started this guest');
+    else this.fail(this.#failure ?? 'its process was killed before it started');
   }
 
   #finish(exit: PythonGuestExit): void {

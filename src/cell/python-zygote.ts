@@ -5,6 +5,8 @@ import { delimiter, isAbsolute, join } from 'node:path';
 
 /** How long an interpreter may take from its spawn to its first word. */
 const BOOT_LIMIT_MS = 10_000;
+/** How long a zygote may take from one guest it makes to the next: it forks in about a millisecond. */
+const MAKE_LIMIT_MS = 10_000;
 /** How long a zygote may take to leave once asked: it waits for its shepherds. */
 const CLOSE_LIMIT_MS = 1_000;
 /** Where an interpreter is looked for by name when this process has no PATH: a cell's environment is empty. */
@@ -28,8 +30,12 @@ export interface GuestPipes {
 
 /** What a zygote tells the engine. */
 export interface ZygoteEvents {
-  /** A set of pipes is there to be taken. */
+  /** It can be asked for guests. */
+  ready(): void;
+  /** A guest was made: its pipes are there to be taken. */
   spare(): void;
+  /** A guest could not be made. One line for people. */
+  failed(message: string): void;
   /** The shepherd of this set died without a report, and everything below it is gone. */
   gone(setNumber: number): void;
   /** The process is gone. `failure` says why when it never got ready: one line for people. Called once. */
@@ -50,6 +56,9 @@ export class Zygote {
   readonly #bootTimer: NodeJS.Timeout;
   readonly #exit = Promise.withResolvers<void>();
   #spares: Announcement[] = [];
+  /** Guests asked for and not announced yet. */
+  #making = 0;
+  #makeTimer: NodeJS.Timeout | undefined;
   #received = '';
   #ready = false;
   #exited = false;
@@ -85,7 +94,16 @@ export class Zygote {
     return this.#exited;
   }
 
-  /** Opens the cell's ends of a spare set; undefined when there is none at the moment. Throws when that fails. */
+  /** Asks for guests until `count` are spare or on their way. */
+  request(count: number): void {
+    const make = count - this.#spares.length - this.#making;
+    if (!this.#ready || this.#exited || make <= 0) return;
+    this.#making += make;
+    this.#control?.write(`${JSON.stringify({ make })}\n`);
+    this.#watch();
+  }
+
+  /** Opens the cell's ends of a spare guest's pipes; undefined when there is none. Throws when that fails. */
   takePipes(): GuestPipes | undefined {
     const spare = this.#exited ? undefined : this.#spares.shift();
     if (spare === undefined) return undefined;
@@ -97,7 +115,7 @@ export class Zygote {
       return own;
     };
     try {
-      return {
+      const pipes = {
         setNumber: spare.set,
         input: open(input, constants.O_WRONLY),
         output: open(output, constants.O_RDONLY),
@@ -105,16 +123,13 @@ export class Zygote {
         report: open(report, constants.O_RDONLY),
         request: open(request, constants.O_WRONLY),
       };
+      this.#control?.write(`${JSON.stringify({ taken: spare.set })}\n`);
+      return pipes;
     } catch (cause) {
       for (const fd of opened) closeSync(fd);
       this.#spares.unshift(spare);
       throw cause;
     }
-  }
-
-  /** Asks for a guest on pipes taken before. */
-  start(setNumber: number, stdin: boolean): void {
-    this.#control?.write(`${JSON.stringify({ start: setNumber, stdin })}\n`);
   }
 
   /** Ends the process by force. Guests that run go on. */
@@ -137,23 +152,38 @@ export class Zygote {
     for (const line of lines) {
       const message = JSON.parse(line);
       if ('set' in message) {
+        this.#making--;
+        this.#watch();
         this.#spares.push(message);
         this.#events.spare();
+      } else if ('failed' in message) {
+        this.#making--;
+        this.#watch();
+        this.#events.failed(message.failed);
       } else if ('gone' in message) {
+        this.#spares = this.#spares.filter((spare) => spare.set !== message.gone);
         this.#events.gone(message.gone);
       } else if ('error' in message) {
         this.#failure = message.error;
       } else if ('ready' in message) {
         this.#ready = true;
         clearTimeout(this.#bootTimer);
+        this.#events.ready();
       }
     }
+  }
+
+  /** A zygote that owes guests and makes none is stuck, or a guest stopped it. */
+  #watch(): void {
+    clearTimeout(this.#makeTimer);
+    if (this.#making > 0) this.#makeTimer = setTimeout(() => this.kill(), MAKE_LIMIT_MS);
   }
 
   #onExit(reason: string): void {
     if (this.#exited) return;
     this.#exited = true;
     clearTimeout(this.#bootTimer);
+    clearTimeout(this.#makeTimer);
     this.#control?.destroy();
     this.#exit.resolve();
     const failure = this.#ready
@@ -166,7 +196,7 @@ export class Zygote {
 
 function findInterpreter(python: string): string {
   if (isAbsolute(python) || python.includes('/')) return python;
-  for (const directory of (process.env['PATH'] || DEFAULT_PATH).split(delimiter)) {
+  for (const directory of (process.env.PATH || DEFAULT_PATH).split(delimiter)) {
     const candidate = join(directory, python);
     try {
       accessSync(candidate, constants.X_OK);

@@ -1,1 +1,1 @@
-export { type Transformed, transformTypeScript } from '../../workers/javascript/transform.ts';
+export { type Transformed, transformTypeScript } from '../../workers/javascript/source.ts';

@@ -3,6 +3,7 @@ import { InvalidArgumentError } from '../errors.ts';
 import type { ExecutionApiServer } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import { textOf } from '../output/utf8.ts';
+import { checkDuration } from '../supervisor/requests.ts';
 import { VERSION } from '../version.ts';
 import {
   errorOf,
@@ -120,8 +121,7 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
 
     waitExecution: unary(async ({ sessionId, executionId, timeoutMs }: Api.WaitExecutionRequest, cancelled) => {
       const limitMs = millisecondsOf(timeoutMs, undefined, 'timeout_ms');
-      if (limitMs !== undefined && limitMs < 0)
-        throw new InvalidArgumentError(`timeout_ms is ${limitMs}; it must be 0 or more`);
+      if (limitMs !== undefined) checkDuration(limitMs, 'timeout_ms', 0);
       const signal = limitMs === undefined ? cancelled : AbortSignal.any([cancelled, AbortSignal.timeout(limitMs)]);
       const execution = await daemon.wait(sessionId, executionId, { signal });
       return { complete: execution.state === 'exited', execution: summaryOf(execution) };

@@ -65,7 +65,7 @@ export class Handlers {
       call.on('error', () => cancelled.abort());
       pump(call, () => answer(wellFormed(call.request), cancelled.signal), cancelled.signal).then(
         () => call.end(),
-        (error) => call.destroy(Object.assign(new Error(), this.#status(error))),
+        (error) => call.emit('error', this.#status(error)),
       );
     };
   }

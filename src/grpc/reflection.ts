@@ -1,12 +1,86 @@
-import { readFileSync } from 'node:fs';
-import type { Server } from '@grpc/grpc-js';
-import { loadFileDescriptorSetFromBuffer } from '@grpc/proto-loader';
-import { ReflectionService } from '@grpc/reflection';
+import { readFile } from 'node:fs/promises';
+import { type Server, status } from '@grpc/grpc-js';
+import {
+  type ServerReflectionRequest,
+  type ServerReflectionResponse,
+  type ServerReflectionServer,
+  ServerReflectionService,
+} from '../gen/grpc/reflection/v1/reflection.ts';
+import type { Implementation } from './handlers.ts';
 
-const PUBLIC_SERVICES = ['elide.daemon.v1alpha1.ExecutionApi'];
+type Answer = NonNullable<ServerReflectionResponse['messageResponse']>;
 
-/** Serves gRPC reflection, so that a client without our proto files can list and call the API. */
-export function addReflection(server: Server, imagePath: string): void {
-  const definitions = loadFileDescriptorSetFromBuffer(readFileSync(imagePath));
-  new ReflectionService(definitions, { services: PUBLIC_SERVICES }).addToServer(server);
+/** Answers reflection requests from the descriptors that buf built of our own proto files. */
+interface Descriptors {
+  answer(request: ServerReflectionRequest['messageRequest']): Answer;
+}
+
+/**
+ * Serves gRPC reflection, so that a client without our proto files can list and call the API. The descriptors are read
+ * when the first client asks: most daemons are never asked.
+ */
+export function addReflection(server: Server, imagePath: string, services: string[]): void {
+  let loading: Promise<Descriptors> | undefined;
+  const implementation: ServerReflectionServer = {
+    serverReflectionInfo: (call) => {
+      // Answers keep the order of the requests.
+      let answered = Promise.resolve();
+      call.on('data', (originalRequest: ServerReflectionRequest) => {
+        loading ??= load(imagePath, services);
+        answered = answered.then(async () => {
+          const messageResponse = (await (loading as Promise<Descriptors>)).answer(originalRequest.messageRequest);
+          call.write({ validHost: originalRequest.host, originalRequest, messageResponse });
+        });
+        answered.catch((error: Error) => call.emit('error', { code: status.INTERNAL, details: error.message }));
+      });
+      call.on('end', () => answered.finally(() => call.end()));
+    },
+  };
+  // Tools of some age ask for the same messages by the older name of the service.
+  for (const path of [undefined, '/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo']) {
+    const { serverReflectionInfo } = ServerReflectionService;
+    const definition = { serverReflectionInfo: { ...serverReflectionInfo, path: path ?? serverReflectionInfo.path } };
+    server.addService(definition, implementation as unknown as Implementation);
+  }
+}
+
+async function load(imagePath: string, services: string[]): Promise<Descriptors> {
+  const { createFileRegistry, fromBinary, toBinary } = await import('@bufbuild/protobuf');
+  const { FileDescriptorProtoSchema, FileDescriptorSetSchema } = await import('@bufbuild/protobuf/wkt');
+  const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, await readFile(imagePath)));
+
+  /** A file and everything it imports, each once. */
+  const withImports = (name: string, seen = new Map<string, Buffer>()): Map<string, Buffer> => {
+    const file = registry.getFile(name);
+    if (file === undefined || seen.has(name)) return seen;
+    seen.set(name, Buffer.from(toBinary(FileDescriptorProtoSchema, file.proto)));
+    for (const dependency of file.dependencies) withImports(dependency.proto.name, seen);
+    return seen;
+  };
+  const files = (name: string | undefined, asked: string): Answer => {
+    const found = name === undefined ? [] : [...withImports(name).values()];
+    if (found.length === 0) return failure(status.NOT_FOUND, `nothing is called "${asked}" here`);
+    return { $case: 'fileDescriptorResponse', value: { fileDescriptorProto: found } };
+  };
+  return {
+    answer: (request) => {
+      switch (request?.$case) {
+        case 'listServices':
+          return { $case: 'listServicesResponse', value: { service: services.map((name) => ({ name })) } };
+        case 'fileByFilename':
+          return files(request.value, request.value);
+        case 'fileContainingSymbol': {
+          // A method is asked for as SERVICE.METHOD, a field as MESSAGE.FIELD.
+          const symbol = registry.get(request.value) ?? registry.get(request.value.replace(/\.[^.]*$/, ''));
+          return files(symbol?.file.proto.name, request.value);
+        }
+        default:
+          return failure(status.UNIMPLEMENTED, 'there are no extensions here');
+      }
+    },
+  };
+}
+
+function failure(errorCode: status, errorMessage: string): Answer {
+  return { $case: 'errorResponse', value: { errorCode, errorMessage } };
 }

@@ -2,7 +2,6 @@ import { chmod, lstat, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
-import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { CheckedConfig } from '../config.ts';
 import type { Daemon, Endpoints } from '../daemon.ts';
@@ -11,6 +10,7 @@ import { ExecutionApiService } from '../gen/elide/daemon/v1alpha1/execution_api.
 import { checkSocketPath } from '../state-directory.ts';
 import { executionService } from './execution-service.ts';
 import { Handlers, type Implementation, tolerant } from './handlers.ts';
+import { Health } from './health.ts';
 import { addReflection } from './reflection.ts';
 
 /** What a request needs beside its code. */
@@ -18,6 +18,7 @@ const ENVELOPE_BYTES = 16 * 1024 * 1024;
 /** How long open calls may take to end when the server closes, in ms. */
 const CLOSE_LIMIT_MS = 1_000;
 const SERVICE_NAME = 'elide.daemon.v1alpha1.ExecutionApi';
+const REFLECTED = [SERVICE_NAME, 'grpc.health.v1.Health', 'grpc.reflection.v1.ServerReflection'];
 
 /** A server that listens. */
 export interface BoundServer {
@@ -31,9 +32,9 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
   const server = new Server({ 'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES });
   const implementation = executionService(daemon, new Handlers(log));
   server.addService(tolerant(ExecutionApiService), implementation as unknown as Implementation);
-  const health = new HealthImplementation({ '': 'SERVING', [SERVICE_NAME]: 'SERVING' });
-  health.addToServer(server);
-  addReflection(server, fileURLToPath(imageUrl()));
+  const health = new Health([SERVICE_NAME]);
+  health.addTo(server);
+  addReflection(server, fileURLToPath(imageUrl()), REFLECTED);
   try {
     const socket = config.socket === false ? undefined : await listenUnix(server, config.socket);
     const tcp = config.tcp === undefined ? undefined : await listenTcp(server, config.tcp);
@@ -83,9 +84,8 @@ function answers(path: string): Promise<boolean> {
   return promise.finally(() => socket.destroy());
 }
 
-async function close(server: Server, health: HealthImplementation, socket: string | undefined): Promise<void> {
-  health.setStatus('', 'NOT_SERVING');
-  health.setStatus(SERVICE_NAME, 'NOT_SERVING');
+async function close(server: Server, health: Health, socket: string | undefined): Promise<void> {
+  health.stopServing();
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(() => {
     server.forceShutdown();

@@ -112,8 +112,8 @@ class InterleavedReader {
   readonly #files = new Map<OutputStream | 'marks', FileHandle>();
   /** The next byte to give, of each stream. */
   readonly #next: Record<OutputStream, number>;
-  /** Of the marks read so far, the last of each stream in their order: bytes to come belong to them. */
-  #current: number[] = [];
+  /** Of the marks read so far, those with bytes to come, in their order: the last of each stream at least. */
+  #current: number[] | undefined;
   #marksRead = 0;
 
   constructor(open: (name: OutputStream | 'marks') => Promise<FileHandle | undefined>, range: OutputRange) {
@@ -123,12 +123,14 @@ class InterleavedReader {
   }
 
   async *available(): AsyncGenerator<OutputChunk> {
-    const marks = [...this.#current, ...(await this.#newMarks())];
+    // Sizes first: a mark is written before its bytes, so every mark of the bytes within them is there to be read next.
+    const sizes = { stdout: (await this.#stat('stdout')).size, stderr: (await this.#stat('stderr')).size };
+    const marks = [...(this.#current ?? (await this.#firstMarks())), ...(await this.#newMarks())];
     const ends = extentEnds(marks);
     for (let at = 0; at < ends.length; at += 1) {
       const [atMs, number, start] = marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES) as [number, number, number];
       const stream = streamOf(number);
-      const end = ends[at] as number;
+      const end = Math.min(ends[at] as number, sizes[stream]);
       while (this.#streams.has(stream) && this.#next[stream] < end) {
         const position = Math.max(this.#next[stream], start);
         const data = await this.#readBytes(stream, position, Math.min(CHUNK_BYTES, end - position));
@@ -137,13 +139,27 @@ class InterleavedReader {
         yield { stream, position, atMs, data };
       }
     }
-    this.#current = ends.flatMap((end, at) =>
-      end === Number.POSITIVE_INFINITY ? marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES) : [],
-    );
+    this.#current = ends.flatMap((end, at) => {
+      const stream = streamOf(marks[at * MARK_VALUES + 1] as number);
+      const isDone = end !== Number.POSITIVE_INFINITY && (this.#next[stream] >= end || !this.#streams.has(stream));
+      return isDone ? [] : marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES);
+    });
   }
 
   async close(): Promise<void> {
     for (const file of this.#files.values()) await file.close();
+  }
+
+  /** A child that inherited a stream writes without marks: what it wrote before the first one is as old as the file. */
+  async #firstMarks(): Promise<number[]> {
+    const marks: number[] = [];
+    for (const stream of STREAMS) marks.push((await this.#stat(stream)).bornMs, STREAM_NUMBER[stream], 0);
+    return marks;
+  }
+
+  async #stat(stream: OutputStream): Promise<{ size: number; bornMs: number }> {
+    const found = await (await this.#file(stream))?.stat();
+    return { size: found?.size ?? 0, bornMs: found?.birthtimeMs || found?.mtimeMs || 0 };
   }
 
   /** The whole marks written since the last call, as their values one after another. */

@@ -7,7 +7,7 @@ import { nanoid } from 'nanoid';
 import type { GuestExit } from '../../machines/execution.ts';
 import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
-import { killGroupUntilGone } from './process-group.ts';
+import { isAlive, killGroupUntilGone, killSessionUntilGone, killTree, untilGone } from './process-group.ts';
 
 /**
  * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
@@ -60,6 +60,8 @@ export class CellProcess {
   #child: ChildProcess | undefined;
   #connection: FramedSocket<FromCell, ToCell> | undefined;
   #ready = false;
+  /** Processes that were killed with the cell. */
+  #killed = new Set<number>();
   #gone = false;
 
   /** Starts the process. `directory` exists, is 0700 and short enough for a socket's path. */
@@ -109,15 +111,21 @@ export class CellProcess {
     return promise;
   }
 
+  /** How many contexts the cell is to keep booted ahead at most, from now on. */
+  keepWarm(count: number): void {
+    this.#send({ $case: 'keepWarm', value: { count } });
+  }
+
   /** Asks the cell to end its guests and itself. */
   shutdown(): void {
     if (this.#connection === undefined) this.kill();
     else this.#send({ $case: 'shutdown', value: {} });
   }
 
-  /** Ends the process. Confirmed by `exited`. */
+  /** Ends the process and all below it: what its guests started would outlive it. Confirmed by `exited`. */
   kill(): void {
-    this.#child?.kill('SIGKILL');
+    const pid = this.#child?.pid;
+    if (!this.#gone && pid !== undefined && isAlive(pid)) this.#killed = killTree(pid);
   }
 
   #spawn(): void {
@@ -195,7 +203,7 @@ export class CellProcess {
     }
   }
 
-  /** The process is gone: so are its threads. Guests that are processes are seen to their end before they count. */
+  /** The process is gone: so are its threads. What is left of processes below it is seen to its end before it counts. */
   #exited(how: string): void {
     if (this.#gone) return;
     this.#gone = true;
@@ -207,13 +215,14 @@ export class CellProcess {
     const message = `the cell ${how}${log === '' ? '' : `: ${log.slice(-LOG_TAIL_CHARS).trim()}`}`;
     const guests = [...this.#guests.values()];
     this.#guests.clear();
-    for (const { pid, inputs, observer } of guests) {
-      for (const taken of inputs) taken();
-      const lost = () => observer.lost(reason, message);
-      if (pid > 0) void killGroupUntilGone(pid).then(lost);
-      else lost();
-    }
-    this.#observer.exited(message);
+    for (const { inputs } of guests) for (const taken of inputs) taken();
+    const cell = this.#child?.pid;
+    const swept = Promise.all([untilGone(this.#killed), cell !== undefined && killSessionUntilGone(cell)]);
+    const ends = guests.map(async ({ pid, observer }) => {
+      await Promise.all([swept, pid > 0 && killGroupUntilGone(pid)]);
+      observer.lost(reason, message);
+    });
+    void Promise.all([swept, ...ends]).then(() => this.#observer.exited(message));
   }
 
   #send(body: NonNullable<ToCell['body']>): void {

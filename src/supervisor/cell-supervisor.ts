@@ -58,6 +58,8 @@ interface Cell {
   /** Resolves when its process is gone. */
   exited: Promise<void>;
   guests: number;
+  /** How many contexts it keeps booted ahead at most. */
+  warm: number;
 }
 
 const CELL_STATES = { pending: 'starting', running: 'ready', signaled: 'stopping' } as const;
@@ -148,10 +150,29 @@ export class CellSupervisor {
   #take(cell: Cell): () => void {
     cell.guests += 1;
     cell.actor.send({ type: 'cell.acquire' });
+    this.#shareWarmth(cell.kind);
     return () => {
       cell.guests -= 1;
       cell.actor.send({ type: 'cell.release' });
+      this.#shareWarmth(cell.kind);
     };
+  }
+
+  /** Gives the session's warm contexts to the cells that the next executions go to: the fullest with room first. */
+  #shareWarmth(kind: EngineKind): void {
+    let left = this.#options.contextPoolSize;
+    const cells = [...this.#cells].filter((cell) => cell.kind === kind).sort((a, b) => b.guests - a.guests);
+    for (const cell of cells) {
+      const warm = Math.min(left, this.#options.guestsPerCell[kind] - cell.guests);
+      left -= warm;
+      if (warm === cell.warm) continue;
+      cell.warm = warm;
+      // A cell that is not ready yet is told with its hello, or after it.
+      cell.ready.then(
+        () => cell.process?.keepWarm(cell.warm),
+        () => {},
+      );
+    }
   }
 
   async #mayStart(signal: AbortSignal): Promise<void> {
@@ -179,7 +200,7 @@ export class CellSupervisor {
         directory: options.directory,
         hello: {
           engine: kind,
-          keepWarm: options.contextPoolSize,
+          keepWarm: cell.warm,
           heapLimitMb: options.heapLimitMb,
           interpreter: options.python,
           zygotePath: options.zygotePath,
@@ -211,6 +232,7 @@ export class CellSupervisor {
       ready: ready.promise,
       exited: exited.promise,
       guests: 0,
+      warm: 0,
     };
     actor.subscribe({
       complete: () => {

@@ -72,12 +72,13 @@ export class ExecutionRecord {
   #rung: Rung | undefined;
 
   constructor(options: {
+    sessionKey: string;
     executionKey: string;
     request: ExecutionRequest;
     machine: typeof executionMachine;
     limits: { startLimitMs: number; forcedLimitMs: number };
   }) {
-    const { executionKey, request, machine, limits } = options;
+    const { sessionKey, executionKey, request, machine, limits } = options;
     this.sessionId = request.sessionId;
     this.executionId = request.executionId;
     this.executionKey = executionKey;
@@ -87,7 +88,7 @@ export class ExecutionRecord {
     this.stdin = request.stdin;
     this.request = request;
     this.actor = createActor(machine as AnyStateMachine as typeof executionMachine, {
-      input: { executionKey, timeoutMs: request.timeoutMs, graceMs: request.graceMs, ...limits },
+      input: { sessionKey, executionKey, timeoutMs: request.timeoutMs, graceMs: request.graceMs, ...limits },
     });
     this.actor.subscribe({ next: (snapshot) => this.#observe(snapshot), error: () => {} });
     this.actor.start();

@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
-import { executionMachine, type GuestCommand } from '../../machines/execution.ts';
+import { type ExecutionEvent, executionMachine, type GuestCommand, type GuestInput } from '../../machines/execution.ts';
 import { type ExecutionsCommand, sessionMachine } from '../../machines/session.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
@@ -15,6 +15,7 @@ import type { CheckedSessionConfiguration, ExecutionRequest } from './requests.t
 /** What a session needs of its daemon. */
 export interface SessionOptions {
   sessionId: string;
+  machines: SessionMachines;
   config: CheckedSessionConfiguration;
   cells: CellOptions;
   dispatcher: Dispatcher;
@@ -29,6 +30,42 @@ export interface SessionOptions {
   limits: { startLimitMs: number; forcedLimitMs: number };
   /** An execution has exited; its output is complete. */
   onExited(record: ExecutionRecord): void;
+}
+
+/** Tells a session's machine, or an execution's, what has happened. */
+type Guest = {
+  sendBack(event: ExecutionEvent): void;
+  receive(listener: (command: GuestCommand) => void): void;
+};
+
+/**
+ * The machines with their ports, one of each for all sessions of a daemon: a session's own copies would cost it 100 KB.
+ * The ports find their session by its key.
+ */
+export class SessionMachines {
+  readonly #sessions = new Map<string, SessionSupervisor>();
+  readonly session = sessionMachine.provide({
+    actors: {
+      executions: fromCallback<ExecutionsCommand, { sessionKey: string }>(({ input, receive }) => {
+        receive((command) => this.#sessions.get(input.sessionKey)?.command(command));
+      }),
+    },
+  });
+  readonly execution = executionMachine.provide({
+    actors: {
+      guest: fromCallback<GuestCommand, GuestInput>(({ input, ...guest }) => {
+        this.#sessions.get(input.sessionKey)?.runGuest(input.executionKey, guest as Guest);
+      }),
+    },
+  }) as typeof executionMachine;
+
+  add(sessionKey: string, session: SessionSupervisor): void {
+    this.#sessions.set(sessionKey, session);
+  }
+
+  remove(sessionKey: string): void {
+    this.#sessions.delete(sessionKey);
+  }
 }
 
 /** Execution keys, session keys: names of fixed length that never come from a client. */
@@ -46,7 +83,6 @@ export class SessionSupervisor implements Waiting {
   readonly #sessionKey = nanoid(KEY_CHARS);
   readonly #cells: CellSupervisor;
   readonly #actor: Actor<typeof sessionMachine>;
-  readonly #machine: typeof executionMachine;
   /** Executions that have not exited, by key. */
   readonly #live = new Map<string, ExecutionRecord>();
   /** Waiting for a place, oldest first; a set, so that one that is cancelled leaves from anywhere at no cost. */
@@ -58,9 +94,14 @@ export class SessionSupervisor implements Waiting {
     this.sessionId = options.sessionId;
     this.config = options.config;
     this.#cells = new CellSupervisor(options.cells);
-    this.#machine = executionMachine.provide({ actors: { guest: this.#guestPort() } }) as typeof executionMachine;
-    this.#actor = createActor(sessionMachine.provide({ actors: { executions: this.#executionsPort() } }), {
-      input: { graceMs: options.graceMs, slackMs: options.slackMs, forcedLimitMs: options.limits.forcedLimitMs },
+    options.machines.add(this.#sessionKey, this);
+    this.#actor = createActor(options.machines.session, {
+      input: {
+        sessionKey: this.#sessionKey,
+        graceMs: options.graceMs,
+        slackMs: options.slackMs,
+        forcedLimitMs: options.limits.forcedLimitMs,
+      },
     });
     this.#actor.subscribe({
       complete: () => void this.#free(),
@@ -89,9 +130,10 @@ export class SessionSupervisor implements Waiting {
   admit(request: ExecutionRequest): ExecutionRecord {
     this.requireOpen();
     const record = new ExecutionRecord({
+      sessionKey: this.#sessionKey,
       executionKey: nanoid(KEY_CHARS),
       request,
-      machine: this.#machine,
+      machine: this.#options.machines.execution,
       limits: this.#options.limits,
     });
     this.#live.set(record.executionKey, record);
@@ -132,7 +174,7 @@ export class SessionSupervisor implements Waiting {
 
   /** Stops everything in the session; resolves when all of it is gone. `graceMs` 0 forces. */
   close(graceMs: number): Promise<void> {
-    this.#actor.send({ type: 'session.close', graceMs });
+    if (this.state !== 'exited') this.#actor.send({ type: 'session.close', graceMs });
     return this.#closed.promise;
   }
 
@@ -149,76 +191,74 @@ export class SessionSupervisor implements Waiting {
     this.#options.onExited(record);
   }
 
-  #executionsPort() {
-    return fromCallback<ExecutionsCommand>(({ receive }) => {
-      receive((command) => {
-        if (command.type === 'executions.killCells') {
-          this.#cells.killAll();
-          return;
-        }
-        const force = command.type === 'executions.force';
-        for (const { actor } of [...this.#live.values()]) {
-          const stop = { type: 'execution.stop' as const, reason: 'session_closed' as const };
-          if (force) actor.send({ ...stop, signal: 'SIGKILL', graceMs: 0 });
-          else actor.send({ ...stop, signal: 'SIGTERM', graceMs: command.graceMs });
-        }
-      });
-    });
+  /** Port of the session's machine: passes a command on to every execution that has not exited. */
+  command(command: ExecutionsCommand): void {
+    if (command.type === 'executions.killCells') {
+      this.#cells.killAll();
+      return;
+    }
+    const force = command.type === 'executions.force';
+    for (const { actor } of [...this.#live.values()]) {
+      const stop = { type: 'execution.stop' as const, reason: 'session_closed' as const };
+      if (force) actor.send({ ...stop, signal: 'SIGKILL', graceMs: 0 });
+      else actor.send({ ...stop, signal: 'SIGTERM', graceMs: command.graceMs });
+    }
   }
 
-  /** Takes an execution to a cell and back. Commands that come before the cell is ready wait for it. */
-  #guestPort() {
-    return fromCallback<GuestCommand, { executionKey: string }>(({ input: { executionKey }, sendBack, receive }) => {
-      const record = this.#live.get(executionKey);
-      if (record?.request === undefined) throw new Error(`no such execution to run: ${executionKey}`);
-      const { request } = record;
-      const cancelled = new AbortController();
-      let place: CellPlace | undefined;
+  /**
+   * Port of an execution's machine: takes it to a cell and back. A stop that comes before the cell is ready ends it
+   * there.
+   */
+  runGuest(executionKey: string, { sendBack, receive }: Guest): void {
+    const record = this.#live.get(executionKey);
+    if (record?.request === undefined) throw new Error(`no such execution to run: ${executionKey}`);
+    const { request } = record;
+    const cancelled = new AbortController();
+    let place: CellPlace | undefined;
 
-      receive((command) => {
-        if (place === undefined) {
-          cancelled.abort();
-        } else if (command.type === 'guest.signal') {
-          place.signal(executionKey, command.signal);
-        } else if (command.type === 'guest.kill') {
-          place.killGuest(executionKey);
-        } else {
-          place.killCell();
-        }
-      });
-
-      const run = (ready: CellPlace) => {
-        place = ready;
-        const end = () => {
-          ready.release();
-          void this.#removeWorkspace(executionKey);
-        };
-        ready.start(this.#startMessage(record, request), {
-          started: ({ pid, atMs }) => {
-            record.noteStarted(atMs, pid);
-            sendBack({ type: 'guest.started' });
-          },
-          exited: (exit, atMs) => {
-            end();
-            record.noteExited(atMs);
-            sendBack({ type: 'guest.exited', exit });
-          },
-          lost: (reason, message) => {
-            end();
-            sendBack({ type: 'guest.lost', reason, message });
-          },
-        });
-        record.request = undefined;
-        if (record.stdin) record.write = (data, isEnd) => ready.write(executionKey, data, isEnd);
-      };
-      const fail = (error: Error) => {
-        const exit = cancelled.signal.aborted
-          ? { exitCode: -1 }
-          : { exitCode: -1, cause: 'start_failed' as const, message: error.message };
-        sendBack({ type: 'guest.exited', exit });
-      };
-      this.#cells.acquire(specOf(request.language).engine, cancelled.signal).then(run, fail);
+    receive((command) => {
+      if (place === undefined) {
+        cancelled.abort();
+      } else if (command.type === 'guest.signal') {
+        place.signal(executionKey, command.signal);
+      } else if (command.type === 'guest.kill') {
+        place.killGuest(executionKey);
+      } else {
+        place.killCell();
+      }
     });
+
+    const run = (ready: CellPlace) => {
+      place = ready;
+      const end = () => {
+        ready.release();
+        void this.#removeWorkspace(executionKey);
+      };
+      ready.start(this.#startMessage(record, request), {
+        started: ({ pid, atMs }) => {
+          record.noteStarted(atMs, pid);
+          sendBack({ type: 'guest.started' });
+        },
+        exited: (exit, atMs) => {
+          end();
+          record.noteExited(atMs);
+          sendBack({ type: 'guest.exited', exit });
+        },
+        lost: (reason, message) => {
+          end();
+          sendBack({ type: 'guest.lost', reason, message });
+        },
+      });
+      record.request = undefined;
+      if (record.stdin) record.write = (data, isEnd) => ready.write(executionKey, data, isEnd);
+    };
+    const fail = (error: Error) => {
+      const exit = cancelled.signal.aborted
+        ? { exitCode: -1 }
+        : { exitCode: -1, cause: 'start_failed' as const, message: error.message };
+      sendBack({ type: 'guest.exited', exit });
+    };
+    this.#cells.acquire(specOf(request.language).engine, cancelled.signal).then(run, fail);
   }
 
   #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {
@@ -253,6 +293,7 @@ export class SessionSupervisor implements Waiting {
   }
 
   async #free(): Promise<void> {
+    this.#options.machines.remove(this.#sessionKey);
     await this.#cells.close();
     await rm(join(this.#options.workDirectory, this.#sessionKey), {
       recursive: true,

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { lstatSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -42,15 +42,33 @@ export class Harness implements AsyncDisposable {
     this.#count += 1;
     const { extension = overrides.language === 'typescript' ? '.ts' : '.js', ...rest } = overrides;
     const directory = join(this.root, `e${this.#count}`);
-    const [cwd, scratchDir, tmpDir, outputDir] = ['cwd', 'scratch', 'tmp', 'out'].map((name) => join(directory, name)) as [string, string, string, string];
+    const [cwd, scratchDir, tmpDir, outputDir] = ['cwd', 'scratch', 'tmp', 'out'].map((name) =>
+      join(directory, name),
+    ) as [string, string, string, string];
     for (const path of [cwd, scratchDir, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
     const begun = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<Result>();
     const events: string[] = [];
-    const read = (name: string) => readFileSync(join(outputDir, name), 'utf8');
+    // A link leads to a device.
+    const outputs = overrides.outputDir ?? outputDir;
+    const read = (name: string) => {
+      const path = join(outputs, name);
+      return lstatSync(path, { throwIfNoEntry: false })?.isFile() ? readFileSync(path, 'utf8') : '';
+    };
     const request: StartRequest = {
-      executionKey: `e${this.#count}`, language: 'javascript', code, args: [], env: {}, cwd,
-      mainPath: join(directory, `main${extension}`), writeMain: true, scratchDir, tmpDir, outputDir, stdin: false, ...rest,
+      executionKey: `e${this.#count}`,
+      language: 'javascript',
+      code,
+      args: [],
+      env: {},
+      cwd,
+      mainPath: join(directory, `main${extension}`),
+      writeMain: true,
+      scratchDir,
+      tmpDir,
+      outputDir,
+      stdin: false,
+      ...rest,
     };
     const guest = this.engine.start(request, {
       started() {
@@ -65,7 +83,15 @@ export class Harness implements AsyncDisposable {
     const printed = async (text: string) => {
       while (!read('stdout').includes(text)) await new Promise(setImmediate);
     };
-    return { guest, directory, cwd: request.cwd, started: begun.promise, result: ended.promise, out: () => read('stdout'), printed };
+    return {
+      guest,
+      directory,
+      cwd: request.cwd,
+      started: begun.promise,
+      result: ended.promise,
+      out: () => read('stdout'),
+      printed,
+    };
   }
 
   run(code: string, overrides: Partial<StartRequest> & { extension?: string } = {}): Promise<Result> {

@@ -47,8 +47,12 @@ export function prepareBuiltin(name: string): void {
 
 /** `process.getBuiltinModule` passes by the module hooks. */
 export function replaceGetBuiltin(): void {
-  define(process, 'getBuiltinModule', standIn(getBuiltinModule as (name: string) => unknown, (name) => {
-    if (typeof name === 'string') prepareBuiltin(name);
-    return getBuiltinModule.call(process, name);
-  }));
+  define(
+    process,
+    'getBuiltinModule',
+    standIn(getBuiltinModule as (name: string) => unknown, (name) => {
+      if (typeof name === 'string') prepareBuiltin(name);
+      return getBuiltinModule.call(process, name);
+    }),
+  );
 }

@@ -2,6 +2,8 @@ import type * as ChildProcessModule from 'node:child_process';
 import { absolute, define, program, standIn } from './program.ts';
 import { CHILD_SLOTS, SHARED } from './shared.ts';
 
+const { compareExchange, store: atomicStore, notify } = Atomics;
+
 interface SpawnOptions {
   cwd?: string | null;
   stdio?: unknown;
@@ -23,8 +25,15 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
   const { spawn } = prototype;
   define(prototype, 'spawn', function spawnHere(this: ChildProcessModule.ChildProcess, options: SpawnOptions) {
     const input = locate(options, true);
-    const result = apply(spawn, this, [options]);
-    remember(this);
+    let result: unknown;
+    atomicStore(program.shared, SHARED.spawning, 1);
+    try {
+      result = apply(spawn, this, [options]);
+      remember(this);
+    } finally {
+      atomicStore(program.shared, SHARED.spawning, 0);
+      notify(program.shared, SHARED.spawning);
+    }
     if (input) {
       this.stdin?.on('error', () => {});
       if (this.stdin !== null) process.stdin.pipe(this.stdin);
@@ -34,7 +43,8 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
   for (const name of ['spawnSync', 'execFileSync', 'execSync'] as const) {
     const original = childProcess[name] as AnyFunction;
     const replacement = (...args: unknown[]) => {
-      const index = name === 'execSync' ? 1 : Array.isArray(args[1]) || args[1] === undefined || args[1] === null ? 2 : 1;
+      const index =
+        name === 'execSync' ? 1 : Array.isArray(args[1]) || args[1] === undefined || args[1] === null ? 2 : 1;
       const options = { ...(args[index] as SpawnOptions | undefined) };
       locate(options, false);
       args[index] = options;
@@ -52,7 +62,12 @@ function locate(options: SpawnOptions, canFeed: boolean): boolean {
   if (!Array.isArray(options.stdio)) return false;
   let feed = false;
   options.stdio = options.stdio.map((entry: unknown, index) => {
-    const meant = entry === 'inherit' ? index : typeof entry === 'object' && entry !== null ? (entry as { fd?: unknown }).fd : entry;
+    const meant =
+      entry === 'inherit'
+        ? index
+        : typeof entry === 'object' && entry !== null
+          ? (entry as { fd?: unknown }).fd
+          : entry;
     if (meant === 1) return program.descriptors.stdout;
     if (meant === 2) return program.descriptors.stderr;
     if (meant !== 0) return entry;
@@ -70,14 +85,14 @@ function remember(child: ChildProcessModule.ChildProcess): void {
   const slot = freeSlot(child.pid);
   const { onexit } = handle;
   handle.onexit = function forget(...args: unknown[]) {
-    if (slot !== undefined) Atomics.store(program.shared, slot, 0);
+    if (slot !== undefined) atomicStore(program.shared, slot, 0);
     return apply(onexit, this, args);
   };
 }
 
 function freeSlot(pid: number): number | undefined {
   for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
-    if (Atomics.compareExchange(program.shared, slot, 0, pid) === 0) return slot;
+    if (compareExchange(program.shared, slot, 0, pid) === 0) return slot;
   }
   return undefined;
 }

@@ -41,7 +41,11 @@ export function standardFile(name: string, path: unknown, args: unknown[]): numb
 /** Makes the descriptors 0, 1 and 2 and the `/dev/stdin` paths mean the program's own streams throughout `fs`. */
 export function replaceDescriptorFunctions(): void {
   for (const name of ['fstat', 'fsync', 'fdatasync']) {
-    for (const form of [name, `${name}Sync`]) replace(form, (original) => (fd, ...rest) => original(mapDescriptor(fd), ...rest));
+    for (const form of [name, `${name}Sync`])
+      replace(form, (original) => (...args) => {
+        args[0] = mapDescriptor(args[0]);
+        return apply(original, fs, args);
+      });
   }
   // A program that closes its standard output must not close a descriptor of its cell.
   replace('closeSync', (original) => (fd) => (isStandard(fd) ? undefined : original(fd)));
@@ -85,12 +89,18 @@ function replaceWrite(name: string): void {
 
 /** The bytes of a write to descriptor 1 or 2; undefined for anything else, and for arguments Node is to complain about. */
 function ownBytes(args: unknown[]): Uint8Array | undefined {
-  const [fd, data, third, fourth] = args;
+  // By index, as below: a program may have done away with the iterator of arrays.
+  const fd = args[0];
+  const data = args[1];
+  const third = args[2];
+  const fourth = args[3];
   if ((fd !== 1 && fd !== 2) || program.writer === undefined) return undefined;
-  if (typeof data === 'string') return Buffer.from(data, typeof fourth === 'string' ? (fourth as BufferEncoding) : 'utf8');
+  if (typeof data === 'string')
+    return Buffer.from(data, typeof fourth === 'string' ? (fourth as BufferEncoding) : 'utf8');
   if (Array.isArray(data)) return data.every(ArrayBuffer.isView) ? Buffer.concat(data.map(view)) : undefined;
   if (!ArrayBuffer.isView(data)) return undefined;
-  const options = typeof third === 'object' && third !== null ? (third as { offset?: number; length?: number }) : undefined;
+  const options =
+    typeof third === 'object' && third !== null ? (third as { offset?: number; length?: number }) : undefined;
   const offset = options?.offset ?? (typeof third === 'number' ? third : 0);
   const length = options?.length ?? (typeof fourth === 'number' ? fourth : data.byteLength - offset);
   if (offset < 0 || length < 0 || offset + length > data.byteLength) return undefined;
@@ -104,37 +114,62 @@ function view(data: ArrayBufferView): Uint8Array {
 function replaceReads(): void {
   const isInput = (path: unknown) => path === 0 || (typeof path === 'string' && PATHS.get(path) === 0);
   const encoded = (bytes: Buffer, options: unknown) => {
-    const encoding = typeof options === 'string' ? options : (options as { encoding?: string } | null | undefined)?.encoding;
+    const encoding =
+      typeof options === 'string' ? options : (options as { encoding?: string } | null | undefined)?.encoding;
     return encoding ? bytes.toString(encoding as BufferEncoding) : bytes;
   };
-  replace('openSync', (original) => (...args) => (isInput(args[0]) ? 0 : apply(original, fs, args)));
+  replace(
+    'openSync',
+    (original) =>
+      (...args) =>
+        isInput(args[0]) ? 0 : apply(original, fs, args),
+  );
   replace('open', (original) => (...args) => {
     if (!isInput(args[0])) return apply(original, fs, args);
     return nextTick(args.at(-1) as Callback, null, 0);
   });
-  replace('readFileSync', (original) => (...args) =>
-    isInput(args[0]) ? encoded(readAllInputSync(), args[1]) : apply(original, fs, args));
+  replace(
+    'readFileSync',
+    (original) =>
+      (...args) =>
+        isInput(args[0]) ? encoded(readAllInputSync(), args[1]) : apply(original, fs, args),
+  );
   replace('readFile', (original) => (...args) => {
     if (!isInput(args[0])) return apply(original, fs, args);
     return nextTick(args.at(-1) as Callback, null, encoded(readAllInputSync(), args.length > 2 ? args[1] : undefined));
   });
-  replace('readFile', (original) => (...args) => {
-    if (!isInput(args[0])) return apply(original, fs.promises, args);
-    return Promise.resolve(encoded(readAllInputSync(), args[1]));
-  }, fs.promises);
-  replace('readSync', (original) => (...args) => (args[0] === 0 ? readInto(args) : apply(original, fs, args)));
+  replace(
+    'readFile',
+    (original) =>
+      (...args) => {
+        if (!isInput(args[0])) return apply(original, fs.promises, args);
+        return Promise.resolve(encoded(readAllInputSync(), args[1]));
+      },
+    fs.promises,
+  );
+  replace(
+    'readSync',
+    (original) =>
+      (...args) =>
+        args[0] === 0 ? readInto(args) : apply(original, fs, args),
+  );
   replace('read', (original) => (...args) => {
     if (args[0] !== 0) return apply(original, fs, args);
     const callback = args.at(-1) as Callback;
     // Waits in the thread: rare beside `process.stdin`, and a program that reads descriptor 0 has nothing else to do.
-    const target = ArrayBuffer.isView(args[1]) ? args[1] : ((args[1] as { buffer?: unknown }).buffer ?? Buffer.alloc(16_384));
+    const target = ArrayBuffer.isView(args[1])
+      ? args[1]
+      : ((args[1] as { buffer?: unknown }).buffer ?? Buffer.alloc(16_384));
     return setImmediate(() => callback(null, readInto([0, target, ...args.slice(2, -1)]), target));
   });
 }
 
-function readInto([, target, third, fourth]: unknown[]): number {
-  const into = view(target as ArrayBufferView);
-  const options = typeof third === 'object' && third !== null ? (third as { offset?: number; length?: number }) : undefined;
+function readInto(args: unknown[]): number {
+  const into = view(args[1] as ArrayBufferView);
+  const third = args[2];
+  const fourth = args[3];
+  const options =
+    typeof third === 'object' && third !== null ? (third as { offset?: number; length?: number }) : undefined;
   const offset = options?.offset ?? (typeof third === 'number' ? third : 0);
   const length = options?.length ?? (typeof fourth === 'number' ? fourth : into.byteLength - offset);
   const bytes = readInputSync(length);

@@ -1,6 +1,6 @@
 import fs from 'node:fs';
-import { absolute, define, program, standIn } from './program.ts';
 import { mapDescriptor, standardFile } from './descriptors.ts';
+import { absolute, define, program, standIn } from './program.ts';
 
 /**
  * What a function of `fs` or `fs.promises` takes that depends on the working directory:
@@ -11,11 +11,36 @@ import { mapDescriptor, standardFile } from './descriptors.ts';
 export type PathKind = 'path' | 'paths' | 'link' | 'file' | 'glob';
 
 const BOTH: Record<string, PathKind> = {
-  access: 'path', appendFile: 'file', chmod: 'path', chown: 'path', copyFile: 'paths', cp: 'paths', glob: 'glob',
-  lchmod: 'path', lchown: 'path', link: 'paths', lstat: 'path', lutimes: 'path', mkdir: 'path', mkdtemp: 'path',
-  open: 'file', opendir: 'path', readFile: 'file', readdir: 'path', readlink: 'path', realpath: 'path', rename: 'paths',
-  rm: 'path', rmdir: 'path', stat: 'path', statfs: 'path', symlink: 'link', truncate: 'path', unlink: 'path',
-  utimes: 'path', writeFile: 'file',
+  access: 'path',
+  appendFile: 'file',
+  chmod: 'path',
+  chown: 'path',
+  copyFile: 'paths',
+  cp: 'paths',
+  glob: 'glob',
+  lchmod: 'path',
+  lchown: 'path',
+  link: 'paths',
+  lstat: 'path',
+  lutimes: 'path',
+  mkdir: 'path',
+  mkdtemp: 'path',
+  open: 'file',
+  opendir: 'path',
+  readFile: 'file',
+  readdir: 'path',
+  readlink: 'path',
+  realpath: 'path',
+  rename: 'paths',
+  rm: 'path',
+  rmdir: 'path',
+  stat: 'path',
+  statfs: 'path',
+  symlink: 'link',
+  truncate: 'path',
+  unlink: 'path',
+  utimes: 'path',
+  writeFile: 'file',
 };
 
 /** Functions of `fs.promises` by what they take. */
@@ -25,18 +50,45 @@ export const PROMISES_PATHS: Record<string, PathKind> = { ...BOTH, mkdtempDispos
 export const FS_PATHS: Record<string, PathKind> = {
   ...BOTH,
   ...Object.fromEntries(Object.entries(BOTH).map(([name, kind]) => [`${name}Sync`, kind])),
-  exists: 'path', existsSync: 'path', mkdtempDisposableSync: 'path', openAsBlob: 'path', openAsBlobSync: 'path',
-  unwatchFile: 'path', watch: 'path', watchFile: 'path',
+  exists: 'path',
+  existsSync: 'path',
+  mkdtempDisposableSync: 'path',
+  openAsBlob: 'path',
+  openAsBlobSync: 'path',
+  unwatchFile: 'path',
+  watch: 'path',
+  watchFile: 'path',
 };
 
 /** Functions of `fs` that take no path, or reach the disk only through a function above. */
 export const FS_WITHOUT_PATH = new Set([
   // Descriptors: the standard ones are mapped in descriptors.ts.
-  ...['close', 'fchmod', 'fchown', 'fdatasync', 'fstat', 'fsync', 'ftruncate', 'futimes', 'read', 'readv', 'write', 'writev']
-    .flatMap((name) => [name, `${name}Sync`]),
+  ...[
+    'close',
+    'fchmod',
+    'fchown',
+    'fdatasync',
+    'fstat',
+    'fsync',
+    'ftruncate',
+    'futimes',
+    'read',
+    'readv',
+    'write',
+    'writev',
+  ].flatMap((name) => [name, `${name}Sync`]),
   // Streams open their file with `fs.open`.
-  'createReadStream', 'createWriteStream', 'ReadStream', 'WriteStream', 'FileReadStream', 'FileWriteStream', 'Utf8Stream',
-  'Dir', 'Dirent', 'Stats', '_toUnixTimestamp',
+  'createReadStream',
+  'createWriteStream',
+  'ReadStream',
+  'WriteStream',
+  'FileReadStream',
+  'FileWriteStream',
+  'Utf8Stream',
+  'Dir',
+  'Dirent',
+  'Stats',
+  '_toUnixTimestamp',
 ]);
 
 /** Functions of `fs.promises` that take no path. */
@@ -83,7 +135,7 @@ function replace(original: AnyFunction, kind: PathKind): AnyFunction {
       };
     case 'file':
       return function file(this: unknown, ...args: unknown[]) {
-        const [path] = args;
+        const path = args[0];
         if (typeof path === 'number') args[0] = mapDescriptor(path);
         else if (standardFile(original.name, path, args) === undefined) args[0] = absolute(path);
         return apply(original, this, args);

@@ -3,17 +3,22 @@ import { receiveMessageOnPort } from 'node:worker_threads';
 import { type CellMessage, program, tell } from './program.ts';
 import { SHARED } from './shared.ts';
 
+const { load: atomicLoad, wait } = Atomics;
+
 /** Like the kernel's pipe: so much is taken ahead of the program's reading it. */
 const BUFFER_BYTES = 65_536;
 
 /** How long one synchronous wait for input lasts before it looks again, should a wake-up have been missed. */
 const WAIT_MS = 1000;
 
+const { apply } = Reflect;
 const chunks: Uint8Array[] = [];
 let bufferedBytes = 0;
 let untold = 0;
 let ended = false;
 let wanted = false;
+/** The program has paused the stream, so waiting for more does not hold it. */
+let paused = false;
 let handleMessage: (message: CellMessage) => void = () => {};
 
 /** `process.stdin`, fed by the cell. It holds the event loop only while it waits for data, as a pipe does. */
@@ -26,7 +31,7 @@ export function createInput(): StandardInput {
     autoDestroy: false,
     read() {
       wanted = true;
-      program.control?.ref();
+      if (!paused) program.control?.ref();
       supply(input);
     },
   }) as StandardInput;
@@ -39,15 +44,25 @@ export function createInput(): StandardInput {
     program.control?.unref();
     return input;
   };
-  const { pause, resume } = input;
+  const { on, pause, resume } = input;
   input.pause = function pauseInput() {
+    paused = true;
     program.control?.unref();
-    return pause.call(this) as StandardInput;
+    return apply(pause, this, []) as StandardInput;
   };
   input.resume = function resumeInput() {
-    if (wanted) program.control?.ref();
-    return resume.call(this) as StandardInput;
+    paused = false;
+    input.ref();
+    return apply(resume, this, []) as StandardInput;
   };
+  input.on = function onInput(this: Readable, ...args: unknown[]) {
+    if (args[0] === 'readable') {
+      paused = false;
+      input.ref();
+    }
+    return apply(on, this, args as never) as StandardInput;
+  } as typeof input.on;
+  input.addListener = input.on;
   input.destroy = function destroyInput(error?: Error) {
     program.control?.unref();
     return Readable.prototype.destroy.call(this, error) as StandardInput;
@@ -101,10 +116,10 @@ function supply(input: StandardInput): void {
 /** Reads up to `size` bytes as `read(0)` does in a process: waits until there are some; empty at the end. */
 export function readInputSync(size: number): Uint8Array {
   while (chunks.length === 0 && !ended && program.control !== undefined) {
-    const seen = Atomics.load(program.shared, SHARED.wake);
+    const seen = atomicLoad(program.shared, SHARED.wake);
     const received = receiveMessageOnPort(program.control);
     if (received !== undefined) handleMessage(received.message as CellMessage);
-    else Atomics.wait(program.shared, SHARED.wake, seen, WAIT_MS);
+    else wait(program.shared, SHARED.wake, seen, WAIT_MS);
   }
   const chunk = chunks[0];
   if (chunk === undefined) return new Uint8Array(0);

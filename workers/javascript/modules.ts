@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
-import { findPackageJSON, registerHooks } from 'node:module';
-import { extname } from 'node:path';
+import { registerHooks } from 'node:module';
+import { dirname, extname } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
 import type { MainSource } from '../../src/cell/messages.ts';
 import { prepareBuiltin } from './builtins.ts';
-import { transformTypeScript } from './transform.ts';
+import { packageType, transformTypeScript } from './source.ts';
 
 const TYPESCRIPT = /^file:.*\.[cm]?tsx?$/;
 
@@ -51,16 +51,28 @@ function formatOf(path: string, code: string): 'commonjs' | 'module' {
   const extension = extname(path);
   if (extension.startsWith('.m')) return 'module';
   if (extension.startsWith('.c')) return 'commonjs';
-  const packageFile = findPackageJSON(pathToFileURL(path));
-  const type = packageFile && (JSON.parse(readFileSync(packageFile, 'utf8')) as { type?: string }).type;
-  return type === 'module' || type === 'commonjs' ? type : formatBySyntax(code);
+  return packageType(dirname(path)) ?? formatBySyntax(code);
 }
 
+/** What the compiler says of CommonJS code that only a module may contain. */
+const MODULE_ONLY =
+  /^(?:Cannot use (?:import statement|'import\.meta') outside a module|Unexpected token 'export'|Identifier '(?:require|module|exports|__filename|__dirname)' has already been declared)/;
+
+/** A module when it does not parse as CommonJS but would as a module; what parses as neither fails as CommonJS. */
 function formatBySyntax(code: string): 'commonjs' | 'module' {
+  const message = syntaxError(code);
+  if (message === undefined) return 'commonjs';
+  if (MODULE_ONLY.test(message)) return 'module';
+  // Awaits at its top level, perhaps before it imports or exports.
+  const awaiting = syntaxError(`(async () => {${code}\n})`);
+  return awaiting === undefined || MODULE_ONLY.test(awaiting) ? 'module' : 'commonjs';
+}
+
+function syntaxError(code: string): string | undefined {
   try {
     compileFunction(code, ['exports', 'require', 'module', '__filename', '__dirname']);
-    return 'commonjs';
-  } catch {
-    return 'module';
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
   }
 }

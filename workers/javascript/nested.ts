@@ -1,5 +1,5 @@
 import workerThreads, { type WorkerOptions } from 'node:worker_threads';
-import { define, program, type Program } from './program.ts';
+import { define, type Program, program } from './program.ts';
 
 /** Under which name a thread that a guest starts finds what it needs of the program it belongs to. */
 export const NESTED_KEY = 'elide.program';

@@ -33,9 +33,25 @@ export function createOutput(stream: OutputStream, fd: number): StandardOutput {
   output.fd = fd;
   output._type = 'fs';
   output.destroy = () => output;
+  answerParent(output, process[stream]);
   return output;
 }
 
 function throwUnheard(output: Writable, error: unknown): void {
   if (output.listenerCount('error') === 0) throw error;
+}
+
+/**
+ * The parent thread asks a worker's built-in stream for more through a method with a private name, at any time up to
+ * well after the boot of a busy machine's thread. Ours has nothing for it, but must have that method.
+ */
+function answerParent(output: Writable, original: object): void {
+  for (let owner: object | null = original; owner !== null; owner = Object.getPrototypeOf(owner)) {
+    for (const key of Object.getOwnPropertySymbols(owner)) {
+      if (key.description === 'kStdioWantsMoreDataCallback') {
+        Object.defineProperty(output, key, { value: () => {} });
+        return;
+      }
+    }
+  }
 }

@@ -11,12 +11,24 @@ export function replacePlaces(): void {
     const directory = process.env['TMPDIR'] || process.env['TMP'] || process.env['TEMP'] || program.tmpDir;
     return directory.length > 1 && directory.endsWith('/') ? directory.slice(0, -1) : directory;
   });
-  replace(process, 'loadEnvFile', (original) => (path = '.env') => original(absolute(path)));
+  replace(
+    process,
+    'loadEnvFile',
+    (original) =>
+      (path = '.env') =>
+        original(absolute(path)),
+  );
 }
 
 /** Heap snapshots go to the program's directory. */
 export function replaceHeapSnapshot(v8: object): void {
-  replace(v8, 'writeHeapSnapshot', (original) => (file, ...rest) => original(absolute(file ?? defaultSnapshotName()), ...rest));
+  replace(
+    v8,
+    'writeHeapSnapshot',
+    (original) =>
+      (file, ...rest) =>
+        original(absolute(file ?? defaultSnapshotName()), ...rest),
+  );
 }
 
 /** The path of a unix socket may come as a string, in options, or in the list net itself makes of either. */
@@ -63,7 +75,9 @@ function socketPath(path: string): unknown {
 /** Database files lie where the program means them. SQL that names a file itself (`ATTACH`) does not come by here. */
 export function replaceDatabase(sqlite: Record<string, unknown>): void {
   const filePath = (path: unknown) =>
-    typeof path === 'string' && (path === '' || path === ':memory:' || path.startsWith('file:')) ? path : absolute(path);
+    typeof path === 'string' && (path === '' || path === ':memory:' || path.startsWith('file:'))
+      ? path
+      : absolute(path);
   const construct: ProxyHandler<typeof Object> = {
     construct: (target, [path, ...rest], newTarget) => Reflect.construct(target, [filePath(path), ...rest], newTarget),
   };

@@ -1,14 +1,13 @@
 import { EventEmitter } from 'node:events';
 import { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
-import { define, program, setWorkingDirectory, absolute } from './program.ts';
-import { SHARED } from './shared.ts';
+import { absolute, define, program, setWorkingDirectory } from './program.ts';
+import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts';
+
+const { apply } = Reflect;
+const { and: atomicAnd, compareExchange, or: atomicOr } = Atomics;
 
 const numbers = constants.signals as Record<string, number>;
-const names = new Map(Object.entries(numbers).map(([name, number]) => [number, name]));
-
-/** Signals whose default action is not to end the program. */
-const IGNORED_BY_DEFAULT = new Set(['SIGCHLD', 'SIGURG', 'SIGWINCH', 'SIGCONT', 'SIGSTOP', 'SIGTSTP', 'SIGTTIN', 'SIGTTOU']);
 
 const { listenerCount } = EventEmitter.prototype;
 const reallyExit = (process as unknown as { reallyExit(code: number): never }).reallyExit.bind(process);
@@ -20,12 +19,19 @@ const later = setImmediate;
 /** Publishes which signals the guest listens for, so that the cell can act while this thread is busy. */
 export function watchListeners(): void {
   const methods = [
-    'on', 'addListener', 'once', 'prependListener', 'prependOnceListener', 'off', 'removeListener', 'removeAllListeners',
+    'on',
+    'addListener',
+    'once',
+    'prependListener',
+    'prependOnceListener',
+    'off',
+    'removeListener',
+    'removeAllListeners',
   ] as const;
   for (const method of methods) {
     const original = process[method] as (...args: unknown[]) => unknown;
     define(process, method, function listen(this: NodeJS.Process, ...args: unknown[]) {
-      const result = Reflect.apply(original, this, args);
+      const result = apply(original, this, args);
       if (args.length === 0) for (const name of Object.keys(numbers)) publish(name);
       else publish(args[0]);
       return result;
@@ -35,21 +41,21 @@ export function watchListeners(): void {
 
 function publish(name: unknown): void {
   if (typeof name !== 'string') return;
-  const number = numbers[name];
+  const number = signalNumber(name);
   if (number === undefined || number > 31) return;
-  if (listenerCount.call(process, name) > 0) Atomics.or(program.shared, SHARED.listened, 1 << number);
-  else Atomics.and(program.shared, SHARED.listened, ~(1 << number));
+  if (listenerCount.call(process, name) > 0) atomicOr(program.shared, SHARED.listened, 1 << number);
+  else atomicAnd(program.shared, SHARED.listened, ~(1 << number));
 }
 
 /** Gives a signal to the guest's listener; without one, takes the default action. */
 export function deliver(name: string, number: number): void {
   if (listenerCount.call(process, name) > 0) emit.call(process, name as 'SIGTERM', name as 'SIGTERM', number as never);
-  else if (!IGNORED_BY_DEFAULT.has(name)) endBySignal(number);
+  else if (!HARMLESS_SIGNALS.has(name)) endBySignal(number);
 }
 
 /** Ends this thread as the kernel ends a process by signal `number`: at once, no `exit` event. */
 export function endBySignal(number: number): never {
-  Atomics.compareExchange(program.shared, SHARED.endedBy, 0, number);
+  compareExchange(program.shared, SHARED.endedBy, 0, number);
   return reallyExit(128 + number);
 }
 
@@ -62,8 +68,8 @@ export function confineProcess(): void {
       if (pid !== -1) return nativeKill.call(process, pid, signal);
       throw Object.assign(new Error('kill EPERM'), { errno: -1, code: 'EPERM', syscall: 'kill' });
     }
-    const number = typeof signal === 'number' ? signal : numbers[signal];
-    const name = typeof signal === 'number' ? names.get(signal) : signal;
+    const number = typeof signal === 'number' ? signal : signalNumber(signal);
+    const name = typeof signal === 'number' ? signalName(signal) : signal;
     // An unknown signal gets Node's own error; pid 0 with signal 0 harms nobody.
     if (number === undefined || (number !== 0 && name === undefined)) return nativeKill.call(process, pid, signal);
     if (number === 0 || name === undefined) return true;
@@ -71,7 +77,7 @@ export function confineProcess(): void {
     else later(deliver, name, number);
     return true;
   });
-  define(process, 'abort', () => endBySignal(numbers['SIGABRT'] ?? 6));
+  define(process, 'abort', () => endBySignal(constants.signals.SIGABRT));
   define(process, 'cwd', () => program.cwd);
   // The mask belongs to the whole cell, so setting it is only remembered.
   let mask = process.umask();
@@ -91,15 +97,19 @@ export function confineProcess(): void {
   });
   define(process, 'chdir', (directory: string) => {
     if (typeof directory !== 'string') {
-      throw Object.assign(new TypeError('The "directory" argument must be of type string.'), { code: 'ERR_INVALID_ARG_TYPE' });
+      throw Object.assign(new TypeError('The "directory" argument must be of type string.'), {
+        code: 'ERR_INVALID_ARG_TYPE',
+      });
     }
     let target: string;
     try {
       target = realpathSync(absolute(directory) as string);
-      if (!statSync(target).isDirectory()) throw Object.assign(new Error(), { code: 'ENOTDIR', errno: -constants.errno.ENOTDIR });
+      if (!statSync(target).isDirectory())
+        throw Object.assign(new Error(), { code: 'ENOTDIR', errno: -constants.errno.ENOTDIR });
     } catch (error) {
       const { code, errno } = error as NodeJS.ErrnoException;
-      const what = code === 'ENOENT' ? 'no such file or directory' : code === 'ENOTDIR' ? 'not a directory' : 'cannot enter';
+      const what =
+        code === 'ENOENT' ? 'no such file or directory' : code === 'ENOTDIR' ? 'not a directory' : 'cannot enter';
       const message = `${code}: ${what}, chdir ${program.cwd} -> '${directory}'`;
       throw Object.assign(new Error(message), { errno, code, syscall: 'chdir', path: program.cwd, dest: directory });
     }

@@ -4,14 +4,20 @@ import { inspect } from 'node:util';
 import { define, program } from './program.ts';
 import { SHARED } from './shared.ts';
 
-const emit = process.emit;
+const { exchange, store: atomicStore } = Atomics;
+
+const emit = process.emit as (...args: unknown[]) => boolean;
+const { apply } = Reflect;
 const hasCapture = process.hasUncaughtExceptionCaptureCallback;
 
 /** Stack frames of the files that run beside a guest: not the guest's business. */
-const OWN_FRAME = new RegExp(`^ +at .*(?:${escape(new URL('.', import.meta.url).href)}|${escape(new URL('../javascript.js', import.meta.url).href)}|/piscina/dist/).*\\n?`, 'gm');
+const OWN_FRAME = new RegExp(
+  `^ +at .*(?:${quote(new URL('.', import.meta.url).href)}|${quote(new URL('../javascript.js', import.meta.url).href)}|/piscina/dist/).*\\n?`,
+  'gm',
+);
 const FRAME = /^ +at (?:.*\()?((?:file:\/\/)?\/[^\n]*?):(\d+):(\d+)\)?$/m;
 
-function escape(text: string): string {
+function quote(text: string): string {
   return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 }
 
@@ -21,23 +27,23 @@ function escape(text: string): string {
  * `process.emit` is replaced rather than a listener added: a listener would be seen, and could be removed.
  */
 export function reportUncaught(): void {
-  define(process, 'emit', function emitWatched(this: NodeJS.Process, name: string, ...args: unknown[]) {
-    if (name !== 'uncaughtException' || this !== process) return Reflect.apply(emit, this, [name, ...args]);
+  define(process, 'emit', function emitWatched(this: NodeJS.Process, ...args: unknown[]) {
+    if (args[0] !== 'uncaughtException' || this !== process) return apply(emit, this, args);
     let handled: boolean;
     try {
-      handled = Reflect.apply(emit, this, [name, ...args]);
+      handled = apply(emit, this, args);
     } catch (error) {
-      Atomics.store(program.shared, SHARED.handlerThrew, 1);
+      atomicStore(program.shared, SHARED.handlerThrew, 1);
       report(error);
       throw error;
     }
-    if (!handled && !hasCapture.call(process)) report(args[0]);
+    if (!handled && !hasCapture.call(process)) report(args[1]);
     return handled;
   });
 }
 
 function report(error: unknown): void {
-  if (Atomics.exchange(program.shared, SHARED.reported, 1) === 1) return;
+  if (exchange(program.shared, SHARED.reported, 1) === 1) return;
   try {
     program.writer?.write('stderr', Buffer.from(describe(error)));
   } catch {

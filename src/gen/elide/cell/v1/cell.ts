@@ -19,6 +19,7 @@ export interface ToCell {
     | { $case: "kill"; value: Kill }
     | { $case: "input"; value: Input }
     | { $case: "shutdown"; value: Shutdown }
+    | { $case: "keepWarm"; value: KeepWarm }
     | undefined;
 }
 
@@ -97,6 +98,11 @@ export interface Input {
   end: boolean;
 }
 
+/** How many contexts to keep booted ahead at most, from now on. */
+export interface KeepWarm {
+  count: number;
+}
+
 /** End every guest by force, then exit. */
 export interface Shutdown {
 }
@@ -146,6 +152,9 @@ export const ToCell: MessageFns<ToCell> = {
         break;
       case "shutdown":
         Shutdown.encode(message.body.value, writer.uint32(50).fork()).join();
+        break;
+      case "keepWarm":
+        KeepWarm.encode(message.body.value, writer.uint32(58).fork()).join();
         break;
     }
     return writer;
@@ -212,6 +221,14 @@ export const ToCell: MessageFns<ToCell> = {
             message.body = { $case: "shutdown", value: Shutdown.decode(reader, reader.uint32()) };
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.body = { $case: "keepWarm", value: KeepWarm.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -238,6 +255,10 @@ export const ToCell: MessageFns<ToCell> = {
         ? { $case: "input", value: Input.fromJSON(object.input) }
         : isSet(object.shutdown)
         ? { $case: "shutdown", value: Shutdown.fromJSON(object.shutdown) }
+        : isSet(object.keepWarm)
+        ? { $case: "keepWarm", value: KeepWarm.fromJSON(object.keepWarm) }
+        : isSet(object.keep_warm)
+        ? { $case: "keepWarm", value: KeepWarm.fromJSON(object.keep_warm) }
         : undefined,
     };
   },
@@ -256,6 +277,8 @@ export const ToCell: MessageFns<ToCell> = {
       obj.input = Input.toJSON(message.body.value);
     } else if (message.body?.$case === "shutdown") {
       obj.shutdown = Shutdown.toJSON(message.body.value);
+    } else if (message.body?.$case === "keepWarm") {
+      obj.keepWarm = KeepWarm.toJSON(message.body.value);
     }
     return obj;
   },
@@ -299,6 +322,12 @@ export const ToCell: MessageFns<ToCell> = {
       case "shutdown": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "shutdown", value: Shutdown.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "keepWarm": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "keepWarm", value: KeepWarm.fromPartial(object.body.value) };
         }
         break;
       }
@@ -1505,6 +1534,73 @@ export const Input: MessageFns<Input> = {
     message.executionKey = object.executionKey ?? "";
     message.data = object.data ?? Buffer.alloc(0);
     message.end = object.end ?? false;
+    return message;
+  },
+};
+
+function createBaseKeepWarm(): KeepWarm {
+  return { count: 0 };
+}
+
+export const KeepWarm: MessageFns<KeepWarm> = {
+  encode(message: KeepWarm, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.count !== 0) {
+      writer.uint32(8).uint32(message.count);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): KeepWarm {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseKeepWarm();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.count = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): KeepWarm {
+    return { count: isSet(object.count) ? globalThis.Number(object.count) : 0 };
+  },
+
+  toJSON(message: KeepWarm): unknown {
+    const obj: any = {};
+    if (message.count !== 0) {
+      obj.count = Math.round(message.count);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<KeepWarm>, I>>(base?: I): KeepWarm {
+    return KeepWarm.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<KeepWarm>, I>>(object: I): KeepWarm {
+    const message = createBaseKeepWarm();
+    message.count = object.count ?? 0;
     return message;
   },
 };

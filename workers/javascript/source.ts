@@ -1,4 +1,6 @@
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import type { transformSync as TransformSync } from 'oxc-transform';
 
 /** JavaScript made from TypeScript, or what is wrong with it. */
@@ -12,7 +14,8 @@ let transformSync: typeof TransformSync | undefined;
  */
 export function transformTypeScript(path: string, code: string): Transformed {
   // Loaded when first needed: its native library costs a thread that only runs JavaScript time and memory.
-  transformSync ??= (createRequire(import.meta.url)('oxc-transform') as { transformSync: typeof TransformSync }).transformSync;
+  transformSync ??= (createRequire(import.meta.url)('oxc-transform') as { transformSync: typeof TransformSync })
+    .transformSync;
   const lang = /\.[jt]sx$/.test(path) ? 'tsx' : 'ts';
   const result = transformSync(path, code, {
     lang,
@@ -26,4 +29,20 @@ export function transformTypeScript(path: string, code: string): Transformed {
   const map = { ...result.map, sources: [path], sourcesContent: [code] };
   const encoded = Buffer.from(JSON.stringify(map)).toString('base64');
   return { ok: true, code: `${result.code}\n//# sourceMappingURL=data:application/json;base64,${encoded}\n` };
+}
+
+/** The `type` of the nearest package.json at or above `directory`. */
+export function packageType(directory: string): 'commonjs' | 'module' | undefined {
+  for (let at = directory; ; at = dirname(at)) {
+    const file = join(at, 'package.json');
+    if (existsSync(file)) {
+      try {
+        const { type } = JSON.parse(readFileSync(file, 'utf8')) as { type?: unknown };
+        return type === 'module' || type === 'commonjs' ? type : undefined;
+      } catch {
+        return undefined;
+      }
+    }
+    if (at === dirname(at)) return undefined;
+  }
 }

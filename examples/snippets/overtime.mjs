@@ -1,0 +1,3 @@
+// Has more to do than it has time for.
+console.log('ready');
+setInterval(() => {}, 1000);

@@ -1,0 +1,43 @@
+import type { Command } from 'commander';
+import { writeJson, writePairs } from '../output.ts';
+import { describeResult } from '../result.ts';
+import { findExecution, sessionOption, withDaemon } from '../target.ts';
+
+interface Flags {
+  session?: string;
+  json?: boolean;
+}
+
+const timeOf = (ms: number | undefined) => (ms === undefined ? undefined : new Date(ms).toISOString());
+
+export function addInspect(program: Command): void {
+  program
+    .command('inspect')
+    .description('show all there is to know of one execution')
+    .argument('<execution>')
+    .addOption(sessionOption())
+    .option('--json', 'one JSON document')
+    .action((executionId: string, flags: Flags, command: Command) =>
+      withDaemon(command, async ({ client }) => {
+        const { sessionId } = await findExecution(client, executionId, flags.session);
+        const execution = await client.getExecutionStatus(sessionId, executionId);
+        if (flags.json) return writeJson(execution);
+        const { language, state, rung, result, times, pid, stdoutBytes, stderrBytes } = execution;
+        return writePairs([
+          ['execution', executionId],
+          ['session', sessionId],
+          ['language', language],
+          ['state', state],
+          ['rung', rung],
+          ['result', result && describeResult(execution)],
+          ['pid', pid || undefined],
+          ['accepted', timeOf(times.acceptedAtMs)],
+          ['started', timeOf(times.startedAtMs)],
+          ['signaled', timeOf(times.signaledAtMs)],
+          ['exited', timeOf(times.exitedAtMs)],
+          ['stdout', `${stdoutBytes} bytes`],
+          ['stderr', `${stderrBytes} bytes`],
+        ]);
+      }),
+    );
+}

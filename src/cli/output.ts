@@ -1,0 +1,55 @@
+import { constants } from 'node:os';
+
+/** Nobody reads what this command writes any more. Ends it without a word, as SIGPIPE would. */
+export class OutputClosedError extends Error {
+  static readonly exitCode = 128 + constants.signals.SIGPIPE;
+}
+
+/** How a write fails when the other end of a pipe, a socket or a terminal is gone. */
+const CLOSED = new Set(['EPIPE', 'EIO', 'ECONNRESET', 'ERR_STREAM_DESTROYED']);
+
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+
+/** Writes to the command's own stdout or stderr; resolves when the bytes have left, rejects with `OutputClosedError`. */
+export function write(data: string | Uint8Array, stream: 'stdout' | 'stderr' = 'stdout'): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  process[stream].write(data, (error?: (Error & { code?: string }) | null) => {
+    if (!error) resolve();
+    else if (CLOSED.has(error.code ?? '')) reject(new OutputClosedError(error.message, { cause: error }));
+    else reject(error);
+  });
+  return promise;
+}
+
+/** One line for people on stderr. */
+export function complain(message: string): Promise<void> {
+  return write(`elidectl: ${message}\n`, 'stderr').catch(() => {});
+}
+
+/** One JSON document on one line; what is absent is null, so that every document of a kind has the same keys. */
+export function writeJson(document: unknown): Promise<void> {
+  return write(`${JSON.stringify(document, (_, value) => (value === undefined ? null : value))}\n`);
+}
+
+/** Left-aligned columns, two spaces apart. */
+export function writeTable(head: string[], rows: string[][]): Promise<void> {
+  return write(tableOf([head, ...rows]));
+}
+
+/** One `key  value` line for each pair that has a value. */
+export function writePairs(pairs: [key: string, value: string | number | undefined][]): Promise<void> {
+  return write(tableOf(pairs.flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)]]))));
+}
+
+function tableOf(rows: string[][]): string {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+          .join('  ')
+          .trimEnd()}\n`,
+    )
+    .join('');
+}

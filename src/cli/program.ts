@@ -1,0 +1,84 @@
+import { Command, CommanderError, Option } from 'commander';
+import { UnreachableError } from '../client/index.ts';
+import { ElideError } from '../errors.ts';
+import { VERSION } from '../version.ts';
+import { addHealth } from './commands/health.ts';
+import { addInspect } from './commands/inspect.ts';
+import { addLanguages } from './commands/languages.ts';
+import { addLogs } from './commands/logs.ts';
+import { addPs } from './commands/ps.ts';
+import { addRun } from './commands/run.ts';
+import { addSession } from './commands/session.ts';
+import { addSignal } from './commands/signal.ts';
+import { addStop } from './commands/stop.ts';
+import { addWait } from './commands/wait.ts';
+import { complain, OutputClosedError, write } from './output.ts';
+import { REFUSED } from './result.ts';
+
+/** What a command's action leaves behind: the exit code. */
+export type Finish = (exitCode: number) => void;
+
+/** Runs one command line, without the program's name. Resolves with the exit code when everything is written. */
+export async function elidectl(args: string[]): Promise<number> {
+  let exitCode = 0;
+  const finish: Finish = (code) => {
+    exitCode = code;
+  };
+  try {
+    await programOf(finish).parseAsync(args, { from: 'user' });
+    return exitCode;
+  } catch (error) {
+    return await exitCodeOfError(error);
+  } finally {
+    // What commander wrote (help, complaints) has left when this has.
+    await Promise.allSettled([write(''), write('', 'stderr')]);
+  }
+}
+
+async function exitCodeOfError(error: unknown): Promise<number> {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : REFUSED;
+  if (error instanceof OutputClosedError) return OutputClosedError.exitCode;
+  await complain(messageOf(error));
+  return REFUSED;
+}
+
+function messageOf(error: unknown): string {
+  if (!(error instanceof ElideError)) return String((error as Error)?.stack ?? error);
+  const step = error instanceof UnreachableError ? ': start elide-daemon, or name another with --socket or --tcp' : '';
+  return `${error.message}${step}`;
+}
+
+function programOf(finish: Finish): Command {
+  const program = new Command('elidectl')
+    .description('Runs and looks after executions in an elide daemon.')
+    .version(VERSION)
+    .addOption(
+      new Option(
+        '--socket <path>',
+        'unix socket of the daemon (default: $ELIDE_DAEMON_SOCKET or /tmp/elide-daemon.sock)',
+      ).conflicts('tcp'),
+    )
+    .addOption(new Option('--tcp <host:port>', 'address of the daemon, instead of a socket'))
+    .exitOverride()
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({ outputError: (text, writeError) => writeError(text.replace(/^error: /, 'elidectl: ')) })
+    .addHelpText(
+      'after',
+      `\nExit codes: ${REFUSED} when elidectl or the daemon could not do what was asked; run and wait exit as the execution did.`,
+    );
+  for (const add of [
+    addRun,
+    addPs,
+    addLogs,
+    addWait,
+    addSignal,
+    addStop,
+    addInspect,
+    addSession,
+    addLanguages,
+    addHealth,
+  ]) {
+    add(program, finish);
+  }
+  return program;
+}

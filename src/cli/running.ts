@@ -1,0 +1,130 @@
+import { constants } from 'node:os';
+import type { DaemonClient, ExecutionSummary } from '../client/index.ts';
+import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
+import type { Snippet } from '../supervisor/requests.ts';
+import { complain, OutputClosedError, write } from './output.ts';
+import { describeResult, exitCodeOf } from './result.ts';
+
+/** How long a second SIGINT counts as impatience when no grace period is named: the daemon's own default, in ms. */
+const GRACE_MS = 5_000;
+/** Nobody presses a key twice faster than this, in ms: also with a shorter grace period a second SIGINT counts. */
+const LEAST_PATIENCE_MS = 1_000;
+/** How long a command that nobody listens to takes at most to say so to the daemon, in ms. */
+const PARTING_MS = 2_000;
+const RELAYED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** Has the daemon accept a snippet, in a session that is made with the daemon's defaults if there is none. */
+export async function admit(client: DaemonClient, snippet: Snippet): Promise<void> {
+  try {
+    await client.executeSnippet(snippet);
+  } catch (error) {
+    if (!(error instanceof NotFoundError)) throw error;
+    await client.createSession(snippet.sessionId).catch((raced) => {
+      if (!(raced instanceof AlreadyExistsError)) throw raced;
+    });
+    await client.executeSnippet(snippet);
+  }
+}
+
+/** Runs a snippet in the foreground: its output, input and signals are ours. Resolves with the exit code to have. */
+export async function attend(client: DaemonClient, snippet: Snippet): Promise<number> {
+  const { sessionId, executionId } = snippet;
+  const admitted = Promise.withResolvers<void>();
+  admitted.promise.catch(() => {});
+  const relay = new SignalRelay(client, snippet, admitted.promise);
+  const over = new AbortController();
+  try {
+    await admit(client, snippet);
+    admitted.resolve();
+    if (snippet.stdin) void forwardInput(client, snippet, over.signal);
+    for await (const { data, stream } of client.streamOutput(sessionId, executionId)) await write(data, stream);
+    return await report(await client.wait(sessionId, executionId), relay.last);
+  } catch (error) {
+    admitted.reject(error);
+    if (error instanceof OutputClosedError) {
+      await client.cancelExecution(sessionId, executionId, {}, { deadlineMs: PARTING_MS }).catch(() => {});
+    }
+    throw error;
+  } finally {
+    over.abort();
+    relay.close();
+  }
+}
+
+/** Says on stderr why it ended where the exit code leaves that open. */
+async function report(execution: ExecutionSummary, relayed: NodeJS.Signals | undefined): Promise<number> {
+  const { result, executionId } = execution;
+  const ownEnd = result?.reason === 'completed' || result?.reason === 'failed';
+  const ourSignal = relayed !== undefined && (result?.reason === 'signaled' || result?.reason === 'cancelled');
+  if (ourSignal && result.exitCode < 0) return 128 + constants.signals[relayed];
+  if (!ownEnd && !ourSignal) await complain(`execution "${executionId}" ended: ${describeResult(execution)}`);
+  return exitCodeOf(execution);
+}
+
+async function forwardInput(client: DaemonClient, snippet: Snippet, signal: AbortSignal): Promise<void> {
+  const { sessionId, executionId } = snippet;
+  try {
+    for await (const data of process.stdin) {
+      await client.writeInput(sessionId, executionId, data as Buffer, false, { signal });
+    }
+    await client.writeInput(sessionId, executionId, new Uint8Array(), true, { signal });
+  } catch {
+    // The program reads no more, or is gone: what becomes of it, the output stream says.
+    process.stdin.destroy();
+  }
+}
+
+/** Passes this process's signals on to an execution; impatience (SIGINT again and again) stops, then forces it. */
+class SignalRelay {
+  /** The newest signal that came. */
+  last: NodeJS.Signals | undefined;
+  readonly #client: DaemonClient;
+  readonly #snippet: Snippet;
+  readonly #admitted: Promise<void>;
+  #interrupts = 0;
+  #lastInterruptMs = Number.NEGATIVE_INFINITY;
+
+  constructor(client: DaemonClient, snippet: Snippet, admitted: Promise<void>) {
+    this.#client = client;
+    this.#snippet = snippet;
+    this.#admitted = admitted;
+    for (const name of RELAYED) process.on(name, this.#hear);
+  }
+
+  close(): void {
+    for (const name of RELAYED) process.off(name, this.#hear);
+  }
+
+  readonly #hear = (signal: NodeJS.Signals): void => {
+    this.last = signal;
+    this.#pass(signal).catch(() => {
+      // Not admitted, or gone, or the daemon is: the command ends with that anyway.
+    });
+  };
+
+  async #pass(signal: NodeJS.Signals): Promise<void> {
+    const { sessionId, executionId } = this.#snippet;
+    const impatience = signal === 'SIGINT' ? this.#impatience() : 0;
+    await this.#admitted;
+    if (impatience > 0) {
+      await this.#client.cancelExecution(sessionId, executionId, impatience > 1 ? { signal: 'SIGKILL' } : {});
+      return;
+    }
+    try {
+      await this.#client.signalExecution(sessionId, executionId, signal);
+    } catch (error) {
+      if (!(error instanceof FailedPreconditionError)) throw error;
+      // Not started yet: nobody is there to hear the signal.
+      await this.#client.cancelExecution(sessionId, executionId, { signal });
+    }
+  }
+
+  /** How many SIGINTs came before this one, none of them longer ago than the grace period from the next. */
+  #impatience(): number {
+    const nowMs = performance.now();
+    const soon = nowMs - this.#lastInterruptMs <= Math.max(this.#snippet.graceMs ?? GRACE_MS, LEAST_PATIENCE_MS);
+    this.#interrupts = soon ? this.#interrupts + 1 : 0;
+    this.#lastInterruptMs = nowMs;
+    return this.#interrupts;
+  }
+}

@@ -1,0 +1,79 @@
+import { readFile } from 'node:fs/promises';
+import { basename, extname, isAbsolute, resolve } from 'node:path';
+import { InvalidArgumentError } from '../errors.ts';
+import type { Snippet } from '../supervisor/requests.ts';
+import { readInput } from './stdin.ts';
+
+/** The flags that say what to run, and where. */
+export interface ProgramFlags {
+  language?: string;
+  eval?: string;
+  cwd?: string;
+}
+
+type Program = Pick<Snippet, 'code' | 'language' | 'args' | 'workingDirectory' | 'sourceFileName'>;
+
+const LANGUAGES: Record<string, string> = {
+  '.js': 'javascript',
+  '.mjs': 'javascript',
+  '.cjs': 'javascript',
+  '.ts': 'typescript',
+  '.mts': 'typescript',
+  '.cts': 'typescript',
+  '.py': 'python',
+};
+
+/**
+ * The program of a command line. Where paths mean the same to the daemon as here, it runs under its own name and in this
+ * directory: imports and stack traces are the user's own. Elsewhere it runs under its base name in a fresh directory.
+ */
+export async function programOf(
+  file: string | undefined,
+  operands: string[],
+  flags: ProgramFlags,
+  sameMachine: boolean,
+): Promise<Program> {
+  const workingDirectory = directoryOf(flags.cwd, sameMachine);
+  if (flags.eval !== undefined) {
+    const args = file === undefined ? operands : [file, ...operands];
+    return { code: flags.eval, language: named(flags, '--eval'), args, workingDirectory };
+  }
+  if (file === undefined) throw new InvalidArgumentError('nothing to run: name a file, - for stdin, or -e CODE');
+  if (file === '-') {
+    const language = named(flags, '-');
+    return { code: await readInput(), language, args: operands, workingDirectory };
+  }
+  const language = flags.language ?? LANGUAGES[extname(file).toLowerCase()];
+  if (language === undefined) {
+    throw new InvalidArgumentError(
+      `the ending of ${file} says no language: name it with --language (elidectl languages)`,
+    );
+  }
+  const sourceFileName = sameMachine ? resolve(file) : basename(file);
+  return { code: await read(file), language, args: operands, workingDirectory, sourceFileName };
+}
+
+function directoryOf(cwd: string | undefined, sameMachine: boolean): string | undefined {
+  if (sameMachine) return resolve(cwd ?? '.');
+  if (cwd === undefined || isAbsolute(cwd)) return cwd;
+  throw new InvalidArgumentError(
+    `--cwd ${cwd} is relative; over --tcp it must be an absolute path on the daemon's machine`,
+  );
+}
+
+function named({ language }: ProgramFlags, source: string): string {
+  if (language !== undefined) return language;
+  throw new InvalidArgumentError(
+    `${source} has no file name to tell the language by: name it with --language (elidectl languages)`,
+  );
+}
+
+async function read(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'it is a directory' : message;
+    throw new InvalidArgumentError(`cannot read ${file}: ${why}`, { cause: error });
+  }
+}

@@ -1,0 +1,58 @@
+import { type Command, Option } from 'commander';
+import { connectDaemon, type DaemonClient, type ExecutionSummary } from '../client/index.ts';
+import { InvalidArgumentError, NotFoundError } from '../errors.ts';
+
+/** Where a session is not named. */
+export const DEFAULT_SESSION = 'default';
+
+const DEFAULT_SOCKET = '/tmp/elide-daemon.sock';
+
+/** The flags that say which daemon. */
+export interface TargetFlags {
+  socket?: string;
+  tcp?: string;
+}
+
+/** A daemon to speak to. */
+export interface Target {
+  client: DaemonClient;
+  /** Paths mean the same there and here. */
+  sameMachine: boolean;
+}
+
+/** Speaks to the daemon that the flags name; closes the connection after. */
+export async function withDaemon<T>(command: Command, use: (target: Target) => Promise<T>): Promise<T> {
+  const { socket, tcp } = command.optsWithGlobals<TargetFlags>();
+  const path = socket ?? (process.env.ELIDE_DAEMON_SOCKET || DEFAULT_SOCKET);
+  using client = connectDaemon(tcp === undefined ? { socket: path } : { tcp });
+  return await use({ client, sameMachine: tcp === undefined });
+}
+
+/** The flag of every command that takes an execution. */
+export function sessionOption(): Option {
+  return new Option(
+    '-s, --session <session>',
+    `session of the execution (default: "${DEFAULT_SESSION}", or the one that has it)`,
+  );
+}
+
+/** The execution of that id: in the session named, else in the default one, else in the only one that has it. */
+export async function findExecution(
+  client: DaemonClient,
+  executionId: string,
+  sessionId: string | undefined,
+): Promise<ExecutionSummary> {
+  try {
+    return await client.wait(sessionId ?? DEFAULT_SESSION, executionId, { timeoutMs: 0 });
+  } catch (error) {
+    if (sessionId !== undefined || !(error instanceof NotFoundError)) throw error;
+  }
+  const found: ExecutionSummary[] = [];
+  for await (const execution of client.listExecutions())
+    if (execution.executionId === executionId) found.push(execution);
+  const [first, second] = found;
+  if (first === undefined) throw new NotFoundError(`execution "${executionId}" not found (elidectl ps --all)`);
+  if (second === undefined) return first;
+  const sessions = found.map((execution) => `"${execution.sessionId}"`).join(', ');
+  throw new InvalidArgumentError(`execution "${executionId}" is in the sessions ${sessions}: say which with --session`);
+}

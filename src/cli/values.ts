@@ -1,0 +1,64 @@
+import { InvalidArgumentError } from 'commander';
+
+/** In ms. */
+const UNITS: Record<string, number> = {
+  ns: 1e-6,
+  us: 1e-3,
+  µs: 1e-3,
+  μs: 1e-3,
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+};
+/** In MiB. */
+const SIZES: Record<string, number> = { '': 1, m: 1, mib: 1, g: 1024, gib: 1024, mb: 1e6 / 2 ** 20, gb: 1e9 / 2 ** 20 };
+
+/** A duration as Go writes it (`1500ms`, `5s`, `1m30s`), in whole ms. */
+export function parseDuration(text: string): number {
+  const pieces = [...text.matchAll(/(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)/gy)];
+  const read = pieces.reduce((length, [piece]) => length + piece.length, 0);
+  if (text === '0') return 0;
+  if (read === 0 || read < text.length)
+    throw new InvalidArgumentError('A duration is for example 1500ms, 5s or 1m30s.');
+  return Math.round(
+    pieces.reduce((sum, [, count, unit]) => sum + Number(count) * (UNITS[unit as string] as number), 0),
+  );
+}
+
+/** A size in MiB, or with a unit (`64MiB`, `1GiB`), in whole MiB. */
+export function parseSize(text: string): number {
+  const [, count, unit = ''] = /^(\d+(?:\.\d+)?)([a-z]*)$/i.exec(text) ?? [];
+  const factor = SIZES[unit.toLowerCase()];
+  if (count === undefined || factor === undefined)
+    throw new InvalidArgumentError('A size is for example 128 (MiB) or 1GiB.');
+  return Math.floor(Number(count) * factor);
+}
+
+/** A whole number. */
+export function parseCount(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.');
+  return Number(text);
+}
+
+/** Adds `K=V`, or `K` with the value it has here, to the environment collected so far. */
+export function collectEnv(text: string, env: Record<string, string> = {}): Record<string, string> {
+  const at = text.indexOf('=');
+  const name = at < 0 ? text : text.slice(0, at);
+  const value = at < 0 ? process.env[name] : text.slice(at + 1);
+  if (name === '') throw new InvalidArgumentError('It must be NAME=VALUE, or NAME for the value it has here.');
+  return value === undefined ? env : { ...env, [name]: value };
+}
+
+/** Adds one more word to a list collected so far. */
+export function collect(text: string, list: string[] = []): string[] {
+  return [...list, text];
+}
+
+/** A duration for people: `850ms`, `3.2s`, `4m05s`, `2h03m`. */
+export function formatDuration(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)}ms`;
+  if (ms < 60_000) return `${(Math.floor(ms / 100) / 10).toFixed(1)}s`;
+  const [long, short, unit, subunit] = ms < 3_600_000 ? [60_000, 1000, 'm', 's'] : [3_600_000, 60_000, 'h', 'm'];
+  return `${Math.floor(ms / long)}${unit}${String(Math.floor((ms % long) / short)).padStart(2, '0')}${subunit}`;
+}

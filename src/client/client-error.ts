@@ -1,0 +1,57 @@
+import { type ServiceError, status } from '@grpc/grpc-js';
+import {
+  AlreadyExistsError,
+  ElideError,
+  FailedPreconditionError,
+  InvalidArgumentError,
+  NotFoundError,
+  ResourceExhaustedError,
+  UnavailableError,
+} from '../errors.ts';
+
+/** A call failed in a way none of the daemon's own errors stands for. */
+export class ClientError extends ElideError {
+  /** The gRPC status by name, for example `deadline_exceeded`, `cancelled`, `internal`, `unimplemented`. */
+  readonly code: string;
+  /** The gRPC status by number. */
+  readonly grpcCode: number;
+
+  constructor(message: string, grpcCode: number, options?: ErrorOptions) {
+    super(message, options);
+    this.grpcCode = grpcCode;
+    this.code = (status[grpcCode] ?? `grpc_${grpcCode}`).toLowerCase();
+  }
+}
+
+/** Nobody answers at the address: no daemon runs there, or the connection to it broke. */
+export class UnreachableError extends UnavailableError {}
+
+/** By gRPC status: the class the daemon threw. */
+const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptions) => ElideError>> = {
+  [status.NOT_FOUND]: NotFoundError,
+  [status.ALREADY_EXISTS]: AlreadyExistsError,
+  [status.INVALID_ARGUMENT]: InvalidArgumentError,
+  [status.FAILED_PRECONDITION]: FailedPreconditionError,
+  [status.RESOURCE_EXHAUSTED]: ResourceExhaustedError,
+};
+
+/** What gRPC itself says, in contrast to a daemon that is stopping. */
+const NO_CONNECTION = /^No connection established|^Connection dropped|^Name resolution failed|^read E|^write E/;
+
+/** The error to throw for a failed call: the daemon's own class and message where the daemon has answered. */
+export function errorOf(error: unknown, address: string): unknown {
+  if (!isServiceError(error)) return error;
+  const { code, details } = error;
+  const options = { cause: error };
+  if (code === status.UNAVAILABLE) {
+    if (!NO_CONNECTION.test(details)) return new UnavailableError(details, options);
+    const why = /Last error: (?:Error: )?(.*?)(?:\. Resolution note: .*)?$/s.exec(details)?.[1] ?? details;
+    return new UnreachableError(`no daemon answers on ${address} (${why})`, options);
+  }
+  const known = CLASSES[code];
+  return known === undefined ? new ClientError(details, code, options) : new known(details, options);
+}
+
+function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && typeof (error as Partial<ServiceError>).code === 'number' && 'details' in error;
+}

@@ -1,0 +1,253 @@
+import { resolve } from 'node:path';
+import {
+  type ClientReadableStream,
+  type ClientUnaryCall,
+  credentials,
+  type CallOptions as GrpcCallOptions,
+  Metadata,
+  type ServiceError,
+} from '@grpc/grpc-js';
+import type { ExecutionStatus, SessionSnapshot, StopOptions, StreamOptions } from '../daemon.ts';
+import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import type { OutputChunk } from '../output/output-files.ts';
+import type { StatusEvent } from '../supervisor/execution-record.ts';
+import type { Language } from '../supervisor/languages.ts';
+import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
+import { errorOf } from './client-error.ts';
+import {
+  bigintOf,
+  chunkOf,
+  type ExecutionSummary,
+  eventOf,
+  sessionOf,
+  sessionRequest,
+  snippetRequest,
+  statusOf,
+  summaryOf,
+} from './convert.ts';
+
+/** Where a daemon listens: the path of its unix socket, or `HOST:PORT`. */
+export type DaemonAddress = { socket: string } | { tcp: string };
+
+/** What every call takes. */
+export interface CallOptions {
+  /** Ends the call; it rejects with the signal's reason. What the call has started in the daemon stays. */
+  signal?: AbortSignal | undefined;
+  /** The call's own deadline in ms; it rejects with a `ClientError` of code `deadline_exceeded`. Default: none. */
+  deadlineMs?: number | undefined;
+}
+
+type Answer<Res> = (error: ServiceError | null, response: Res) => void;
+type UnaryMethod<Req, Res> = (
+  request: Req,
+  metadata: Metadata,
+  options: Partial<GrpcCallOptions>,
+  callback: Answer<Res>,
+) => ClientUnaryCall;
+type StreamMethod<Req, Res> = (
+  request: Req,
+  metadata: Metadata,
+  options: Partial<GrpcCallOptions>,
+) => ClientReadableStream<Res>;
+
+/** Makes a client of the daemon at this address. It connects with the first call, and again after a connection broke. */
+export function connectDaemon(address: DaemonAddress): DaemonClient {
+  return new DaemonClient(address);
+}
+
+/**
+ * A daemon's API with the daemon library's own names, values and errors. Rejects with the daemon's error classes; with
+ * `UnreachableError` when nobody answers; with `ClientError` for any other gRPC status.
+ */
+export class DaemonClient {
+  /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
+  readonly address: string;
+  readonly #api: Api.ExecutionApiClient;
+
+  constructor(address: DaemonAddress) {
+    const target = 'socket' in address ? `unix:${resolve(address.socket)}` : address.tcp;
+    this.address = 'socket' in address ? target : `tcp:${target}`;
+    this.#api = new Api.ExecutionApiClient(target, credentials.createInsecure(), {
+      // Between this machine and itself there is no proxy, whatever the environment says.
+      'grpc.enable_http_proxy': 0,
+      // A page of executions with long names is more than the default of 4 MiB.
+      'grpc.max_receive_message_length': -1,
+    });
+  }
+
+  /** Ends open calls and lets the connection go. */
+  close(): void {
+    this.#api.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  health(options?: CallOptions): Promise<Api.HealthResponse> {
+    return this.#unary(this.#api.health, {}, options);
+  }
+
+  async languages(options?: CallOptions): Promise<Language[]> {
+    return (await this.#unary(this.#api.listLanguages, {}, options)).languages;
+  }
+
+  /** The same id with the same configuration again is harmless; with another it is an `AlreadyExistsError`. */
+  async createSession(sessionId: string, config: SessionConfiguration = {}, options?: CallOptions): Promise<void> {
+    await this.#unary(this.#api.createSession, sessionRequest(sessionId, config), options);
+  }
+
+  async getSession(sessionId: string, options?: CallOptions): Promise<SessionSnapshot> {
+    return sessionOf(await this.#unary(this.#api.getSession, { sessionId }, options));
+  }
+
+  async listSessions(options?: CallOptions): Promise<SessionSnapshot[]> {
+    return (await this.#unary(this.#api.listSessions, {}, options)).sessions.map(sessionOf);
+  }
+
+  /** Stops everything in the session; resolves when all of it is gone. */
+  async deleteSession(sessionId: string, options?: CallOptions): Promise<void> {
+    await this.#unary(this.#api.deleteSession, { sessionId }, options);
+  }
+
+  /** Accepts a snippet, and resolves before it runs. The same id with the same request again is harmless. */
+  async executeSnippet(snippet: Snippet, options?: CallOptions): Promise<void> {
+    await this.#unary(this.#api.executeSnippet, snippetRequest(snippet), options);
+  }
+
+  async getExecutionStatus(sessionId: string, executionId: string, options?: CallOptions): Promise<ExecutionStatus> {
+    return statusOf(await this.#unary(this.#api.getExecutionStatus, { sessionId, executionId }, options));
+  }
+
+  /** Oldest first; of one session or of all. Asks page after page. */
+  async *listExecutions(sessionId?: string, options?: CallOptions): AsyncGenerator<ExecutionSummary> {
+    for (let pageToken = ''; ; ) {
+      const request = { sessionId: sessionId ?? '', pageSize: 0, pageToken };
+      const page = await this.#unary(this.#api.listExecutions, request, options);
+      yield* page.executions.map(summaryOf);
+      if (page.nextPageToken === '') return;
+      pageToken = page.nextPageToken;
+    }
+  }
+
+  /** Starts the ladder: true when a stop is under way, false when there is nothing to stop (any more). */
+  async cancelExecution(
+    sessionId: string,
+    executionId: string,
+    stop: StopOptions = {},
+    options?: CallOptions,
+  ): Promise<boolean> {
+    const { signal = '', graceMs } = stop;
+    const request = { sessionId, executionId, signal, timeoutSeconds: 0, graceMs: bigintOf(graceMs) };
+    return (await this.#unary(this.#api.cancelExecution, request, options)).success;
+  }
+
+  /** Delivers one signal by name; false when the execution has exited. */
+  async signalExecution(
+    sessionId: string,
+    executionId: string,
+    signal: string,
+    options?: CallOptions,
+  ): Promise<boolean> {
+    return (await this.#unary(this.#api.signalExecution, { sessionId, executionId, signal }, options)).success;
+  }
+
+  /** Resolves when the execution has exited, or when `timeoutMs` passed: look at the state to see which. */
+  async wait(
+    sessionId: string,
+    executionId: string,
+    { timeoutMs, ...options }: CallOptions & { timeoutMs?: number | undefined } = {},
+  ): Promise<ExecutionSummary> {
+    const request = { sessionId, executionId, timeoutMs: bigintOf(timeoutMs) };
+    const { execution } = await this.#unary(this.#api.waitExecution, request, options);
+    return summaryOf(execution ?? Api.ExecutionSummary.create({ sessionId, executionId }));
+  }
+
+  /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
+  async writeInput(
+    sessionId: string,
+    executionId: string,
+    data: Uint8Array,
+    end = false,
+    options?: CallOptions,
+  ): Promise<void> {
+    const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+    await this.#unary(this.#api.writeExecutionInput, { sessionId, executionId, data: bytes, end }, options);
+  }
+
+  /** Every status event from a sequence number on, those to come included; ends after the last one. */
+  async *watchExecution(
+    sessionId: string,
+    executionId: string,
+    { fromSequence = 1, ...options }: CallOptions & { fromSequence?: number | undefined } = {},
+  ): AsyncGenerator<StatusEvent> {
+    const request = { sessionId, executionId, fromSequence: BigInt(fromSequence) };
+    for await (const event of this.#stream(this.#api.watchExecution, request, options)) yield eventOf(event);
+  }
+
+  /** The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. */
+  async *streamOutput(
+    sessionId: string,
+    executionId: string,
+    { streams = ['stdout', 'stderr'], ...options }: CallOptions & StreamOptions = {},
+  ): AsyncGenerator<OutputChunk> {
+    const request = {
+      sessionId,
+      executionId,
+      includeStdout: streams.includes('stdout'),
+      includeStderr: streams.includes('stderr'),
+      stdoutPosition: BigInt(options.stdoutPosition ?? 0),
+      stderrPosition: BigInt(options.stderrPosition ?? 0),
+      noFollow: options.follow === false,
+    };
+    for await (const chunk of this.#stream(this.#api.streamExecutionOutput, request, options)) yield chunkOf(chunk);
+  }
+
+  async #unary<Req, Res>(
+    method: UnaryMethod<Req, Res>,
+    request: Req,
+    { signal, deadlineMs }: CallOptions = {},
+  ): Promise<Res> {
+    signal?.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<Res>();
+    const call = method.call(this.#api, request, new Metadata(), grpcOptions(deadlineMs), (error, response) => {
+      if (error === null) resolve(response);
+      else reject(errorOf(error, this.address));
+    });
+    const abort = () => {
+      reject(signal?.reason);
+      call.cancel();
+    };
+    signal?.addEventListener('abort', abort);
+    try {
+      return await promise;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+
+  async *#stream<Req, Res>(
+    method: StreamMethod<Req, Res>,
+    request: Req,
+    { signal, deadlineMs }: CallOptions = {},
+  ): AsyncGenerator<Res> {
+    signal?.throwIfAborted();
+    const call = method.call(this.#api, request, new Metadata(), grpcOptions(deadlineMs));
+    // Cancelling makes an error event, after which nobody may be listening any more.
+    call.on('error', () => {});
+    const abort = () => call.cancel();
+    signal?.addEventListener('abort', abort);
+    try {
+      yield* call as AsyncIterable<Res>;
+    } catch (error) {
+      throw signal?.aborted ? signal.reason : errorOf(error, this.address);
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      call.cancel();
+    }
+  }
+}
+
+function grpcOptions(deadlineMs: number | undefined): Partial<GrpcCallOptions> {
+  return deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs };
+}

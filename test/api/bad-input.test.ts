@@ -1,0 +1,301 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { ExecutionConfiguration } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
+import { all, type SnippetRequest, TestClient } from '../support/client.ts';
+import { TestDaemon } from '../support/daemon.ts';
+
+const INT64_MAX = 2n ** 63n - 1n;
+const INT64_MIN = -(2n ** 63n);
+
+let node: TestDaemon;
+let client: TestClient;
+let count = 0;
+beforeAll(async () => {
+  node = await TestDaemon.start({ maxCodeBytes: 1000 });
+  client = new TestClient(`unix:${node.endpoints.socket}`);
+  await client.createSession('s');
+  await client.createSession('only-python', { enabledLanguages: ['python'] });
+});
+afterAll(async () => {
+  await client[Symbol.asyncDispose]();
+  await node[Symbol.asyncDispose]();
+});
+
+/** Sends a request that is refused, and checks that no execution came of it. */
+async function refused(request: Partial<SnippetRequest>, code: string, details: RegExp): Promise<void> {
+  const known = await executions();
+  count += 1;
+  const whole = { sessionId: 's', executionId: `bad-${count}`, code: '0', ...request };
+  await expect(client.execute(whole)).rejects.toMatchObject({ code, details: expect.stringMatching(details) });
+  expect(await executions()).toEqual(known);
+}
+
+const executions = async () => (await node.daemon.listExecutions()).map(({ executionId }) => executionId);
+const sessions = async () => (await node.daemon.listSessions()).map(({ sessionId }) => sessionId);
+
+test.each([
+  ['getSession', { sessionId: 'nope' }, /session "nope" not found/],
+  ['deleteSession', { sessionId: 'nope' }, /session "nope" not found/],
+  ['executeSnippet', { sessionId: 'nope', executionId: 'x', code: '0', language: 'js', env: {}, args: [] }, /"nope"/],
+  ['getExecutionStatus', { sessionId: 's', executionId: 'nope' }, /execution "nope" not found in session "s"/],
+  ['getExecutionStatus', { sessionId: 'nope', executionId: 'x' }, /session "nope" not found/],
+  ['signalExecution', { sessionId: 's', executionId: 'nope', signal: 'TERM' }, /execution "nope"/],
+  ['waitExecution', { sessionId: 's', executionId: 'nope' }, /execution "nope"/],
+  [
+    'writeExecutionInput',
+    { sessionId: 's', executionId: 'nope', data: Buffer.from('x'), end: false },
+    /execution "nope"/,
+  ],
+] as const)('%s of what is unknown is NOT_FOUND and names it', async (method, request, details) => {
+  await expect(client.call(method, request)).rejects.toMatchObject({
+    code: 'NOT_FOUND',
+    details: expect.stringMatching(details),
+  });
+});
+
+test.each([
+  ['empty', '', /is empty/],
+  ['of 10 KB', 'x'.repeat(10_000), /has 10000 bytes; at most 1024/],
+  ['of 1025 bytes in few characters', 'é'.repeat(513), /has 1026 bytes/],
+  ['with a newline', 'a\nb', /control character/],
+  ['with NUL', 'a\0b', /control character/],
+  ['with an escape sequence', 'a\u001b[31mb', /control character/],
+  ['with a C1 control', 'a\u0085b', /control character/],
+])('an id %s is refused', async (_, id, details) => {
+  const known = await sessions();
+
+  await refused({ executionId: id }, 'INVALID_ARGUMENT', new RegExp(`execution_id.*${details.source}`));
+  await expect(client.createSession(id)).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: expect.stringMatching(new RegExp(`session_id.*${details.source}`)),
+  });
+
+  expect(await sessions()).toEqual(known);
+});
+
+test('an id of the most bytes allowed is taken', async () => {
+  await client.createSession('é'.repeat(512));
+
+  expect(await sessions()).toContain('é'.repeat(512));
+});
+
+test('an unknown language is refused with those there are', async () => {
+  await refused({ language: 'cobol' }, 'INVALID_ARGUMENT', /unknown language "cobol".*javascript, typescript, python/);
+  await refused({ language: '' }, 'INVALID_ARGUMENT', /unknown language ""/);
+  await refused({ language: '__proto__' }, 'INVALID_ARGUMENT', /unknown language "__proto__"/);
+  await expect(client.createSession('new', { enabledLanguages: ['js', 'cobol'] })).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: expect.stringMatching(/"cobol".*javascript, typescript, python/),
+  });
+});
+
+test('a language that the session has not enabled is refused with those it has', async () => {
+  await refused(
+    { sessionId: 'only-python', language: 'javascript' },
+    'FAILED_PRECONDITION',
+    /"javascript" is not enabled in session "only-python".*python/,
+  );
+});
+
+test('a language whose interpreter is missing is refused with the reason', async () => {
+  await using without = await TestDaemon.start({ python: '/nonexistent/python3' });
+  const session = await without.session();
+
+  await expect(session.run({ language: 'python', code: 'pass' })).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: expect.stringMatching(/"python" is not available.*\/nonexistent\/python3.*not found/),
+  });
+  expect((await session.run('0')).result.reason).toBe('completed');
+});
+
+test('code is neither empty nor larger than the limit', async () => {
+  await refused({ code: '' }, 'INVALID_ARGUMENT', /code is empty/);
+  await refused({ code: 'x'.repeat(1001) }, 'INVALID_ARGUMENT', /code has 1001 bytes; at most 1000/);
+  await refused({ code: 'é'.repeat(501) }, 'INVALID_ARGUMENT', /code has 1002 bytes/);
+
+  await client.execute({ sessionId: 's', executionId: 'largest', code: `//${'x'.repeat(998)}` });
+  expect((await client.ended('s', 'largest')).exitCode).toBe(0);
+});
+
+test('code of 64 MiB is taken by default, one byte more is refused', async () => {
+  await using plain = await TestDaemon.start();
+  await using large = new TestClient(`unix:${plain.endpoints.socket}`);
+  await large.createSession('s');
+  const code = `console.log('ran');//${' '.repeat(64 * 1024 * 1024)}`;
+  const request = { sessionId: 's', executionId: 'x', code: code.slice(0, 64 * 1024 * 1024) };
+
+  await expect(large.execute({ ...request, code: code.slice(0, 64 * 1024 * 1024 + 1) })).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: expect.stringContaining('67108865 bytes'),
+  });
+  await large.execute(request);
+  expect((await large.ended('s', 'x')).stdout).toBe('ran\n');
+});
+
+test('a message beyond any limit is refused without harm', async () => {
+  await refused({ code: 'x'.repeat(20 * 1024 * 1024) }, 'RESOURCE_EXHAUSTED', /./);
+
+  expect(await client.call('health', {})).toMatchObject({ healthy: true });
+});
+
+test.each([
+  ['with =', { 'A=B': 'x' }, /env: "A=B"/],
+  ['with NUL', { 'A\0B': 'x' }, /env: "A\\u0000B"/],
+  ['empty', { '': 'x' }, /env: ""/],
+])('a name in env that is %s is refused', async (_, env, details) => {
+  await refused({ env }, 'INVALID_ARGUMENT', details);
+});
+
+test('a NUL in a value of env or in an argument is refused', async () => {
+  await refused({ env: { A: 'x\0y' } }, 'INVALID_ARGUMENT', /env A has a NUL/);
+  await refused({ args: ['fine', 'x\0y'] }, 'INVALID_ARGUMENT', /args\[1\] has a NUL/);
+});
+
+test.each<[string, Partial<ExecutionConfiguration>, RegExp]>([
+  ['a negative timeout', { timeoutMs: -1n }, /config\.timeout is -1/],
+  ['no time at all', { timeoutMs: 0n }, /config\.timeout is 0/],
+  ['a negative timeout in seconds', { timeoutSeconds: -5 }, /config\.timeout is -5000/],
+  ['the largest int32 of seconds', { timeoutSeconds: 2 ** 31 - 1 }, /config\.timeout is 2147483647000/],
+  ['more than 24 days', { timeoutMs: 2_073_600_001n }, /config\.timeout is 2073600001/],
+  ['the largest int64', { timeoutMs: INT64_MAX }, /config\.timeout is 9223372036854775807/],
+  ['the smallest int64', { timeoutMs: INT64_MIN }, /config\.timeout is -9223372036854775808/],
+  ['a negative grace period', { graceMs: -1n }, /config\.grace\S* is -1/],
+  ['the largest int64 as grace period', { graceMs: INT64_MAX }, /config\.grace\S* is 9223372036854775807/],
+])('a configuration with %s is refused', async (_, config, details) => {
+  await refused({ config }, 'INVALID_ARGUMENT', details);
+});
+
+test('the longest durations are taken and do not fire at once', async () => {
+  await client.execute({
+    sessionId: 's',
+    executionId: 'long',
+    code: "process.stdin.on('end', () => {}).resume()",
+    config: { timeoutMs: 2_073_600_000n, graceMs: 2_073_600_000n, stdin: true },
+  });
+  await client.call('writeExecutionInput', { sessionId: 's', executionId: 'long', data: Buffer.alloc(0), end: true });
+
+  expect((await client.ended('s', 'long')).timedOut).toBe(false);
+});
+
+test.each([
+  ['missing', () => '/nonexistent/directory', /working_directory "\/nonexistent\/directory": ENOENT/],
+  ['relative', () => 'some/where', /working_directory "some\/where" is not an absolute path/],
+  ['empty', () => '', /working_directory "" is not an absolute path/],
+  ['with NUL', () => '/tmp/\0', /working_directory "\/tmp\/\\u0000"/],
+  ['a file', () => fileIn(node.directory()), /working_directory ".*" is not a directory/],
+])('a working directory that is %s is refused', async (_, path, details) => {
+  await refused({ config: { workingDirectory: path() } }, 'INVALID_ARGUMENT', details);
+});
+
+test.each(['', 'NOPE', 'SIG', 'SIGTERM;', '9', '__proto__'])('signal "%s" is refused by name', async (signal) => {
+  const session = await node.session();
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const { sessionId, executionId } = running;
+
+  const answer = client.call('signalExecution', { sessionId, executionId, signal });
+  await expect(answer).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: expect.stringContaining(`"${signal}"`),
+  });
+  if (signal !== '') {
+    await expect(
+      client.call('cancelExecution', { sessionId, executionId, signal, timeoutSeconds: 0 }),
+    ).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', details: expect.stringContaining(`"${signal}"`) });
+  }
+
+  expect((await running.snapshot()).state).toBe('running');
+  await running.cancel({ graceMs: 0 });
+});
+
+test.each([
+  ['negative seconds', { timeoutSeconds: -1 }],
+  ['a negative grace period', { timeoutSeconds: 0, graceMs: -1n }],
+  ['the smallest int64', { timeoutSeconds: 0, graceMs: INT64_MIN }],
+])('a cancellation with %s is refused and starts no ladder', async (_, fields) => {
+  const session = await node.session();
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const { sessionId, executionId } = running;
+
+  await expect(client.call('cancelExecution', { sessionId, executionId, signal: '', ...fields })).rejects.toMatchObject(
+    { code: 'INVALID_ARGUMENT' },
+  );
+
+  expect((await running.snapshot()).state).toBe('running');
+  await running.cancel({ graceMs: 0 });
+});
+
+test('a session configuration beyond its bounds is refused and creates nothing', async () => {
+  for (const [config, details] of [
+    [{ contextPoolSize: 1001 }, /context_pool_size is 1001; it must be 0 to 1000/],
+    [{ contextPoolSize: 2 ** 32 - 1 }, /context_pool_size is 4294967295/],
+    [{ memoryLimitMb: 1n }, /memory_limit_mb is 1/],
+    [{ memoryLimitMb: 2n ** 64n - 1n }, /memory_limit_mb is 18446744073709551615/],
+  ] as const) {
+    await expect(client.createSession('bounds', config)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      details: expect.stringMatching(details),
+    });
+  }
+
+  expect(await sessions()).not.toContain('bounds');
+});
+
+test.each([
+  ['waitExecution', { timeoutMs: -1n }, /timeout_ms is -1/],
+  ['waitExecution', { timeoutMs: INT64_MIN }, /timeout_ms is -9223372036854775808/],
+  ['waitExecution', { timeoutMs: INT64_MAX }, /timeout_ms is 9223372036854775807/],
+  ['waitExecution', { timeoutMs: 10n ** 12n }, /timeout_ms is 1000000000000/],
+  ['listExecutions', { pageSize: 1001, pageToken: '' }, /page_size is 1001/],
+  ['listExecutions', { pageSize: 0, pageToken: '-1' }, /page_token "-1"/],
+  ['listExecutions', { pageSize: 0, pageToken: '1e9' }, /page_token "1e9"/],
+] as const)('%s with %o is refused', async (method, fields, details) => {
+  await client.execute({ sessionId: 's', executionId: 'known', code: '0' });
+
+  await expect(client.call(method, { sessionId: 's', executionId: 'known', ...fields })).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: expect.stringMatching(details),
+  });
+});
+
+test('a position or sequence that no number holds is refused', async () => {
+  await client.execute({ sessionId: 's', executionId: 'known', code: '0' });
+  await client.ended('s', 'known');
+  const request = { sessionId: 's', executionId: 'known', includeStdout: false, includeStderr: false, noFollow: false };
+  const huge = 2n ** 64n - 1n;
+
+  await expect(
+    all(client.api.streamExecutionOutput({ ...request, stdoutPosition: huge, stderrPosition: 0n })),
+  ).rejects.toMatchObject({ details: expect.stringMatching(/stdout_position is 18446744073709551615/) });
+  await expect(
+    all(client.api.watchExecution({ sessionId: 's', executionId: 'known', fromSequence: huge })),
+  ).rejects.toMatchObject({ details: expect.stringMatching(/from_sequence is 18446744073709551615/) });
+});
+
+test('input for an execution without stdin, or one that has exited, is refused', async () => {
+  const session = await node.session();
+  const without = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const finished = await session.submit({ code: '0', stdin: true });
+  await finished.end();
+
+  await expect(without.write('x')).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: expect.stringMatching(/without stdin/),
+  });
+  await expect(finished.write('x')).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: expect.stringMatching(/has exited/),
+  });
+  await without.cancel({ graceMs: 0 });
+});
+
+test('per-execution limits that do not exist yet are refused rather than ignored', async () => {
+  await refused({ config: { memoryLimitMb: 64n } }, 'INVALID_ARGUMENT', /memory_limit_mb/);
+  await refused({ config: { enabledIntrinsics: ['io'] } }, 'INVALID_ARGUMENT', /enabled_intrinsics/);
+});
+
+function fileIn(directory: string): string {
+  const path = join(directory, 'file');
+  writeFileSync(path, '');
+  return path;
+}

@@ -1,0 +1,211 @@
+import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { checkConfig, readConfigFile } from '../../src/config.ts';
+import { createDaemon } from '../../src/daemon.ts';
+import { TestClient } from '../support/client.ts';
+import { TestDaemon, temporaryDirectory } from '../support/daemon.ts';
+
+/** Starts a daemon that must refuse; resolves with its message. */
+async function refusal(config: Parameters<typeof createDaemon>[0]): Promise<string> {
+  try {
+    const daemon = createDaemon({ logLevel: 'silent', ...config });
+    await daemon.start();
+    await daemon.stop();
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'startup' });
+    return (error as Error).message;
+  }
+  throw new Error('the daemon started');
+}
+
+const places = () => {
+  const root = temporaryDirectory();
+  return { root, stateDir: join(root, 's'), socket: join(root, 'd.sock') };
+};
+
+test('a socket path of more than 107 bytes is refused with its length', async () => {
+  const { root, stateDir } = places();
+  const socket = join(root, 'é'.repeat(60));
+
+  expect(await refusal({ stateDir, socket })).toMatch(/has \d+ bytes; at most 107/);
+  expect(existsSync(socket)).toBe(false);
+});
+
+test('a socket path of exactly 107 bytes works', async () => {
+  const { root, stateDir } = places();
+  const socket = join(root, 'x'.repeat(107 - root.length - 1));
+  await using node = await TestDaemon.start({ stateDir, socket });
+  await using client = new TestClient(`unix:${node.endpoints.socket}`);
+
+  expect(Buffer.byteLength(socket)).toBe(107);
+  expect(await client.call('health', {})).toMatchObject({ healthy: true });
+});
+
+test('a state directory too long for the sockets below it is refused', async () => {
+  const { root, socket } = places();
+
+  expect(await refusal({ stateDir: join(root, 'x'.repeat(90)), socket })).toMatch(/state directory .* is too long/);
+});
+
+test('a socket that another daemon answers on is not replaced', async () => {
+  await using node = await TestDaemon.start();
+  const { stateDir } = places();
+
+  expect(await refusal({ stateDir, socket: node.endpoints.socket as string })).toMatch(/another daemon answers on/);
+
+  await using client = new TestClient(`unix:${node.endpoints.socket}`);
+  expect(await client.call('health', {})).toMatchObject({ healthy: true });
+});
+
+test('a stale socket is replaced', async () => {
+  const { stateDir, socket } = places();
+  const script = `require('node:net').createServer().listen(${JSON.stringify(socket)}, () => process.kill(process.pid, 'SIGKILL'))`;
+  spawnSync(process.execPath, ['-e', script]);
+  expect(lstatSync(socket).isSocket()).toBe(true);
+
+  await using node = await TestDaemon.start({ stateDir, socket });
+  await using client = new TestClient(`unix:${node.endpoints.socket}`);
+  expect(await client.call('health', {})).toMatchObject({ healthy: true });
+});
+
+test.each([
+  ['a regular file', (path: string) => writeFileSync(path, 'precious')],
+  ['a directory', (path: string) => mkdirSync(path)],
+  ['a link to a file', (path: string) => symlinkSync('/etc/passwd', path)],
+])('%s at the socket path is not replaced', async (_, make) => {
+  const { stateDir, socket } = places();
+  make(socket);
+  const before = lstatSync(socket).ino;
+
+  expect(await refusal({ stateDir, socket })).toContain(`${socket} is there and is no socket`);
+
+  expect(lstatSync(socket).ino).toBe(before);
+});
+
+test('a socket in a directory that is not there is refused', async () => {
+  const { root, stateDir } = places();
+
+  expect(await refusal({ stateDir, socket: join(root, 'no', 'd.sock') })).toContain(join(root, 'no', 'd.sock'));
+});
+
+test('a daemon that could not start has let its state directory go', async () => {
+  const { stateDir, socket } = places();
+  writeFileSync(socket, '');
+  await refusal({ stateDir, socket });
+
+  await using node = await TestDaemon.start({ stateDir });
+  expect(node.daemon.healthy).toBe(true);
+});
+
+test('a state directory below a file is refused', async () => {
+  const { root, socket } = places();
+  writeFileSync(join(root, 'file'), '');
+
+  expect(await refusal({ stateDir: join(root, 'file', 's'), socket })).toMatch(/state directory .*file\/s.*ENOTDIR/);
+  expect(await refusal({ stateDir: join(root, 'file'), socket })).toMatch(/state directory .*file/);
+});
+
+test('a state directory of a running daemon is refused, and that daemon goes on', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready')");
+
+  const message = await refusal({ stateDir: node.daemon.config.stateDir, socket: places().socket });
+
+  expect(message).toMatch(/is in use by another daemon/);
+  expect((await running.snapshot()).state).toBe('running');
+  expect((await session.run('0')).result.reason).toBe('completed');
+});
+
+test('a state directory that holds something else is left as it is', async () => {
+  const { root, socket } = places();
+  writeFileSync(join(root, 'thesis.txt'), 'precious');
+
+  expect(await refusal({ stateDir: root, socket })).toMatch(/holds something else \(thesis\.txt\)/);
+
+  expect(readdirSync(root)).toEqual(['thesis.txt']);
+});
+
+test('a state directory that others can look into is refused', async () => {
+  const { stateDir, socket } = places();
+  await (await TestDaemon.start({ stateDir }))[Symbol.asyncDispose]();
+  chmodSync(join(stateDir, 'daemon'), 0o755);
+
+  expect(await refusal({ stateDir, socket })).toMatch(/open to others/);
+});
+
+test('everything below the state directory is the user alone', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  await session.run('0');
+  const { stateDir } = node.daemon.config;
+
+  for (const name of readdirSync(stateDir, { recursive: true, encoding: 'utf8' })) {
+    const stat = lstatSync(join(stateDir, name));
+    if (stat.isDirectory() && !name.includes('cwd')) expect([name, stat.mode & 0o077]).toEqual([name, 0]);
+  }
+});
+
+test('an unknown key of the configuration is named, with the nearest there is', async () => {
+  const { root } = places();
+  const file = join(root, 'config.json');
+  for (const [text, message] of [
+    ['{ "graceMS": 5 }', /unknown key "graceMS" \(did you mean "graceMs"\?\)/],
+    ['{ "sokcet": "/tmp/x" }', /unknown key "sokcet" \(did you mean "socket"\?\)/],
+    ['{ "zzzzzzzzzzzz": 1 }', /unknown key "zzzzzzzzzzzz"$/],
+    ['{ "graceMs": -1 }', /graceMs is -1/],
+    ['{ "graceMs": "5s" }', /graceMs is "5s"/],
+    ['{ "logLevel": "loud" }', /logLevel is "loud"/],
+    ['{ "maxRunning": 0 }', /maxRunning is 0/],
+    ['[]', /not a JSON object/],
+    ['{', /JSON/],
+  ] as const) {
+    writeFileSync(file, text);
+    await expect(readConfigFile(file)).rejects.toMatchObject({
+      code: 'startup',
+      message: expect.stringMatching(message),
+    });
+  }
+  await expect(readConfigFile(join(root, 'none.json'))).rejects.toMatchObject({
+    message: expect.stringContaining(join(root, 'none.json')),
+  });
+});
+
+test.each(['0.0.0.0:80', '192.168.1.1:80', '[::]:80', 'example.com:80', '127.0.0.1.evil.com:80'])(
+  'tcp on %s, which is no loopback address, is refused',
+  (tcp) => {
+    expect(() => checkConfig({ tcp })).toThrow(/is not a loopback address/);
+  },
+);
+
+test.each(['127.0.0.1', 'localhost:', ':80', '127.0.0.1:70000', '127.0.0.1:x', 'localhost:80:80'])(
+  'tcp %s, which is no address, is refused',
+  (tcp) => {
+    expect(() => checkConfig({ tcp })).toThrow(`tcp "${tcp}" is not HOST:PORT`);
+  },
+);
+
+test('a TCP port that is taken is refused, and leaves no socket behind', async () => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  const { stateDir, socket } = places();
+
+  expect(await refusal({ stateDir, socket, tcp: `127.0.0.1:${port}` })).toContain(`127.0.0.1:${port}`);
+
+  server.close();
+  expect(existsSync(socket)).toBe(false);
+});
+
+test('the state directory of a stopped daemon can be used again', async () => {
+  const { stateDir } = places();
+  await (await TestDaemon.start({ stateDir }))[Symbol.asyncDispose]();
+
+  await using again = await TestDaemon.start({ stateDir });
+  const session = await again.session();
+  expect((await session.run('console.log(1)')).stdout).toBe('1\n');
+});

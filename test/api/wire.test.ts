@@ -1,0 +1,472 @@
+import { statSync } from 'node:fs';
+import { connect } from 'node:http2';
+import { createConnection } from 'node:net';
+import { BinaryWriter } from '@bufbuild/protobuf/wire';
+import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import {
+  ExecutionStatus,
+  type ExecutionStatusEvent,
+  ExitReason,
+  LadderRung,
+  LifecycleState,
+  SessionStatus,
+  type StreamExecutionOutputResponse,
+  type WaitExecutionResponse,
+} from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
+import { VERSION } from '../../src/version.ts';
+import { all, type SnippetRequest, TestClient } from '../support/client.ts';
+import { TestDaemon } from '../support/daemon.ts';
+
+let node: TestDaemon;
+let client: TestClient;
+let sessionId: string;
+let sessions = 0;
+beforeAll(async () => {
+  node = await TestDaemon.start({ tcp: '127.0.0.1:0' });
+  client = new TestClient(`unix:${node.endpoints.socket}`);
+});
+afterAll(async () => {
+  await client[Symbol.asyncDispose]();
+  await node[Symbol.asyncDispose]();
+});
+beforeEach(async () => {
+  sessions += 1;
+  sessionId = `session-${sessions}`;
+  await client.createSession(sessionId);
+});
+
+test('CreateSession twice with one configuration answers alike, with another it is refused', async () => {
+  const config = { contextPoolSize: 3, enabledLanguages: ['python', 'javascript'], memoryLimitMb: 512n };
+  const first = await client.createSession('twice', config);
+  const second = await client.createSession('twice', config);
+
+  expect(first).toMatchObject({ sessionId: 'twice', status: SessionStatus.ACTIVE });
+  expect(second).toEqual(first);
+  await expect(client.createSession('twice', { ...config, contextPoolSize: 4 })).rejects.toMatchObject({
+    code: 'ALREADY_EXISTS',
+    details: expect.stringContaining('"twice"'),
+  });
+  expect(await client.call('getSession', { sessionId: 'twice' })).toMatchObject({
+    sessionId: 'twice',
+    status: SessionStatus.ACTIVE,
+    config,
+    state: LifecycleState.RUNNING,
+    createdAt: (first as { createdAt: bigint }).createdAt,
+  });
+});
+
+test('GetSession of a deleted session is an error, and so is a second DeleteSession', async () => {
+  expect(await client.call('deleteSession', { sessionId })).toEqual({ success: true });
+
+  await expect(client.call('getSession', { sessionId })).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  await expect(client.call('deleteSession', { sessionId })).rejects.toMatchObject({
+    code: 'NOT_FOUND',
+    details: expect.stringContaining(sessionId),
+  });
+});
+
+test('ids may hold what clients put in them: slashes, spaces, dots, other scripts', async () => {
+  for (const executionId of ['a1b2/task name/0f9d', '../../../etc', '日本語 ☃', "'; drop table --", '__proto__', '.']) {
+    await client.execute({ sessionId, executionId, code: "console.log('ok')" });
+    expect(await client.ended(sessionId, executionId)).toMatchObject({ executionId, stdout: 'ok\n', complete: true });
+  }
+  const odd = '../a/b c/__proto__';
+  await client.createSession(odd);
+  await client.execute({ sessionId: odd, executionId: 'x', code: '0' });
+  expect(await client.ended(odd, 'x')).toMatchObject({ sessionId: odd, complete: true });
+});
+
+test('ExecuteSnippet answers while the snippet has yet to run', async () => {
+  const answer = await client.execute({ sessionId, executionId: 'slow', code: 'setInterval(() => {}, 1000)' });
+  const now = await client.status(sessionId, 'slow');
+
+  expect(answer).toMatchObject({ executionId: 'slow', sessionId });
+  expect([ExecutionStatus.QUEUED, ExecutionStatus.RUNNING]).toContain((answer as { status: ExecutionStatus }).status);
+  expect(now).toMatchObject({ complete: false, exitCode: 0, error: '', timedOut: false, result: undefined });
+  expect(
+    await client.call('cancelExecution', { sessionId, executionId: 'slow', signal: 'KILL', timeoutSeconds: 0 }),
+  ).toMatchObject({ success: true });
+});
+
+test('the same request again is the same execution, another one under its id is refused', async () => {
+  const request = { sessionId, executionId: 'once', code: 'console.log(1)', env: { A: '1', B: '2' }, args: ['x'] };
+  await client.execute(request);
+  await client.ended(sessionId, 'once');
+
+  expect(await client.execute({ ...request, env: { B: '2', A: '1' } })).toMatchObject({
+    executionId: 'once',
+    status: ExecutionStatus.COMPLETED,
+  });
+  expect((await client.status(sessionId, 'once')).stdout).toBe('1\n');
+  const others: Partial<SnippetRequest>[] = [
+    { code: 'console.log(2)' },
+    { args: ['y'] },
+    { env: { A: '2', B: '2' } },
+    { language: 'typescript' },
+    { config: { timeoutMs: 1000n } },
+  ];
+  for (const other of others) {
+    await expect(client.execute({ ...request, ...other })).rejects.toMatchObject({
+      code: 'ALREADY_EXISTS',
+      details: expect.stringContaining('"once"'),
+    });
+  }
+});
+
+test('one id in two sessions is two executions', async () => {
+  await client.createSession('other');
+  await client.execute({ sessionId, executionId: 'same', code: 'console.log(1)' });
+  await client.execute({ sessionId: 'other', executionId: 'same', code: 'console.log(2)' });
+
+  expect((await client.ended(sessionId, 'same')).stdout).toBe('1\n');
+  expect((await client.ended('other', 'same')).stdout).toBe('2\n');
+});
+
+test('finished executions stay queryable when their session is deleted, and when it is created again', async () => {
+  await client.execute({ sessionId, executionId: 'kept', code: "console.log('kept')" });
+  const before = await client.ended(sessionId, 'kept');
+
+  await client.call('deleteSession', { sessionId });
+  expect(await client.status(sessionId, 'kept')).toEqual(before);
+  await client.createSession(sessionId);
+  expect(await client.status(sessionId, 'kept')).toEqual(before);
+  await expect(client.execute({ sessionId, executionId: 'kept', code: '0' })).rejects.toMatchObject({
+    code: 'ALREADY_EXISTS',
+  });
+});
+
+test.each([
+  ['completed', '0', { status: ExecutionStatus.COMPLETED, exitCode: 0, error: '', reason: ExitReason.COMPLETED }],
+  ['failed', 'process.exit(3)', { status: ExecutionStatus.FAILED, exitCode: 3, error: '', reason: ExitReason.FAILED }],
+  [
+    'failed by a throw',
+    "throw new Error('x')",
+    { status: ExecutionStatus.FAILED, exitCode: 1, error: '', reason: ExitReason.FAILED },
+  ],
+])('the status of an execution that %s has what first clients rely on', async (_, code, expected) => {
+  await client.execute({ sessionId, executionId: 'x', code });
+  const found = await client.ended(sessionId, 'x');
+
+  const { reason, ...rest } = expected;
+  expect(found).toMatchObject({ ...rest, complete: true, timedOut: false, state: LifecycleState.EXITED });
+  expect(found.result).toMatchObject({ reason, exitCode: expected.exitCode, rung: LadderRung.UNSPECIFIED });
+  expect(found.language).toBe('javascript');
+});
+
+test('the status of a cancelled execution is CANCELLED without an error, of a timed out one FAILED with one', async () => {
+  await client.execute({ sessionId, executionId: 'c', code: 'setInterval(() => {}, 1000)' });
+  await client.execute({
+    sessionId,
+    executionId: 't',
+    code: 'for (;;);',
+    config: { timeoutMs: 100n, graceMs: 5000n },
+  });
+
+  await client.call('cancelExecution', { sessionId, executionId: 'c', signal: '', timeoutSeconds: 3 });
+
+  expect(await client.ended(sessionId, 'c')).toMatchObject({
+    status: ExecutionStatus.CANCELLED,
+    complete: true,
+    error: '',
+  });
+  expect(await client.ended(sessionId, 't')).toMatchObject({
+    status: ExecutionStatus.FAILED,
+    complete: true,
+    exitCode: 143,
+    timedOut: true,
+    error: 'the run limit passed',
+    rung: LadderRung.GRACEFUL,
+  });
+});
+
+test('CancelExecution of what is finished or unknown answers success=false, not an error', async () => {
+  await client.execute({ sessionId, executionId: 'done', code: '0' });
+  await client.ended(sessionId, 'done');
+
+  for (const executionId of ['done', 'never']) {
+    const request = { sessionId, executionId, signal: '', timeoutSeconds: 0 };
+    expect(await client.call('cancelExecution', request)).toMatchObject({
+      success: false,
+      message: expect.stringContaining(executionId),
+    });
+  }
+});
+
+test('WatchExecution tells every event in order without gaps, from any sequence on, and ends', async () => {
+  await client.execute({
+    sessionId,
+    executionId: 'w',
+    code: "process.on('SIGTERM', () => {}); for (;;);",
+    config: { timeoutMs: 100n, graceMs: 50n },
+  });
+  const watch = (fromSequence: bigint) =>
+    all<ExecutionStatusEvent>(client.api.watchExecution({ sessionId, executionId: 'w', fromSequence }));
+
+  const live = await watch(0n);
+
+  expect(live.map(({ sequence }) => sequence)).toEqual([1n, 2n, 3n, 4n, 5n]);
+  expect(live.map(({ state }) => state)).toEqual([
+    LifecycleState.PENDING,
+    LifecycleState.RUNNING,
+    LifecycleState.SIGNALED,
+    LifecycleState.SIGNALED,
+    LifecycleState.EXITED,
+  ]);
+  expect(live.map(({ complete }) => complete)).toEqual([false, false, false, false, true]);
+  expect(live.at(-1)?.result).toMatchObject({ reason: ExitReason.TIMED_OUT, exitCode: 137, signal: 'SIGKILL' });
+  expect(await watch(4n)).toEqual(live.slice(3));
+  expect(await watch(5n)).toEqual(live.slice(4));
+  expect(await watch(99n)).toEqual([]);
+  const times = live.map(({ timestamp }) => timestamp);
+  expect(times).toEqual([...times].sort());
+});
+
+test('WaitExecution answers when the execution has ended, or false when its limit passes first', async () => {
+  await client.execute({
+    sessionId,
+    executionId: 'x',
+    code: "process.stdin.on('end', () => {}).resume()",
+    config: { stdin: true },
+  });
+
+  const early = (await client.call('waitExecution', {
+    sessionId,
+    executionId: 'x',
+    timeoutMs: 50n,
+  })) as WaitExecutionResponse;
+  const waiting = client.call('waitExecution', { sessionId, executionId: 'x' });
+  await client.call('writeExecutionInput', { sessionId, executionId: 'x', data: Buffer.from(''), end: true });
+  const late = (await waiting) as WaitExecutionResponse;
+
+  expect(early.complete).toBe(false);
+  expect(early.execution?.result).toBeUndefined();
+  expect(late).toMatchObject({ complete: true, execution: { executionId: 'x', status: ExecutionStatus.COMPLETED } });
+});
+
+test('lists page through executions, oldest first', async () => {
+  const ids = Array.from({ length: 5 }, (_, index) => `e${index}`);
+  for (const executionId of ids) await client.execute({ sessionId, executionId, code: '0' });
+  const found: string[] = [];
+  for (let pageToken = '', pages = 0; pages < 10; pages += 1) {
+    const page = (await client.call('listExecutions', { sessionId, pageSize: 2, pageToken })) as {
+      executions: { executionId: string }[];
+      nextPageToken: string;
+    };
+    expect(page.executions.length).toBeLessThanOrEqual(2);
+    found.push(...page.executions.map(({ executionId }) => executionId));
+    pageToken = page.nextPageToken;
+    if (pageToken === '') break;
+  }
+
+  expect(found).toEqual(ids);
+  await expect(
+    client.call('listExecutions', { sessionId: 'nowhere', pageSize: 0, pageToken: '' }),
+  ).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  expect(await client.call('listSessions', {})).toMatchObject({
+    sessions: expect.arrayContaining([expect.objectContaining({ sessionId })]),
+  });
+});
+
+test('Health answers with the version, on the socket and over TCP', async () => {
+  await using tcp = new TestClient(node.endpoints.tcp as string);
+
+  expect(await client.call('health', {})).toEqual({ healthy: true, version: VERSION });
+  expect(await tcp.call('health', {})).toEqual({ healthy: true, version: VERSION });
+  expect(node.endpoints.tcp).toMatch(/^127\.0\.0\.1:[1-9]\d*$/);
+});
+
+test('the socket is its owner alone', () => {
+  const found = statSync(node.endpoints.socket as string);
+
+  expect(found.isSocket()).toBe(true);
+  expect(found.mode & 0o777).toBe(0o600);
+});
+
+test('ListLanguages tells what the node has', async () => {
+  const { languages } = (await client.call('listLanguages', {})) as {
+    languages: { name: string; available: boolean }[];
+  };
+
+  expect(languages.map(({ name }) => name)).toEqual(['javascript', 'typescript', 'python']);
+  expect(languages.every(({ available }) => available)).toBe(true);
+});
+
+test('languages may be called by their aliases', async () => {
+  for (const [language, proper] of [
+    ['js', 'javascript'],
+    ['TS', 'typescript'],
+    ['py', 'python'],
+  ] as const) {
+    const code = proper === 'python' ? 'print(1)' : 'console.log(1)';
+    await client.execute({ sessionId, executionId: language, code, language });
+    expect(await client.ended(sessionId, language)).toMatchObject({ language: proper, stdout: '1\n' });
+  }
+});
+
+test.each(['', 'elide.daemon.v1alpha1.ExecutionApi'])('grpc.health.v1 says that "%s" serves', async (service) => {
+  const request = new BinaryWriter().uint32(10).string(service).finish();
+
+  const answer = await rawBytes('/grpc.health.v1.Health/Check', Buffer.from(request));
+
+  // Field 1, a varint: SERVING.
+  expect([...answer]).toEqual([8, 1]);
+});
+
+test('grpc.health.v1 does not know what is not served', async () => {
+  const request = new BinaryWriter().uint32(10).string('some.other.Service').finish();
+
+  await expect(rawBytes('/grpc.health.v1.Health/Check', Buffer.from(request))).rejects.toMatchObject({
+    code: status.NOT_FOUND,
+  });
+});
+
+test.each(['v1', 'v1alpha'])('reflection %s lists the service and describes it', async (version) => {
+  const raw = new Client(`unix:${node.endpoints.socket}`, credentials.createInsecure());
+  const path = `/grpc.reflection.${version}.ServerReflection/ServerReflectionInfo`;
+  const call = raw.makeBidiStreamRequest(
+    path,
+    (bytes: Buffer) => bytes,
+    (bytes) => bytes,
+  );
+  const ask = (field: number, text: string) =>
+    call.write(
+      Buffer.from(
+        new BinaryWriter()
+          .uint32(field * 8 + 2)
+          .string(text)
+          .finish(),
+      ),
+    );
+
+  ask(7, '');
+  ask(4, 'elide.daemon.v1alpha1.ExecutionApi');
+  ask(4, 'elide.daemon.v1alpha1.NoSuchThing');
+  call.end();
+  const [listed, described, unknown] = (await all(call as never)) as Buffer[];
+  raw.close();
+
+  expect(listed?.toString('latin1')).toContain('elide.daemon.v1alpha1.ExecutionApi');
+  expect(described?.toString('latin1')).toContain('StreamExecutionOutput');
+  expect(unknown?.toString('latin1')).not.toContain('StreamExecutionOutput');
+});
+
+test('the authority that a grpc-go client sends for a socket path is taken', async () => {
+  const socket = node.endpoints.socket as string;
+  for (const authority of [encodeURIComponent(socket), 'localhost', socket.replaceAll('/', '%2F')]) {
+    const http2 = connect('http://localhost', { createConnection: () => createConnection(socket) });
+    const call = http2.request({
+      ':method': 'POST',
+      ':path': '/elide.daemon.v1alpha1.ExecutionApi/Health',
+      ':authority': authority,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    });
+    const chunks: Buffer[] = [];
+    call.on('data', (chunk: Buffer) => chunks.push(chunk));
+    const trailers = new Promise<Record<string, unknown>>((resolve, reject) => {
+      call.on('trailers', resolve);
+      call.on('error', reject);
+    });
+    call.end(Buffer.alloc(5));
+    expect((await trailers)['grpc-status']).toBe('0');
+    expect(Buffer.concat(chunks).toString('latin1')).toContain(VERSION);
+    http2.close();
+  }
+});
+
+test.each([
+  ['a field that is cut off', Buffer.from([0x0a, 0x7f, 0x41])],
+  ['an impossible wire type', Buffer.from([0x0f, 0x01, 0x02, 0x03])],
+  ['an endless varint', Buffer.alloc(12, 0xff)],
+])('a request with %s is INVALID_ARGUMENT', async (_, bytes) => {
+  for (const method of ['CreateSession', 'ExecuteSnippet', 'GetExecutionStatus', 'CancelExecution']) {
+    const path = `/elide.daemon.v1alpha1.ExecutionApi/${method}`;
+    await expect(rawBytes(path, bytes)).rejects.toMatchObject({ code: status.INVALID_ARGUMENT });
+  }
+  expect(await client.call('health', {})).toMatchObject({ healthy: true });
+});
+
+test('a malformed request of a stream is INVALID_ARGUMENT', async () => {
+  const raw = new Client(`unix:${node.endpoints.socket}`, credentials.createInsecure());
+  const path = '/elide.daemon.v1alpha1.ExecutionApi/WatchExecution';
+  const call = raw.makeServerStreamRequest(
+    path,
+    (bytes: Buffer) => bytes,
+    (bytes) => bytes,
+    Buffer.from([0x0a, 0x7f]),
+  );
+
+  await expect(all(call)).rejects.toMatchObject({ code: status.INVALID_ARGUMENT });
+  raw.close();
+});
+
+test('an unknown field is ignored, an unknown method is UNIMPLEMENTED', async () => {
+  const unknownField = Buffer.concat([Buffer.from([0xfa, 0x3e, 0x03]), Buffer.from('new')]);
+
+  expect((await rawBytes('/elide.daemon.v1alpha1.ExecutionApi/Health', unknownField)).toString('latin1')).toContain(
+    VERSION,
+  );
+  await expect(rawBytes('/elide.daemon.v1alpha1.ExecutionApi/Nothing', Buffer.alloc(0))).rejects.toMatchObject({
+    code: status.UNIMPLEMENTED,
+  });
+});
+
+test('a call whose deadline passes leaves nothing waiting', async () => {
+  await client.execute({ sessionId, executionId: 'x', code: 'setInterval(() => {}, 1000)' });
+  const wait = new Promise((_, reject) => {
+    client.api.waitExecution(
+      { sessionId, executionId: 'x' },
+      new Metadata(),
+      { deadline: Date.now() + 100 },
+      (error: ServiceError | null) => reject(error),
+    );
+  });
+
+  await expect(wait).rejects.toMatchObject({ code: status.DEADLINE_EXCEEDED });
+  await client.call('cancelExecution', { sessionId, executionId: 'x', signal: 'SIGKILL', timeoutSeconds: 0 });
+  expect((await client.ended(sessionId, 'x')).complete).toBe(true);
+});
+
+test('an output stream over gRPC is byte for byte what the guest wrote', async () => {
+  await client.execute({
+    sessionId,
+    executionId: 'bytes',
+    code: 'process.stdout.write(Buffer.from(Array.from({ length: 256 }, (_, i) => i))); process.stderr.write("err")',
+  });
+  const request = {
+    sessionId,
+    executionId: 'bytes',
+    includeStdout: false,
+    includeStderr: false,
+    stdoutPosition: 0n,
+    stderrPosition: 0n,
+    noFollow: false,
+  };
+
+  const chunks = await all<StreamExecutionOutputResponse>(client.api.streamExecutionOutput(request));
+  const out = chunks.filter(({ stream }) => stream === 'stdout').map(({ data }) => data);
+  const resumed = await all<StreamExecutionOutputResponse>(
+    client.api.streamExecutionOutput({ ...request, stdoutPosition: 250n, includeStdout: true }),
+  );
+
+  expect([...Buffer.concat(out)]).toEqual(Array.from({ length: 256 }, (_, index) => index));
+  expect(resumed.map(({ position, data }) => [position, [...data]])).toEqual([[250n, [250, 251, 252, 253, 254, 255]]]);
+});
+
+function rawBytes(path: string, bytes: Buffer): Promise<Buffer> {
+  const raw = new Client(`unix:${node.endpoints.socket}`, credentials.createInsecure());
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+  raw.makeUnaryRequest(
+    path,
+    (value: Buffer) => value,
+    (value) => value,
+    bytes,
+    (error, answer) => {
+      raw.close();
+      if (error === null) resolve(answer as Buffer);
+      else reject(error);
+    },
+  );
+  return promise;
+}

@@ -1,0 +1,74 @@
+import { afterEach, expect, test, vi } from 'vitest';
+import { ContextPool } from '../../src/cell/context-pool.ts';
+import { Harness, WORKER } from './javascript-harness.ts';
+
+const pools: ContextPool[] = [];
+afterEach(async () => {
+  await Promise.all(pools.splice(0).map((pool) => pool.close()));
+});
+
+function createPool(idleMs?: number): ContextPool {
+  const pool = new ContextPool({ workerUrl: WORKER, ...(idleMs !== undefined && { idleMs }) });
+  pools.push(pool);
+  return pool;
+}
+
+test('a start takes the thread that was booted ahead, and another is booted', async () => {
+  const pool = createPool();
+  pool.keepWarm(1);
+  await vi.waitFor(() => expect(pool.bootedCount).toBe(1), 5000);
+
+  const first = pool.take();
+
+  expect(first.state).toBe('booted');
+  await vi.waitFor(() => expect(pool.bootedCount).toBe(1), 5000);
+  expect(pool.take().threadId).not.toBe(first.threadId);
+});
+
+test('without a ceiling nothing is booted ahead', async () => {
+  const pool = createPool();
+
+  const context = pool.take();
+  context.terminate();
+  await context.ended;
+
+  expect(pool.spareCount).toBe(0);
+  expect(pool.liveCount).toBe(0);
+});
+
+test('spares follow what was in use at once, up to the ceiling', async () => {
+  const pool = createPool();
+  pool.keepWarm(3);
+  expect(pool.spareCount).toBe(1);
+
+  for (let i = 0; i < 2; i++) pool.take();
+  await vi.waitFor(() => expect(pool.bootedCount).toBe(2), 5000);
+  for (let i = 0; i < 3; i++) pool.take();
+  await vi.waitFor(() => expect(pool.bootedCount).toBe(3), 5000);
+
+  pool.keepWarm(1);
+  expect(pool.spareCount).toBe(1);
+});
+
+test('spares are let go when nothing starts', async () => {
+  const pool = createPool(50);
+  pool.keepWarm(2);
+  const context = pool.take();
+  context.terminate();
+
+  await vi.waitFor(() => expect(pool.liveCount).toBe(0), 5000);
+});
+
+test('no thread runs two programs, and fifty run at once', async () => {
+  await using harness = new Harness();
+  harness.engine.keepWarm(4);
+
+  const results = await Promise.all(
+    Array.from({ length: 50 }, (_, i) =>
+      harness.run(`globalThis.seen = (globalThis.seen ?? 0) + 1; require('fs').writeFileSync('mine', '${i}');
+        setTimeout(() => console.log(seen, require('fs').readFileSync('mine', 'utf8')), 5)`),
+    ),
+  );
+
+  expect(results.map(({ out, err }) => out + err)).toEqual(Array.from({ length: 50 }, (_, i) => `1 ${i}\n`));
+}, 20_000);

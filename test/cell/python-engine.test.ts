@@ -1,0 +1,682 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import type { Guest, GuestExit, StartRequest } from '../../src/cell/engine.ts';
+import { PythonEngine } from '../../src/cell/python-engine.ts';
+
+const zygotePath = fileURLToPath(new URL('../../workers/zygote.py', import.meta.url));
+const root = mkdtempSync(join(tmpdir(), 'python-engine-'));
+const engine = new PythonEngine({ python: 'python3', zygotePath });
+const MB = 2 ** 20;
+
+afterAll(async () => {
+  await engine.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+interface Run {
+  guest: Guest;
+  dir: string;
+  mainPath: string;
+  started: Promise<number>;
+  exited: Promise<GuestExit>;
+  isOver(): boolean;
+  stdout(): string;
+  stderr(): string;
+}
+
+let count = 0;
+
+function start(code: string, overrides: Partial<StartRequest> = {}, on: PythonEngine = engine): Run {
+  const dir = join(root, `e${String(++count).padStart(6, '0')}`);
+  for (const name of ['work', 'scratch', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
+  const started = Promise.withResolvers<number>();
+  const exited = Promise.withResolvers<GuestExit>();
+  let over = false;
+  const request: StartRequest = {
+    executionKey: `e${count}`,
+    language: 'python',
+    code,
+    args: [],
+    env: {},
+    cwd: join(dir, 'work'),
+    mainPath: join(dir, 'main.py'),
+    writeMain: true,
+    scratchDir: join(dir, 'scratch'),
+    tmpDir: join(dir, 'tmp'),
+    outputDir: join(dir, 'out'),
+    stdin: false,
+    ...overrides,
+  };
+  const guest = on.start(request, {
+    started: ({ pid }) => started.resolve(pid ?? 0),
+    exited: (exit) => {
+      over = true;
+      exited.resolve(exit);
+    },
+  });
+  return {
+    guest,
+    dir,
+    mainPath: request.mainPath,
+    started: started.promise,
+    exited: exited.promise,
+    isOver: () => over,
+    stdout: () => readFileSync(join(dir, 'out', 'stdout'), 'utf8'),
+    stderr: () => readFileSync(join(dir, 'out', 'stderr'), 'utf8'),
+  };
+}
+
+async function until(what: string, condition: () => boolean, limitMs = 5_000): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+/** True for a process that is neither gone nor a zombie. */
+function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+function parentOf(pid: number): number {
+  return Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+}
+
+/** Writes its pid to a file, and sleeps, in a session of its own whose parent is gone. */
+const DAEMON = `
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.setsid() if os.getpid() != os.getsid(0) else None
+        with open('daemon.tmp', 'w') as file: file.write(str(os.getpid()))
+        os.rename('daemon.tmp', 'daemon')
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+while not os.path.exists('daemon'): time.sleep(0.001)
+print('ready')
+`;
+
+test('output, exit code and usage of a program that prints and ends', async () => {
+  const run = start('print("hello")');
+
+  expect(await run.exited).toMatchObject({ exitCode: 0, usage: { maxRssKb: expect.any(Number) } });
+  expect(run.stdout()).toBe('hello\n');
+  expect(run.stderr()).toBe('');
+  expect(await run.started).toBeGreaterThan(0);
+});
+
+test('a printed line is in the file while the program runs', async () => {
+  const run = start('import time\nprint("live")\ntime.sleep(1000)');
+
+  await until('the line', () => run.stdout() === 'live\n');
+
+  expect(run.isOver()).toBe(false);
+  run.guest.kill();
+  expect(await run.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('arguments, environment and directories are exactly those of the request', async () => {
+  const env = { PATH: '/usr/bin:/bin', GREETING: 'grüß\ndich', LC_ALL: 'C' };
+  const code = `
+import sys, os, json, subprocess, tempfile, ctypes
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+print(json.dumps({'argv': sys.argv, 'env': dict(os.environ), 'cwd': os.getcwd(), 'path0': sys.path[0],
+  'child': subprocess.run(['/usr/bin/env', '-0'], capture_output=True, text=True).stdout,
+  'c': getenv(b'GREETING').decode(), 'coerced': getenv(b'LC_CTYPE'), 'tmp': tempfile.gettempdir(),
+  'fds': sorted(os.listdir('/proc/self/fd')), 'leader': os.getpid() == os.getsid(0) == os.getpgid(0)}))`;
+  const run = start(code, { args: ['a b', 'ü', '', '-x'], env });
+
+  await run.exited;
+
+  const seen = JSON.parse(run.stdout());
+  expect(seen).toMatchObject({
+    argv: [run.mainPath, 'a b', 'ü', '', '-x'],
+    env,
+    cwd: join(run.dir, 'work'),
+    path0: run.dir,
+    c: env.GREETING,
+    coerced: null,
+    tmp: join(run.dir, 'tmp'),
+    leader: true,
+  });
+  expect(seen.env).toEqual(env);
+  expect(seen.child.split('\0').filter(Boolean).sort()).toEqual(
+    Object.entries(env)
+      .map(([k, v]) => `${k}=${v}`)
+      .sort(),
+  );
+  expect(seen.fds).toEqual(['0', '1', '2', '3']); // 3 is the listing itself
+});
+
+test('TMPDIR in the environment decides about temporary files', async () => {
+  const run = start('import tempfile; print(tempfile.gettempdir())', { env: { TMPDIR: '/var/tmp' } });
+
+  await run.exited;
+
+  expect(run.stdout()).toBe('/var/tmp\n');
+});
+
+test('Unicode in code, arguments and output', async () => {
+  const run = start('# ☃\nimport sys\nπ = "🐍"\nprint(π, sys.argv[1])', { args: ['日本'] });
+
+  await run.exited;
+
+  expect(run.stdout()).toBe('🐍 日本\n');
+});
+
+/** Programs whose end has to look like that under `python3 FILE`: exit code, standard output and standard error. */
+const LIKE_CPYTHON: [string, string][] = [
+  ['sys.exit with a number', 'import sys; sys.exit(3)'],
+  ['sys.exit with a large number', 'import sys; sys.exit(259)'],
+  ['sys.exit with a negative number', 'import sys; sys.exit(-1)'],
+  ['sys.exit with a string', 'import sys; print("out"); sys.exit("tschüß")'],
+  ['sys.exit with None', 'import sys; sys.exit(None)'],
+  ['an exception', 'def f():\n    return 1 / 0\n\nf()'],
+  ['a chained exception', 'try:\n    {}["a"]\nexcept KeyError as e:\n    raise ValueError("b") from e'],
+  ['an exception in handling another', 'try:\n    int("x")\nexcept ValueError:\n    open("/nowhere/at/all")'],
+  ['an exception with a suggestion', 'import collections\ncollections.OrderedDic'],
+  ['a syntax error', 'x = 1\ny = (1,\nz = 3\n'],
+  ['an indentation error', 'if True:\nprint(1)'],
+  ['a syntax error inside a string', 'eval("1 +")'],
+  ['an exception group or its absence', 'raise ExceptionGroup("g", [ValueError(1), TypeError(2)])'],
+  ['an interrupt nobody handles', 'raise KeyboardInterrupt'],
+  [
+    'a hook for exceptions',
+    'import sys\nsys.excepthook = lambda k, e, t: print("hook", k.__name__, e, t.tb_lineno)\n1 / 0',
+  ],
+  ['a hook that fails', 'import sys\ndef hook(k, e, t):\n    raise ValueError("hook")\nsys.excepthook = hook\n1 / 0'],
+  ['a hook that exits', 'import sys\nsys.excepthook = lambda *a: sys.exit(7)\n1 / 0'],
+  [
+    'functions for the exit',
+    'import atexit\natexit.register(print, "first")\natexit.register(print, "second")\nprint("end")',
+  ],
+  ['an exception in such a function', 'import atexit\natexit.register(lambda: 1 / 0)'],
+  [
+    'an exception after threads',
+    'import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()\n1 / 0',
+  ],
+  [
+    'a daemon thread',
+    'import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\nprint(1)',
+  ],
+  [
+    'an exception in a thread',
+    'import threading\nt = threading.Thread(target=lambda: 1 / 0, name="t")\nt.start()\nt.join()',
+  ],
+  ['objects with a finalizer', 'class A:\n    def __del__(self): print("del", B)\nB = 2\na = A()\nc = A(); c.me = c'],
+  ['a file left open', 'import os\nf = open(os.dup(2), "w")\nf.write("left")'],
+  ['a file left open in a module', 'import json, os\njson.f = open(os.dup(2), "w")\njson.f.write("left")'],
+  ['output without a newline', 'import sys\nsys.stdout.write("a")\nsys.stderr.write("b")'],
+  ['a closed standard output', 'import sys\nsys.stdout.close()'],
+  ['a closed descriptor 1', 'import os, sys\nsys.stdout.write("x")\nos.close(1)'],
+  ['no standard output', 'import sys\nsys.stdout = None\nprint(1)'],
+  ['output through C', 'import ctypes\nctypes.CDLL(None).printf(b"from c\\n")'],
+  [
+    'the module __main__',
+    'import sys\nm = sys.modules["__main__"]\nprint(sorted(vars(m)), __name__, __spec__, __package__, __doc__, m.__dict__ is globals(), type(__builtins__))',
+  ],
+  [
+    'standard streams',
+    'import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s, s.errors, s.newlines, s.buffer.raw.mode, s is getattr(sys, "__%s__" % s.name[1:-1]))',
+  ],
+  ['the source of a function', 'import inspect\ndef f():\n    return 1  # here\nprint(inspect.getsource(f))'],
+  [
+    'pickled classes',
+    'import pickle, dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\nprint(pickle.loads(pickle.dumps(P(1))))',
+  ],
+  [
+    'processes of a pool',
+    'import multiprocessing\ndef f(x): return x * x\nif __name__ == "__main__":\n    with multiprocessing.get_context("fork").Pool(2) as p: print(p.map(f, range(5)))',
+  ],
+  [
+    'a child that falls off the end',
+    'import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint("parent" if pid else "child")',
+  ],
+  [
+    'signals and their masks',
+    'import signal\nprint([(n, signal.getsignal(n)) for n in (1, 2, 13, 15, 17, 25)], signal.pthread_sigmask(0, []), signal.set_wakeup_fd(-1))',
+  ],
+  ['the collector', 'import gc\nprint(gc.isenabled(), gc.get_threshold())'],
+  [
+    'asyncio',
+    'import asyncio\nasync def main():\n    p = await asyncio.create_subprocess_exec("/bin/echo", "x", stdout=-1)\n    print(await p.communicate(), p.returncode)\nasyncio.run(main())',
+  ],
+  ['abort', 'import os\nos.abort()'],
+];
+
+test.each(LIKE_CPYTHON)('ends as under python3 itself: %s', async (_, code) => {
+  const run = start(code, { env: { PATH: process.env.PATH ?? '' } });
+  const exit = await run.exited;
+
+  const real = spawnSync('python3', [run.mainPath], {
+    cwd: join(run.dir, 'work'),
+    env: { PATH: process.env.PATH ?? '' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    encoding: 'utf8',
+  });
+  const plain = (text: string) => text.replaceAll(/0x[0-9a-f]{6,}/g, '0x');
+  expect(plain(run.stderr())).toBe(plain(real.stderr));
+  expect(plain(run.stdout())).toBe(plain(real.stdout));
+  expect(exit.signal ?? null).toBe(real.signal);
+  if (real.status !== null) expect(exit.exitCode).toBe(real.status);
+});
+
+test('a traceback shows source lines although the program lies in no file', async () => {
+  const run = start('def f():\n    raise ValueError("x")\n\nf()', { writeMain: false });
+
+  expect(await run.exited).toMatchObject({ exitCode: 1 });
+
+  expect(existsSync(run.mainPath)).toBe(false);
+  const path = run.mainPath;
+  expect(run.stderr().replaceAll(/^ +[~^]+\n/gm, '')).toBe(
+    `Traceback (most recent call last):\n  File "${path}", line 4, in <module>\n    f()\n` +
+      `  File "${path}", line 2, in f\n    raise ValueError("x")\nValueError: x\n`,
+  );
+});
+
+test('a signal reaches the handler the program installed', async () => {
+  const run = start(
+    'import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(3))\nprint("ready")\ntime.sleep(1000)',
+  );
+  await until('the handler', () => run.stdout() === 'ready\n');
+
+  run.guest.signal('SIGTERM');
+
+  expect(await run.exited).toMatchObject({ exitCode: 3 });
+});
+
+test('SIGTERM and SIGINT end a program that does not handle them', async () => {
+  const terminated = start('import time\nprint("ready")\ntime.sleep(1000)');
+  const interrupted = start('import time\nprint("ready")\ntime.sleep(1000)');
+  await until('both', () => terminated.stdout() + interrupted.stdout() === 'ready\nready\n');
+
+  terminated.guest.signal('SIGTERM');
+  interrupted.guest.signal('SIGINT');
+
+  expect(await terminated.exited).toMatchObject({ exitCode: 143, signal: 'SIGTERM' });
+  expect(await interrupted.exited).toMatchObject({ exitCode: 130, signal: 'SIGINT' });
+  expect(interrupted.stderr()).toMatch(/KeyboardInterrupt\n$/);
+  expect(interrupted.stderr()).not.toContain('zygote');
+});
+
+test('a program that catches everything is killed', async () => {
+  const run = start(
+    'print("ready")\nwhile True:\n    try:\n        while True: pass\n    except BaseException: continue',
+  );
+  await until('the loop', () => run.stdout() === 'ready\n');
+
+  run.guest.signal('SIGINT');
+  run.guest.kill();
+
+  expect(await run.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('kill and signal before the start are not lost', async () => {
+  const killed = start('import time; time.sleep(1000)');
+  killed.guest.kill();
+  const terminated = start('import time; time.sleep(1000)');
+  terminated.guest.signal('SIGTERM');
+  const cold = new PythonEngine({ python: 'python3', zygotePath });
+  const killedCold = start('import time; time.sleep(1000)', {}, cold);
+  killedCold.guest.kill();
+
+  expect(await killed.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+  expect(await terminated.exited).toMatchObject({ exitCode: 143, signal: 'SIGTERM' });
+  expect(await killedCold.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+  await cold.close();
+});
+
+test('methods after the end do no harm', async () => {
+  const run = start('pass', { stdin: true });
+  await run.exited;
+
+  run.guest.signal('SIGTERM');
+  run.guest.kill();
+
+  await run.guest.write(Buffer.from('x'), true);
+});
+
+test.each(['ends', 'is killed'])('a daemon of its own session dies when the program %s', async (how) => {
+  const run = start(`${DAEMON}${how === 'ends' ? '' : 'time.sleep(1000)'}`);
+  if (how === 'is killed') {
+    await until('the daemon', () => run.stdout() === 'ready\n');
+    run.guest.kill();
+  }
+
+  await run.exited;
+
+  const daemon = Number(readFileSync(join(run.dir, 'work', 'daemon'), 'utf8'));
+  expect(daemon).toBeGreaterThan(1);
+  expect(existsSync(`/proc/${daemon}`)).toBe(false);
+});
+
+test('processes that fork and end for ever, in sessions of their own, do not survive', async () => {
+  const code = `
+import os, time
+os.close(1), os.close(2)
+for chain in range(8):
+    if os.fork() == 0:
+        while True:
+            if os.fork(): os._exit(0)
+            os.setsid()
+            open('chain-%d' % chain, 'w').close()
+time.sleep(1000)
+`;
+  const run = start(code);
+  await until('all chains', () =>
+    [0, 1, 2, 3, 4, 5, 6, 7].every((i) => existsSync(join(run.dir, 'work', `chain-${i}`))),
+  );
+  expect(descendants(run)).toBeGreaterThan(1);
+
+  run.guest.kill();
+  await run.exited;
+
+  expect(descendants(run)).toBe(0);
+});
+
+test('daemons that ended do not stay as zombies while the program runs', async () => {
+  const code = `
+import os, time
+for i in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0: os.setsid()
+        os._exit(0)
+    os.wait()
+print('ready')
+time.sleep(1000)`;
+  const run = start(code);
+  const shepherd = parentOf(await run.started);
+  await until('the daemons', () => run.stdout() === 'ready\n');
+
+  await until(
+    'the reaping',
+    () => readFileSync(`/proc/${shepherd}/task/${shepherd}/children`, 'utf8').trim().split(' ').length === 1,
+  );
+  run.guest.kill();
+  await run.exited;
+});
+
+/** How many processes work in the directory of `run`. */
+function descendants(run: Run): number {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readlinkSync(`/proc/${pid}/cwd`) === join(run.dir, 'work');
+    } catch {
+      return false;
+    }
+  }).length;
+}
+
+test('standard input arrives, and its end', async () => {
+  const run = start('import sys\nfor line in sys.stdin: print("got", line, end="")\nprint("end")', { stdin: true });
+
+  await run.guest.write(Buffer.from('one\n'), false);
+  await run.guest.write(Buffer.from('two\n'), true);
+
+  await run.exited;
+  expect(run.stdout()).toBe('got one\ngot two\nend\n');
+});
+
+test('without standard input it is at its end', async () => {
+  const run = start('import sys, os\nprint(repr(sys.stdin.read()), os.readlink("/proc/self/fd/0"))');
+
+  await run.exited;
+
+  expect(run.stdout()).toBe("'' /dev/null\n");
+});
+
+test('input waits for a program that does not read, and is let go at its end', async () => {
+  const run = start('import time\nprint("ready")\ntime.sleep(1000)', { stdin: true });
+  await until('the start', () => run.stdout() === 'ready\n');
+  let taken = false;
+  const write = run.guest.write(Buffer.alloc(MB), false).then(() => {
+    taken = true;
+  });
+  // A turn of the loop is enough for a pipe that has room.
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(taken).toBe(false);
+
+  run.guest.kill();
+
+  await run.exited;
+  await write;
+});
+
+test('large input is passed on whole', async () => {
+  const run = start('import sys\nprint(len(sys.stdin.buffer.read()))', { stdin: true });
+
+  await run.guest.write(Buffer.alloc(5 * MB), true);
+
+  await run.exited;
+  expect(run.stdout()).toBe(`${5 * MB}\n`);
+});
+
+test('20,000 lines written before a kill are kept', async () => {
+  const run = start('import os\nfor i in range(20000): print(i)\nos.kill(os.getpid(), 9)');
+
+  expect(await run.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+
+  expect(run.stdout().split('\n')).toHaveLength(20_001);
+});
+
+test('a running program outlives the zygote, and the next start has a new one', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const run = start('import sys\nprint("ready")\nsys.stdin.read()\nprint("done")', { stdin: true }, own);
+  const zygote = parentOf(parentOf(await run.started));
+  await until('the start', () => run.stdout() === 'ready\n');
+
+  process.kill(zygote, 'SIGKILL');
+  const many = Array.from({ length: 10 }, () => start('print("next")', {}, own));
+
+  expect((await Promise.all(many.map((next) => next.exited))).map((exit) => exit.exitCode)).toEqual(Array(10).fill(0));
+  expect(run.isOver()).toBe(false);
+  await run.guest.write(Buffer.alloc(0), true);
+  expect(await run.exited).toMatchObject({ exitCode: 0 });
+  expect(run.stdout()).toBe('ready\ndone\n');
+  expect(isAlive(zygote)).toBe(false);
+  await own.close();
+});
+
+test('a program that kills its shepherd dies with all it started', async () => {
+  const run = start(
+    `${DAEMON}\nimport ctypes\nctypes.CDLL(None).prctl(1, 0)\nos.kill(os.getppid(), 9)\ntime.sleep(1000)`,
+  );
+  const pid = await run.started;
+
+  expect(await run.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+
+  const daemon = Number(readFileSync(join(run.dir, 'work', 'daemon'), 'utf8'));
+  expect([isAlive(pid), isAlive(daemon)]).toEqual([false, false]);
+});
+
+test('a program that kills its shepherd after the zygote, or stops its shepherd, ends', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const stopped = start('import os, time\nos.kill(os.getppid(), 19)\nprint("ready")\ntime.sleep(1000)', {}, own);
+  await until('the stop', () => stopped.stdout() === 'ready\n');
+  stopped.guest.kill();
+  expect(await stopped.exited).toMatchObject({ exitCode: 137 });
+
+  const code = `
+import os, time
+zygote = open('/proc/%d/stat' % os.getppid()).read().rpartition(')')[2].split()[1]
+os.kill(int(zygote), 9)
+os.kill(os.getppid(), 9)
+time.sleep(1000)`;
+  const orphan = start(code, {}, own);
+
+  expect(await orphan.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+  await own.close();
+});
+
+test('nothing is left when the process of the engine is killed', async () => {
+  const dir = join(root, 'host');
+  for (const name of ['work', 'scratch', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
+  const request = {
+    executionKey: 'e',
+    language: 'python',
+    code: `${DAEMON}\ntime.sleep(1000)`,
+    args: [],
+    env: {},
+    cwd: join(dir, 'work'),
+    mainPath: join(dir, 'main.py'),
+    writeMain: true,
+    scratchDir: join(dir, 'scratch'),
+    tmpDir: join(dir, 'tmp'),
+    outputDir: join(dir, 'out'),
+    stdin: true,
+  };
+  const script = `
+    import { PythonEngine } from ${JSON.stringify(new URL('../../src/cell/python-engine.ts', import.meta.url).href)};
+    const engine = new PythonEngine(${JSON.stringify({ python: 'python3', zygotePath })});
+    engine.start(${JSON.stringify(request)}, { started: ({ pid }) => console.log(pid), exited() {} });`;
+  const host = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const guest = Number(await new Promise((resolve) => host.stdout.once('data', (data) => resolve(String(data)))));
+  await until(
+    'the daemon',
+    () => existsSync(join(dir, 'out', 'stdout')) && readFileSync(join(dir, 'out', 'stdout'), 'utf8') === 'ready\n',
+  );
+  const daemon = Number(readFileSync(join(dir, 'work', 'daemon'), 'utf8'));
+  const shepherd = parentOf(guest);
+  const zygote = parentOf(shepherd);
+  const spares = readFileSync(`/proc/${zygote}/task/${zygote}/children`, 'utf8').trim().split(' ').map(Number);
+  const all = [guest, daemon, shepherd, zygote, ...spares];
+  expect(all.map(isAlive)).toEqual(all.map(() => true));
+
+  host.kill('SIGKILL');
+
+  await until('the end of all', () => !all.some(isAlive), 250);
+});
+
+test('close ends every program and the zygote', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const runs = Array.from({ length: 3 }, () => start('import time; time.sleep(1000)', {}, own));
+  const pids = await Promise.all(runs.map((run) => run.started));
+  const zygote = parentOf(parentOf(pids[0] as number));
+
+  await own.close();
+
+  expect([...pids, zygote].map(isAlive)).toEqual([false, false, false, false]);
+  expect(await start('pass', {}, own).exited).toMatchObject({ cause: 'start_failed' });
+});
+
+test('64 MB of code are run', async () => {
+  const run = start(`#${'x'.repeat(64 * MB)}\nprint("done")`);
+  const other = start('print("meanwhile")');
+
+  await other.exited;
+  expect(await run.exited).toMatchObject({ exitCode: 0 });
+
+  expect(run.stdout()).toBe('done\n');
+}, 30_000);
+
+test('a program that is killed while it is sent 64 MB of code', async () => {
+  const run = start(`#${'x'.repeat(64 * MB)}\nimport time; time.sleep(1000)`, { writeMain: false });
+  await run.started;
+
+  run.guest.kill();
+
+  expect(await run.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('100 programs at once', async () => {
+  const runs = Array.from({ length: 100 }, (_, i) => start(`import sys\nprint(sys.argv[1] * 3)`, { args: [`${i};`] }));
+
+  await Promise.all(runs.map((run) => run.exited));
+
+  expect(runs.map((run) => run.stdout())).toEqual(runs.map((_, i) => `${`${i};`.repeat(3)}\n`));
+}, 20_000);
+
+test('nothing of one program is in the memory of the next', async () => {
+  const secret = 'sesam-oeffne-dich';
+  const holder = start('import time; print("ready"); time.sleep(1000)', { env: { SECRET: secret } });
+  await until('the holder', () => holder.stdout() === 'ready\n');
+  const search = `
+import sys
+needle = sys.argv[1].encode()[::-1]
+found = 0
+for line in open('/proc/self/maps'):
+    parts = line.split()
+    if parts[1].startswith('rw'):
+        low, high = (int(x, 16) for x in parts[0].split('-'))
+        with open('/proc/self/mem', 'rb') as mem:
+            mem.seek(low)
+            found += mem.read(high - low).count(needle)
+print(found)`;
+  const finder = start(search, { args: [[...secret].reverse().join('')] });
+  await finder.exited;
+  holder.guest.kill();
+  await holder.exited;
+
+  // The needle itself, made in the finder, and copies of it that its search made.
+  const control = start(search, { args: [[...'voellig-anders-17'].reverse().join('')] });
+  await control.exited;
+  expect(Number(finder.stdout())).toBe(Number(control.stdout()));
+});
+
+test('random numbers differ between programs', async () => {
+  const runs = [start('import random; print(random.random())'), start('import random; print(random.random())')];
+
+  await Promise.all(runs.map((run) => run.exited));
+
+  expect(runs[0]?.stdout()).not.toBe(runs[1]?.stdout());
+});
+
+test('a directory that vanished is told as a failed start', async () => {
+  const run = start('print(1)', { cwd: '/nowhere/at/all' });
+
+  const exit = await run.exited;
+
+  expect(exit).toMatchObject({ cause: 'start_failed' });
+  expect(exit.message).toContain('/nowhere/at/all');
+});
+
+test('an output file that cannot be written neither stops the program nor the engine', async () => {
+  const dir = join(root, 'full');
+  mkdirSync(dir);
+  for (const name of ['stderr', 'marks']) writeFileSync(join(dir, name), '');
+  execFileSync('ln', ['-s', '/dev/full', join(dir, 'stdout')]);
+  const run = start('import sys\nfor i in range(100000): print(i)\nsys.exit(4)', { outputDir: dir });
+
+  const exit = await run.exited;
+
+  expect(exit).toMatchObject({ exitCode: 4 });
+  expect(exit.message).toContain('ENOSPC');
+});
+
+test('an interpreter that is missing, too old or broken is named with what to do', async () => {
+  const old = join(root, 'old-python');
+  writeFileSync(old, '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+  for (const python of ['python-that-is-nowhere', old]) {
+    const own = new PythonEngine({ python, zygotePath });
+    const runs = [start('pass', {}, own), start('pass', {}, own)];
+
+    for (const run of runs) {
+      const exit = await run.exited;
+      expect(exit).toMatchObject({ cause: 'start_failed' });
+      expect(exit.message).toContain(`"${python}"`);
+      expect(exit.message).toContain('Python 3.9');
+    }
+    await own.close();
+  }
+});

@@ -1,0 +1,305 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { DaemonProcess } from '../support/daemon-process.ts';
+import { Elidectl } from './elidectl.ts';
+
+let daemon: DaemonProcess;
+let ctl: Elidectl;
+
+beforeAll(async () => {
+  daemon = await DaemonProcess.start();
+  ctl = new Elidectl(daemon.socket);
+});
+afterAll(() => daemon?.stop());
+
+/** Starts an execution and leaves it; resolves with its id. */
+async function detached(language: string, code: string, ...flags: string[]): Promise<string> {
+  return (await ctl.text('run', '--detach', '-l', language, '-e', code, ...flags)).trim();
+}
+
+const FOREVER = 'setInterval(() => {}, 1000)';
+
+describe('a detached execution', () => {
+  test('can be followed from its beginning and waited for', async () => {
+    const code = 'import sys, time\nfor at in range(3):\n  print(at, flush=True)\n  time.sleep(0.1)\nsys.exit("end")';
+    const id = await detached('python', code);
+
+    const logs = await ctl.run(['logs', '-f', id]);
+    const wait = await ctl.run(['wait', id]);
+
+    expect(logs.code).toBe(0);
+    expect(logs.stdout.toString()).toBe('0\n1\n2\n');
+    expect(logs.stderr.toString()).toBe('end\n');
+    expect(wait.code).toBe(1);
+    expect(wait.stdout.toString()).toMatch(/^failed, exit code 1, ran \d+ms\n$/);
+  });
+
+  test('names itself as a JSON document with --json', async () => {
+    const document = await ctl.json('run', '--detach', '-l', 'js', '-e', '1', '-s', 'named');
+
+    expect(document).toEqual({ sessionId: 'named', executionId: expect.stringMatching(/^[0-9a-z]{12}$/) });
+  });
+});
+
+describe('ps', () => {
+  test('lists what runs, and with --all what has exited too', async () => {
+    const running = await detached('js', FOREVER, '-s', 'ps');
+    const exited = await detached('py', 'raise SystemExit(4)', '-s', 'ps');
+    await ctl.run(['wait', exited]);
+
+    const some = await ctl.text('ps', '--session', 'ps');
+    const all = await ctl.text('ps', '--all', '--session', 'ps');
+
+    expect(some.split('\n')[0]).toBe(
+      'SESSION  EXECUTION     LANGUAGE    STATE    REASON  RUNG  EXIT  AGE    RAN'.replace(
+        'AGE    RAN',
+        some.split('\n')[0]?.slice(some.indexOf('AGE')) ?? '',
+      ),
+    );
+    expect(some).toMatch(new RegExp(`^ps +${running} +javascript +(pending|running) +- +- +- +`, 'm'));
+    expect(some).not.toContain(exited);
+    expect(all).toMatch(new RegExp(`^ps +${exited} +python +exited +failed +- +4 +`, 'm'));
+    await ctl.text('stop', running);
+  });
+
+  test('shows executions as JSON with the same keys in every state', async () => {
+    const id = await detached('js', 'process.exit(5)', '-s', 'ps-json');
+    await ctl.run(['wait', id]);
+
+    const document = await ctl.json('ps', '--all', '-s', 'ps-json');
+
+    expect(document).toEqual([
+      {
+        sessionId: 'ps-json',
+        executionId: id,
+        language: 'javascript',
+        state: 'exited',
+        rung: null,
+        result: { reason: 'failed', rung: null, exitCode: 5, signal: null, message: null },
+        times: {
+          acceptedAtMs: expect.any(Number),
+          startedAtMs: expect.any(Number),
+          signaledAtMs: null,
+          exitedAtMs: expect.any(Number),
+        },
+        pid: 0,
+      },
+    ]);
+  });
+});
+
+describe('logs', () => {
+  test('writes one stream when asked for one', async () => {
+    const id = await detached('js', 'console.log("out"); console.error("err")');
+    await ctl.run(['wait', id]);
+
+    const out = await ctl.run(['logs', '--stdout', id]);
+    const err = await ctl.run(['logs', '--stderr', id]);
+
+    expect([out.stdout.toString(), out.stderr.toString()]).toEqual(['out\n', '']);
+    expect([err.stdout.toString(), err.stderr.toString()]).toEqual(['', 'err\n']);
+  });
+
+  test('writes one JSON object a line with --json', async () => {
+    const id = await detached('js', 'console.log("out"); console.error("err")');
+
+    const lines = (await ctl.text('logs', '-f', '--json', id)).trimEnd().split('\n');
+
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      { stream: 'stdout', position: 0, bytes: 4, atMs: expect.any(Number), text: 'out\n' },
+      { stream: 'stderr', position: 0, bytes: 4, atMs: expect.any(Number), text: 'err\n' },
+    ]);
+  });
+});
+
+describe('wait', () => {
+  test('exits with 125 when its own time passed first', async () => {
+    const id = await detached('js', FOREVER);
+
+    const ended = await ctl.run(['wait', '--timeout', '50ms', id]);
+
+    expect(ended.code).toBe(125);
+    expect(ended.stderr.toString()).toMatch(/^elidectl: execution "\w+" is (pending|running) after 50ms\n$/);
+    await ctl.text('stop', id);
+  });
+
+  test('exits as run would have when the run limit passed', async () => {
+    const id = await detached('js', FOREVER, '--timeout', '50ms');
+
+    expect((await ctl.run(['wait', id])).code).toBe(124);
+  });
+});
+
+describe('stop and signal', () => {
+  test('stop returns when a program that does not listen has been forced', async () => {
+    const id = await detached(
+      'py',
+      'import signal\nsignal.signal(15, signal.SIG_IGN)\nprint(1, flush=True)\nwhile True: pass',
+    );
+    const follower = ctl.start(['logs', '-f', id]);
+    await follower.wrote('1');
+
+    const document = await ctl.json('stop', '--grace', '100ms', id);
+
+    expect(document).toMatchObject({
+      state: 'exited',
+      result: { reason: 'cancelled', rung: 'forced', exitCode: 137, signal: 'SIGKILL' },
+    });
+    expect((await follower.ended).code).toBe(0);
+  });
+
+  test('stop begins with the signal it is told', async () => {
+    const id = await detached('js', `process.on('SIGHUP', () => process.exit(6)); console.log('ready'); ${FOREVER}`);
+    const follower = ctl.start(['logs', '-f', id]);
+    await follower.wrote('ready');
+
+    expect(await ctl.text('stop', '--signal', 'HUP', id)).toMatch(/^cancelled, graceful, exit code 6, ran /);
+  });
+
+  test('stop of an execution that has exited says how it did', async () => {
+    const id = await detached('js', '1');
+    await ctl.run(['wait', id]);
+
+    expect(await ctl.text('stop', id)).toMatch(/^completed, exit code 0, ran /);
+  });
+
+  test('signal delivers one signal and stops nothing', async () => {
+    const id = await detached(
+      'js',
+      `process.on('SIGUSR2', () => console.log('heard')); console.log('ready'); ${FOREVER}`,
+    );
+    const follower = ctl.start(['logs', '-f', id]);
+    await follower.wrote('ready');
+
+    await ctl.text('signal', id, 'usr2');
+    await follower.wrote('heard');
+
+    expect(await ctl.json('inspect', id)).toMatchObject({ state: 'running', rung: null, result: null });
+    await ctl.text('stop', id);
+    const late = await ctl.run(['signal', id, 'usr2']);
+    expect(late.code).toBe(125);
+    expect(late.stderr.toString()).toBe(`elidectl: execution "${id}" has exited (elidectl inspect ${id})\n`);
+  });
+});
+
+describe('inspect', () => {
+  test('shows what is known, for people and as JSON', async () => {
+    const id = await detached('js', 'console.log("four"); process.exit(2)');
+    await ctl.run(['wait', id]);
+
+    const text = await ctl.text('inspect', id);
+    const document = await ctl.json('inspect', id);
+
+    expect(text).toMatch(new RegExp(`^execution +${id}$`, 'm'));
+    expect(text).toMatch(/^result +failed, exit code 2, ran /m);
+    expect(text).toMatch(/^stdout +5 bytes$/m);
+    expect(document).toMatchObject({ executionId: id, state: 'exited', stdoutBytes: 5, stderrBytes: 0, sequence: 3 });
+  });
+
+  test('finds an execution in the only session that has it', async () => {
+    const id = await detached('js', '1', '-s', 'elsewhere');
+
+    expect(await ctl.json('inspect', id)).toMatchObject({ sessionId: 'elsewhere' });
+    const wrong = await ctl.run(['inspect', id, '--session', 'default']);
+    expect(wrong.stderr.toString()).toMatch(/^elidectl: (execution|session) ".*" not found/);
+  });
+
+  test('of an execution that is not there exits with 125 and names the next step', async () => {
+    const ended = await ctl.run(['inspect', 'gone']);
+
+    expect(ended.code).toBe(125);
+    expect(ended.stderr.toString()).toBe('elidectl: execution "gone" not found (elidectl ps --all)\n');
+  });
+});
+
+describe('session', () => {
+  test('create, ls, inspect and rm take a session through its life', async () => {
+    await ctl.text('session', 'create', 'life', '--language', 'js', '--memory', '1GiB', '--pool-size', '3');
+    const id = await detached('js', FOREVER, '-s', 'life');
+
+    expect(await ctl.text('session', 'ls')).toMatch(/^life +running +\d +\d +0 +/m);
+    expect(await ctl.json('session', 'inspect', 'life')).toMatchObject({
+      sessionId: 'life',
+      state: 'running',
+      config: { enabledLanguages: ['javascript'], memoryLimitMb: 1024, contextPoolSize: 3 },
+    });
+    await ctl.text('session', 'rm', 'life');
+    expect(await ctl.text('session', 'ls')).not.toContain('life');
+    expect(await ctl.json('wait', id, '-s', 'life').catch(String)).toMatch(/session_closed/);
+  });
+
+  test('create with another configuration is refused', async () => {
+    await ctl.text('session', 'create', 'twice', '--pool-size', '3');
+
+    expect(await ctl.text('session', 'create', 'twice', '--pool-size', '3')).toBe('twice\n');
+    const other = await ctl.run(['session', 'create', 'twice', '--pool-size', '4']);
+    expect(other.code).toBe(125);
+    expect(other.stderr.toString()).toBe('elidectl: session "twice" exists with another configuration\n');
+  });
+
+  test('rm of a session that is not there names the next step', async () => {
+    const ended = await ctl.run(['session', 'rm', 'gone']);
+
+    expect(ended.code).toBe(125);
+    expect(ended.stderr.toString()).toBe('elidectl: session "gone" not found (elidectl session ls)\n');
+  });
+});
+
+describe('languages and health', () => {
+  test('languages lists what the node can run', async () => {
+    expect(await ctl.text('languages')).toMatch(/^typescript +ts +\d+\.\d+\.\d+ +yes$/m);
+    expect(await ctl.json('languages')).toContainEqual({
+      name: 'javascript',
+      aliases: ['js', 'node', 'nodejs'],
+      version: expect.any(String),
+      available: true,
+      message: '',
+    });
+  });
+
+  test('health says what answers, over both kinds of address', async () => {
+    expect(await ctl.text('health')).toMatch(new RegExp(`^healthy: elide-daemon \\S+ on unix:${daemon.socket}\n$`));
+    expect(await ctl.json('health', '--tcp', daemon.tcp)).toEqual({
+      healthy: true,
+      version: expect.any(String),
+      address: `tcp:${daemon.tcp}`,
+    });
+  });
+
+  test.each([
+    ['--socket', '/gone.sock', 'unix:/gone.sock (connect ENOENT /gone.sock)'],
+    ['--tcp', '127.0.0.1:1', 'tcp:127.0.0.1:1 (connect ECONNREFUSED 127.0.0.1:1)'],
+  ])('health exits with 125 when nobody answers on %s %s', async (flag, address, place) => {
+    const ended = await ctl.run(['health', flag, address]);
+
+    expect(ended.code).toBe(125);
+    expect(ended.stderr.toString()).toBe(
+      `elidectl: no daemon answers on ${place}: start elide-daemon, or name another with --socket or --tcp\n`,
+    );
+  });
+});
+
+describe('the command line', () => {
+  test.each([
+    [['rnu'], "elidectl: unknown command 'rnu'\n(Did you mean run?)\n"],
+    [['ps', '--al'], "elidectl: unknown option '--al'\n(Did you mean --all?)\n"],
+    [
+      ['health', '--socket', 'a', '--tcp', 'b'],
+      "option '--socket <path>' cannot be used with option '--tcp <host:port>'",
+    ],
+    [['stop', 'x', '--grace', '2'], "argument '2' is invalid. A duration is for example 1500ms, 5s or 1m30s.\n"],
+    [['stop'], "elidectl: missing required argument 'execution'\n"],
+  ])('%j is refused with 125 and a hint', async (args, message) => {
+    const ended = await ctl.run(args);
+
+    expect(ended.code).toBe(125);
+    expect(ended.stderr.toString()).toContain(message);
+  });
+
+  test('--help goes to stdout and is no failure', async () => {
+    const ended = await ctl.run(['run', '--help']);
+
+    expect(ended.code).toBe(0);
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.stdout.toString()).toContain('124 when the run limit passed');
+  });
+});

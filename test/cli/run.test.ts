@@ -1,0 +1,253 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { connectDaemon } from '../../src/client/index.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
+import { CTL, Elidectl } from './elidectl.ts';
+
+let daemon: DaemonProcess;
+let ctl: Elidectl;
+
+beforeAll(async () => {
+  daemon = await DaemonProcess.start();
+  ctl = new Elidectl(daemon.socket);
+});
+afterAll(() => daemon?.stop());
+
+const js = (code: string, ...flags: string[]) => ['run', '-l', 'javascript', '-e', code, ...flags];
+const python = (code: string, ...flags: string[]) => ['run', '-l', 'python', '-e', code, ...flags];
+
+/** Bytes of every value, and no UTF-8. */
+const BINARY = Buffer.from(Uint8Array.from({ length: 5 * 2 ** 20 }, (_, at) => (at * 7 + (at >> 8) * 13) & 255));
+/** A program that writes the same bytes to both streams. */
+const WRITE_BINARY = `
+  const fs = require('node:fs');
+  const data = fs.readFileSync(process.argv[2]);
+  for (let at = 0; at < data.length; at += 65536) {
+    const piece = data.subarray(at, at + 65536);
+    fs.writeSync(1, piece);
+    fs.writeSync(2, piece);
+  }`;
+
+describe('the exit code', () => {
+  test.each([
+    ['javascript', 'process.exit(7)', 7],
+    ['typescript', 'const code: number = 0; process.exitCode = code;', 0],
+    ['python', 'raise SystemExit(9)', 9],
+    ['python', 'import os; os.kill(os.getpid(), 9)', 137],
+    ['javascript', 'throw new Error("no")', 1],
+  ])('is that of the program (%s: %s)', async (language, code, expected) => {
+    const ended = await ctl.run(['run', '-l', language, '-e', code]);
+
+    expect(ended.code).toBe(expected);
+  });
+
+  test('is 124 when the run limit passed, and stderr says why', async () => {
+    const ended = await ctl.run(js('setInterval(() => {}, 1000)', '--timeout', '200ms'));
+
+    expect(ended.code).toBe(124);
+    expect(ended.stderr.toString()).toMatch(/^elidectl: execution "\w+" ended: timed_out, graceful, /);
+  });
+
+  test('is 137 when the program used too much memory', async () => {
+    await ctl.text('session', 'create', 'small', '--memory', '32MiB');
+
+    const ended = await ctl.run(
+      js('const all = []; for (;;) all.push(new Array(1e4).fill(all.length))', '-s', 'small'),
+    );
+
+    expect(ended.stderr.toString()).toContain('memory_exceeded');
+    expect(ended.code).toBe(137);
+  });
+
+  test.each([
+    ['an unknown language', ['run', '-l', 'cobol', '-e', 'x'], 'unknown language "cobol"'],
+    ['a file that is not there', ['run', 'gone.py'], 'cannot read gone.py: there is no such file'],
+    ['an ending that says no language', ['run', '/etc/hostname'], 'name it with --language'],
+    ['no program', ['run'], 'nothing to run'],
+    ['a bad duration', js('1', '--timeout', '5'), "argument '5' is invalid"],
+    ['an unknown flag', js('1', '--timeot', '5s'), '(Did you mean --timeout?)'],
+    ['a directory that is not there', js('1', '--cwd', '/gone'), 'config.working_directory "/gone": ENOENT'],
+    ['a daemon that is not there', js('1', '--socket', '/gone.sock'), 'no daemon answers on unix:/gone.sock'],
+  ])('is 125 for %s, and stderr says what is wrong', async (_, args, message) => {
+    const ended = await ctl.run(args);
+
+    expect(ended.stderr.toString()).toMatch(/^elidectl: /);
+    expect(ended.stderr.toString()).toContain(message);
+    expect(ended.stdout.toString()).toBe('');
+    expect(ended.code).toBe(125);
+  });
+});
+
+describe('output and input', () => {
+  test('5 MB on each stream arrive byte for byte', async () => {
+    const file = join(daemon.directory, 'binary');
+    await writeFile(file, BINARY);
+
+    const ended = await ctl.run(js(WRITE_BINARY, '--', file));
+
+    expect(ended.code).toBe(0);
+    expect(ended.stdout.equals(BINARY)).toBe(true);
+    expect(ended.stderr.equals(BINARY)).toBe(true);
+  });
+
+  test.each([
+    ['javascript', js('process.stdin.pipe(process.stdout)')],
+    ['python', python('import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)')],
+  ])('5 MB of stdin go through a %s program byte for byte', async (_, args) => {
+    const ended = await ctl.run(args, { input: BINARY });
+
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.code).toBe(0);
+    expect(ended.stdout.equals(BINARY)).toBe(true);
+  });
+
+  test('a program that reads nothing ends, whatever is on stdin', async () => {
+    const ended = await ctl.run(python('print("done")'), { input: BINARY });
+
+    expect(ended.code).toBe(0);
+    expect(ended.stdout.toString()).toBe('done\n');
+  });
+
+  test('stdin is at its end when there is none', async () => {
+    const ended = await ctl.run(python('import sys; print(repr(sys.stdin.read()))'));
+
+    expect(ended.stdout.toString()).toBe("''\n");
+  });
+
+  test('the program itself can come from stdin', async () => {
+    const ended = await ctl.run(['run', '-l', 'py', '-', 'one'], { input: 'import sys\nprint(sys.argv[1:])\n' });
+
+    expect(ended.stdout.toString()).toBe("['one']\n");
+  });
+
+  test('a reader that leaves ends it without a word, and the execution with it', async () => {
+    const forever = js('let at = 0; setInterval(() => console.log(at++), 5)', '--session', 'broken-pipe');
+    const env = { ...process.env, ELIDE_DAEMON_SOCKET: daemon.socket };
+    const quoted = [process.execPath, CTL, ...forever].map((word) => `'${word}'`).join(' ');
+    const shell = spawn('bash', ['-c', `${quoted} < /dev/null | head -1; echo "\${PIPESTATUS[0]}"`], { env });
+    const stdout: Buffer[] = [];
+    const stderr: Buffer[] = [];
+    shell.stdout.on('data', (data) => stdout.push(data));
+    shell.stderr.on('data', (data) => stderr.push(data));
+
+    await once(shell, 'close');
+
+    expect(Buffer.concat(stdout).toString()).toBe('0\n141\n');
+    expect(Buffer.concat(stderr).toString()).toBe('');
+    using client = connectDaemon({ socket: daemon.socket });
+    for await (const { sessionId, executionId } of client.listExecutions('broken-pipe')) {
+      const { result } = await client.wait(sessionId, executionId);
+      expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful' });
+    }
+  });
+});
+
+describe('signals', () => {
+  test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s is passed on to the program', async (signal) => {
+    const code = `process.on('${signal}', () => { console.log('bye'); process.exit(3); });
+      setInterval(() => {}, 1000); console.log('ready')`;
+    const running = ctl.start(js(code));
+    await running.wrote('ready');
+
+    running.child.kill(signal);
+    const ended = await running.ended;
+
+    expect(ended.stdout.toString()).toBe('ready\nbye\n');
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.code).toBe(3);
+  });
+
+  test('a program without a handler ends by the signal', async () => {
+    const running = ctl.start(python('import time; print("ready", flush=True); time.sleep(100)'));
+    await running.wrote('ready');
+
+    running.child.kill('SIGTERM');
+
+    expect((await running.ended).code).toBe(143);
+  });
+
+  test('a second SIGINT soon after the first stops the program', async () => {
+    const code = `import signal, time
+signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
+print("ready", flush=True)
+while True: time.sleep(1)`;
+    const running = ctl.start(python(code));
+    await running.wrote('ready');
+
+    running.child.kill('SIGINT');
+    await running.wrote('no');
+    running.child.kill('SIGINT');
+
+    expect((await running.ended).code).toBe(143);
+  });
+
+  test('a third SIGINT forces', async () => {
+    const code = `import signal
+signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: print("never", flush=True))
+print("ready", flush=True)
+while True: pass`;
+    const running = ctl.start(python(code, '--grace', '1m'));
+    await running.wrote('ready');
+
+    running.child.kill('SIGINT');
+    await running.wrote('no');
+    running.child.kill('SIGINT');
+    await running.wrote('never');
+    running.child.kill('SIGINT');
+
+    expect((await running.ended).code).toBe(137);
+  });
+});
+
+describe('the program', () => {
+  test('a file runs under its own name, in this directory, and finds what lies beside it', async () => {
+    const directory = await mkdtemp(join(daemon.directory, 'user-'));
+    await writeFile(join(directory, 'other.mjs'), 'export const word = "beside";');
+    await writeFile(
+      join(directory, 'main.mts'),
+      `import { word } from './other.mjs';
+enum Kind { A = 'a' }
+console.log(word, Kind.A, process.cwd(), process.argv.slice(1).join(' '));
+throw new Error('here');`,
+    );
+
+    const ended = await ctl.run(['run', 'main.mts', 'one', '--', '--two'], { cwd: directory });
+
+    expect(ended.stdout.toString()).toBe(`beside a ${directory} ${directory}/main.mts one --two\n`);
+    expect(ended.stderr.toString()).toContain(`${directory}/main.mts:4`);
+    expect(ended.code).toBe(1);
+  });
+
+  test('over TCP it runs under its base name in a fresh directory', async () => {
+    const file = join(daemon.directory, 'where.py');
+    await writeFile(file, 'import os; print(os.path.basename(__file__), os.listdir("."))');
+
+    const ended = await ctl.run(['run', '--tcp', daemon.tcp, file]);
+
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.stdout.toString()).toBe("where.py ['where.py']\n");
+  });
+
+  test('its environment is what --env says and nothing else', async () => {
+    const args = python('import os; print(dict(os.environ))', '--env', 'A=1=2', '--env', 'HERE', '--env', 'ABSENT');
+
+    const ended = await ctl.run(args, { env: { HERE: 'yes' } });
+
+    expect(ended.stdout.toString()).toBe("{'A': '1=2', 'HERE': 'yes'}\n");
+  });
+
+  test('it runs in a session of another configuration as in any', async () => {
+    await ctl.text('session', 'create', 'only-python', '-l', 'python', '--pool-size', '1');
+
+    const allowed = await ctl.run(python('print(1)', '-s', 'only-python'));
+    const refused = await ctl.run(js('1', '-s', 'only-python'));
+
+    expect(allowed.code).toBe(0);
+    expect(refused.code).toBe(125);
+    expect(refused.stderr.toString()).toContain('language "javascript" is not enabled in session "only-python"');
+  });
+});

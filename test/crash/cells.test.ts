@@ -1,0 +1,339 @@
+import { randomBytes } from 'node:crypto';
+import { readdirSync, statSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { FromCell, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
+import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
+import {
+  childrenOf,
+  descendants,
+  eventually,
+  isAlive,
+  openDescriptors,
+  processesWith,
+  TestDaemon,
+  type TestSession,
+} from '../support/daemon.ts';
+
+const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
+const PYTHON_IDLE = { language: 'python', code: 'import time\nprint("ready", flush=True)\ntime.sleep(600)' };
+
+test('a killed cell takes its executions along, at once and honestly, and nobody else', async () => {
+  await using node = await TestDaemon.start();
+  const [session, other] = [await node.session(), await node.session()];
+  const running = [await session.ready(IDLE), await session.ready(IDLE)];
+  const pid = await session.cellPid();
+  const python = await session.ready(PYTHON_IDLE);
+  const elsewhere = await other.ready(IDLE);
+
+  const killedAtMs = performance.now();
+  process.kill(pid, 'SIGKILL');
+  const ends = await Promise.all(running.map((execution) => execution.end()));
+  const tookMs = performance.now() - killedAtMs;
+  const next = await session.run("console.log('new cell')");
+
+  for (const { result, steps } of ends) {
+    expect(steps).toEqual(['pending', 'running', 'exited']);
+    expect(result).toMatchObject({ reason: 'cell_lost', rung: undefined, exitCode: -1, signal: undefined });
+    expect(result.message).toContain('SIGKILL');
+  }
+  console.info(`cell_lost told ${tookMs.toFixed(0)} ms after the kill`);
+  expect(tookMs).toBeLessThan(2_000);
+  expect(next.stdout).toBe('new cell\n');
+  expect((await python.snapshot()).state).toBe('running');
+  expect((await elsewhere.snapshot()).state).toBe('running');
+});
+
+test('what a guest had written before its cell was killed is there', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.submit("for (let i = 0; i < 5000; i += 1) console.log('x'.repeat(100)); for (;;);");
+  await running.printed(`${'x'.repeat(100)}\n`.repeat(5000));
+
+  process.kill(await session.cellPid(), 'SIGKILL');
+
+  expect((await running.end()).stdout).toHaveLength(5000 * 101);
+});
+
+test('a stop that was under way when the cell died keeps cell_lost as its reason before force, its own after', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(`process.on('SIGTERM', () => console.log('asked')); ${IDLE}`);
+
+  await running.cancel({ graceMs: 1_000_000 });
+  await running.printed('asked');
+  process.kill(await session.cellPid(), 'SIGKILL');
+
+  expect((await running.end()).result).toMatchObject({ reason: 'cell_lost', rung: 'graceful', exitCode: -1 });
+});
+
+test('children that guests of a killed cell had are gone when the executions are', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+  const javascript = await session.ready(`
+    const child = require('node:child_process').spawn('sleep', ['${seconds}']);
+    child.once('spawn', () => console.log('ready'));`);
+  const python = await session.ready({
+    language: 'python',
+    code: `
+import subprocess, time
+subprocess.Popen(["sleep", "${seconds}"])
+subprocess.Popen(["sleep", "${seconds}"], start_new_session=True)
+print("ready", flush=True)
+time.sleep(600)`,
+  });
+  const { pid } = await python.snapshot();
+
+  expect(processesWith(`sleep ${seconds}`)).toHaveLength(3);
+  for (const cell of await session.cellPids()) process.kill(cell, 'SIGKILL');
+  const ends = await Promise.all([javascript.end(), python.end()]);
+
+  expect(ends.map(({ result }) => result.reason)).toEqual(['cell_lost', 'cell_lost']);
+  expect(isAlive(pid)).toBe(false);
+  await eventually('all children are gone', () => processesWith(`sleep ${seconds}`).length === 0, 5_000);
+});
+
+test('an idle cell that is killed is replaced when it is needed', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  await session.run('0');
+  const pid = await session.cellPid();
+
+  process.kill(pid, 'SIGKILL');
+
+  // Whether the daemon has noticed yet or not: an execution runs, or says honestly that its cell was lost.
+  const first = await session.run('0');
+  expect(['completed', 'cell_lost', 'start_failed']).toContain(first.result.reason);
+  expect((await session.run('0')).result.reason).toBe('completed');
+  expect(await session.cellPid()).not.toBe(pid);
+});
+
+test('a program that exhausts its heap ends memory_exceeded or cell_lost, and the session goes on', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session({ memoryLimitMb: 32 });
+
+  const slow = await session.run('const kept = []; for (;;) kept.push({ at: kept.length });');
+  const atOnce = await session.run("const all = 'x'.repeat(2 ** 20); const kept = []; for (;;) kept.push([...all]);");
+  const next = await session.run("console.log('goes on')");
+
+  for (const { result } of [slow, atOnce]) {
+    expect(['memory_exceeded', 'cell_lost']).toContain(result.reason);
+    expect(result.message).toMatch(/heap|memory/i);
+  }
+  expect(next.stdout).toBe('goes on\n');
+});
+
+test('a heap below its limit is enough for an ordinary program', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session({ memoryLimitMb: 32 });
+
+  const { result, stdout } = await session.run(
+    'const list = Array.from({ length: 100000 }, (_, i) => ({ i })); console.log(list.length)',
+  );
+
+  expect(result.reason).toBe('completed');
+  expect(stdout).toBe('100000\n');
+});
+
+test('a running Python guest survives the death of its zygote, and more can be started', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready({
+    language: 'python',
+    stdin: true,
+    code: 'print("ready", flush=True)\nprint("got " + input(), flush=True)\nraise SystemExit(4)',
+  });
+  const cell = await session.cellPid();
+  const [zygote] = childrenOf(cell);
+
+  process.kill(zygote as number, 'SIGKILL');
+  await eventually('the zygote is gone', () => !isAlive(zygote as number));
+  await running.write('more\n', true);
+  const ended = await running.end();
+  const next = await session.run({ language: 'python', code: 'print("again")' });
+
+  expect(ended.stdout).toBe('ready\ngot more\n');
+  expect(ended.result).toMatchObject({ reason: 'failed', exitCode: 4 });
+  expect(next.stdout).toBe('again\n');
+});
+
+test('a cell that crashes again and again is not restarted without end', async () => {
+  await using node = await TestDaemon.start({ restartIntensity: 2, restartPeriodMs: 2_000 });
+  const session = await node.session();
+  const crash = async () => {
+    const running = await session.ready(IDLE);
+    process.kill(await session.cellPid(), 'SIGKILL');
+    await running.end();
+  };
+
+  const begunAtMs = performance.now();
+  for (let crashes = 0; crashes < 3; crashes += 1) await crash();
+  // More than two crashes within two seconds: the next start waits until one of them is older.
+  const last = await session.run("console.log('in the end')");
+  const tookMs = performance.now() - begunAtMs;
+
+  expect(last.stdout).toBe('in the end\n');
+  expect(tookMs).toBeGreaterThan(2_000);
+});
+
+test('an execution that waits for the restart intensity can be cancelled', async () => {
+  await using node = await TestDaemon.start({ restartIntensity: 0, restartPeriodMs: 1_000_000 });
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  process.kill(await session.cellPid(), 'SIGKILL');
+  await running.end();
+  const waiting = await session.submit('0');
+
+  expect((await waiting.snapshot()).state).toBe('pending');
+  await waiting.cancel({ graceMs: 0 });
+
+  expect((await waiting.end()).result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
+});
+
+test('a stopped cell does not keep its guests from ending', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const pid = await session.cellPid();
+
+  process.kill(pid, 'SIGSTOP');
+  await running.cancel({ graceMs: 100 });
+  const { result, steps } = await running.end();
+
+  expect(steps.slice(2)).toEqual(['signaled.graceful', 'signaled.forced', 'signaled.cell', 'exited.cell']);
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137 });
+  expect(isAlive(pid)).toBe(false);
+});
+
+test('a stopped cell does not keep its session from closing', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  await session.ready(PYTHON_IDLE);
+  const pid = await session.cellPid();
+
+  process.kill(pid, 'SIGSTOP');
+  await session.close(100);
+
+  expect(isAlive(pid)).toBe(false);
+});
+
+/** The path of the one cell's socket below a daemon's state directory. */
+function cellSocket(node: TestDaemon): string {
+  const directory = join(node.root, 's', 'daemon', 'cells');
+  const name = readdirSync(directory).find((file) => file.endsWith('.sock'));
+  if (name === undefined) throw new Error('no cell socket');
+  return join(directory, name);
+}
+
+function closed(socket: Socket): Promise<void> {
+  socket.resume();
+  socket.on('error', () => {});
+  return new Promise((resolve) => socket.once('close', () => resolve()));
+}
+
+async function stillWorks(session: TestSession, guest: { snapshot(): Promise<{ state: string }> }): Promise<void> {
+  expect((await guest.snapshot()).state).toBe('running');
+  expect((await session.run('0')).result.reason).toBe('completed');
+}
+
+test('garbage on a cell socket ends that connection and harms nothing', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const path = cellSocket(node);
+  const frame = (body: Buffer) => {
+    const header = Buffer.alloc(4);
+    header.writeUInt32BE(body.length);
+    return Buffer.concat([header, body]);
+  };
+
+  for (const garbage of [
+    Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n'),
+    Buffer.alloc(64, 0xff),
+    frame(Buffer.alloc(64, 0xff)),
+    frame(randomBytes(1000)),
+  ]) {
+    const socket = connect(path);
+    const end = closed(socket);
+    socket.write(garbage);
+    await end;
+  }
+  // Half a frame, then nothing more.
+  connect(path).end(Buffer.from([0, 0]));
+
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  await stillWorks(session, running);
+});
+
+test('a cell obeys nobody without its token', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const path = cellSocket(node);
+  const hello = {
+    engine: 'javascript',
+    keepWarm: 0,
+    heapLimitMb: 0,
+    interpreter: '',
+    orphanGraceMs: 0,
+    zygotePath: '',
+    protocolVersion: PROTOCOL_VERSION,
+  };
+
+  for (const message of [
+    { $case: 'shutdown' as const, value: {} },
+    { $case: 'hello' as const, value: { ...hello, token: '' } },
+    { $case: 'hello' as const, value: { ...hello, token: 'x'.repeat(32) } },
+  ]) {
+    const socket = connect(path);
+    const heard: unknown[] = [];
+    const stranger = new FramedSocket<FromCell, ToCell>(socket, FromCell, ToCell);
+    stranger.on('message', (said) => heard.push(said));
+    const end = closed(socket);
+    stranger.send({ body: message });
+    await end;
+    expect(heard).toEqual([]);
+  }
+
+  await stillWorks(session, running);
+});
+
+test('garbage on the daemon socket harms nothing', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+
+  for (const garbage of [Buffer.from('GET / HTTP/1.1\r\n\r\n'), randomBytes(10_000), Buffer.alloc(10_000)]) {
+    const socket = connect(node.endpoints.socket as string);
+    const end = closed(socket);
+    socket.write(garbage);
+    socket.end();
+    await end;
+  }
+
+  await stillWorks(session, running);
+});
+
+test.each(['javascript', 'python'])('50 %s executions at once all complete, and nothing is left', async (language) => {
+  const processesBefore = new Set(descendants());
+  const descriptorsBefore = openDescriptors();
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const code = language === 'python' ? 'import sys\nprint(sys.argv[1])' : 'console.log(process.argv[2])';
+
+  const executions = await Promise.all(
+    Array.from({ length: 50 }, (_, index) => session.submit({ language, code, args: [`${index}`] })),
+  );
+  const ends = await Promise.all(executions.map((execution) => execution.end()));
+  await session.close();
+
+  expect(ends.map(({ result }) => result.reason)).toEqual(new Array(50).fill('completed'));
+  expect(ends.map(({ stdout }) => stdout)).toEqual(Array.from({ length: 50 }, (_, index) => `${index}\n`));
+  expect(descendants().filter((pid) => !processesBefore.has(pid))).toEqual([]);
+  expect(readdirSync(join(node.root, 's', 'daemon', 'cells'))).toEqual([]);
+  expect(readdirSync(join(node.root, 's', 'work'))).toEqual([]);
+  await node.daemon.stop();
+  await eventually('all descriptors are closed', () => openDescriptors() <= descriptorsBefore);
+});

@@ -1,0 +1,68 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+
+const DEMO = fileURLToPath(new URL('../dist/examples/demo.js', import.meta.url));
+const LIMIT_MS = 40_000;
+
+let directory: string;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'elide-test-'));
+});
+afterEach(() => rm(directory, { recursive: true, force: true }));
+
+/** Starts the demo with a directory of its own for temporary files. */
+function startDemo(): { child: ChildProcess; output: () => string } {
+  const env = { ...process.env, TMPDIR: directory };
+  const child = spawn(process.execPath, [DEMO], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let text = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.on('data', (data) => {
+      text += data;
+    });
+  }
+  return { child, output: () => text };
+}
+
+/** The processes whose command line names the demo's directory. */
+async function processesOf(place: string): Promise<string[]> {
+  const { stdout } = spawn('ps', ['-eo', 'pid,args'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  let text = '';
+  for await (const data of stdout) text += data;
+  return text.split('\n').filter((line) => line.includes(place));
+}
+
+test('the demo ends by itself, with every result as it should be and nothing left', { timeout: LIMIT_MS }, async () => {
+  const { child, output } = startDemo();
+
+  const [code] = await once(child, 'close');
+
+  expect(output()).toContain('ended as they should.');
+  expect(output()).toMatch(/^cleanup +javascript +cancelled +graceful +3 /m);
+  expect(output()).toMatch(/^stubborn-js +javascript +cancelled +forced +137 /m);
+  expect(output()).toMatch(/^overtime +javascript +timed_out +graceful +143 /m);
+  expect(output()).toMatch(/\| tick 10 of 10$/m);
+  expect(output()).toMatch(/^Nothing left behind: \d+ processes have ended/m);
+  expect(code).toBe(0);
+  expect(await readdir(directory)).toEqual([]);
+  expect(await processesOf(directory)).toEqual([]);
+});
+
+test('the demo leaves nothing behind when it is interrupted', { timeout: LIMIT_MS }, async () => {
+  const { child, output } = startDemo();
+  while (!output().includes('| tick 2')) await once(child.stdout as NodeJS.EventEmitter, 'data');
+
+  child.kill('SIGINT');
+  const [code] = await once(child, 'close');
+
+  expect(output()).toContain('demo: SIGINT: stopping');
+  expect(output()).toMatch(/^Nothing left behind: \d+ processes have ended/m);
+  expect(code).toBe(130);
+  expect(await readdir(directory)).toEqual([]);
+  expect(await processesOf(directory)).toEqual([]);
+});

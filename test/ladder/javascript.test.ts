@@ -1,0 +1,305 @@
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
+
+/** A command line that no other process on this machine has. */
+const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
+
+let node: TestDaemon;
+beforeAll(async () => {
+  node = await TestDaemon.start({ graceMs: 300 });
+});
+afterAll(() => node[Symbol.asyncDispose]());
+
+test('a program that exits in its SIGTERM handler ends at graceful, with its own exit code', async () => {
+  const session = await node.session();
+  const running = await session.ready(`
+    process.on('SIGTERM', () => { console.log('bye'); process.exit(3); });
+    setInterval(() => {}, 1000);
+    console.log('ready');`);
+
+  expect(await running.cancel({ graceMs: 15_000 })).toBe(true);
+  const ended = await running.end();
+
+  expect(ended.steps).toEqual(['pending', 'running', 'signaled.graceful', 'exited.graceful']);
+  expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 3, signal: undefined });
+  expect(ended.stdout).toBe('ready\nbye\n');
+});
+
+test('a program whose handler finishes its work asynchronously has the grace period for it', async () => {
+  const session = await node.session();
+  const running = await session.ready(`
+    const idle = setInterval(() => {}, 1000);
+    process.on('SIGTERM', async () => {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      console.log('flushed');
+      clearInterval(idle);
+    });
+    console.log('ready');`);
+
+  await running.cancel({ graceMs: 15_000 });
+  const ended = await running.end();
+
+  expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 0 });
+  expect(ended.stdout).toBe('ready\nflushed\n');
+});
+
+test('a program that handles SIGTERM and never exits is forced when the grace period ends', async () => {
+  const session = await node.session();
+  const running = await session.ready(`
+    process.on('SIGTERM', () => console.log('no'));
+    setInterval(() => {}, 1000);
+    console.log('ready');`);
+
+  await running.cancel({ graceMs: 200 });
+  const { steps, result, snapshot, stdout } = await running.end();
+
+  expect(steps).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited.forced']);
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137, signal: 'SIGKILL' });
+  expect(stdout).toBe('ready\nno\n');
+  const { acceptedAtMs, startedAtMs = 0, signaledAtMs = 0, exitedAtMs = 0 } = snapshot.times;
+  expect([acceptedAtMs, startedAtMs, signaledAtMs, exitedAtMs]).toEqual(
+    [acceptedAtMs, startedAtMs, signaledAtMs, exitedAtMs].sort((a, b) => a - b),
+  );
+  expect(exitedAtMs - signaledAtMs).toBeGreaterThanOrEqual(195);
+});
+
+test('a program without a handler ends at once by the signal', async () => {
+  const session = await node.session();
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+
+  await running.cancel({ graceMs: 15_000 });
+  const { result, snapshot } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 143, signal: 'SIGTERM' });
+  const { signaledAtMs = 0, exitedAtMs = 0 } = snapshot.times;
+  expect(exitedAtMs - signaledAtMs).toBeLessThan(5_000);
+});
+
+test('a busy loop without a handler ends at graceful by the signal', async () => {
+  const session = await node.session();
+  const running = await session.ready("console.log('ready'); for (;;);");
+
+  await running.cancel({ graceMs: 15_000 });
+
+  expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 143 });
+});
+
+test('a busy loop with a handler, which cannot run, is forced', async () => {
+  const session = await node.session();
+  const running = await session.ready(`
+    process.on('SIGTERM', () => process.exit(3));
+    console.log('ready');
+    for (;;);`);
+
+  await running.cancel({ graceMs: 100 });
+
+  expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
+});
+
+test.each([
+  ['Atomics.wait', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);'],
+  ['an allocation loop that V8 would unroll', 'for (;;) new Array(1000).fill(1.5);'],
+  ['a promise loop', 'const spin = () => Promise.resolve().then(spin); spin();'],
+  ['a regular expression that backtracks for ever', '/^(a+)+$/.test("a".repeat(60) + "b");'],
+])('%s with a handler ends', async (_, code) => {
+  const session = await node.session();
+  const running = await session.ready(`process.on('SIGTERM', () => {}); console.log('ready'); ${code}`);
+
+  await running.cancel({ graceMs: 100 });
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', exitCode: 137, signal: 'SIGKILL' });
+  expect(['forced', 'cell']).toContain(result.rung);
+});
+
+test('exited is told when the thread is gone: nothing is written afterwards', async () => {
+  const session = await node.session();
+  const directory = node.directory();
+  const running = await session.ready({
+    workingDirectory: directory,
+    code: `
+      const fs = require('node:fs');
+      process.on('SIGTERM', () => {});
+      fs.writeFileSync('beat', 'x');
+      console.log('ready');
+      for (;;) fs.appendFileSync(${JSON.stringify(join(directory, 'beat'))}, 'x');`,
+  });
+
+  await running.cancel({ graceMs: 0 });
+  await running.end();
+  const size = statSync(join(directory, 'beat')).size;
+  await session.run('0');
+
+  expect(size).toBeGreaterThan(0);
+  expect(statSync(join(directory, 'beat')).size).toBe(size);
+});
+
+test('native code that nothing interrupts costs its cell; neighbours end cell_lost, the session goes on', async () => {
+  const session = await node.session();
+  const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const running = await session.ready(`
+    process.on('SIGTERM', () => {});
+    console.log('ready');
+    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
+  const cell = await session.cellPid();
+
+  await running.cancel({ graceMs: 100 });
+  const ended = await running.end();
+  const lost = await neighbour.end();
+  const next = await session.run("console.log('still here')");
+
+  expect(ended.steps).toEqual([
+    'pending',
+    'running',
+    'signaled.graceful',
+    'signaled.forced',
+    'signaled.cell',
+    'exited.cell',
+  ]);
+  expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137, signal: 'SIGKILL' });
+  expect(lost.steps).toEqual(['pending', 'running', 'exited']);
+  expect(lost.result).toMatchObject({ reason: 'cell_lost', rung: undefined, exitCode: -1 });
+  expect(isAlive(cell)).toBe(false);
+  expect(next.result.reason).toBe('completed');
+  expect(await session.cellPid()).not.toBe(cell);
+});
+
+test('a neighbour that is being forced itself when the cell is killed keeps its own reason', async () => {
+  const session = await node.session();
+  const hang = `
+    process.on('SIGTERM', () => {});
+    console.log('ready');
+    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`;
+  const first = await session.ready(hang);
+  const second = await session.ready({ code: hang, timeoutMs: 1, graceMs: 0 });
+
+  await second.reached('signaled.forced');
+  await first.cancel({ graceMs: 0 });
+  const ends = await Promise.all([first.end(), second.end()]);
+
+  expect(ends.map(({ result }) => result.reason)).toEqual(['cancelled', 'timed_out']);
+  for (const { result } of ends) expect(result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+});
+
+test.each([
+  ['without a handler', ''],
+  ['with one', "process.on('SIGTERM', () => {});"],
+])('a child that blocks a program %s is gone with it', async (_, handler) => {
+  const session = await node.session();
+  const command = uniqueSleep();
+  const running = await session.submit(`${handler} require('node:child_process').execSync('${command}; true');`);
+  await eventually('the child runs', () => processesWith(command).length > 0);
+
+  await running.cancel({ graceMs: 300 });
+  const { result } = await running.end();
+
+  expect(result.reason).toBe('cancelled');
+  expect(processesWith(command)).toEqual([]);
+});
+
+test('children that run beside the program are gone with it', async () => {
+  const session = await node.session();
+  const command = uniqueSleep();
+  const [name, seconds] = command.split(' ');
+  const running = await session.ready(`
+    const { spawn } = require('node:child_process');
+    const child = spawn('${name}', ['${seconds}']);
+    const detached = spawn('sh', ['-c', '${command} & wait'], { detached: true, stdio: 'ignore' });
+    detached.unref();
+    child.once('spawn', () => console.log('ready'));`);
+
+  await running.cancel({ graceMs: 0 });
+  const { result } = await running.end();
+
+  expect(result.reason).toBe('cancelled');
+  expect(processesWith(command)).toEqual([]);
+});
+
+test('the run limit stops a program as a cancellation would, with reason timed_out', async () => {
+  const session = await node.session();
+
+  const loop = await session.run({ code: "process.on('SIGTERM', () => {}); for (;;);", timeoutMs: 200, graceMs: 100 });
+  const clean = await session.run({
+    code: "process.on('SIGTERM', () => process.exit(0)); setInterval(() => {}, 1000);",
+    timeoutMs: 400,
+    graceMs: 15_000,
+  });
+
+  expect(loop.result).toMatchObject({ reason: 'timed_out', rung: 'forced', exitCode: 137 });
+  expect(clean.result).toMatchObject({ reason: 'timed_out', rung: 'graceful', exitCode: 0 });
+  const { startedAtMs = 0, signaledAtMs = 0 } = loop.snapshot.times;
+  expect(signaledAtMs - startedAtMs).toBeGreaterThanOrEqual(150);
+});
+
+test('an execution that ended in time is not timed out later', async () => {
+  const session = await node.session();
+
+  const { result, steps } = await session.run({ code: '0', timeoutMs: 10_000 });
+
+  expect(steps).toEqual(['pending', 'running', 'exited']);
+  expect(result.reason).toBe('completed');
+});
+
+test('a stop that gives no grace forces at once', async () => {
+  const session = await node.session();
+  const running = await session.ready(
+    "process.on('SIGTERM', () => console.log('asked')); setInterval(() => {}, 1000); console.log('ready');",
+  );
+
+  await running.cancel({ graceMs: 0 });
+  const { steps, stdout } = await running.end();
+
+  expect(steps).toEqual(['pending', 'running', 'signaled.forced', 'exited.forced']);
+  expect(stdout).toBe('ready\n');
+});
+
+test('everything written before a forced end is there', async () => {
+  const session = await node.session();
+  const running = await session.submit(`
+    process.on('SIGTERM', () => {});
+    for (let line = 0; line < 20000; line += 1) console.log('line ' + line);
+    console.log('last');
+    for (;;);`);
+  await running.printed('last\n');
+
+  await running.cancel({ graceMs: 0 });
+  const lines = (await running.end()).stdout.trimEnd().split('\n');
+
+  expect(lines).toHaveLength(20_001);
+  expect(lines[19_999]).toBe('line 19999');
+});
+
+test('a program cannot end its cell: process.exit, process.abort and process.kill are its own', async () => {
+  const session = await node.session();
+  const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+
+  const exit = await session.run('process.exit(9)');
+  const thrown = await session.run("throw new Error('boom')");
+  const killed = await session.run("process.kill(process.pid, 'SIGKILL'); setInterval(() => {}, 1000);");
+  const aborted = await session.run('process.abort()');
+  const rejected = await session.run("Promise.reject(new Error('late'))");
+
+  expect(exit.result).toMatchObject({ reason: 'failed', exitCode: 9 });
+  expect(thrown.result).toMatchObject({ reason: 'failed', exitCode: 1 });
+  expect(thrown.stderr).toContain('boom');
+  expect(killed.result).toMatchObject({ reason: 'signaled', exitCode: 137, signal: 'SIGKILL' });
+  expect(aborted.result).toMatchObject({ reason: 'signaled', exitCode: 134, signal: 'SIGABRT' });
+  expect(rejected.result).toMatchObject({ reason: 'failed', exitCode: 1 });
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
+test('a private working directory is gone after the end, a given one stays', async () => {
+  const session = await node.session();
+  const directory = node.directory();
+  const code = "require('node:fs').writeFileSync('made', 'here'); console.log(process.cwd());";
+
+  const own = await session.run(code);
+  const given = await session.run({ code, workingDirectory: directory });
+  await session.close();
+
+  expect(existsSync(own.stdout.trim())).toBe(false);
+  expect(given.stdout.trim()).toBe(directory);
+  expect(readFileSync(join(directory, 'made'), 'utf8')).toBe('here');
+});

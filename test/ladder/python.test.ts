@@ -1,0 +1,179 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { isAlive, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
+
+let node: TestDaemon;
+let session: TestSession;
+beforeAll(async () => {
+  node = await TestDaemon.start({ graceMs: 300 });
+  session = await node.session();
+});
+afterAll(() => node[Symbol.asyncDispose]());
+
+const ready = (code: string) => session.ready({ language: 'python', code });
+
+test('a program that exits in its SIGTERM handler ends at graceful, with its own exit code', async () => {
+  const running = await ready(`
+import signal, sys, time
+def stop(number, frame):
+    print("bye")
+    sys.exit(3)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+while True: time.sleep(60)`);
+  const { pid } = await running.snapshot();
+
+  await running.cancel({ graceMs: 15_000 });
+  const ended = await running.end();
+
+  expect(ended.steps).toEqual(['pending', 'running', 'signaled.graceful', 'exited.graceful']);
+  expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 3, signal: undefined });
+  expect(ended.stdout).toBe('ready\nbye\n');
+  expect(pid).toBeGreaterThan(1);
+  expect(isAlive(pid)).toBe(false);
+  expect(ended.snapshot.pid).toBe(0);
+});
+
+test('a program that ignores SIGTERM is forced when the grace period ends', async () => {
+  const running = await ready(`
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+while True: time.sleep(60)`);
+
+  await running.cancel({ graceMs: 200 });
+  const { steps, result, snapshot } = await running.end();
+
+  expect(steps).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited.forced']);
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137, signal: 'SIGKILL' });
+  const { signaledAtMs = 0, exitedAtMs = 0 } = snapshot.times;
+  expect(exitedAtMs - signaledAtMs).toBeGreaterThanOrEqual(195);
+});
+
+test.each([
+  ['that sleeps', 'time.sleep(600)'],
+  ['in a busy loop', 'while True: pass'],
+  ['in native code', 'hashlib.pbkdf2_hmac("sha512", b"a", b"b", 2**31 - 1)'],
+])('a program without a handler %s ends at once by the signal', async (_, code) => {
+  const running = await ready(`import time, hashlib\nprint("ready", flush=True)\n${code}`);
+
+  await running.cancel({ graceMs: 15_000 });
+
+  expect((await running.end()).result).toMatchObject({
+    reason: 'cancelled',
+    rung: 'graceful',
+    exitCode: 143,
+    signal: 'SIGTERM',
+  });
+});
+
+test('a program that swallows every exception is forced, and its neighbours notice nothing', async () => {
+  const neighbour = await ready('import time\nprint("ready", flush=True)\ntime.sleep(600)');
+  const running = await ready(`
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("ready", flush=True)
+while True:
+    try: time.sleep(60)
+    except BaseException: continue`);
+
+  await running.cancel({ graceMs: 200 });
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
+  expect((await neighbour.snapshot()).state).toBe('running');
+  await neighbour.cancel({ graceMs: 0 });
+});
+
+test('native code with a handler, which cannot run, is forced without costing the cell', async () => {
+  const cells = await session.cellPids();
+  const running = await ready(`
+import signal, hashlib
+signal.signal(signal.SIGTERM, lambda *_: None)
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha512", b"a", b"b", 2**31 - 1)`);
+
+  await running.cancel({ graceMs: 100 });
+
+  expect((await running.end()).result).toMatchObject({ rung: 'forced', exitCode: 137 });
+  expect(await session.cellPids()).toEqual(expect.arrayContaining(cells));
+});
+
+test.each([
+  ['cancelled', 0],
+  ['asked', 15_000],
+])('a daemon that the program forked into a session of its own is gone when the program is %s', async (_, graceMs) => {
+  const running = await ready(`
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if os.fork() != 0: os._exit(0)
+    sys.stdout.write("daemon %d ready\\n" % os.getpid())
+    sys.stdout.flush()
+    while True: time.sleep(60)
+while True: time.sleep(60)`);
+  const daemonPid = Number(/daemon (\d+) ready/.exec((await running.output()).stdout)?.[1]);
+
+  expect(isAlive(daemonPid)).toBe(true);
+  await running.cancel({ graceMs });
+  await running.end();
+
+  expect(isAlive(daemonPid)).toBe(false);
+});
+
+test('children are gone when a program has ended by itself', async () => {
+  const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+
+  const { result } = await session.run({
+    language: 'python',
+    code: `import subprocess; subprocess.Popen(["sleep", "${seconds}"], start_new_session=True); print("done")`,
+  });
+
+  expect(result).toMatchObject({ reason: 'completed', exitCode: 0 });
+  expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+});
+
+test('the run limit stops a program as a cancellation would, with reason timed_out', async () => {
+  const { result } = await session.run({
+    language: 'python',
+    code: 'import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass',
+    timeoutMs: 300,
+    graceMs: 100,
+  });
+
+  expect(result).toMatchObject({ reason: 'timed_out', rung: 'forced', exitCode: 137 });
+});
+
+test.each([
+  ['raises', 'raise ValueError("boom")', { reason: 'failed', exitCode: 1 }],
+  ['calls sys.exit', 'import sys; sys.exit(9)', { reason: 'failed', exitCode: 9 }],
+  ['kills itself', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)', { reason: 'signaled', exitCode: 137 }],
+  ['aborts', 'import os; os.abort()', { reason: 'signaled', exitCode: 134, signal: 'SIGABRT' }],
+  ['reads what is not there', 'import ctypes; ctypes.string_at(0)', { reason: 'signaled', exitCode: 139 }],
+  ['kills its group', 'import os, signal; os.killpg(0, signal.SIGTERM)', { reason: 'signaled', exitCode: 143 }],
+  ['exits at once', 'import os; os._exit(255)', { reason: 'failed', exitCode: 255 }],
+])('a program that %s has that as its result', async (_, code, expected) => {
+  expect((await session.run({ language: 'python', code })).result).toMatchObject(expected);
+});
+
+test('a stopped process is forced all the same', async () => {
+  const running = await ready('import os, signal\nprint("ready", flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)');
+
+  await running.cancel({ graceMs: 200 });
+
+  expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
+});
+
+test('a program that kills its parent takes only itself along', async () => {
+  const neighbour = await ready('import time\nprint("ready", flush=True)\ntime.sleep(600)');
+
+  const { result } = await session.run({
+    language: 'python',
+    code: 'import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)',
+  });
+
+  expect(result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+  expect((await neighbour.snapshot()).state).toBe('running');
+  await neighbour.cancel({ graceMs: 0 });
+});

@@ -1,0 +1,312 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { descendants, eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
+
+const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
+const STUBBORN = `process.on('SIGTERM', () => {}); ${IDLE}`;
+const CATCHES_HUP = `process.on('SIGHUP', () => console.log('hup')); ${IDLE}`;
+
+test('what waits for a place ends cancelled without any guest code run', async () => {
+  await using node = await TestDaemon.start({ maxRunning: 1 });
+  const session = await node.session();
+  const directory = node.directory();
+  await session.ready(IDLE);
+  const queued = await session.submit({
+    workingDirectory: directory,
+    code: "require('node:fs').writeFileSync('ran', '')",
+  });
+  const behind = await session.submit({ language: 'python', code: "open('ran', 'w')", workingDirectory: directory });
+
+  expect(await queued.cancel()).toBe(true);
+  expect(await behind.signal('SIGKILL')).toBe(true);
+  const [first, second] = await Promise.all([queued.end(), behind.end()]);
+
+  expect(first.steps).toEqual(['pending', 'exited']);
+  expect(first.result).toEqual({
+    reason: 'cancelled',
+    rung: undefined,
+    exitCode: -1,
+    signal: undefined,
+    message: undefined,
+  });
+  expect(first.snapshot.times.startedAtMs).toBeUndefined();
+  expect(second.result).toMatchObject({ reason: 'signaled', exitCode: -1 });
+  expect(existsSync(join(directory, 'ran'))).toBe(false);
+  expect((await node.daemon.getSession(session.sessionId)).counts).toEqual({ pending: 0, running: 1, exited: 2 });
+});
+
+test('a cancelled place goes to the next in the queue', async () => {
+  await using node = await TestDaemon.start({ maxRunning: 1 });
+  const session = await node.session();
+  const holder = await session.ready(IDLE);
+  const next = await session.submit("console.log('at last')");
+
+  await holder.cancel({ graceMs: 0 });
+
+  expect((await next.end()).stdout).toBe('at last\n');
+});
+
+test.each(['javascript', 'python'])(
+  'a %s execution cancelled while it starts ends without guest code',
+  async (language) => {
+    await using node = await TestDaemon.start();
+    const session = await node.session();
+    const directory = node.directory();
+    const code = language === 'python' ? "open('ran', 'w')" : "require('node:fs').writeFileSync('ran', '')";
+
+    // No cell is there yet: the cancellation comes while the first one boots.
+    const starting = await session.submit({ language, code, workingDirectory: directory });
+    expect(await starting.cancel({ graceMs: 15_000 })).toBe(true);
+    const { result, steps } = await starting.end();
+
+    expect(result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
+    expect(steps[0]).toBe('pending');
+    expect(steps).not.toContain('running');
+    expect(existsSync(join(directory, 'ran'))).toBe(false);
+  },
+);
+
+test('an execution cancelled at any moment of its start ends cancelled or completed, and the session goes on', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  await session.run('0');
+  const executions = await Promise.all(
+    Array.from({ length: 24 }, (_, index) =>
+      session.submit(index % 2 === 0 ? '0' : { language: 'python', code: 'pass' }),
+    ),
+  );
+  const ends = await Promise.all(
+    executions.map(async (execution, index) => {
+      for (let turn = 0; turn < index * 3; turn += 1) await new Promise(setImmediate);
+      await execution.cancel({ graceMs: index % 3 === 0 ? 0 : 15_000 });
+      return execution.end();
+    }),
+  );
+
+  for (const { result } of ends) expect(['cancelled', 'completed']).toContain(result.reason);
+  expect((await session.run('0')).result.reason).toBe('completed');
+  expect((await node.daemon.getSession(session.sessionId)).counts).toMatchObject({ pending: 0, running: 0 });
+});
+
+test('a stop of what has exited, or of what nobody knows, answers false', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const execution = await session.submit('0');
+  const before = await execution.end();
+
+  expect(await execution.cancel()).toBe(false);
+  expect(await execution.signal('SIGTERM')).toBe(false);
+  expect(await node.daemon.cancelExecution(session.sessionId, 'unknown')).toBe(false);
+  expect(await node.daemon.cancelExecution('unknown', 'unknown')).toBe(false);
+
+  expect((await execution.end()).snapshot).toEqual(before.snapshot);
+});
+
+test('two stops are one: the second one answers alike and changes nothing', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(STUBBORN);
+
+  expect(await running.cancel({ graceMs: 400 })).toBe(true);
+  expect(await running.cancel({ graceMs: 60_000 })).toBe(true);
+  const { steps } = await running.end();
+
+  expect(steps).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited.forced']);
+});
+
+test.each([
+  ['a cancellation with SIGKILL', 'cancel'],
+  ['a cancellation without grace', 'hurry'],
+  ['a SIGKILL', 'signal'],
+] as const)('%s during the grace period takes effect at once', async (_, how) => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(STUBBORN);
+
+  await running.cancel({ graceMs: 2_000_000 });
+  await running.reached('signaled.graceful');
+  if (how === 'cancel') await running.cancel({ signal: 'SIGKILL' });
+  else if (how === 'hurry') await running.cancel({ graceMs: 0 });
+  else await running.signal('SIGKILL');
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
+});
+
+test('a stop can begin with another signal than SIGTERM', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(
+    `process.on('SIGINT', () => process.exit(5)); process.on('SIGTERM', () => {}); ${IDLE}`,
+  );
+
+  await running.cancel({ signal: 'int', graceMs: 15_000 });
+
+  expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 5 });
+});
+
+test.each([
+  ['javascript', CATCHES_HUP],
+  [
+    'python',
+    `
+import os, signal, time
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"hup\\n"))
+print("ready", flush=True)
+while True: time.sleep(60)`,
+  ],
+])('a signal that a %s program handles leaves it running', async (language, code) => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready({ language, code });
+
+  expect(await running.signal('SIGHUP')).toBe(true);
+  await running.printed('hup\n');
+  expect((await running.snapshot()).state).toBe('running');
+  await running.signal('hup');
+  await running.printed('hup\nhup\n');
+  await running.cancel({ graceMs: 0 });
+
+  expect((await running.end()).steps).toEqual(['pending', 'running', 'signaled.forced', 'exited.forced']);
+});
+
+test.each([
+  ['javascript', IDLE],
+  ['python', 'import time\nprint("ready", flush=True)\ntime.sleep(600)'],
+])('a signal that a %s program does not handle ends it with reason signaled', async (language, code) => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready({ language, code });
+
+  await running.signal('SIGUSR1');
+  const { result, steps } = await running.end();
+
+  expect(steps).toEqual(['pending', 'running', 'exited']);
+  expect(result).toMatchObject({ reason: 'signaled', rung: undefined, exitCode: 138, signal: 'SIGUSR1' });
+});
+
+test('SIGKILL as a signal forces, with reason signaled', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(STUBBORN);
+
+  await running.signal('SIGKILL');
+
+  expect((await running.end()).result).toMatchObject({
+    reason: 'signaled',
+    rung: 'forced',
+    exitCode: 137,
+    signal: 'SIGKILL',
+  });
+});
+
+test.each(['SIGSTOP', 'SIGCONT'])('%s is refused for a thread and changes nothing', async (signal) => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+
+  await expect(running.signal(signal)).rejects.toMatchObject({ code: 'invalid_argument' });
+  await expect(running.cancel({ signal })).rejects.toMatchObject({ code: 'invalid_argument' });
+
+  expect((await running.snapshot()).state).toBe('running');
+});
+
+test('deleting a session ends everything in it, with reason session_closed', async () => {
+  await using node = await TestDaemon.start({ maxRunning: 4 });
+  const session = await node.session();
+  const sleep = `60${Math.floor(Math.random() * 1e9)}`;
+  const running = [
+    await session.ready(`process.on('SIGTERM', () => process.exit(4)); ${IDLE}`),
+    await session.ready(STUBBORN),
+    await session.ready(`process.on('SIGTERM', () => {}); console.log('ready'); for (;;);`),
+    await session.ready({
+      language: 'python',
+      code: `
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen(["sleep", "${sleep}"], start_new_session=True)
+print("ready", flush=True)
+while True: time.sleep(60)`,
+    }),
+  ];
+  const queued = await session.submit('0');
+  const cells = await session.cellPids();
+
+  await node.daemon.deleteSession(session.sessionId, { graceMs: 300 });
+  const ends = await Promise.all([...running, queued].map((execution) => execution.end()));
+
+  expect(ends.map(({ result }) => result.reason)).toEqual(new Array(5).fill('session_closed'));
+  expect(ends.map(({ result }) => [result.rung, result.exitCode])).toEqual([
+    ['graceful', 4],
+    ['forced', 137],
+    ['forced', 137],
+    ['forced', 137],
+    [undefined, -1],
+  ]);
+  expect(cells.filter(isAlive)).toEqual([]);
+  expect(processesWith(`sleep ${sleep}`)).toEqual([]);
+  await expect(node.daemon.getSession(session.sessionId)).rejects.toMatchObject({ code: 'not_found' });
+});
+
+test('a session that is being deleted takes nothing more', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(STUBBORN);
+
+  const deleted = node.daemon.deleteSession(session.sessionId, { graceMs: 60_000 });
+  await running.reached('signaled.graceful');
+
+  await expect(session.submit('0')).rejects.toMatchObject({ code: 'failed_precondition' });
+  await expect(node.daemon.createSession(session.sessionId)).rejects.toMatchObject({ code: 'unavailable' });
+  await node.daemon.deleteSession(session.sessionId, { graceMs: 0 });
+  await deleted;
+  expect((await running.end()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+});
+
+test('a daemon that stops ends everything and leaves no process', async () => {
+  const before = new Set(descendants());
+  await using node = await TestDaemon.start({ graceMs: 300 });
+  const sessions = [await node.session(), await node.session()];
+  const running = [];
+  for (const session of sessions) {
+    running.push(await session.ready(STUBBORN));
+    running.push(
+      await session.ready({ language: 'python', code: 'import time\nprint("ready", flush=True)\ntime.sleep(600)' }),
+    );
+  }
+  const mine = () => descendants().filter((pid) => !before.has(pid));
+
+  expect(mine().length).toBeGreaterThanOrEqual(4);
+  await node.daemon.stop();
+  const ends = await Promise.all(running.map((execution) => execution.snapshot()));
+
+  expect(ends.map(({ result }) => result?.reason)).toEqual(new Array(4).fill('session_closed'));
+  expect(ends.map(({ rung }) => rung)).toEqual(['forced', 'graceful', 'forced', 'graceful']);
+  expect(mine()).toEqual([]);
+  expect(existsSync(join(node.root, 'd.sock'))).toBe(false);
+});
+
+test('a second stop of the daemon skips the grace period', async () => {
+  await using node = await TestDaemon.start({ graceMs: 2_000_000 });
+  const session = await node.session();
+  const running = await session.ready(STUBBORN);
+
+  const stopped = node.daemon.stop();
+  await running.reached('signaled.graceful');
+  expect(node.daemon.healthy).toBe(false);
+  await expect(session.submit('0')).rejects.toMatchObject({ code: 'unavailable' });
+  await node.daemon.stop({ force: true });
+  await stopped;
+
+  expect((await running.snapshot()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+});
+
+test('an idle cell is let go, and the session starts another when it needs one', async () => {
+  await using node = await TestDaemon.start({ cellIdleMs: 50 });
+  const session = await node.session();
+  await session.run('0');
+  await eventually('the idle cell is gone', async () => (await session.cellPids()).length === 0);
+
+  expect((await session.run('0')).result.reason).toBe('completed');
+});
