@@ -31,7 +31,7 @@ export async function choices(): Promise<string> {
 async function loads(): Promise<string> {
   const modules = {
     nothing: [],
-    'the frames between daemon and cell': ['../src/wire/framing.js', '../src/gen/elide/cell/v1/cell.js'],
+    'the frames between daemon and cell': ['./frames.js'],
     'a gRPC server (grpc-js)': ['@grpc/grpc-js'],
     'TypeScript by oxc-transform': ['oxc-transform'],
     'TypeScript by Node itself (strips only)': ['strip'],

@@ -1,9 +1,9 @@
-import { fileURLToPath } from 'node:url';
 import { type Logger, pino } from 'pino';
 import { type CheckedConfig, checkConfig, type DaemonConfig } from './config.ts';
 import { FailedPreconditionError, UnavailableError } from './errors.ts';
 import { type BoundServer, serve } from './grpc/server.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
+import { ZYGOTE } from './package-root.ts';
 import { StateDirectory } from './state-directory.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
@@ -72,10 +72,6 @@ const SESSION_SLACK_MS = 500;
 const CELL_GRACE_MS = 2_000;
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
-
-const ZYGOTE_PATH = fileURLToPath(
-  new URL(import.meta.url.endsWith('.ts') ? '../workers/zygote.py' : '../../workers/zygote.py', import.meta.url),
-);
 
 /** Makes a daemon that is not started yet. Throws a `StartupError` that names what is wrong with the configuration. */
 export function createDaemon(config: DaemonConfig = {}): Daemon {
@@ -324,7 +320,7 @@ export class Daemon {
         contextPoolSize: config.contextPoolSize,
         heapLimitMb: config.memoryLimitMb,
         python,
-        zygotePath: ZYGOTE_PATH,
+        zygotePath: ZYGOTE,
         startLimitMs,
         idleMs: cellIdleMs,
         graceMs: CELL_GRACE_MS,

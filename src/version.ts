@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
-
-const manifest = new URL(import.meta.url.endsWith('.ts') ? '../package.json' : '../../package.json', import.meta.url);
+import { join } from 'node:path';
+import { PACKAGE_ROOT } from './package-root.ts';
 
 /** The version of this package. */
-export const VERSION: string = JSON.parse(readFileSync(manifest, 'utf8')).version;
+export const VERSION: string = JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')).version;

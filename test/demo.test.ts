@@ -17,8 +17,8 @@ beforeEach(async () => {
 afterEach(() => rm(directory, { recursive: true, force: true }));
 
 /** Starts the demo with a directory of its own for temporary files. */
-function startDemo(): { child: ChildProcess; output: () => string } {
-  const env = { ...process.env, TMPDIR: directory };
+function startDemo(more: NodeJS.ProcessEnv = {}): { child: ChildProcess; output: () => string } {
+  const env = { ...process.env, TMPDIR: directory, ...more };
   const child = spawn(process.execPath, [DEMO], { env, stdio: ['ignore', 'pipe', 'pipe'] });
   let text = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -51,6 +51,16 @@ test('the demo ends by itself, with every result as it should be and nothing lef
   expect(code).toBe(0);
   expect(await readdir(directory)).toEqual([]);
   expect(await processesOf(directory)).toEqual([]);
+});
+
+test('the demo shows the rest where there is no Python', { timeout: LIMIT_MS }, async () => {
+  const { child, output } = startDemo({ PATH: directory });
+
+  const [code] = await once(child, 'close');
+
+  expect(output()).toMatch(/^Python is not shown: python3: not found/m);
+  expect(output()).toContain('All 6 ended as they should.');
+  expect(code).toBe(0);
 });
 
 test('the demo leaves nothing behind when it is interrupted', { timeout: LIMIT_MS }, async () => {

@@ -60,9 +60,10 @@ async function warm(): Promise<void> {
   console.log('%s %o', 'warm', { array: [1], map: new Map([[1, new Error('warm')]]) });
   console.error(new Error('warm'));
   const require = createRequire(import.meta.url);
-  require('./javascript/warm.cjs');
-  delete require.cache[require.resolve('./javascript/warm.cjs')];
-  const module: string = 'data:text/javascript,await 0;export default import.meta.url';
+  require('./warm.cjs');
+  delete require.cache[require.resolve('./warm.cjs')];
+  // Put together here, so that no bundler takes it for a part of this program.
+  const module = ['data:text/javascript', 'await 0;export default import.meta.url'].join(',');
   await import(module);
   parentPort.postMessage('warm');
 }

@@ -2,6 +2,7 @@ import { chmodSync, mkdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
+import { JAVASCRIPT_WORKER } from '../package-root.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { Engine, Guest } from './engine.ts';
 
@@ -43,10 +44,9 @@ server.listen(socketPath, () => {
 function accept(socket: Socket): void {
   const connection = new FramedSocket<ToCell, FromCell>(socket, ToCell, FromCell);
   connection.on('message', ({ body }) => {
-    if (body === undefined) return;
     if (connection === daemon) {
-      obey(body);
-    } else if (body.$case === 'hello' && body.value.token === token) {
+      if (body !== undefined) obey(body);
+    } else if (body?.$case === 'hello' && body.value.token === token) {
       claim(connection, body.value).catch((error: Error) => connection.destroy(error));
     } else {
       connection.destroy(new Error('not the daemon'));
@@ -82,7 +82,7 @@ async function createEngine(hello: Hello): Promise<Engine> {
   const { JavaScriptEngine } = await import('./javascript-engine.ts');
   const resourceLimits = hello.heapLimitMb > 0 ? { maxOldGenerationSizeMb: hello.heapLimitMb } : {};
   return new JavaScriptEngine({
-    workerUrl: new URL('../../workers/javascript.js', import.meta.url).href,
+    workerUrl: JAVASCRIPT_WORKER,
     resourceLimits,
   });
 }

@@ -5,20 +5,25 @@ export class OutputClosedError extends Error {
   static readonly exitCode = 128 + constants.signals.SIGPIPE;
 }
 
+/** What this command writes cannot be kept: a full disk, for example. */
+export class OutputFailedError extends Error {}
+
 /** How a write fails when the other end of a pipe, a socket or a terminal is gone. */
 const CLOSED = new Set(['EPIPE', 'EIO', 'ECONNRESET', 'ERR_STREAM_DESTROYED']);
 
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 
-/** Writes to the command's own stdout or stderr; resolves when the bytes have left, rejects with `OutputClosedError`. */
-export function write(data: string | Uint8Array, stream: 'stdout' | 'stderr' = 'stdout'): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  process[stream].write(data, (error?: (Error & { code?: string }) | null) => {
-    if (!error) resolve();
-    else if (CLOSED.has(error.code ?? '')) reject(new OutputClosedError(error.message, { cause: error }));
-    else reject(error);
-  });
-  return promise;
+/** Writes to the command's own stdout or stderr; resolves when the bytes have left. */
+export async function write(data: string | Uint8Array, stream: 'stdout' | 'stderr' = 'stdout'): Promise<void> {
+  try {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    process[stream].write(data, (error) => (error ? reject(error) : resolve()));
+    await promise;
+  } catch (error) {
+    const { code = '', message } = error as NodeJS.ErrnoException;
+    if (CLOSED.has(code)) throw new OutputClosedError(message, { cause: error });
+    throw new OutputFailedError(`cannot write to ${stream}: ${message}`, { cause: error });
+  }
 }
 
 /** One line for people on stderr. */

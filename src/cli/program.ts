@@ -12,7 +12,7 @@ import { addSession } from './commands/session.ts';
 import { addSignal } from './commands/signal.ts';
 import { addStop } from './commands/stop.ts';
 import { addWait } from './commands/wait.ts';
-import { complain, OutputClosedError, write } from './output.ts';
+import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
 import { REFUSED } from './result.ts';
 
 /** What a command's action leaves behind: the exit code. */
@@ -43,6 +43,7 @@ async function exitCodeOfError(error: unknown): Promise<number> {
 }
 
 function messageOf(error: unknown): string {
+  if (error instanceof OutputFailedError) return error.message;
   if (!(error instanceof ElideError)) return String((error as Error)?.stack ?? error);
   const step = error instanceof UnreachableError ? ': start elide-daemon, or name another with --socket or --tcp' : '';
   return `${error.message}${step}`;

@@ -2,7 +2,7 @@ import { constants } from 'node:os';
 import type { DaemonClient, ExecutionSummary } from '../client/index.ts';
 import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
 import type { Snippet } from '../supervisor/requests.ts';
-import { complain, OutputClosedError, write } from './output.ts';
+import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
 import { describeResult, exitCodeOf } from './result.ts';
 
 /** How long a second SIGINT counts as impatience when no grace period is named: the daemon's own default, in ms. */
@@ -41,7 +41,7 @@ export async function attend(client: DaemonClient, snippet: Snippet): Promise<nu
     return await report(await client.wait(sessionId, executionId), relay.last);
   } catch (error) {
     admitted.reject(error);
-    if (error instanceof OutputClosedError) {
+    if (error instanceof OutputClosedError || error instanceof OutputFailedError) {
       await client.cancelExecution(sessionId, executionId, {}, { deadlineMs: PARTING_MS }).catch(() => {});
     }
     throw error;

@@ -1,12 +1,12 @@
 import { chmod, lstat, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { fileURLToPath } from 'node:url';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { CheckedConfig } from '../config.ts';
 import type { Daemon, Endpoints } from '../daemon.ts';
 import { StartupError } from '../errors.ts';
 import { ExecutionApiService } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import { PROTO_IMAGE } from '../package-root.ts';
 import { checkSocketPath } from '../state-directory.ts';
 import { executionService } from './execution-service.ts';
 import { Handlers, type Implementation, tolerant } from './handlers.ts';
@@ -34,7 +34,7 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
   server.addService(tolerant(ExecutionApiService), implementation as unknown as Implementation);
   const health = new Health([SERVICE_NAME]);
   health.addTo(server);
-  addReflection(server, fileURLToPath(imageUrl()), REFLECTED);
+  addReflection(server, PROTO_IMAGE, REFLECTED);
   try {
     const socket = config.socket === false ? undefined : await listenUnix(server, config.socket);
     const tcp = config.tcp === undefined ? undefined : await listenTcp(server, config.tcp);
@@ -95,12 +95,4 @@ async function close(server: Server, health: Health, socket: string | undefined)
   await promise;
   clearTimeout(timer);
   if (socket !== undefined) await rm(socket, { force: true });
-}
-
-/** The API as clients may ask for it: the descriptors buf built of our own proto files. */
-function imageUrl(): URL {
-  return new URL(
-    import.meta.url.endsWith('.ts') ? '../../proto/image.binpb' : '../../../proto/image.binpb',
-    import.meta.url,
-  );
 }

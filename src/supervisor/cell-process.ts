@@ -2,10 +2,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { nanoid } from 'nanoid';
 import type { GuestExit } from '../../machines/execution.ts';
 import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
+import { CELL_MAIN } from '../package-root.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { isAlive, killGroupUntilGone, killSessionUntilGone, killTree, untilGone } from './process-group.ts';
 
@@ -17,11 +17,6 @@ export const CELL_FLAGS = [
   '--no-turboshaft-loop-unrolling',
   ...(process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : []),
 ];
-
-/** What runs beside guest code is always the built program, also for a daemon that runs from source. */
-const CELL_MAIN = fileURLToPath(
-  new URL(import.meta.url.endsWith('.ts') ? '../../dist/src/cell/main.js' : '../cell/main.js', import.meta.url),
-);
 
 /** V8's words, on stderr, before it aborts a process whose heap is exhausted. */
 const HEAP_EXHAUSTED = /heap out of memory|Reached heap limit|invalid table size|Committing semi space failed/;

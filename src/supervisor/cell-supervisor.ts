@@ -153,7 +153,7 @@ export class CellSupervisor {
     this.#shareWarmth(cell.kind);
     return () => {
       cell.guests -= 1;
-      cell.actor.send({ type: 'cell.release' });
+      if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.release' });
       this.#shareWarmth(cell.kind);
     };
   }

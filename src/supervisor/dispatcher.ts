@@ -47,18 +47,30 @@ export class Dispatcher {
     // dispatchNext may end an execution at once, and so come back here.
     if (this.#pumping) return;
     this.#pumping = true;
-    for (const waiting of this.#ring) {
-      if (this.#active >= this.#maxActive || this.#starting >= this.#maxStarting) break;
-      this.#ring.delete(waiting);
-      this.#active += 1;
-      this.#starting += 1;
-      if (waiting.dispatchNext()) {
-        this.#ring.add(waiting);
-      } else {
+    try {
+      for (const waiting of this.#ring) {
+        if (this.#active >= this.#maxActive || this.#starting >= this.#maxStarting) break;
+        this.#ring.delete(waiting);
+        if (this.#give(waiting)) this.#ring.add(waiting);
+      }
+    } finally {
+      this.#pumping = false;
+    }
+  }
+
+  /** Gives a place to one execution; false, and no place given, when none waited or the dispatch failed. */
+  #give(waiting: Waiting): boolean {
+    this.#active += 1;
+    this.#starting += 1;
+    let given = false;
+    try {
+      given = waiting.dispatchNext();
+    } finally {
+      if (!given) {
         this.#active -= 1;
         this.#starting -= 1;
       }
     }
-    this.#pumping = false;
+    return given;
   }
 }

@@ -6,7 +6,7 @@ import type { Guest, GuestExit, StartRequest } from '../../src/cell/engine.ts';
 import { JavaScriptEngine, type JavaScriptEngineOptions } from '../../src/cell/javascript-engine.ts';
 
 /** The worker as it is shipped: what runs beside guest code is always built JavaScript. */
-export const WORKER = fileURLToPath(new URL('../../dist/workers/javascript.js', import.meta.url));
+export const WORKER = fileURLToPath(new URL('../../dist/workers/javascript.cjs', import.meta.url));
 
 /** What one execution came to. */
 export interface Result extends GuestExit {

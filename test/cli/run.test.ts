@@ -23,7 +23,7 @@ const python = (code: string, ...flags: string[]) => ['run', '-l', 'python', '-e
 const BINARY = Buffer.from(Uint8Array.from({ length: 5 * 2 ** 20 }, (_, at) => (at * 7 + (at >> 8) * 13) & 255));
 /** A program that writes the same bytes to both streams. */
 const WRITE_BINARY = `
-  const fs = require('node:fs');
+  const fs = process.getBuiltinModule('node:fs');
   const data = fs.readFileSync(process.argv[2]);
   for (let at = 0; at < data.length; at += 65536) {
     const piece = data.subarray(at, at + 65536);

@@ -1,3 +1,4 @@
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ClientError, connectDaemon, type DaemonClient, UnreachableError } from '../../src/client/index.ts';
@@ -93,7 +94,10 @@ describe('errors', () => {
   });
 
   test('a daemon that dies under an open stream is an UnreachableError', async () => {
-    await using doomed = await DaemonProcess.start();
+    // Its cells go with it at once: nothing of them is left when the test ends.
+    const config = join(daemon.directory, 'doomed.json');
+    await writeFile(config, JSON.stringify({ orphanGraceMs: 0 }));
+    await using doomed = await DaemonProcess.start('--config', config);
     using own = connectDaemon({ socket: doomed.socket });
     await own.createSession('s');
     await own.executeSnippet({ sessionId: 's', executionId: 'e', language: 'js', code: FOREVER });

@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import workerThreads, { type WorkerOptions } from 'node:worker_threads';
 import { define, type Program, program } from './program.ts';
 
@@ -7,7 +8,8 @@ export const NESTED_KEY = 'elide.program';
 /** What crosses to a nested thread. */
 export type NestedProgram = Pick<Program, 'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared'>;
 
-const PRELOAD = new URL('nested-preload.js', import.meta.url).pathname;
+/** Built beside the worker. */
+const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
 
 /** Gives the threads a guest starts the same working directory and streams as the guest has. */
 export function replaceWorker(): void {

@@ -10,9 +10,9 @@ const emit = process.emit as (...args: unknown[]) => boolean;
 const { apply } = Reflect;
 const hasCapture = process.hasUncaughtExceptionCaptureCallback;
 
-/** Stack frames of the files that run beside a guest: not the guest's business. */
+/** Stack frames of the files that run beside a guest: not the guest's business. All of ours are built into one directory. */
 const OWN_FRAME = new RegExp(
-  `^ +at .*(?:${quote(new URL('.', import.meta.url).href)}|${quote(new URL('../javascript.js', import.meta.url).href)}|/piscina/dist/).*\\n?`,
+  `^ +at .*(?:${quote(fileURLToPath(new URL('.', import.meta.url)))}|/piscina/dist/).*\n?`,
   'gm',
 );
 const FRAME = /^ +at (?:.*\()?((?:file:\/\/)?\/[^\n]*?):(\d+):(\d+)\)?$/m;

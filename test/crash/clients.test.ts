@@ -1,0 +1,122 @@
+import { once } from 'node:events';
+import { connect as connectHttp2 } from 'node:http2';
+import { createConnection } from 'node:net';
+import { status } from '@grpc/grpc-js';
+import { expect, test } from 'vitest';
+import { TestClient } from '../support/client.ts';
+import { eventually, openDescriptors, TestDaemon, type TestExecution } from '../support/daemon.ts';
+
+const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
+
+const watchRequest = ({ sessionId, executionId }: TestExecution) => ({ sessionId, executionId, fromSequence: 0n });
+const outputRequest = ({ sessionId, executionId }: TestExecution) => ({
+  sessionId,
+  executionId,
+  includeStdout: false,
+  includeStderr: false,
+  stdoutPosition: 0n,
+  stderrPosition: 0n,
+  noFollow: false,
+});
+
+test('a client that goes away in the middle of its streams leaves nothing open', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const { sessionId, executionId } = running;
+  await running.output();
+  const before = openDescriptors();
+
+  for (let round = 0; round < 3; round += 1) {
+    const client = new TestClient(`unix:${node.endpoints.socket}`);
+    const streams = Array.from({ length: 10 }, (_, index) =>
+      index % 2 === 0
+        ? client.api.streamExecutionOutput(outputRequest(running))
+        : client.api.watchExecution(watchRequest(running)),
+    );
+    const waits = Array.from({ length: 5 }, () =>
+      client.api.waitExecution({ sessionId, executionId }, (error) => expect(error?.code).toBe(status.CANCELLED)),
+    );
+    for (const stream of streams) stream.on('error', () => {});
+    await Promise.all(streams.map((stream) => once(stream, 'data')));
+    expect(openDescriptors()).toBeGreaterThan(before);
+    for (const stream of streams) stream.cancel();
+    for (const wait of waits) wait.cancel();
+    client.api.close();
+  }
+
+  await eventually('the descriptors of the streams are closed', () => openDescriptors() <= before);
+  await running.cancel({ graceMs: 0 });
+  expect((await running.end()).result.reason).toBe('cancelled');
+});
+
+test('a connection that is cut, without a word, ends its streams at the daemon', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const before = openDescriptors();
+
+  const sockets = Array.from({ length: 4 }, () => {
+    const socket = createConnection(node.endpoints.socket as string);
+    const http2 = connectHttp2('http://localhost', { createConnection: () => socket });
+    http2.on('error', () => {});
+    const streams = Array.from({ length: 5 }, () => {
+      const call = http2.request({
+        ':method': 'POST',
+        ':path': '/elide.daemon.v1alpha1.ExecutionApi/StreamExecutionOutput',
+        'content-type': 'application/grpc',
+        te: 'trailers',
+      });
+      call.on('error', () => {});
+      const [id, name] = [Buffer.from(running.sessionId), Buffer.from(running.executionId)];
+      const message = Buffer.concat([Buffer.from([10, id.length]), id, Buffer.from([18, name.length]), name]);
+      const head = Buffer.alloc(5);
+      head.writeUInt32BE(message.length, 1);
+      call.end(Buffer.concat([head, message]));
+      return once(call, 'data');
+    });
+    return { socket, streams };
+  });
+  await Promise.all(sockets.flatMap(({ streams }) => streams));
+  expect(openDescriptors()).toBeGreaterThan(before + 4);
+  for (const { socket } of sockets) socket.destroy();
+
+  await eventually('every descriptor is closed', () => openDescriptors() <= before);
+  expect((await running.snapshot()).state).toBe('running');
+});
+
+test('an abandoned watch, stream or wait takes its listener along', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const { sessionId, executionId } = running;
+  const cancelled = new AbortController();
+  const { signal } = cancelled;
+
+  const watch = node.daemon.watchExecution(sessionId, executionId, { fromSequence: 99, signal });
+  const output = node.daemon.streamOutput(sessionId, executionId, { stdoutPosition: 6, signal });
+  const ends = Promise.all([watch.next(), output.next(), node.daemon.wait(sessionId, executionId, { signal })]);
+  cancelled.abort();
+  const [watched, streamed, waited] = await ends;
+
+  expect(watched).toEqual({ done: true, value: undefined });
+  expect(streamed).toEqual({ done: true, value: undefined });
+  expect(waited.state).toBe('running');
+});
+
+test('many sessions that come and go leave nothing open', async () => {
+  await using node = await TestDaemon.start();
+  const warm = await node.session();
+  await warm.run('0');
+  await warm.close();
+  const before = openDescriptors();
+
+  for (let round = 0; round < 4; round += 1) {
+    const sessions = await Promise.all(Array.from({ length: 4 }, () => node.session()));
+    await Promise.all(sessions.map((session) => session.run('console.log(1)')));
+    await Promise.all(sessions.map((session) => session.close()));
+  }
+
+  await eventually('descriptors are as before', () => openDescriptors() <= before);
+  expect(await node.daemon.listSessions()).toEqual([]);
+});

@@ -1,0 +1,143 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { TestClient } from '../support/client.ts';
+import { descendants, eventually, isAlive, temporaryDirectory } from '../support/daemon.ts';
+
+const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
+const IDLE = "process.on('SIGTERM', () => console.log('asked')); setInterval(() => {}, 1000); console.log('ready');";
+const PYTHON_IDLE =
+  'import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("ready", flush=True)\ntime.sleep(600)';
+
+/** The daemon as a program of its own. */
+class Program implements AsyncDisposable {
+  readonly root: string;
+  readonly child: ChildProcess;
+  readonly socket: string;
+  readonly client: TestClient;
+  /** What it printed; grows. */
+  out = '';
+  err = '';
+  readonly exited: Promise<[number | null, NodeJS.Signals | null]>;
+
+  constructor(root: string, flags: string[] = []) {
+    this.root = root;
+    this.socket = join(root, 'd.sock');
+    const standard = ['--socket', this.socket, '--state-dir', join(root, 's'), '--log-level', 'error'];
+    this.child = spawn(process.execPath, [MAIN, ...standard, ...flags], { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child.stdout?.on('data', (data) => {
+      this.out += data;
+    });
+    this.child.stderr?.on('data', (data) => {
+      this.err += data;
+    });
+    this.exited = once(this.child, 'close') as Promise<[number | null, NodeJS.Signals | null]>;
+    this.client = new TestClient(`unix:${this.socket}`);
+  }
+
+  async ready(): Promise<this> {
+    await eventually('the daemon is ready', () => this.out.includes('\n') || this.child.exitCode !== null);
+    if (this.child.exitCode !== null) throw new Error(`the daemon ended: ${this.err}`);
+    return this;
+  }
+
+  /** Starts a snippet and waits until it printed `ready`. */
+  async start(executionId: string, code: string, language = 'javascript'): Promise<void> {
+    await this.client.createSession('s');
+    await this.client.execute({ sessionId: 's', executionId, code, language });
+    await eventually(`${executionId} is ready`, async () =>
+      (await this.client.status('s', executionId)).stdout.includes('ready'),
+    );
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.client.api.close();
+    this.child.kill('SIGKILL');
+    await this.exited;
+  }
+}
+
+test('the program says where it listens, once it does, and ends with code 0 on SIGTERM with everything gone', async () => {
+  await using program = await new Program(temporaryDirectory()).ready();
+  expect(program.out).toMatch(new RegExp(`^elide-daemon \\S+ ready on unix:${program.socket}\n$`));
+  await program.start('js', "setInterval(() => {}, 1000); console.log('ready');");
+  await program.start('py', 'import time\nprint("ready", flush=True)\ntime.sleep(600)', 'python');
+  const below = descendants(program.child.pid);
+  expect(below.length).toBeGreaterThanOrEqual(2);
+
+  program.kill('SIGTERM');
+
+  expect(await program.exited).toEqual([0, null]);
+  expect(below.filter(isAlive)).toEqual([]);
+  expect(existsSync(program.socket)).toBe(false);
+  expect(readdirSync(join(program.root, 's', 'work'))).toEqual([]);
+  expect(program.err).toBe('');
+});
+
+test('a second signal while it stops skips the grace periods', async () => {
+  const root = temporaryDirectory();
+  writeFileSync(join(root, 'config.json'), '{ "graceMs": 2000000 }');
+  await using program = await new Program(root, ['--config', join(root, 'config.json')]).ready();
+  await program.start('js', IDLE);
+  const below = descendants(program.child.pid);
+
+  program.kill('SIGTERM');
+  await eventually('the guest was asked', async () =>
+    (await program.client.status('s', 'js')).stdout.includes('asked'),
+  );
+  program.kill('SIGINT');
+
+  expect(await program.exited).toEqual([0, null]);
+  expect(below.filter(isAlive)).toEqual([]);
+});
+
+test('a daemon that is killed leaves a directory the next one cleans and uses, cells and guests included', async () => {
+  const root = temporaryDirectory();
+  await using first = await new Program(root).ready();
+  await first.start('js', IDLE);
+  await first.start('py', PYTHON_IDLE, 'python');
+  const below = descendants(first.child.pid);
+  expect(below.length).toBeGreaterThanOrEqual(4);
+
+  first.kill('SIGKILL');
+  await first.exited;
+  await using second = await new Program(root).ready();
+
+  await eventually('what the first one had is gone', () => below.filter(isAlive).length === 0);
+  await second.client.createSession('s');
+  await second.client.execute({ sessionId: 's', executionId: 'new', code: "console.log('works')" });
+  expect((await second.client.ended('s', 'new')).stdout).toBe('works\n');
+});
+
+test('cells of a daemon that is killed end by themselves when no other comes', async () => {
+  const root = temporaryDirectory();
+  writeFileSync(join(root, 'config.json'), '{ "orphanGraceMs": 200 }');
+  await using program = await new Program(root, ['--config', join(root, 'config.json')]).ready();
+  await program.start('js', "for (;;) if (!globalThis.said) { console.log('ready'); globalThis.said = true; }");
+  await program.start('py', PYTHON_IDLE, 'python');
+  const below = descendants(program.child.pid);
+
+  program.kill('SIGKILL');
+
+  await eventually('every cell and guest is gone', () => below.filter(isAlive).length === 0);
+});
+
+test.each([
+  [['--tcp', '0.0.0.0:1'], /not a loopback address/],
+  [['--state-dir', '/dev/null/s'], /state directory \/dev\/null\/s/],
+  [['--config', '/nonexistent.json'], /\/nonexistent\.json/],
+])('the program refuses to start with %j, in one line, with code 1', async (flags, message) => {
+  await using program = new Program(temporaryDirectory(), flags);
+
+  expect(await program.exited).toEqual([1, null]);
+  expect(program.out).toBe('');
+  expect(program.err).toMatch(/^elide-daemon: [^\n]*\n$/);
+  expect(program.err).toMatch(message);
+});

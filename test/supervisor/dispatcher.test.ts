@@ -1,0 +1,133 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { Dispatcher, type Waiting } from '../../src/supervisor/dispatcher.ts';
+
+/** A session with so many executions waiting, which notes what is dispatched. */
+function queue(name: string, waiting: number, log: string[]): Waiting & { left: number } {
+  return {
+    left: waiting,
+    dispatchNext() {
+      if (this.left === 0) return false;
+      this.left -= 1;
+      log.push(name);
+      return true;
+    },
+  };
+}
+
+test('no more run than may, and each end makes place for one', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 3, maxStarting: 100 });
+
+  dispatcher.offer(queue('a', 5, log));
+  expect(log).toHaveLength(3);
+  dispatcher.started();
+  expect(log).toHaveLength(3);
+  dispatcher.exited();
+  expect(log).toHaveLength(4);
+  expect(dispatcher.active).toBe(3);
+});
+
+test('no more start at one time than may', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 100, maxStarting: 2 });
+
+  dispatcher.offer(queue('a', 5, log));
+  expect(log).toHaveLength(2);
+  dispatcher.started();
+  expect(log).toHaveLength(3);
+});
+
+test('sessions take turns, however many one has waiting', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
+
+  dispatcher.offer(queue('big', 1_000, log));
+  dispatcher.offer(queue('b', 3, log));
+  dispatcher.offer(queue('c', 3, log));
+  for (let ends = 0; ends < 9; ends += 1) {
+    dispatcher.started();
+    dispatcher.exited();
+  }
+
+  expect(log).toEqual(['big', 'big', 'b', 'c', 'big', 'b', 'c', 'big', 'b', 'c']);
+});
+
+test('an execution that ends while it is dispatched gives its place back at once', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 1 });
+  let left = 10_000;
+
+  dispatcher.offer({
+    dispatchNext() {
+      if (left === 0) return false;
+      left -= 1;
+      dispatcher.started();
+      dispatcher.exited();
+      return true;
+    },
+  });
+  dispatcher.offer(queue('after', 1, log));
+
+  expect(left).toBe(0);
+  expect(log).toEqual(['after']);
+  expect(dispatcher.active).toBe(1);
+});
+
+test('a session that fails to dispatch keeps nobody else waiting', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 1 });
+  const broken: Waiting = {
+    dispatchNext() {
+      throw new Error('broken');
+    },
+  };
+
+  expect(() => dispatcher.offer(broken)).toThrow('broken');
+  dispatcher.offer(queue('fine', 1, log));
+
+  expect(log).toEqual(['fine']);
+});
+
+test('whatever happens in whatever order: the limits hold, and a free place is never kept from one who waits', () => {
+  const step = fc.oneof(
+    fc.record({ kind: fc.constant('offer' as const), count: fc.integer({ min: 1, max: 5 }) }),
+    fc.record({ kind: fc.constant('started' as const) }),
+    fc.record({ kind: fc.constant('exited' as const) }),
+  );
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 4 }),
+      fc.integer({ min: 1, max: 4 }),
+      fc.array(step, { maxLength: 60 }),
+      (maxActive, maxStarting, steps) => {
+        const log: string[] = [];
+        const dispatcher = new Dispatcher({ maxActive, maxStarting });
+        const queues: { left: number }[] = [];
+        let [starting, running] = [0, 0];
+        for (const { kind, ...rest } of steps) {
+          const before = log.length;
+          if (kind === 'offer') {
+            const added = queue('q', (rest as { count: number }).count, log);
+            queues.push(added);
+            dispatcher.offer(added);
+          } else if (kind === 'started' && starting > 0) {
+            starting -= 1;
+            running += 1;
+            dispatcher.started();
+          } else if (kind === 'exited' && running > 0) {
+            running -= 1;
+            dispatcher.exited();
+          }
+          starting += log.length - before;
+
+          expect(starting).toBeLessThanOrEqual(maxStarting);
+          expect(starting + running).toBeLessThanOrEqual(maxActive);
+          expect(dispatcher.active).toBe(starting + running);
+          const free = starting < maxStarting && starting + running < maxActive;
+          if (free) expect(queues.every(({ left }) => left === 0)).toBe(true);
+        }
+      },
+    ),
+  );
+});
