@@ -1,5 +1,8 @@
 export type { ExecutionResult, ExitReason, Rung } from '../machines/execution.ts';
 export { EXIT_REASONS } from '../machines/execution.ts';
+export type { CallOptions, DaemonAddress } from './client/client.ts';
+export { connectDaemon, DaemonClient } from './client/client.ts';
+export { ClientError, UnreachableError } from './client/client-error.ts';
 export type { DaemonConfig } from './config.ts';
 export type {
   Daemon,

@@ -5,9 +5,10 @@ import { Zygote } from './python-zygote.ts';
 /** How often a zygote may be booted: this many times within {@link BOOT_PERIOD_MS}, then it waits. */
 const BOOT_INTENSITY = 5;
 const BOOT_PERIOD_MS = 1_000;
-/** Guests kept forked ahead when nothing else was said, and at most: each is some 1.5 MB. */
-const DEFAULT_SPARES = 2;
-const MOST_SPARES = 8;
+/** Guests kept forked ahead at most: each is some 2.5 MB, and another one is forked in 2 ms. */
+const MOST_WARM = 2;
+/** Guests asked of the zygote at one time, when many wait. */
+const MOST_ASKED = 8;
 /** How long `close` waits for killed guests before it lets go of them. */
 const CLOSE_LIMIT_MS = 2_000;
 
@@ -31,7 +32,7 @@ export class PythonEngine implements Engine {
   readonly #guests = new Set<PythonGuest>();
   #bootTimes: number[] = [];
   #bootTimer: NodeJS.Timeout | undefined;
-  #spares = DEFAULT_SPARES;
+  #spares = MOST_WARM;
   #closed = false;
 
   constructor(options: PythonEngineOptions) {
@@ -50,9 +51,9 @@ export class PythonEngine implements Engine {
     return guest;
   }
 
-  /** Boots the zygote when `count` is above 0, and has it keep that many guests forked ahead: 1 to 8. */
+  /** Boots the zygote when `count` is above 0, and has it keep that many guests forked ahead: 1 or 2. */
   keepWarm(count: number): void {
-    this.#spares = Math.min(Math.max(count, 1), MOST_SPARES);
+    this.#spares = Math.min(Math.max(count, 1), MOST_WARM);
     if (count > 0 && !this.#closed) this.#boot()?.request(this.#spares);
   }
 
@@ -91,7 +92,7 @@ export class PythonEngine implements Engine {
       if (pipes === undefined) break;
       this.#waiting.shift()?.launch(zygote, pipes);
     }
-    this.#zygote?.request(Math.min(this.#spares + this.#waiting.length, MOST_SPARES));
+    this.#zygote?.request(Math.min(this.#spares + this.#waiting.length, MOST_ASKED));
   }
 
   /** The zygote, booted if need be; undefined while booting has to wait. */

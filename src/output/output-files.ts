@@ -123,21 +123,26 @@ class InterleavedReader {
   }
 
   async *available(): AsyncGenerator<OutputChunk> {
-    // Sizes first: a mark is written before its bytes, so every mark of the bytes within them is there to be read next.
+    // The writer goes on meanwhile. Bytes were all there when a later mark was; marks were there before their bytes. So
+    // what precedes the last mark read before the sizes is whole within them; of the rest it ends at the first gap.
+    const before = [...(this.#current ?? (await this.#firstMarks())), ...(await this.#newMarks())];
     const sizes = { stdout: (await this.#stat('stdout')).size, stderr: (await this.#stat('stderr')).size };
-    const marks = [...(this.#current ?? (await this.#firstMarks())), ...(await this.#newMarks())];
+    const marks = [...before, ...(await this.#newMarks())];
+    const lastBefore = before.length / MARK_VALUES - 1;
     const ends = extentEnds(marks);
     for (let at = 0; at < ends.length; at += 1) {
       const [atMs, number, start] = marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES) as [number, number, number];
       const stream = streamOf(number);
+      if (!this.#streams.has(stream)) continue;
       const end = Math.min(ends[at] as number, sizes[stream]);
-      while (this.#streams.has(stream) && this.#next[stream] < end) {
+      while (this.#next[stream] < end) {
         const position = Math.max(this.#next[stream], start);
         const data = await this.#readBytes(stream, position, Math.min(CHUNK_BYTES, end - position));
         if (data.byteLength === 0) break;
         this.#next[stream] = position + data.byteLength;
         yield { stream, position, atMs, data };
       }
+      if (at >= lastBefore && this.#next[stream] < (ends[at] as number)) break;
     }
     this.#current = ends.flatMap((end, at) => {
       const stream = streamOf(marks[at * MARK_VALUES + 1] as number);

@@ -78,6 +78,11 @@ export class CellProcess {
     }
   }
 
+  /** True from the end of the process on, also while what was below it is still seen to its end. */
+  get isGone(): boolean {
+    return this.#gone;
+  }
+
   /** Runs a guest; its end reaches the observer, whatever happens to the cell. The cell must be ready. */
   start(request: Start, observer: GuestObserver): void {
     if (this.#gone) {

@@ -140,6 +140,7 @@ export class CellSupervisor {
     let best: Cell | undefined;
     for (const cell of this.#cells) {
       if (cell.kind !== kind || cell.guests >= this.#options.guestsPerCell[kind]) continue;
+      if (cell.process?.isGone === true) continue;
       const snapshot = cell.actor.getSnapshot();
       if (!snapshot.matches('pending') && !snapshot.matches('running')) continue;
       if (best === undefined || cell.guests > best.guests) best = cell;

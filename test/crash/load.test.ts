@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { descendants, eventually, openDescriptors, TestDaemon } from '../support/daemon.ts';
+import { descendants, eventually, isAlive, openDescriptors, TestDaemon } from '../support/daemon.ts';
 
 /** Resident memory of some processes in MiB, shared pages counted once for each. */
 function residentMb(pids: number[]): number {
@@ -72,7 +72,7 @@ test('a storm of cancellations, kills of cells and new work loses no execution',
   );
   const storm = executions.map(async (execution, index) => {
     await execution.reached(index % 4 === 0 ? 'pending' : 'running').catch(() => {});
-    if (index % 15 === 0) for (const pid of await session.cellPids()) if (pid > 0) process.kill(pid, 'SIGKILL');
+    if (index % 15 === 0) for (const pid of await session.cellPids()) if (isAlive(pid)) process.kill(pid, 'SIGKILL');
     await execution.cancel({ graceMs: (index % 3) * 50 });
     return execution.end();
   });
