@@ -15,8 +15,6 @@ export interface StartRequest {
   mainPath: string;
   /** True when `mainPath` is inside the execution's own private directory and the engine is to write `code` there. */
   writeMain: boolean;
-  /** Absolute, private to this execution, exists: what the engine needs to put on disk beside the guest's `cwd`. */
-  scratchDir: string;
   /** Absolute, private to this execution, exists: where the guest's temporary files belong. */
   tmpDir: string;
   /** Absolute; the directory exists and holds (or will hold) `stdout`, `stderr` and `marks`. */

@@ -144,11 +144,23 @@ function start(request: Start): void {
 }
 
 /** Makes the directories the daemon named; the daemon removes them. */
-function prepareDirectories({ scratchDir, tmpDir, outputDir, cwd, createCwd, mainPath, writeMain }: Start): void {
-  const own = [scratchDir, tmpDir, outputDir];
+function prepareDirectories({ tmpDir, outputDir, cwd, createCwd, mainPath, writeMain }: Start): void {
+  const own = [tmpDir, outputDir];
   if (createCwd) own.push(cwd);
   if (writeMain) own.push(dirname(mainPath));
-  for (const directory of own) mkdirSync(directory, { recursive: true, mode: 0o700 });
+  for (const directory of own) makeDirectory(directory);
+}
+
+/** Makes a directory that may be there. `recursive` costs several times as much, and is only needed for the first. */
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT') throw error;
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+  }
 }
 
 function report(message: FromCell): void {

@@ -276,7 +276,6 @@ export class SessionSupervisor implements Waiting {
       mainPath,
       createCwd,
       writeMain: createCwd && mainPath.startsWith(`${cwd}/`),
-      scratchDir: join(workspace, 'scratch'),
       tmpDir: join(workspace, 'tmp'),
       outputDir: this.outputDirectory(record),
       stdin: request.stdin,

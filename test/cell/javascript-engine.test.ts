@@ -333,7 +333,7 @@ test('an allocating loop can be ended with the flags a cell runs with, and only 
     const directory = '${directory}';
     const engine = new JavaScriptEngine({ workerUrl: '${WORKER}' });
     const request = { executionKey: 'k', language: 'javascript', code: 'for(;;)new Array(1000).fill(1.5)', args: [], env: {}, cwd: directory,
-      mainPath: directory + '/main.js', writeMain: true, scratchDir: directory, tmpDir: directory, outputDir: directory, stdin: false };
+      mainPath: directory + '/main.js', writeMain: true, tmpDir: directory, outputDir: directory, stdin: false };
     const guest = engine.start(request, {
       // The loop has to be compiled by the optimizing compiler to be endless.
       started() { setTimeout(() => { guest.kill(); setTimeout(() => { console.log('alive'); process.kill(process.pid, 'SIGKILL') }, 2000) }, 500) },

@@ -42,10 +42,10 @@ export class Harness implements AsyncDisposable {
     this.#count += 1;
     const { extension = overrides.language === 'typescript' ? '.ts' : '.js', ...rest } = overrides;
     const directory = join(this.root, `e${this.#count}`);
-    const [cwd, scratchDir, tmpDir, outputDir] = ['cwd', 'scratch', 'tmp', 'out'].map((name) =>
+    const [cwd, tmpDir, outputDir] = ['cwd', 'tmp', 'out'].map((name) =>
       join(directory, name),
     ) as [string, string, string, string];
-    for (const path of [cwd, scratchDir, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
+    for (const path of [cwd, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
     const begun = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<Result>();
     const events: string[] = [];
@@ -64,7 +64,6 @@ export class Harness implements AsyncDisposable {
       cwd,
       mainPath: join(directory, `main${extension}`),
       writeMain: true,
-      scratchDir,
       tmpDir,
       outputDir,
       stdin: false,

@@ -71,28 +71,33 @@ test('a stop that was under way when the cell died keeps cell_lost as its reason
 test('children that guests of a killed cell had are gone when the executions are', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
-  const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+  const [mine, theirs] = [1, 2].map(() => `60${Math.floor(Math.random() * 1e9)}`);
   const javascript = await session.ready(`
-    const child = require('node:child_process').spawn('sleep', ['${seconds}']);
+    const child = require('node:child_process').spawn('sleep', ['${mine}']);
     child.once('spawn', () => console.log('ready'));`);
   const python = await session.ready({
     language: 'python',
     code: `
 import subprocess, time
-subprocess.Popen(["sleep", "${seconds}"])
-subprocess.Popen(["sleep", "${seconds}"], start_new_session=True)
+subprocess.Popen(["sleep", "${theirs}"])
+subprocess.Popen(["sleep", "${theirs}"], start_new_session=True)
 print("ready", flush=True)
 time.sleep(600)`,
   });
   const { pid } = await python.snapshot();
 
-  expect(processesWith(`sleep ${seconds}`)).toHaveLength(3);
+  await eventually('all children run', () => processesWith(`sleep ${mine}`).length === 1);
+  await eventually('all children run', () => processesWith(`sleep ${theirs}`).length === 2);
   for (const cell of await session.cellPids()) process.kill(cell, 'SIGKILL');
-  const ends = await Promise.all([javascript.end(), python.end()]);
+  const left = await Promise.all([
+    javascript.end().then(() => processesWith(`sleep ${mine}`)),
+    python.end().then(() => isAlive(pid)),
+  ]);
 
-  expect(ends.map(({ result }) => result.reason)).toEqual(['cell_lost', 'cell_lost']);
-  expect(isAlive(pid)).toBe(false);
-  await eventually('all children are gone', () => processesWith(`sleep ${seconds}`).length === 0, 5_000);
+  expect(left).toEqual([[], false]);
+  expect((await javascript.end()).result.reason).toBe('cell_lost');
+  expect((await python.end()).result.reason).toBe('cell_lost');
+  await eventually('all children are gone', () => processesWith(`sleep ${theirs}`).length === 0, 5_000);
 });
 
 test('an idle cell that is killed is replaced when it is needed', async () => {

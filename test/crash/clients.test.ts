@@ -2,7 +2,8 @@ import { once } from 'node:events';
 import { connect as connectHttp2 } from 'node:http2';
 import { createConnection } from 'node:net';
 import { status } from '@grpc/grpc-js';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
+import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
 import { TestClient } from '../support/client.ts';
 import { eventually, openDescriptors, TestDaemon, type TestExecution } from '../support/daemon.ts';
 
@@ -92,6 +93,16 @@ test('an abandoned watch, stream or wait takes its listener along', async () => 
   const { sessionId, executionId } = running;
   const cancelled = new AbortController();
   const { signal } = cancelled;
+  let listening = 0;
+  const { onEvent } = ExecutionRecord.prototype;
+  vi.spyOn(ExecutionRecord.prototype, 'onEvent').mockImplementation(function (this: ExecutionRecord, listener) {
+    listening += 1;
+    const stop = onEvent.call(this, listener);
+    return () => {
+      listening -= 1;
+      stop();
+    };
+  });
 
   const watch = node.daemon.watchExecution(sessionId, executionId, { fromSequence: 99, signal });
   const output = node.daemon.streamOutput(sessionId, executionId, { stdoutPosition: 6, signal });
@@ -99,6 +110,8 @@ test('an abandoned watch, stream or wait takes its listener along', async () => 
   cancelled.abort();
   const [watched, streamed, waited] = await ends;
 
+  vi.restoreAllMocks();
+  expect(listening).toBe(0);
   expect(watched).toEqual({ done: true, value: undefined });
   expect(streamed).toEqual({ done: true, value: undefined });
   expect(waited.state).toBe('running');

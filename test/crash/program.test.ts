@@ -100,7 +100,8 @@ test('a second signal while it stops skips the grace periods', async () => {
 
 test('a daemon that is killed leaves a directory the next one cleans and uses, cells and guests included', async () => {
   const root = temporaryDirectory();
-  await using first = await new Program(root).ready();
+  writeFileSync(join(root, 'config.json'), '{ "orphanGraceMs": 1000000 }');
+  await using first = await new Program(root, ['--config', join(root, 'config.json')]).ready();
   await first.start('js', IDLE);
   await first.start('py', PYTHON_IDLE, 'python');
   const below = descendants(first.child.pid);

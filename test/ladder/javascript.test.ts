@@ -166,12 +166,29 @@ test('native code that nothing interrupts costs its cell; neighbours end cell_lo
   expect(await session.cellPid()).not.toBe(cell);
 });
 
+test('a cell that is killed takes along what its guests detached from it', async () => {
+  const session = await node.session();
+  const command = uniqueSleep();
+  const running = await session.submit(`
+    const { spawn } = require('node:child_process');
+    process.on('SIGTERM', () => {});
+    spawn('sh', ['-c', '${command} & wait'], { detached: true, stdio: 'ignore' }).unref();
+    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
+  await eventually('the detached child runs', () => processesWith(command).length > 1);
+
+  await running.cancel({ graceMs: 300 });
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
+  expect(processesWith(command)).toEqual([]);
+});
+
 test('a neighbour that is being forced itself when the cell is killed keeps its own reason', async () => {
   const session = await node.session();
   const hang = `
-    process.on('SIGTERM', () => {});
+    const { pbkdf2Sync } = require('node:crypto');
     console.log('ready');
-    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`;
+    pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`;
   const first = await session.ready(hang);
   const second = await session.ready(hang);
 

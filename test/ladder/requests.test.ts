@@ -89,6 +89,26 @@ test('an execution cancelled at any moment of its start ends cancelled or comple
   expect((await node.daemon.getSession(session.sessionId)).counts).toMatchObject({ pending: 0, running: 0 });
 });
 
+test('a forced stop of what has not started costs no cell, however long that takes to answer', async () => {
+  await using node = await TestDaemon.start({ forcedLimitMs: 50 });
+  const [session, clock] = [await node.session(), await node.session()];
+  const neighbour = await session.ready(IDLE);
+  const cell = await session.cellPid();
+
+  process.kill(cell, 'SIGSTOP');
+  const starting = await session.submit('0');
+  await starting.cancel({ graceMs: 0 });
+  await starting.reached('signaled.forced');
+  // Some time goes by: many times the limit within which a guest that runs must be gone.
+  await clock.run('setTimeout(() => {}, 500)');
+  process.kill(cell, 'SIGCONT');
+  const { result, steps } = await starting.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect(steps).toEqual(['pending', 'signaled.forced', 'exited.forced']);
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test('a stop of what has exited, or of what nobody knows, answers false', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
@@ -113,6 +133,23 @@ test('two stops are one: the second one answers alike and changes nothing', asyn
   const { steps } = await running.end();
 
   expect(steps).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited.forced']);
+});
+
+test('a milder stop does not take back force', async () => {
+  await using node = await TestDaemon.start({ forcedLimitMs: 1_000 });
+  const session = await node.session();
+  const running = await session.ready(`
+    process.on('SIGTERM', () => {});
+    console.log('ready');
+    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
+
+  await running.cancel({ graceMs: 200 });
+  await running.reached('signaled.forced');
+  expect(await running.cancel({ graceMs: 1_000_000 })).toBe(true);
+  expect(await running.signal('SIGTERM')).toBe(true);
+  const { steps } = await running.end();
+
+  expect(steps.slice(2)).toEqual(['signaled.graceful', 'signaled.forced', 'signaled.cell', 'exited.cell']);
 });
 
 test.each([

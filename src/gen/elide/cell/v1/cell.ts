@@ -70,7 +70,6 @@ export interface Start {
   cwd: string;
   mainPath: string;
   writeMain: boolean;
-  scratchDir: string;
   tmpDir: string;
   outputDir: string;
   stdin: boolean;
@@ -863,7 +862,6 @@ function createBaseStart(): Start {
     cwd: "",
     mainPath: "",
     writeMain: false,
-    scratchDir: "",
     tmpDir: "",
     outputDir: "",
     stdin: false,
@@ -897,20 +895,17 @@ export const Start: MessageFns<Start> = {
     if (message.writeMain !== false) {
       writer.uint32(64).bool(message.writeMain);
     }
-    if (message.scratchDir !== "") {
-      writer.uint32(74).string(message.scratchDir);
-    }
     if (message.tmpDir !== "") {
-      writer.uint32(82).string(message.tmpDir);
+      writer.uint32(74).string(message.tmpDir);
     }
     if (message.outputDir !== "") {
-      writer.uint32(90).string(message.outputDir);
+      writer.uint32(82).string(message.outputDir);
     }
     if (message.stdin !== false) {
-      writer.uint32(96).bool(message.stdin);
+      writer.uint32(88).bool(message.stdin);
     }
     if (message.createCwd !== false) {
-      writer.uint32(104).bool(message.createCwd);
+      writer.uint32(96).bool(message.createCwd);
     }
     return writer;
   },
@@ -1000,7 +995,7 @@ export const Start: MessageFns<Start> = {
               break;
             }
 
-            message.scratchDir = reader.string();
+            message.tmpDir = reader.string();
             continue;
           }
           case 10: {
@@ -1008,27 +1003,19 @@ export const Start: MessageFns<Start> = {
               break;
             }
 
-            message.tmpDir = reader.string();
-            continue;
-          }
-          case 11: {
-            if (tag !== 90) {
-              break;
-            }
-
             message.outputDir = reader.string();
             continue;
           }
-          case 12: {
-            if (tag !== 96) {
+          case 11: {
+            if (tag !== 88) {
               break;
             }
 
             message.stdin = reader.bool();
             continue;
           }
-          case 13: {
-            if (tag !== 104) {
+          case 12: {
+            if (tag !== 96) {
               break;
             }
 
@@ -1082,11 +1069,6 @@ export const Start: MessageFns<Start> = {
         : isSet(object.write_main)
         ? globalThis.Boolean(object.write_main)
         : false,
-      scratchDir: isSet(object.scratchDir)
-        ? globalThis.String(object.scratchDir)
-        : isSet(object.scratch_dir)
-        ? globalThis.String(object.scratch_dir)
-        : "",
       tmpDir: isSet(object.tmpDir)
         ? globalThis.String(object.tmpDir)
         : isSet(object.tmp_dir)
@@ -1138,9 +1120,6 @@ export const Start: MessageFns<Start> = {
     if (message.writeMain !== false) {
       obj.writeMain = message.writeMain;
     }
-    if (message.scratchDir !== "") {
-      obj.scratchDir = message.scratchDir;
-    }
     if (message.tmpDir !== "") {
       obj.tmpDir = message.tmpDir;
     }
@@ -1177,7 +1156,6 @@ export const Start: MessageFns<Start> = {
     message.cwd = object.cwd ?? "";
     message.mainPath = object.mainPath ?? "";
     message.writeMain = object.writeMain ?? false;
-    message.scratchDir = object.scratchDir ?? "";
     message.tmpDir = object.tmpDir ?? "";
     message.outputDir = object.outputDir ?? "";
     message.stdin = object.stdin ?? false;

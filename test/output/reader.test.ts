@@ -1,0 +1,155 @@
+import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { OutputFiles } from '../../src/output/output-files.ts';
+import { textOf } from '../../src/output/utf8.ts';
+import { OutputWriter } from '../../workers/output-writer.ts';
+import { temporaryDirectory } from '../support/daemon.ts';
+
+type Name = 'stdout' | 'stderr';
+const NEVER = new AbortController().signal;
+const both: ReadonlySet<Name> = new Set<Name>(['stdout', 'stderr']);
+
+/** Output files with a writer, as an execution has them. */
+class Output implements Disposable {
+  readonly directory = temporaryDirectory();
+  readonly files = new OutputFiles(this.directory);
+  readonly fds: { stdout: number; stderr: number; marks: number };
+  readonly writer: OutputWriter;
+
+  constructor() {
+    const open = (name: string) => openSync(join(this.directory, name), 'a');
+    this.fds = { stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') };
+    this.writer = new OutputWriter(this.fds);
+  }
+
+  [Symbol.dispose](): void {
+    for (const fd of Object.values(this.fds)) closeSync(fd);
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+const writes = fc.array(
+  fc.record({
+    stream: fc.constantFrom<Name>('stdout', 'stderr'),
+    bytes: fc.uint8Array({ maxLength: 40 }),
+    /** How many turns of the event loop the reader gets before it. */
+    turns: fc.integer({ min: 0, max: 3 }),
+  }),
+  { maxLength: 60 },
+);
+
+test('a reader that follows gets all bytes in the order of the writes, whenever they come', async () => {
+  await fc.assert(
+    fc.asyncProperty(writes, async (plan) => {
+      using output = new Output();
+      const ended = Promise.withResolvers<void>();
+      const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: true };
+      const read = Array.fromAsync(output.files.read(range, ended.promise, NEVER));
+
+      for (const { stream, bytes, turns } of plan) {
+        for (let turn = 0; turn < turns; turn += 1) await new Promise(setImmediate);
+        output.writer.write(stream, bytes);
+      }
+      ended.resolve();
+
+      const chunks = await read;
+      expect(Buffer.concat(chunks.map(({ data }) => data))).toEqual(Buffer.concat(plan.map(({ bytes }) => bytes)));
+      const next = { stdout: 0, stderr: 0 };
+      for (const { stream, position, data } of chunks) {
+        expect(position).toBe(next[stream]);
+        next[stream] += data.byteLength;
+      }
+    }),
+    { numRuns: 60 },
+  );
+});
+
+test('from any position on, of either stream, the rest is what a whole read has from there', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      writes,
+      fc.nat({ max: 1_000 }),
+      fc.nat({ max: 1_000 }),
+      fc.constantFrom<Name[]>(['stdout'], ['stderr'], ['stdout', 'stderr']),
+      async (plan, stdout, stderr, streams) => {
+        using output = new Output();
+        for (const { stream, bytes } of plan) output.writer.write(stream, bytes);
+        const whole = (name: Name) =>
+          Buffer.concat(plan.filter(({ stream }) => stream === name).map(({ bytes }) => bytes));
+        const range = { streams: new Set(streams), from: { stdout, stderr }, follow: false };
+
+        const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
+
+        for (const name of ['stdout', 'stderr'] as const) {
+          const data = Buffer.concat(chunks.filter(({ stream }) => stream === name).map((chunk) => chunk.data));
+          const expected = streams.includes(name) ? whole(name).subarray({ stdout, stderr }[name]) : Buffer.alloc(0);
+          expect(data).toEqual(expected);
+        }
+      },
+    ),
+    { numRuns: 60 },
+  );
+});
+
+test('bytes that somebody else appended, without a mark, are read too', async () => {
+  using output = new Output();
+  writeSync(output.fds.stderr, 'before');
+  output.writer.write('stdout', Buffer.from('marked'));
+  writeSync(output.fds.stdout, 'between');
+  output.writer.write('stderr', Buffer.from('marked'));
+
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: false };
+  const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
+
+  expect(chunks.map(({ stream, data }) => `${stream} ${data}`)).toEqual([
+    'stderr before',
+    'stdout markedbetween',
+    'stderr marked',
+  ]);
+});
+
+test('a read of what is not there is empty, and one that follows ends when it is told', async () => {
+  const directory = join(temporaryDirectory(), 'none');
+  const files = new OutputFiles(directory);
+  const range = { streams: both, from: { stdout: 0, stderr: 0 } };
+
+  expect(await Array.fromAsync(files.read({ ...range, follow: false }, Promise.resolve(), NEVER))).toEqual([]);
+  expect(await Array.fromAsync(files.read({ ...range, follow: true }, Promise.resolve(), NEVER))).toEqual([]);
+  expect(await files.sizes()).toEqual({ stdout: 0, stderr: 0 });
+  expect(await files.tail('stdout', 100)).toMatchObject({ position: 0 });
+  const cancelled = new AbortController();
+  const forever = new Promise<void>(() => {});
+  const read = Array.fromAsync(files.read({ ...range, follow: true }, forever, cancelled.signal));
+  cancelled.abort();
+  expect(await read).toEqual([]);
+  mkdirSync(directory);
+  await files.remove();
+});
+
+test('a mark that is cut off, as by a full disk, is waited for and harms nothing', async () => {
+  using output = new Output();
+  output.writer.write('stdout', Buffer.from('whole'));
+  writeSync(output.fds.marks, Buffer.alloc(7));
+
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: false };
+  const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
+
+  expect(Buffer.concat(chunks.map(({ data }) => data)).toString()).toBe('whole');
+});
+
+test('text that is cut out of a stream begins and ends with whole characters', () => {
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary' }), fc.nat({ max: 200 }), (text, cut) => {
+      const bytes = Buffer.from(text);
+      const from = Math.min(cut, bytes.byteLength);
+
+      const { text: tail, skipped } = textOf(bytes.subarray(from), { cutBefore: from > 0 });
+
+      expect(bytes.subarray(from + skipped).toString()).toBe(tail);
+      expect(skipped).toBeLessThanOrEqual(3);
+      if (text.isWellFormed() && !text.includes('\ufffd')) expect(tail).not.toContain('\ufffd');
+    }),
+  );
+});
