@@ -1,3 +1,4 @@
+import { readlinkSync } from 'node:fs';
 import Module, { createRequire, syncBuiltinESMExports } from 'node:module';
 import workerThreads, { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadTask } from '../src/cell/messages.ts';
@@ -92,6 +93,8 @@ export default async function run(task: ThreadTask): Promise<never> {
   });
   parentPort.unref();
   taskPort?.unref();
+  // PID/task/TID
+  Atomics.store(program.shared, SHARED.thread, Number(readlinkSync('/proc/thread-self').split('/')[2]));
   Atomics.store(program.shared, SHARED.begun, 1);
   tell({ type: 'started' });
   // Neither inside Piscina's promise, which would catch what the program throws, nor with a frame of ours on its stack.

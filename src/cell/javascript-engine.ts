@@ -13,14 +13,17 @@ import {
 } from '../../workers/javascript/shared.ts';
 import { packageType } from '../../workers/javascript/source.ts';
 import { type OutputDescriptors, OutputWriter } from '../../workers/output-writer.ts';
+import { childrenOfThread, killTrees, untilGone } from '../processes.ts';
 import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
 import type { Engine, Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
-import { endProcesses } from './javascript-children.ts';
 import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
 import { transformTypeScript } from './typescript.ts';
 
 /** A thread that has not begun after this long is given up: its file hangs while it loads. */
 const START_TIMEOUT_MS = 10_000;
+
+/** How long killed child processes may take to be gone before the end of the execution is told all the same. */
+const CHILD_LIMIT_MS = 1_000;
 
 /** How many threads may fail to boot before a start is given up. */
 const MAX_BOOTS = 3;
@@ -81,6 +84,8 @@ class JavaScriptGuest implements Guest {
   #started = false;
   #finished = false;
   #endedBy: number | undefined;
+  /** Child processes that were killed with it, and those below them. */
+  readonly #killed = new Set<number>();
   #timedOut = false;
   /** What was written, to be posted again should the thread fail to boot; given up once guest code has begun. */
   #sent: CellMessage[] | undefined = [];
@@ -175,18 +180,29 @@ class JavaScriptGuest implements Guest {
   #terminate(number: number): void {
     if (this.#finished) return;
     this.#endedBy ??= number;
-    const context = this.#context;
+    const end = () => {
+      this.#context?.terminate();
+      // A thread that waits for a child synchronously cannot end before the child has.
+      const thread = Atomics.load(this.#shared, SHARED.thread);
+      if (thread !== 0) this.#kill(childrenOfThread(thread));
+    };
     const spawning = Atomics.waitAsync(this.#shared, SHARED.spawning, 1, SPAWN_WAIT_MS);
     // Making a process is one call into native code: the thread could not end before it returns anyway.
-    if (spawning.async) spawning.value.then(() => context?.terminate());
-    else context?.terminate();
+    if (spawning.async) spawning.value.then(end);
+    else end();
+  }
+
+  #kill(processes: Iterable<number>): void {
+    for (const pid of killTrees(processes)) this.#killed.add(pid);
   }
 
   async #end(end: ContextEnd): Promise<void> {
     const begun = Atomics.load(this.#shared, SHARED.begun) === 1;
     // The thread may end before its message is read here.
     if (begun) this.#start();
-    await endProcesses(this.#shared.subarray(SHARED.children, SHARED.children + CHILD_SLOTS));
+    const children = this.#shared.subarray(SHARED.children, SHARED.children + CHILD_SLOTS).filter((pid) => pid !== 0);
+    if (children.length > 0) this.#kill(children);
+    await untilGone(this.#killed, CHILD_LIMIT_MS);
     if (end.error !== undefined && begun && !isHeapLimit(end)) this.#reportError(end.error);
     this.#finish(this.#exitOf(end, begun));
   }

@@ -175,6 +175,7 @@ async function shutdown(): Promise<void> {
   server.close();
   rmSync(socketPath as string, { force: true });
   await Promise.race([engine?.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_LIMIT_MS))]);
-  // Not exit(): that would join a thread which is stuck in native code, and never return.
-  process.kill(process.pid, 'SIGKILL');
+  // Not exit(): that would join a thread which is stuck in native code, and never return. The whole group, so that a
+  // child such a thread waits for ends as well.
+  process.kill(0, 'SIGKILL');
 }

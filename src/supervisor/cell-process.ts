@@ -6,8 +6,8 @@ import { nanoid } from 'nanoid';
 import type { GuestExit } from '../../machines/execution.ts';
 import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN } from '../package-root.ts';
+import { isAlive, killGroupUntilGone, killSessionUntilGone, killTrees, untilGone } from '../processes.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
-import { isAlive, killGroupUntilGone, killSessionUntilGone, killTree, untilGone } from './process-group.ts';
 
 /**
  * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
@@ -125,7 +125,7 @@ export class CellProcess {
   /** Ends the process and all below it: what its guests started would outlive it. Confirmed by `exited`. */
   kill(): void {
     const pid = this.#child?.pid;
-    if (!this.#gone && pid !== undefined && isAlive(pid)) this.#killed = killTree(pid);
+    if (!this.#gone && pid !== undefined && isAlive(pid)) this.#killed = killTrees([pid]);
   }
 
   #spawn(): void {

@@ -42,9 +42,12 @@ export class Harness implements AsyncDisposable {
     this.#count += 1;
     const { extension = overrides.language === 'typescript' ? '.ts' : '.js', ...rest } = overrides;
     const directory = join(this.root, `e${this.#count}`);
-    const [cwd, tmpDir, outputDir] = ['cwd', 'tmp', 'out'].map((name) =>
-      join(directory, name),
-    ) as [string, string, string, string];
+    const [cwd, tmpDir, outputDir] = ['cwd', 'tmp', 'out'].map((name) => join(directory, name)) as [
+      string,
+      string,
+      string,
+      string,
+    ];
     for (const path of [cwd, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
     const begun = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<Result>();

@@ -200,9 +200,9 @@ test('a neighbour that is being forced itself when the cell is killed keeps its 
 });
 
 test.each([
-  ['without a handler', ''],
-  ['with one', "process.on('SIGTERM', () => {});"],
-])('a child that blocks a program %s is gone with it', async (_, handler) => {
+  ['without a handler', '', 'graceful'],
+  ['with one', "process.on('SIGTERM', () => {});", 'forced'],
+])('a child that blocks a program %s is gone with it, and costs no neighbour its cell', async (_, handler, rung) => {
   const session = await node.session();
   const command = uniqueSleep();
   const running = await session.submit(`${handler} require('node:child_process').execSync('${command}; true');`);
@@ -211,7 +211,7 @@ test.each([
   await running.cancel({ graceMs: 300 });
   const { result } = await running.end();
 
-  expect(result.reason).toBe('cancelled');
+  expect(result).toMatchObject({ reason: 'cancelled', rung });
   expect(processesWith(command)).toEqual([]);
 });
 

@@ -1,11 +1,12 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { afterAll } from 'vitest';
 import type { ExecutionResult } from '../../machines/execution.ts';
 import type { DaemonConfig } from '../../src/config.ts';
 import { createDaemon, type Daemon, type Endpoints, type StopOptions } from '../../src/daemon.ts';
+import { isAlive } from '../../src/processes.ts';
 import type { ExecutionSnapshot } from '../../src/supervisor/execution-record.ts';
-import { isAlive } from '../../src/supervisor/process-group.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';
 
 /** What an execution came to. */
@@ -192,10 +193,17 @@ function stepOf({ state, rung }: { state: string; rung: string | undefined }): s
   return rung === undefined ? state : `${state}.${rung}`;
 }
 
-/** A new directory with a path short enough for sockets below it. */
+/** A new directory with a path short enough for sockets below it, removed after the last test of the file. */
 export function temporaryDirectory(): string {
-  return mkdtempSync('/tmp/elide-test-');
+  const path = mkdtempSync('/tmp/elide-test-');
+  temporary.push(path);
+  return path;
 }
+
+const temporary: string[] = [];
+afterAll(() => {
+  for (const path of temporary) rmSync(path, { recursive: true, force: true });
+});
 
 /** For what the system tells by no event: resolves once `look` finds it, rejects after a while with what it is about. */
 export async function eventually(

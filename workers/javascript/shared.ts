@@ -19,8 +19,10 @@ export const SHARED = {
   handlerThrew: 5,
   /** 1 while a child process is made whose id is not noted yet: a thread ended just then would leave it behind. */
   spawning: 6,
+  /** The kernel's id of the thread: a child it waits for synchronously is found by it. */
+  thread: 7,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 7,
+  children: 8,
 } as const;
 
 /** How many child processes of one execution are remembered, to end them with it. */

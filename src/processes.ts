@@ -21,12 +21,12 @@ export async function killGroupUntilGone(leader: number): Promise<void> {
 }
 
 /**
- * Kills a process and everything below it, and says what that was. All are stopped first, so that none makes another one, or runs away from its
- * parent, while the rest is looked for.
+ * Kills processes and everything below them, and says what that was. All are stopped first, so that none makes another
+ * one, or runs away from its parent, while the rest is looked for.
  */
-export function killTree(root: number): Set<number> {
-  const tree = new Set([root]);
-  for (let found = [root]; found.length > 0; ) {
+export function killTrees(roots: Iterable<number>): Set<number> {
+  const tree = new Set(roots);
+  for (let found = [...tree]; found.length > 0; ) {
     for (const pid of found) send(pid, 'SIGSTOP');
     found = processes(({ pid, parent }) => tree.has(parent) && !tree.has(pid));
     for (const pid of found) tree.add(pid);
@@ -35,9 +35,20 @@ export function killTree(root: number): Set<number> {
   return tree;
 }
 
-/** Resolves when all of these processes, which were killed, are gone. */
-export async function untilGone(pids: Iterable<number>): Promise<void> {
-  for (const pid of pids) while (isAlive(pid)) await wait(LOOK_MS);
+/** Resolves when all of these processes, which were killed, are gone, or when the limit has passed. */
+export async function untilGone(pids: Iterable<number>, limitMs = Number.POSITIVE_INFINITY): Promise<void> {
+  const endMs = performance.now() + limitMs;
+  for (const pid of pids) while (isAlive(pid) && performance.now() < endMs) await wait(LOOK_MS);
+}
+
+/** The children that one thread of this process has started; they are the process's as well. */
+export function childrenOfThread(threadId: number): number[] {
+  try {
+    return readFileSync(`/proc/self/task/${threadId}/children`, 'latin1').split(' ').filter(Boolean).map(Number);
+  } catch {
+    // The thread is gone, or the kernel does not keep this list.
+    return [];
+  }
 }
 
 /** Kills what is left of a session (of processes: `setsid`) and resolves when nothing is. */
