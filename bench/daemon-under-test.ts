@@ -34,6 +34,8 @@ export class DaemonUnderTest implements AsyncDisposable {
     this.readyMs = readyMs;
     this.client = new ExecutionApiClient(`unix:${directory}/d.sock`, ChannelCredentials.createInsecure(), {
       'grpc.max_receive_message_length': 64 * 1024 * 1024,
+      // As the project's own client has it.
+      'grpc-node.flow_control_window': 8 * 1024 * 1024,
     });
   }
 

@@ -55,6 +55,8 @@ export function connectDaemon(address: DaemonAddress): DaemonClient {
   return new DaemonClient(address);
 }
 
+const WINDOW_BYTES = 8 * 1024 * 1024;
+
 /**
  * A daemon's API with the daemon library's own names, values and errors. Rejects with the daemon's error classes; with
  * `UnreachableError` when nobody answers; with `ClientError` for any other gRPC status.
@@ -72,6 +74,8 @@ export class DaemonClient {
       'grpc.enable_http_proxy': 0,
       // A page of executions with long names is more than the default of 4 MiB.
       'grpc.max_receive_message_length': -1,
+      // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
+      'grpc-node.flow_control_window': WINDOW_BYTES,
     });
   }
 

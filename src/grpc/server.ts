@@ -11,6 +11,7 @@ import { checkSocketPath } from '../state-directory.ts';
 import { executionService } from './execution-service.ts';
 import { Handlers, type Implementation, tolerant } from './handlers.ts';
 import { Health } from './health.ts';
+import { serializeOutput } from './output-codec.ts';
 import { addReflection } from './reflection.ts';
 
 /** What a request needs beside its code. */
@@ -31,7 +32,11 @@ export interface BoundServer {
 export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger): Promise<BoundServer> {
   const server = new Server({ 'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES });
   const implementation = executionService(daemon, new Handlers(log));
-  server.addService(tolerant(ExecutionApiService), implementation as unknown as Implementation);
+  const service = {
+    ...ExecutionApiService,
+    streamExecutionOutput: { ...ExecutionApiService.streamExecutionOutput, responseSerialize: serializeOutput },
+  };
+  server.addService(tolerant(service), implementation as unknown as Implementation);
   const health = new Health([SERVICE_NAME]);
   health.addTo(server);
   addReflection(server, PROTO_IMAGE, REFLECTED);
