@@ -40,7 +40,7 @@ test('two programs at once write the same relative names into directories of the
     console.log(process.cwd());`;
   const runs = ['one', 'two'].map((name) => ({
     name,
-    running: shared.start(code, { args: [name], env: { PATH: process.env['PATH'] ?? '' } }),
+    running: shared.start(code, { args: [name], env: { PATH: process.env.PATH ?? '' } }),
   }));
 
   for (const { name, running } of runs) {

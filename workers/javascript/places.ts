@@ -8,7 +8,7 @@ const { apply } = Reflect;
 /** What depends on the working or temporary directory and is there without being imported, or loaded anyway. */
 export function replacePlaces(): void {
   replace(os, 'tmpdir', () => () => {
-    const directory = process.env['TMPDIR'] || process.env['TMP'] || process.env['TEMP'] || program.tmpDir;
+    const directory = process.env.TMPDIR || process.env.TMP || process.env.TEMP || program.tmpDir;
     return directory.length > 1 && directory.endsWith('/') ? directory.slice(0, -1) : directory;
   });
   replace(
@@ -81,8 +81,8 @@ export function replaceDatabase(sqlite: Record<string, unknown>): void {
   const construct: ProxyHandler<typeof Object> = {
     construct: (target, [path, ...rest], newTarget) => Reflect.construct(target, [filePath(path), ...rest], newTarget),
   };
-  sqlite['DatabaseSync'] = new Proxy(sqlite['DatabaseSync'] as typeof Object, construct);
-  const backup = sqlite['backup'] as AnyFunction | undefined;
+  sqlite.DatabaseSync = new Proxy(sqlite.DatabaseSync as typeof Object, construct);
+  const backup = sqlite.backup as AnyFunction | undefined;
   if (backup === undefined) return;
-  sqlite['backup'] = standIn(backup, (source, path, ...rest) => backup(source, filePath(path), ...rest));
+  sqlite.backup = standIn(backup, (source, path, ...rest) => backup(source, filePath(path), ...rest));
 }
