@@ -116,7 +116,7 @@ export class ExecutionRecord {
         acceptedAtMs: (this.events[0] as StatusEvent).atMs,
         startedAtMs: this.#startedAtMs,
         signaledAtMs: this.events.find(({ state }) => state === 'signaled')?.atMs,
-        exitedAtMs: this.#exitedAtMs,
+        exitedAtMs: last.state === 'exited' ? last.atMs : undefined,
       },
       sequence: last.sequence,
       pid: last.state === 'exited' ? 0 : this.pid,
@@ -201,9 +201,7 @@ export class ExecutionRecord {
     if (last !== undefined && last.state === state && this.#rung === rung) return;
     this.#rung = rung;
     if (state === 'exited') {
-      const atMs = this.#exitedAtMs ?? Date.now();
-      this.#exitedAtMs = atMs;
-      this.#append(state, atMs, result?.rung, result);
+      this.#append(state, this.#exitedAtMs ?? Date.now(), result?.rung, result);
       this.request = undefined;
       this.write = undefined;
     } else if (last !== undefined) {
@@ -211,7 +209,9 @@ export class ExecutionRecord {
     }
   }
 
-  #append(state: LifecycleState, atMs: number, rung: Rung | undefined, result?: ExecutionResult): void {
+  #append(state: LifecycleState, toldMs: number, rung: Rung | undefined, result?: ExecutionResult): void {
+    // The cell's word on an end may be older than the daemon's newest step; a later event is never the earlier one.
+    const atMs = Math.max(toldMs, this.events.at(-1)?.atMs ?? 0);
     const event = { sequence: this.events.length + 1, atMs, state, rung, result };
     this.events.push(event);
     for (const listener of this.#listeners) listener(event);
