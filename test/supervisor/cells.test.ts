@@ -1,0 +1,49 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+
+const SLEEP = 'setTimeout(() => {}, 600_000)';
+
+/** JavaScript contexts of a session's cells, the warm ones included. */
+async function contexts(session: TestSession): Promise<number> {
+  const threads = (await session.cellPids()).flatMap((pid) =>
+    readdirSync(`/proc/${pid}/task`).map((thread) => readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8').trim()),
+  );
+  return threads.filter((name) => name === 'WorkerThread').length;
+}
+
+test('the pool size limits what is kept warm, never what runs', { timeout: 60_000 }, async () => {
+  await using node = await TestDaemon.start({ contextsPerCell: 16 });
+  const session = await node.session({ contextPoolSize: 10 });
+
+  const executions = await Promise.all(Array.from({ length: 200 }, () => session.submit(SLEEP)));
+  await Promise.all(executions.map((execution) => execution.reached('running')));
+
+  const { counts, cells } = await node.daemon.getSession(session.sessionId);
+  expect(counts).toMatchObject({ pending: 0, running: 200 });
+  expect(cells.reduce((sum, cell) => sum + cell.executions, 0)).toBe(200);
+  expect(Math.max(...cells.map((cell) => cell.executions))).toBeLessThanOrEqual(16);
+  // 200 fill twelve cells and half of one, which has room for eight more.
+  await eventually('eight are warm', async () => (await contexts(session)) === 208);
+});
+
+test('warm contexts are shared between the cells of a session', async () => {
+  await using node = await TestDaemon.start({ contextsPerCell: 2 });
+  const session = await node.session({ contextPoolSize: 1 });
+
+  const executions = await Promise.all(Array.from({ length: 5 }, () => session.submit(SLEEP)));
+  await Promise.all(executions.map((execution) => execution.reached('running')));
+
+  await eventually('one is warm', async () => (await contexts(session)) === 6);
+});
+
+test('a cell is let go when it has been idle, and another one serves what comes later', async () => {
+  await using node = await TestDaemon.start({ cellIdleMs: 50 });
+  const session = await node.session();
+  await session.run('1');
+
+  await eventually('the cell is gone', async () => (await session.cellPids()).length === 0);
+  const { result } = await session.run('1');
+
+  expect(result.reason).toBe('completed');
+});
