@@ -137,10 +137,13 @@ export class ContextPool {
   /** A thread for one execution: a booted spare, else one that boots already, else a new one. */
   take(): Context {
     const spares = [...this.#spares];
-    const context = spares.find(({ state }) => state === 'booted') ?? spares[0] ?? this.#boot();
+    const booted = spares.find(({ state }) => state === 'booted');
+    const context = booted ?? spares[0] ?? this.#boot();
     this.#spares.delete(context);
     this.#taken += 1;
-    this.#wanted = Math.max(this.#wanted, this.#taken);
+    // One that came too soon for the spares there were shows that there were too few.
+    const missed = booted === undefined ? 1 : 0;
+    this.#wanted = Math.min(this.#ceiling, Math.max(this.#wanted + missed, this.#taken));
     this.#failedBoots = 0;
     context.ended.then(() => {
       this.#taken -= 1;
