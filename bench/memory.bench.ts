@@ -21,7 +21,7 @@ export async function memory(): Promise<string> {
       language === 'python'
         ? await ofProcesses(PYTHON, ['-c', code])
         : await ofProcesses(process.execPath, ['-e', SLEEP.javascript]);
-    rows.push([language, ours.toFixed(2), theirs.toFixed(2), `${(theirs / ours).toFixed(1)}x less`]);
+    rows.push([language, ours.toFixed(2), theirs.toFixed(2), (theirs / ours).toFixed(2)]);
   }
   return [
     '## Memory of sleeping executions',
@@ -29,7 +29,7 @@ export async function memory(): Promise<string> {
     `${SLEEPERS} at once, MiB each: proportional set size of cells, spares, zygotes and guests over ${SLEEPERS};`,
     `against ${SLEEPERS} spawned processes doing the same.`,
     '',
-    table(['language', 'daemon', 'spawned', 'ratio'], rows),
+    table(['language', 'daemon', 'spawned', 'spawned over daemon'], rows),
     '',
     await ofNothing(),
   ].join('\n');
