@@ -1,7 +1,6 @@
 import { type Logger, pino } from 'pino';
-import { type CheckedConfig, checkConfig, type DaemonConfig } from './config.ts';
+import type { CheckedConfig } from './config.ts';
 import { FailedPreconditionError, UnavailableError } from './errors.ts';
-import { type BoundServer, serve } from './grpc/server.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { StateDirectory } from './state-directory.ts';
@@ -66,6 +65,16 @@ export interface Endpoints {
   tcp: string | undefined;
 }
 
+/** A server that listens. */
+export interface BoundServer {
+  endpoints: Endpoints;
+  /** Refuses new calls, lets open ones end for a second, and frees what it listens on. */
+  close(): Promise<void>;
+}
+
+/** Puts a daemon where clients reach it. Rejects with a `StartupError`, nothing left behind. */
+export type Serve = (daemon: Daemon, config: CheckedConfig, log: Logger) => Promise<BoundServer>;
+
 /** How far beyond the executions' own ladders a session's stop goes before it forces, in ms. */
 const SESSION_SLACK_MS = 500;
 /** How long an asked cell may take to end before it is killed, in ms. */
@@ -73,14 +82,10 @@ const CELL_GRACE_MS = 2_000;
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
 
-/** Makes a daemon that is not started yet. Throws a `StartupError` that names what is wrong with the configuration. */
-export function createDaemon(config: DaemonConfig = {}): Daemon {
-  return new Daemon(checkConfig(config));
-}
-
 /** One node's daemon: sessions and executions, and the servers that clients reach them by. */
 export class Daemon {
   readonly config: CheckedConfig;
+  readonly #serve: Serve;
   readonly #log: Logger;
   readonly #dispatcher: Dispatcher;
   readonly #machines = new SessionMachines();
@@ -91,8 +96,9 @@ export class Daemon {
   #stopping: Promise<void> | undefined;
   #forced = false;
 
-  constructor(config: CheckedConfig) {
+  constructor(config: CheckedConfig, serve: Serve) {
     this.config = config;
+    this.#serve = serve;
     this.#log = pino({ level: config.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
     this.#dispatcher = new Dispatcher({ maxActive: config.maxRunning, maxStarting: config.maxStarting });
     this.#registry = new SessionRegistry({
@@ -111,7 +117,7 @@ export class Daemon {
     this.#directory = directory;
     this.#languages = languages;
     try {
-      this.#server = await serve(this, this.config, this.#log);
+      this.#server = await this.#serve(this, this.config, this.#log);
     } catch (error) {
       await directory.close();
       throw error;

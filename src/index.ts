@@ -4,6 +4,7 @@ export type { CallOptions, DaemonAddress } from './client/client.ts';
 export { connectDaemon, DaemonClient } from './client/client.ts';
 export { ClientError, UnreachableError } from './client/client-error.ts';
 export type { DaemonConfig } from './config.ts';
+export { createDaemon } from './create-daemon.ts';
 export type {
   Daemon,
   Endpoints,
@@ -12,7 +13,6 @@ export type {
   StopOptions,
   StreamOptions,
 } from './daemon.ts';
-export { createDaemon } from './daemon.ts';
 export {
   AlreadyExistsError,
   ElideError,

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 import { Command, Option } from 'commander';
 import { type DaemonConfig, readConfigFile } from './config.ts';
-import { createDaemon, type Daemon } from './daemon.ts';
+import { createDaemon } from './create-daemon.ts';
+import type { Daemon } from './daemon.ts';
 import { StartupError } from './errors.ts';
 import { VERSION } from './version.ts';
 

@@ -11,13 +11,12 @@ import {
   signalName,
   signalNumber,
 } from '../../workers/javascript/shared.ts';
-import { packageType } from '../../workers/javascript/source.ts';
+import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
 import { type OutputDescriptors, OutputWriter } from '../../workers/output-writer.ts';
 import { childrenOfThread, killTrees, untilGone } from '../processes.ts';
 import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
 import type { Engine, Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
 import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
-import { transformTypeScript } from './typescript.ts';
 
 /** A thread that has not begun after this long is given up: its file hangs while it loads. */
 const START_TIMEOUT_MS = 10_000;

@@ -13,10 +13,7 @@ import { addSignal } from './commands/signal.ts';
 import { addStop } from './commands/stop.ts';
 import { addWait } from './commands/wait.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
-import { REFUSED } from './result.ts';
-
-/** What a command's action leaves behind: the exit code. */
-export type Finish = (exitCode: number) => void;
+import { type Finish, REFUSED } from './result.ts';
 
 /** Runs one command line, without the program's name. Resolves with the exit code when everything is written. */
 export async function elidectl(args: string[]): Promise<number> {

@@ -6,6 +6,9 @@ export const REFUSED = 125;
 const TIMED_OUT = 124;
 const MEMORY_EXCEEDED = 137;
 
+/** What a command's action leaves behind: the exit code. */
+export type Finish = (exitCode: number) => void;
+
 /** The exit code that stands for an execution's result. */
 export function exitCodeOf({ result }: ExecutionSummary): number {
   if (result === undefined) return REFUSED;

@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { CheckedConfig } from '../config.ts';
-import type { Daemon, Endpoints } from '../daemon.ts';
+import type { BoundServer, Daemon } from '../daemon.ts';
 import { StartupError } from '../errors.ts';
 import { ExecutionApiService } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import { PROTO_IMAGE } from '../package-root.ts';
@@ -20,13 +20,6 @@ const ENVELOPE_BYTES = 16 * 1024 * 1024;
 const CLOSE_LIMIT_MS = 1_000;
 const SERVICE_NAME = 'elide.daemon.v1alpha1.ExecutionApi';
 const REFLECTED = [SERVICE_NAME, 'grpc.health.v1.Health', 'grpc.reflection.v1.ServerReflection'];
-
-/** A server that listens. */
-export interface BoundServer {
-  endpoints: Endpoints;
-  /** Refuses new calls, lets open ones end for a second, and removes the socket. */
-  close(): Promise<void>;
-}
 
 /** Serves the daemon's API, health and reflection on the configured socket and address. */
 export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger): Promise<BoundServer> {

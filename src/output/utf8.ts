@@ -1,6 +1,6 @@
 /**
- * Text of bytes that may be cut out of the middle of a stream: bytes at either end that belong to a character outside
- * are left off, what is no UTF-8 becomes U+FFFD. `skipped` says how many bytes were left off at the beginning.
+ * Text of bytes up to the end of a stream: those at the beginning that belong to a character before them are left off
+ * (`skipped` says how many), what is no UTF-8 becomes U+FFFD.
  */
 export function textOf(bytes: Buffer, options: { cutBefore: boolean }): { text: string; skipped: number } {
   let skipped = 0;

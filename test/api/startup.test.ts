@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { checkConfig, readConfigFile } from '../../src/config.ts';
-import { createDaemon } from '../../src/daemon.ts';
+import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
 import { TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 

@@ -1,7 +1,6 @@
 import type { Command } from 'commander';
 import { write, writeJson } from '../output.ts';
-import type { Finish } from '../program.ts';
-import { REFUSED } from '../result.ts';
+import { type Finish, REFUSED } from '../result.ts';
 import { withDaemon } from '../target.ts';
 
 /** A daemon that does not answer within this time, in ms, is not well. */

@@ -3,7 +3,7 @@ import { customAlphabet } from 'nanoid';
 import { InvalidArgumentError } from '../../errors.ts';
 import type { Snippet } from '../../supervisor/requests.ts';
 import { write, writeJson } from '../output.ts';
-import type { Finish } from '../program.ts';
+import type { Finish } from '../result.ts';
 import { admit, attend } from '../running.ts';
 import { type ProgramFlags, programOf } from '../snippet.ts';
 import { hasInput } from '../stdin.ts';

@@ -1,7 +1,6 @@
 import { type Command, Option } from 'commander';
 import { complain, write, writeJson } from '../output.ts';
-import type { Finish } from '../program.ts';
-import { describeResult, exitCodeOf, REFUSED } from '../result.ts';
+import { describeResult, exitCodeOf, type Finish, REFUSED } from '../result.ts';
 import { findExecution, sessionOption, withDaemon } from '../target.ts';
 import { formatDuration, parseDuration } from '../values.ts';
 

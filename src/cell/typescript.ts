@@ -1,1 +1,0 @@
-export { type Transformed, transformTypeScript } from '../../workers/javascript/source.ts';
