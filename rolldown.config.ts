@@ -1,7 +1,7 @@
 import { defineConfig } from 'rolldown';
 
 /**
- * Few files instead of hundreds: a daemon holds 10 MB less and starts sooner, a thread boots sooner. Only what must lie
+ * Few files instead of hundreds: a daemon holds less and starts sooner, a thread boots sooner. Only what must lie
  * in files of its own stays outside: Piscina's worker, and native code.
  */
 const shared = {

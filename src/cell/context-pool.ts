@@ -170,8 +170,8 @@ export class ContextPool {
     context.ended.then(() => {
       this.#live.delete(context);
       // Still a spare: it failed by itself, for one that is let go is no spare any more.
-      if (!this.#spares.delete(context)) return;
-      this.#failedBoots += 1;
+      if (this.#spares.delete(context)) this.#failedBoots += 1;
+      // One that was ended while it booted may have had others wait for its turn.
       this.#adjust();
     });
     return context;

@@ -39,7 +39,7 @@ type Guest = {
 };
 
 /**
- * The machines with their ports, one of each for all sessions of a daemon: a session's own copies would cost it 100 KB.
+ * The machines with their ports, one of each for all sessions of a daemon: copies of its own would be most of what an idle session holds.
  * The ports find their session by its key.
  */
 export class SessionMachines {

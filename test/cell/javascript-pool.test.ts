@@ -36,18 +36,35 @@ test('without a ceiling nothing is booted ahead', async () => {
   expect(pool.liveCount).toBe(0);
 });
 
-test('spares follow what was in use at once, up to the ceiling', async () => {
+const booted = (pool: ContextPool, count: number) => vi.waitFor(() => expect(pool.bootedCount).toBe(count), 5000);
+
+test('spares follow what is in use at once, up to the ceiling', async () => {
   const pool = createPool();
   pool.keepWarm(3);
   expect(pool.spareCount).toBe(1);
 
-  for (let i = 0; i < 2; i++) pool.take();
-  await vi.waitFor(() => expect(pool.bootedCount).toBe(2), 5000);
-  for (let i = 0; i < 3; i++) pool.take();
-  await vi.waitFor(() => expect(pool.bootedCount).toBe(3), 5000);
+  // Each takes a spare that has booted, so that only the use counts.
+  let before = 1;
+  for (const after of [1, 2, 3, 3]) {
+    await booted(pool, before);
+    pool.take();
+    await booted(pool, after);
+    before = after;
+  }
 
   pool.keepWarm(1);
   expect(pool.spareCount).toBe(1);
+});
+
+test('a start that comes before its spare has booted makes one more', async () => {
+  const pool = createPool();
+  pool.keepWarm(3);
+
+  const early = pool.take();
+  early.terminate();
+  await early.ended;
+
+  await booted(pool, 2);
 });
 
 test('spares are let go when nothing starts', async () => {

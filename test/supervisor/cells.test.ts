@@ -28,13 +28,18 @@ test('the pool size limits what is kept warm, never what runs', { timeout: 60_00
 });
 
 test('warm contexts are shared between the cells of a session', async () => {
-  await using node = await TestDaemon.start({ contextsPerCell: 2 });
+  await using node = await TestDaemon.start({ contextsPerCell: 4 });
   const session = await node.session({ contextPoolSize: 1 });
-
   const executions = await Promise.all(Array.from({ length: 5 }, () => session.submit(SLEEP)));
   await Promise.all(executions.map((execution) => execution.reached('running')));
 
-  await eventually('one is warm', async () => (await contexts(session)) === 6);
+  // Two cells, and then room in both.
+  await Promise.all(executions.slice(0, 4).map((execution) => execution.cancel({ graceMs: 0 })));
+  await Promise.all(executions.slice(0, 4).map((execution) => execution.end()));
+  for (let index = 0; index < 3; index += 1) await session.run('1');
+
+  expect(await session.cellPids()).toHaveLength(2);
+  await eventually('one runs and one is warm', async () => (await contexts(session)) === 2);
 });
 
 test('a cell is let go when it has been idle, and another one serves what comes later', async () => {

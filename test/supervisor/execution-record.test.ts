@@ -1,0 +1,40 @@
+import { expect, test } from 'vitest';
+import { fromCallback } from 'xstate';
+import { executionMachine, type GuestCommand, type GuestInput } from '../../machines/execution.ts';
+import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
+
+test('a later event never has an earlier time, whatever the cell says', () => {
+  const guest = fromCallback<GuestCommand, GuestInput>(() => {});
+  const record = new ExecutionRecord({
+    sessionKey: 's',
+    executionKey: 'e',
+    machine: executionMachine.provide({ actors: { guest } }) as typeof executionMachine,
+    limits: { startLimitMs: 1000, forcedLimitMs: 1000 },
+    request: {
+      sessionId: 's',
+      executionId: 'e',
+      code: '1',
+      language: 'javascript',
+      env: {},
+      args: [],
+      timeoutMs: undefined,
+      graceMs: 1000,
+      workingDirectory: undefined,
+      sourceFileName: 'main.js',
+      stdin: false,
+      fingerprint: 'f',
+    },
+  });
+  record.actor.send({ type: 'execution.dispatch' });
+  record.noteStarted(Date.now(), 0);
+  record.actor.send({ type: 'guest.started' });
+  record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 1000 });
+
+  record.noteExited(1);
+  record.actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
+
+  const times = record.events.map(({ atMs }) => atMs);
+  expect(record.state).toBe('exited');
+  expect(times).toEqual(times.toSorted((a, b) => a - b));
+  expect(record.snapshot.times.exitedAtMs).toBe(times.at(-1));
+});
