@@ -22,6 +22,7 @@ export default defineConfig([
       'docs/draw-machines': 'docs/draw-machines.ts',
       'bench/main': 'bench/main.ts',
       'bench/frames': 'bench/frames.ts',
+      'bench/bare-server': 'bench/bare-server.ts',
     },
     output: { dir: 'dist', format: 'esm', chunkFileNames: 'chunks/[name].js', sourcemap: true },
   },

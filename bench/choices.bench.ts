@@ -78,14 +78,18 @@ async function threadsAndProcesses(): Promise<string> {
       if (++online === ${MANY}) setTimeout(() => console.log('up'), 1000);
     });
   `;
-  const one = await resting([idle], 1);
-  const threads = await resting([many], 1);
-  const processes = await resting(Array(MANY).fill(idle), MANY);
+  const thread: number[] = [];
+  const process: number[] = [];
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const one = await resting([idle], 1);
+    thread.push(((await resting([many], 1)) - one) / MANY);
+    process.push((await resting(Array(MANY).fill(idle), MANY)) / MANY);
+  }
   return table(
-    ['as a', 'MiB each'],
+    ['as a', 'MiB each, median (min-max)'],
     [
-      ['thread', ((threads - one) / MANY).toFixed(1)],
-      ['process', (processes / MANY).toFixed(1)],
+      ['thread', show(spreadOf(thread), 1)],
+      ['process', show(spreadOf(process), 1)],
     ],
   );
 }

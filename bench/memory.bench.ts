@@ -4,6 +4,7 @@ import { DaemonUnderTest, PYTHON, pssMb, rssMb } from './daemon-under-test.ts';
 import { show, spreadOf, table } from './statistics.ts';
 
 const SLEEPERS = 100;
+const ROUNDS = 3;
 const SLEEP = {
   javascript: 'setTimeout(() => {}, 600_000)',
   typescript: 'const ms: number = 600_000; setTimeout(() => {}, ms)',
@@ -16,18 +17,24 @@ const SETTLE_MS = 3_000;
 export async function memory(): Promise<string> {
   const rows: string[][] = [];
   for (const [language, code] of Object.entries(SLEEP)) {
-    const ours = await ofExecutions(language, code);
-    const theirs =
-      language === 'python'
-        ? await ofProcesses(PYTHON, ['-c', code])
-        : await ofProcesses(process.execPath, ['-e', SLEEP.javascript]);
-    rows.push([language, ours.toFixed(2), theirs.toFixed(2), (theirs / ours).toFixed(2)]);
+    const ours: number[] = [];
+    const theirs: number[] = [];
+    for (let round = 0; round < ROUNDS; round += 1) {
+      ours.push(await ofExecutions(language, code));
+      theirs.push(
+        language === 'python'
+          ? await ofProcesses(PYTHON, ['-c', code])
+          : await ofProcesses(process.execPath, ['-e', SLEEP.javascript]),
+      );
+    }
+    const [a, b] = [spreadOf(ours), spreadOf(theirs)];
+    rows.push([language, show(a, 2), show(b, 2), (b.median / a.median).toFixed(2)]);
   }
   return [
     '## Memory of sleeping executions',
     '',
     `${SLEEPERS} at once, MiB each: proportional set size of cells, spares, zygotes and guests over ${SLEEPERS};`,
-    `against ${SLEEPERS} spawned processes doing the same.`,
+    `against ${SLEEPERS} spawned processes doing the same; median (min-max) of ${ROUNDS} rounds in turn.`,
     '',
     table(['language', 'daemon', 'spawned', 'spawned over daemon'], rows),
     '',
