@@ -9,6 +9,7 @@ import { ChannelCredentials } from '@grpc/grpc-js';
 import {
   ExecutionApiClient,
   type ExecutionStatusEvent,
+  SessionConfiguration,
   type StreamExecutionOutputResponse,
 } from '../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 
@@ -20,6 +21,8 @@ export const PYTHON = execFileSync('python3', ['-c', 'import sys; print(sys.exec
 /** A daemon of its own, as a process, with a client. */
 export class DaemonUnderTest implements AsyncDisposable {
   readonly client: ExecutionApiClient;
+  /** Path of its socket. */
+  readonly socket: string;
   /** From spawn to the line that says it is ready, in ms. */
   readonly readyMs: number;
   readonly pid: number;
@@ -30,6 +33,7 @@ export class DaemonUnderTest implements AsyncDisposable {
   private constructor(child: ChildProcess, directory: string, readyMs: number) {
     this.#child = child;
     this.#directory = directory;
+    this.socket = join(directory, 'd.sock');
     this.pid = child.pid as number;
     this.readyMs = readyMs;
     this.client = new ExecutionApiClient(`unix:${directory}/d.sock`, ChannelCredentials.createInsecure(), {
@@ -61,7 +65,7 @@ export class DaemonUnderTest implements AsyncDisposable {
 
   async createSession(sessionId: string, contextPoolSize = 10): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const config = { contextPoolSize, enabledLanguages: [], enabledIntrinsics: [], memoryLimitMb: 0n, enableAi: false };
+    const config = SessionConfiguration.fromPartial({ contextPoolSize });
     this.client.createSession({ sessionId, config }, (error) => (error ? reject(error) : resolve()));
     return promise;
   }

@@ -20,19 +20,43 @@ export type ExitReason = (typeof EXIT_REASONS)[number];
 /** Reasons that a stop can carry. */
 export type StopReason = Extract<
   ExitReason,
-  'cancelled' | 'signaled' | 'timed_out' | 'session_closed' | 'start_failed'
+  'cancelled' | 'signaled' | 'timed_out' | 'memory_exceeded' | 'output_exceeded' | 'session_closed' | 'start_failed'
 >;
+
+/** Limits whose passing the guest's cell tells. */
+export type WatchedLimit = 'cpu' | 'memory' | 'output';
 
 /** The rungs of the ladder: signal and wait, force, kill the whole cell. */
 export type Rung = 'graceful' | 'forced' | 'cell';
+
+/** What a guest, its child processes included, uses or used. Sizes in bytes. */
+export interface Usage {
+  userSeconds: number;
+  systemSeconds: number;
+  /** Now, or last; and the most that was seen. */
+  memoryBytes: number;
+  peakMemoryBytes: number;
+  /** The parts, of a guest that is a thread: JavaScript heap, buffers, and what neither shows (WebAssembly, shared buffers). */
+  heapBytes: number;
+  externalBytes: number;
+  wasmBytes: number;
+  processes: number;
+  threads: number;
+  /** Output: kept of each stream, and dropped of both at the limit. */
+  stdoutBytes: number;
+  stderrBytes: number;
+  droppedBytes: number;
+}
 
 /** How a guest ended, as its engine saw it. */
 export interface GuestExit {
   /** 0-255; `128 + N` for a guest that ended by signal N; -1 when no guest code ran or its end could not be seen. */
   exitCode: number;
   signal?: string | undefined;
-  cause?: 'heap_limit' | 'start_failed' | undefined;
+  cause?: 'heap_limit' | 'memory_limit' | 'start_failed' | undefined;
   message?: string | undefined;
+  /** Absent when no guest code ran, or when nobody could see. */
+  usage?: Usage | undefined;
 }
 
 /** The one true result of an execution. */
@@ -44,14 +68,20 @@ export interface ExecutionResult {
   signal: string | undefined;
   /** One line for people; undefined when the reason says all. */
   message: string | undefined;
+  /** What it used in all; undefined when no guest code ran. What was seen last, when the cell was lost. */
+  usage: Usage | undefined;
 }
 
 export interface ExecutionInput {
   sessionKey: string;
   executionKey: string;
+  /** How long it may wait to be dispatched, in ms; undefined: for ever. */
+  queueTimeoutMs: number | undefined;
   /** Run limit in ms from the start of guest code; undefined: none. */
   timeoutMs: number | undefined;
-  /** How long a stop of the run limit waits between signal and force, in ms. */
+  /** What the guest is sent at the run limit; `SIGKILL` forces at once. */
+  timeoutSignal: string;
+  /** How long a stop of a limit waits between signal and force, in ms. */
   graceMs: number;
   /** How long a dispatched execution may take until guest code starts, in ms. */
   startLimitMs: number;
@@ -59,10 +89,18 @@ export interface ExecutionInput {
   forcedLimitMs: number;
 }
 
+/** A stop under way: why, the signal it began with, the grace period in ms, and one line for people where the reason does not say all. */
+export interface Stop {
+  reason: StopReason;
+  signal: string;
+  graceMs: number;
+  message?: string | undefined;
+}
+
 export interface ExecutionContext extends ExecutionInput {
   /** Guest code has begun. */
   started: boolean;
-  stop: { reason: StopReason; signal: string; graceMs: number } | undefined;
+  stop: Stop | undefined;
   /** The rung a stop has reached. */
   rung: Rung | undefined;
   result: ExecutionResult | undefined;
@@ -73,18 +111,20 @@ export type ExecutionEvent =
   | { type: 'execution.dispatch' }
   /** Climb the ladder. Signal `SIGKILL` or a grace period of 0 begins at `forced`. */
   | { type: 'execution.stop'; reason: StopReason; signal: string; graceMs: number }
-  /** Deliver one signal, without a ladder unless it is `SIGKILL`. */
-  | { type: 'execution.signal'; signal: string }
+  /** Deliver one signal, without a ladder unless it is `SIGKILL`; with `tree` to the guest's child processes too. */
+  | { type: 'execution.signal'; signal: string; tree?: boolean | undefined }
   /** Guest code runs. */
   | { type: 'guest.started' }
+  /** The guest passed a limit. Beyond memory and output its cell has begun to force it. */
+  | { type: 'guest.limitReached'; limit: WatchedLimit; message: string }
   /** The guest's thread or process is gone. */
   | { type: 'guest.exited'; exit: GuestExit }
   /** The cell is gone, and the guest with it. */
-  | { type: 'guest.lost'; reason: 'cell_lost' | 'memory_exceeded'; message: string };
+  | { type: 'guest.lost'; reason: 'cell_lost' | 'memory_exceeded'; message: string; usage?: Usage | undefined };
 
 /** What the guest port is told. */
 export type GuestCommand =
-  | { type: 'guest.signal'; signal: string }
+  | { type: 'guest.signal'; signal: string; tree?: boolean | undefined }
   | { type: 'guest.kill' }
   | { type: 'guest.killCell' };
 
@@ -105,33 +145,40 @@ const guest = fromCallback<GuestCommand, GuestInput>(() => {
 });
 
 /** What is known of an execution whose guest never ran, or whose end could not be seen. */
-const UNSEEN = { rung: undefined, exitCode: -1, signal: undefined, message: undefined };
+const UNSEEN = { rung: undefined, exitCode: -1, signal: undefined, message: undefined, usage: undefined };
+
+/** The stop that a passed limit is. */
+function limitStop(limit: WatchedLimit, graceMs: number, message: string): Stop {
+  if (limit === 'cpu') return { reason: 'timed_out', signal: 'SIGTERM', graceMs, message };
+  return { reason: `${limit}_exceeded`, signal: 'SIGKILL', graceMs: 0, message };
+}
 
 /** The result of a guest that ended while no stop was under way. */
 function endedResult(exit: GuestExit): ExecutionResult {
-  const { exitCode, signal, message } = exit;
-  return { reason: endedReason(exit), rung: undefined, exitCode, signal, message };
+  const { exitCode, signal, message, usage } = exit;
+  return { reason: endedReason(exit), rung: undefined, exitCode, signal, message, usage };
 }
 
 function endedReason({ cause, exitCode, signal }: GuestExit): ExitReason {
   if (cause === 'start_failed') return 'start_failed';
-  if (cause === 'heap_limit') return 'memory_exceeded';
+  if (cause === 'heap_limit' || cause === 'memory_limit') return 'memory_exceeded';
   if (signal !== undefined) return 'signaled';
   return exitCode === 0 ? 'completed' : 'failed';
 }
 
 /** The result of a guest that ended while a stop was under way. */
-function stoppedResult({ stop, rung }: ExecutionContext, { exitCode, signal, message }: GuestExit): ExecutionResult {
-  return { reason: stop?.reason ?? 'cancelled', rung, exitCode, signal, message };
+function stoppedResult({ stop, rung }: ExecutionContext, exit: GuestExit): ExecutionResult {
+  const { exitCode, signal, message, usage } = exit;
+  return { reason: stop?.reason ?? 'cancelled', rung, exitCode, signal, message: stop?.message ?? message, usage };
 }
 
 /**
  * The result of a guest whose cell died while a stop was under way: that stop's work when force was already being used,
  * an accident of its own before.
  */
-function lostResult({ stop, rung }: ExecutionContext, { reason, message }: LostEvent): ExecutionResult {
-  if (stop === undefined || rung === 'graceful') return { ...UNSEEN, reason, rung, message };
-  return { reason: stop.reason, rung, exitCode: 137, signal: 'SIGKILL', message: undefined };
+function lostResult({ stop, rung }: ExecutionContext, { reason, message, usage }: LostEvent): ExecutionResult {
+  if (stop === undefined || rung === 'graceful') return { ...UNSEEN, reason, rung, message, usage };
+  return { reason: stop.reason, rung, exitCode: 137, signal: 'SIGKILL', message: stop.message, usage };
 }
 
 /** A kill that the kernel has not confirmed is repeated at this distance. */
@@ -157,8 +204,12 @@ export const executionMachine = setup({
     }),
     noteStarted: assign({ started: true }),
     reachRung: assign({ rung: (_, p: { rung: Rung }) => p.rung }),
-    keepStop: assign({ stop: (_, p: { reason: StopReason; signal: string; graceMs: number }) => p }),
-    forwardSignal: sendTo('guest', (_, p: { signal: string }) => ({ type: 'guest.signal' as const, signal: p.signal })),
+    keepStop: assign({ stop: (_, p: Stop) => p }),
+    forwardSignal: sendTo('guest', (_, p: { signal: string; tree?: boolean | undefined }) => ({
+      type: 'guest.signal' as const,
+      signal: p.signal,
+      tree: p.tree,
+    })),
     sendStopSignal: sendTo('guest', ({ context }) => ({
       type: 'guest.signal' as const,
       signal: context.stop?.signal ?? 'SIGTERM',
@@ -168,12 +219,16 @@ export const executionMachine = setup({
     keepResult: assign({ result: (_, p: ExecutionResult) => p }),
   },
   guards: {
+    isQueueLimited: ({ context }) => context.queueTimeoutMs !== undefined,
     isLimited: ({ context }) => context.timeoutMs !== undefined,
+    isHardLimit: (_, p: { limit: WatchedLimit }) => p.limit !== 'cpu',
+    isTimeoutHard: ({ context }) => context.timeoutSignal === 'SIGKILL' || context.graceMs <= 0,
     isHard: (_, p: { signal: string; graceMs: number }) => p.signal === 'SIGKILL' || p.graceMs <= 0,
     isKill: (_, p: { signal: string }) => p.signal === 'SIGKILL',
     isNewSignal: ({ context }, p: { signal: string }) => p.signal !== context.stop?.signal,
   },
   delays: {
+    queueTimeout: ({ context }) => context.queueTimeoutMs ?? 0,
     timeout: ({ context }) => context.timeoutMs ?? 0,
     grace: ({ context }) => context.stop?.graceMs ?? 0,
     startLimit: ({ context }) => context.startLimitMs,
@@ -190,8 +245,21 @@ export const executionMachine = setup({
       initial: 'queued',
       states: {
         queued: {
+          initial: 'unlimited',
+          states: {
+            unlimited: { always: { guard: 'isQueueLimited', target: 'limited' } },
+            limited: {
+              after: {
+                queueTimeout: {
+                  target: '#execution.exited',
+                  actions: { type: 'keepResult', params: { ...UNSEEN, reason: 'queue_timed_out' } },
+                },
+              },
+            },
+          },
           on: {
             'execution.dispatch': { target: 'starting', actions: 'startGuest' },
+            'guest.limitReached': {},
             'execution.stop': {
               target: '#execution.exited',
               actions: {
@@ -232,13 +300,24 @@ export const executionMachine = setup({
         unlimited: {},
         limited: {
           after: {
-            timeout: {
-              target: '#execution.signaled',
-              actions: {
-                type: 'keepStop',
-                params: ({ context }) => ({ reason: 'timed_out', signal: 'SIGTERM', graceMs: context.graceMs }),
+            timeout: [
+              {
+                guard: 'isTimeoutHard',
+                target: '#execution.signaled.forced',
+                actions: { type: 'keepStop', params: { reason: 'timed_out', signal: 'SIGKILL', graceMs: 0 } },
               },
-            },
+              {
+                target: '#execution.signaled',
+                actions: {
+                  type: 'keepStop',
+                  params: ({ context: { timeoutSignal, graceMs } }) => ({
+                    reason: 'timed_out',
+                    signal: timeoutSignal,
+                    graceMs,
+                  }),
+                },
+              },
+            ],
           },
         },
       },
@@ -261,6 +340,8 @@ export const executionMachine = setup({
               { guard: { type: 'isKill', params: ({ event }) => event }, target: 'forced' },
               { actions: { type: 'forwardSignal', params: ({ event }) => event } },
             ],
+            // The stop under way stays the reason.
+            'guest.limitReached': { guard: { type: 'isHardLimit', params: ({ event }) => event }, target: 'forced' },
           },
         },
         forced: {
@@ -277,6 +358,7 @@ export const executionMachine = setup({
       on: {
         'execution.stop': {},
         'execution.signal': {},
+        'guest.limitReached': {},
         'guest.started': { actions: 'noteStarted' },
         'guest.exited': {
           target: 'exited',
@@ -312,6 +394,23 @@ export const executionMachine = setup({
         actions: { type: 'keepStop', params: { reason: 'signaled', signal: 'SIGKILL', graceMs: 0 } },
       },
       { actions: { type: 'forwardSignal', params: ({ event }) => event } },
+    ],
+    'guest.limitReached': [
+      {
+        guard: { type: 'isHardLimit', params: ({ event }) => event },
+        target: '.signaled.forced',
+        actions: {
+          type: 'keepStop',
+          params: ({ context, event }) => limitStop(event.limit, context.graceMs, event.message),
+        },
+      },
+      {
+        target: '.signaled',
+        actions: {
+          type: 'keepStop',
+          params: ({ context, event }) => limitStop(event.limit, context.graceMs, event.message),
+        },
+      },
     ],
     'guest.exited': {
       target: '.exited',

@@ -4,7 +4,15 @@ import { join } from 'node:path';
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { StartupError } from './errors.ts';
-import { LONGEST_MS } from './supervisor/requests.ts';
+import {
+  checkCeilings,
+  checkDefaults,
+  checkLimits,
+  ISOLATIONS,
+  LONGEST_MS,
+  OUTPUT_POLICIES,
+  TIMEOUT_ACTIONS,
+} from './supervisor/limits.ts';
 
 /** What one JavaScript context needs, generously, in bytes: the default limit of running executions counts with it. */
 const CONTEXT_BYTES = 16 * 1024 * 1024;
@@ -12,8 +20,34 @@ const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'
 /** The most the protocol between daemon and cell carries. */
 const LARGEST_CODE_BYTES = 1024 * 1024 * 1024;
 
+/** The memory of this machine, or of the control group that confines this process. */
+function availableBytes(): number {
+  return Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+}
+
 const count = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
 const duration = (leastMs: number) => count(leastMs, LONGEST_MS);
+
+const limit = v.optional(v.number());
+const limits = {
+  timeoutMs: limit,
+  queueTimeoutMs: limit,
+  cpuTimeLimitMs: limit,
+  memoryLimitMb: limit,
+  memorySoftLimitMb: limit,
+  outputLimitBytes: limit,
+  processLimit: limit,
+  openFileLimit: limit,
+};
+const defaults = {
+  ...limits,
+  onTimeout: v.optional(v.picklist(TIMEOUT_ACTIONS)),
+  timeoutSignal: v.optional(v.string()),
+  outputPolicy: v.optional(v.picklist(OUTPUT_POLICIES)),
+  isolation: v.optional(v.picklist(ISOLATIONS)),
+  signalTree: v.optional(v.boolean()),
+  requireEnforcement: v.optional(v.boolean()),
+};
 
 const schema = v.strictObject({
   /** Path of the unix socket clients speak to; false: none. Default: `$ELIDE_DAEMON_SOCKET` or `/tmp/elide-daemon.sock`. */
@@ -32,10 +66,23 @@ const schema = v.strictObject({
   /** How many executions run at most on this node, over all sessions. Default: by memory. */
   maxRunning: v.optional(
     count(1, 1_000_000),
-    Math.min(10_000, Math.max(16, Math.floor((totalmem() * 0.75) / CONTEXT_BYTES))),
+    Math.min(10_000, Math.max(16, Math.floor((availableBytes() * 0.75) / CONTEXT_BYTES))),
   ),
   /** How many of them may be starting at one time. */
   maxStarting: v.optional(count(1, 1_000_000), 32),
+  /** How many sessions there are at most. */
+  maxSessions: v.optional(count(1, 1_000_000), 1_000),
+  /** How many executions may wait in a session that does not say, and in all sessions together. */
+  maxQueued: v.optional(count(1, 10_000_000), 10_000),
+  maxQueuedInAll: v.optional(count(1, 10_000_000), 100_000),
+  /** What an execution has that does not say, and whose session does not. */
+  executionDefaults: v.optional(v.strictObject(defaults), {}),
+  /** The most that a session, or an execution, may ask for. */
+  executionCeilings: v.optional(v.strictObject(limits), {}),
+  /** Whether control groups (cgroups) are used where the system lets them be. */
+  controlGroups: v.optional(v.boolean(), true),
+  /** What one cell may hold before the guest that grew is ended, in MiB. Default: half of the memory there is. */
+  cellMemoryMb: v.optional(count(64, 1_048_576), Math.max(64, Math.floor(availableBytes() / 2 / 2 ** 20))),
   /** The largest code of one execution, in bytes. */
   maxCodeBytes: v.optional(count(1, LARGEST_CODE_BYTES), 64 * 1024 * 1024),
   /** Contexts a session keeps warm at most when it does not say. */
@@ -68,6 +115,13 @@ export function checkConfig(config: DaemonConfig): CheckedConfig {
   if (!parsed.success) throw new StartupError(describe(parsed.issues[0], config));
   const { output } = parsed;
   if (output.tcp !== undefined) parseLoopback(output.tcp);
+  try {
+    checkLimits(output.executionCeilings, 'executionCeilings');
+    checkDefaults(output.executionDefaults, 'executionDefaults');
+    checkCeilings(output.executionDefaults, output.executionCeilings, 'executionDefaults', 'executionCeilings');
+  } catch (error) {
+    throw new StartupError((error as Error).message, { cause: error });
+  }
   return {
     ...output,
     socket: output.socket ?? (process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock'),
@@ -108,10 +162,21 @@ function defaultStateDir(): string {
 }
 
 function describe(issue: v.BaseIssue<unknown>, config: object): string {
-  const key = String(issue.path?.[0]?.key ?? '');
-  if (Object.hasOwn(schema.entries, key)) return `${key} is ${JSON.stringify(issue.input)}: ${issue.message}`;
-  const unknown = Object.keys(config).find((name) => !Object.hasOwn(schema.entries, name)) ?? key;
-  const nearest = closest(unknown, Object.keys(schema.entries));
-  const hint = distance(unknown, nearest) <= Math.max(2, unknown.length / 2) ? ` (did you mean "${nearest}"?)` : '';
-  return `unknown key "${unknown}"${hint}`;
+  const [key = '', inner] = (issue.path ?? []).map((item) => String(item.key));
+  if (!Object.hasOwn(schema.entries, key)) return unknownKey(config, schema.entries, '');
+  const nested = { executionDefaults: defaults, executionCeilings: limits }[key];
+  const value = (config as Record<string, object>)[key];
+  if (nested === undefined || inner === undefined || value === undefined) {
+    return `${key} is ${JSON.stringify(issue.input)}: ${issue.message}`;
+  }
+  if (!Object.hasOwn(nested, inner)) return unknownKey(value, nested, `${key}.`);
+  return `${key}.${inner} is ${JSON.stringify(issue.input)}: ${issue.message}`;
+}
+
+function unknownKey(config: object, known: object, prefix: string): string {
+  const unknown = Object.keys(config).find((name) => !Object.hasOwn(known, name)) ?? '';
+  const nearest = closest(unknown, Object.keys(known));
+  const hint =
+    distance(unknown, nearest) <= Math.max(2, unknown.length / 2) ? ` (did you mean "${prefix}${nearest}"?)` : '';
+  return `unknown key "${prefix}${unknown}"${hint}`;
 }

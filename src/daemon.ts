@@ -1,16 +1,20 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
+import type { Usage } from '../machines/execution.ts';
 import type { CheckedConfig } from './config.ts';
-import { FailedPreconditionError, UnavailableError } from './errors.ts';
+import { FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError, UnavailableError } from './errors.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { StateDirectory } from './state-directory.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
+import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
-import type { ExecutionSnapshot, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
+import { enforcementOf } from './supervisor/enforcement.ts';
+import type { ExecutionRecord, ExecutionSnapshot, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
 import { type Language, Languages, specOf } from './supervisor/languages.ts';
+import { checkDuration, type Enforcement } from './supervisor/limits.ts';
 import {
   type CheckedSessionConfiguration,
-  checkDuration,
   checkId,
   checkSessionConfiguration,
   checkSnippet,
@@ -20,6 +24,7 @@ import {
 import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
 import { SessionMachines, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
+import type { ExecutionMetrics } from './wire/execution-configuration.ts';
 
 /** A session as it stands. */
 export interface SessionSnapshot {
@@ -47,6 +52,22 @@ export interface StopOptions {
   graceMs?: number | undefined;
 }
 
+/** How a signal is delivered. */
+export interface SignalOptions {
+  /** The guest's child processes get it too. Default: as the execution was started. */
+  signalTree?: boolean | undefined;
+}
+
+/** Whose metrics are wanted, and how often. */
+export interface MetricsOptions {
+  /** Default: all. */
+  sessionId?: string | undefined;
+  /** With `sessionId`; default: every execution that runs. */
+  executionId?: string | undefined;
+  /** 100 to 3600000; default 1000. */
+  intervalMs?: number | undefined;
+}
+
 /** Which of an execution's output is wanted. */
 export interface StreamOptions {
   /** Default: both. */
@@ -72,6 +93,13 @@ export interface BoundServer {
   close(): Promise<void>;
 }
 
+/** What a started daemon has. */
+interface Started {
+  directory: StateDirectory;
+  languages: Languages;
+  controlGroups: ControlGroups;
+}
+
 /** Puts a daemon where clients reach it. Rejects with a `StartupError`, nothing left behind. */
 export type Serve = (daemon: Daemon, config: CheckedConfig, log: Logger) => Promise<BoundServer>;
 
@@ -79,6 +107,30 @@ export type Serve = (daemon: Daemon, config: CheckedConfig, log: Logger) => Prom
 const SESSION_SLACK_MS = 500;
 /** How long an asked cell may take to end before it is killed, in ms. */
 const CELL_GRACE_MS = 2_000;
+/** When it is worth trying again after a queue, or the number of sessions, was found full. */
+const RETRY_QUEUE_MS = 1_000;
+const RETRY_SESSION_MS = 5_000;
+
+const SHORTEST_INTERVAL_MS = 100;
+const LONGEST_INTERVAL_MS = 3_600_000;
+const DEFAULT_INTERVAL_MS = 1_000;
+
+/** What is known of an execution that no cell has. */
+const NOTHING_USED: Usage = {
+  userSeconds: 0,
+  systemSeconds: 0,
+  memoryBytes: 0,
+  peakMemoryBytes: 0,
+  heapBytes: 0,
+  externalBytes: 0,
+  wasmBytes: 0,
+  processes: 0,
+  threads: 0,
+  stdoutBytes: 0,
+  stderrBytes: 0,
+  droppedBytes: 0,
+};
+
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
 
@@ -90,7 +142,9 @@ export class Daemon {
   readonly #dispatcher: Dispatcher;
   readonly #machines = new SessionMachines();
   readonly #registry: SessionRegistry;
+  #enforcement: Enforcement[] = [];
   #directory: StateDirectory | undefined;
+  #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
   #server: BoundServer | undefined;
   #stopping: Promise<void> | undefined;
@@ -116,15 +170,22 @@ export class Daemon {
     ]);
     this.#directory = directory;
     this.#languages = languages;
+    this.#controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
+    this.#enforcement = enforcementOf(this.#controlGroups);
     try {
       this.#server = await this.#serve(this, this.config, this.#log);
     } catch (error) {
+      await this.#controlGroups.close();
       await directory.close();
       throw error;
     }
     for (const { name, available, message } of languages.list()) {
       if (!available) this.#log.warn({ language: name }, `language not available: ${message}`);
     }
+    for (const { limit, engine, mechanism, note } of this.#enforcement) {
+      this.#log.debug({ limit, engine, mechanism }, note);
+    }
+    this.#log.info({ limits: summaryOf(this.#enforcement) }, 'limits are held');
     this.#log.info({ ...this.#server.endpoints, stateDir: this.config.stateDir }, 'ready');
     return this.#server.endpoints;
   }
@@ -153,12 +214,13 @@ export class Daemon {
 
   /** Creates a session. The same id with the same configuration again answers with the session there is. */
   async createSession(sessionId: string, config: SessionConfiguration = {}): Promise<SessionSnapshot> {
-    const { languages, directory } = this.#accepting();
+    const { languages, directory, controlGroups } = this.#accepting();
     checkId(sessionId, 'session_id');
     const checked = checkSessionConfiguration(config, languages, this.config);
     const session = this.#registry.createSession(sessionId, checked, () => {
+      this.#requireRoomForSession();
       this.#log.info({ sessionId }, 'session created');
-      return this.#newSession(sessionId, checked, directory);
+      return this.#newSession(sessionId, checked, { directory, controlGroups });
     });
     return snapshotOf(session);
   }
@@ -185,16 +247,23 @@ export class Daemon {
     const { languages } = this.#accepting();
     const session = this.#registry.session(snippet.sessionId);
     session.requireOpen();
-    const request = await checkSnippet(snippet, session.config, languages, this.config);
+    const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
+    const request = await checkSnippet(snippet, session.config, languages, node);
     const known = this.#registry.find(snippet.sessionId, snippet.executionId);
     if (known !== undefined) {
       known.record.requireSame(request.fingerprint);
       return known.record.snapshot;
     }
     this.#accepting();
+    this.#requireRoomInQueue(session);
     const record = session.admit(request);
     this.#registry.add({ record, outputDirectory: session.outputDirectory(record) });
     return record.snapshot;
+  }
+
+  /** An execution as it stands, without a look at what it wrote. */
+  async getExecution(sessionId: string, executionId: string): Promise<ExecutionSnapshot> {
+    return this.#registry.execution(sessionId, executionId).record.snapshot;
   }
 
   async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
@@ -231,7 +300,12 @@ export class Daemon {
   }
 
   /** Delivers one signal; false when the execution has exited. Only SIGKILL is also a stop. */
-  async signalExecution(sessionId: string, executionId: string, signal: string): Promise<boolean> {
+  async signalExecution(
+    sessionId: string,
+    executionId: string,
+    signal: string,
+    options: SignalOptions = {},
+  ): Promise<boolean> {
     const name = parseSignal(signal, 'signal');
     const known = this.#registry.execution(sessionId, executionId);
     const { record } = known;
@@ -242,7 +316,7 @@ export class Daemon {
         `execution "${executionId}" has not started; it can be cancelled, not signalled`,
       );
     }
-    record.actor.send({ type: 'execution.signal', signal: name });
+    record.actor.send({ type: 'execution.signal', signal: name, tree: options.signalTree });
     return true;
   }
 
@@ -294,6 +368,50 @@ export class Daemon {
     return record.snapshot;
   }
 
+  /** What an execution uses now, or used in all once it has exited. Costs the guest nothing. */
+  async getExecutionMetrics(sessionId: string, executionId: string): Promise<ExecutionMetrics> {
+    return metricsOf(this.#registry.execution(sessionId, executionId).record, undefined);
+  }
+
+  /**
+   * What one execution uses, round after round, and last its final figures; or what every execution uses that runs, for as
+   * long as `signal` allows.
+   */
+  async *watchExecutionMetrics(
+    options: MetricsOptions & { signal?: AbortSignal } = {},
+  ): AsyncGenerator<ExecutionMetrics[]> {
+    const { sessionId, executionId, intervalMs = DEFAULT_INTERVAL_MS, signal = NEVER } = options;
+    if (!(intervalMs >= SHORTEST_INTERVAL_MS && intervalMs <= LONGEST_INTERVAL_MS)) {
+      throw new InvalidArgumentError(
+        `interval_ms is ${intervalMs}; it must be ${SHORTEST_INTERVAL_MS} to ${LONGEST_INTERVAL_MS}`,
+      );
+    }
+    if (executionId !== undefined && sessionId === undefined) {
+      throw new InvalidArgumentError('execution_id without session_id');
+    }
+    if (sessionId !== undefined && executionId === undefined) this.#registry.session(sessionId);
+    const one =
+      executionId === undefined ? undefined : this.#registry.execution(sessionId as string, executionId).record;
+    let before = new Map<ExecutionRecord, ExecutionMetrics>();
+    while (!signal.aborted) {
+      const records = one ? [one] : this.#registry.running(sessionId);
+      const round = await Promise.all(
+        records.map(async (record) => [record, await metricsOf(record, before.get(record))] as const),
+      );
+      before = new Map(round);
+      yield [...before.values()];
+      if (one?.state === 'exited' && before.get(one)?.complete) return;
+      const next = AbortSignal.any([signal, AbortSignal.timeout(intervalMs)]);
+      if (one) await one.exited(next);
+      else await sleep(intervalMs, undefined, { signal }).catch(() => {});
+    }
+  }
+
+  /** By which mechanism this node holds each limit, for each engine. */
+  enforcement(): Enforcement[] {
+    return this.#enforcement;
+  }
+
   /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
   async writeInput(sessionId: string, executionId: string, data: Uint8Array, end = false): Promise<void> {
     const { record } = this.#registry.execution(sessionId, executionId);
@@ -307,7 +425,11 @@ export class Daemon {
     await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end);
   }
 
-  #newSession(sessionId: string, config: CheckedSessionConfiguration, directory: StateDirectory): SessionSupervisor {
+  #newSession(
+    sessionId: string,
+    config: CheckedSessionConfiguration,
+    { directory, controlGroups }: Pick<Started, 'directory' | 'controlGroups'>,
+  ): SessionSupervisor {
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
     const { processesPerCell, restartIntensity, restartPeriodMs, python } = this.config;
     const session: SessionSupervisor = new SessionSupervisor({
@@ -324,7 +446,9 @@ export class Daemon {
         directory: directory.paths.cells,
         guestsPerCell: { javascript: contextsPerCell, python: processesPerCell },
         contextPoolSize: config.contextPoolSize,
-        heapLimitMb: config.memoryLimitMb,
+        heapLimitMb: config.executionDefaults.memoryLimitMb ?? config.executionCeilings.memoryLimitMb ?? 0,
+        memoryBudgetBytes: this.config.cellMemoryMb * 1024 * 1024,
+        controlGroups,
         python,
         zygotePath: ZYGOTE,
         startLimitMs,
@@ -344,6 +468,25 @@ export class Daemon {
     return session;
   }
 
+  #requireRoomForSession(): void {
+    const { maxSessions } = this.config;
+    if (this.#registry.sessions().length < maxSessions) return;
+    throw new ResourceExhaustedError(`there are ${maxSessions} sessions, as many as this daemon may have`, {
+      retryAfterMs: RETRY_SESSION_MS,
+    });
+  }
+
+  #requireRoomInQueue({ sessionId, queued, config }: SessionSupervisor): void {
+    const refuse = (what: string) => {
+      throw new ResourceExhaustedError(`${what}; try again in ${RETRY_QUEUE_MS} ms`, { retryAfterMs: RETRY_QUEUE_MS });
+    };
+    if (queued >= config.maxQueued) {
+      refuse(`${queued} executions wait in session "${sessionId}", as many as may (max_queued)`);
+    }
+    const inAll = this.#registry.sessions().reduce((sum, session) => sum + session.queued, 0);
+    if (inAll >= this.config.maxQueuedInAll) refuse(`${inAll} executions wait in all sessions, as many as may`);
+  }
+
   async #close(session: SessionSupervisor, graceMs: number): Promise<void> {
     await session.close(this.#forced ? 0 : graceMs);
     this.#registry.forget(session);
@@ -354,21 +497,51 @@ export class Daemon {
     const { config } = this;
     await Promise.all(this.#registry.sessions().map((session) => this.#close(session, config.graceMs)));
     await this.#server?.close();
+    await this.#controlGroups?.close();
     await this.#directory?.close();
     this.#log.info('stopped');
   }
 
-  #started(): { directory: StateDirectory; languages: Languages } {
-    if (this.#directory === undefined || this.#languages === undefined) {
+  #started(): Started {
+    const [directory, languages, controlGroups] = [this.#directory, this.#languages, this.#controlGroups];
+    if (directory === undefined || languages === undefined || controlGroups === undefined) {
       throw new FailedPreconditionError('the daemon is not started');
     }
-    return { directory: this.#directory, languages: this.#languages };
+    return { directory, languages, controlGroups };
   }
 
-  #accepting(): { directory: StateDirectory; languages: Languages } {
+  #accepting(): Started {
     if (this.#stopping !== undefined) throw new UnavailableError('the daemon is stopping');
     return this.#started();
   }
+}
+
+/** `before` is the round before of the same stream. */
+async function metricsOf(record: ExecutionRecord, before: ExecutionMetrics | undefined): Promise<ExecutionMetrics> {
+  const { sessionId, executionId } = record;
+  const now = await record.measure?.();
+  // It may have exited while its cell was asked.
+  const { state, result, times } = record.snapshot;
+  const complete = state === 'exited';
+  const atMs = complete ? (times.exitedAtMs ?? 0) : Date.now();
+  const usage = (complete ? result?.usage : now) ?? NOTHING_USED;
+  const sinceMs = atMs - (before?.atMs ?? times.startedAtMs ?? atMs);
+  const seconds = secondsOf(usage) - (before ? secondsOf(before) : 0);
+  const cpuPercent = sinceMs > 0 ? Math.max(0, (seconds * 100_000) / sinceMs) : 0;
+  return { ...usage, sessionId, executionId, atMs, cpuPercent, complete };
+}
+
+function secondsOf({ userSeconds, systemSeconds }: Usage): number {
+  return userSeconds + systemSeconds;
+}
+
+/** Limit by limit: `python: cgroup v1, thread: sampling`. */
+function summaryOf(enforcement: Enforcement[]): Record<string, string> {
+  const summary: Record<string, string> = {};
+  for (const { limit, engine, mechanism } of enforcement) {
+    summary[limit] = [summary[limit], `${engine}: ${mechanism}`].filter(Boolean).join(', ');
+  }
+  return summary;
 }
 
 function requireDeliverable({ record }: KnownExecution, signal: NodeJS.Signals): void {

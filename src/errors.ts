@@ -31,6 +31,12 @@ export class FailedPreconditionError extends ElideError {
 /** A queue or quota is full. */
 export class ResourceExhaustedError extends ElideError {
   readonly code = 'resource_exhausted';
+  /** When it is worth trying again, in ms. */
+  readonly retryAfterMs: number;
+  constructor(message: string, options: ErrorOptions & { retryAfterMs: number }) {
+    super(message, options);
+    this.retryAfterMs = options.retryAfterMs;
+  }
 }
 
 /** The daemon is stopping, or not there; the same call may succeed later. */

@@ -1,4 +1,4 @@
-export type { ExecutionResult, ExitReason, Rung } from '../machines/execution.ts';
+export type { ExecutionResult, ExitReason, Rung, Usage } from '../machines/execution.ts';
 export { EXIT_REASONS } from '../machines/execution.ts';
 export type { CallOptions, DaemonAddress } from './client/client.ts';
 export { connectDaemon, DaemonClient } from './client/client.ts';
@@ -9,7 +9,9 @@ export type {
   Daemon,
   Endpoints,
   ExecutionStatus,
+  MetricsOptions,
   SessionSnapshot,
+  SignalOptions,
   StopOptions,
   StreamOptions,
 } from './daemon.ts';
@@ -26,5 +28,14 @@ export {
 export type { OutputChunk } from './output/output-files.ts';
 export type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
 export type { Language } from './supervisor/languages.ts';
+export type {
+  Enforcement,
+  ExecutionDefaults,
+  ExecutionLimits,
+  Isolation,
+  OutputPolicy,
+  TimeoutAction,
+} from './supervisor/limits.ts';
 export type { SessionConfiguration, Snippet } from './supervisor/requests.ts';
 export { VERSION } from './version.ts';
+export type { ExecutionMetrics } from './wire/execution-configuration.ts';

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 
 /** How often a killed process is looked at until it is gone, in ms. */
@@ -9,7 +9,7 @@ const LOOK_MS = 2;
  * kernel holds in an uninterruptible wait is still there, and saying otherwise would be untrue.
  */
 export async function killGroupUntilGone(leader: number): Promise<void> {
-  while (isAlive(leader)) {
+  while (isOther(leader) && isAlive(leader)) {
     try {
       process.kill(-leader, 'SIGKILL');
     } catch (error) {
@@ -20,15 +20,20 @@ export async function killGroupUntilGone(leader: number): Promise<void> {
   }
 }
 
+/** How long the processes of a tree may take to stop before it is killed as far as it is known, in ms. */
+const STOP_LIMIT_MS = 20;
+
 /**
  * Kills processes and everything below them, and says what that was. All are stopped first, so that none makes another
- * one, or runs away from its parent, while the rest is looked for.
+ * one, or runs away from its parent, while the rest is looked for. One that is just forking stops only after that.
  */
 export function killTrees(roots: Iterable<number>): Set<number> {
-  const tree = new Set(roots);
+  const tree = new Set([...roots].filter(isOther));
+  const endMs = performance.now() + STOP_LIMIT_MS;
   for (let found = [...tree]; found.length > 0; ) {
     for (const pid of found) send(pid, 'SIGSTOP');
-    found = processes(({ pid, parent }) => tree.has(parent) && !tree.has(pid));
+    while (found.some(isRunning) && performance.now() < endMs);
+    found = [...tree].flatMap(childrenOf).filter((pid) => !tree.has(pid));
     for (const pid of found) tree.add(pid);
   }
   for (const pid of tree) send(pid, 'SIGKILL');
@@ -43,11 +48,85 @@ export async function untilGone(pids: Iterable<number>, limitMs = Number.POSITIV
 
 /** The children that one thread of this process has started; they are the process's as well. */
 export function childrenOfThread(threadId: number): number[] {
+  return listOf(`/proc/self/task/${threadId}/children`);
+}
+
+function listOf(path: string): number[] {
   try {
-    return readFileSync(`/proc/self/task/${threadId}/children`, 'latin1').split(' ').filter(Boolean).map(Number);
+    return readFileSync(path, 'latin1').split(' ').filter(Boolean).map(Number);
   } catch {
     // The thread is gone, or the kernel does not keep this list.
     return [];
+  }
+}
+
+/** What some processes and everything below them use. */
+export interface TreeUsage {
+  /** CPU time, that of descendants which have ended and were waited for included. */
+  userSeconds: number;
+  systemSeconds: number;
+  /** Proportional set size: what is shared with others counts in shares. */
+  memoryBytes: number;
+  processes: number;
+  threads: number;
+}
+
+/** Clock ticks a second in /proc/PID/stat: 100 on every architecture of Linux that Node runs on. */
+const TICKS = 100;
+
+/**
+ * Adds up processes and their descendants, those that run away from their parent while it looks excepted. `memoryOf` says
+ * what one of them holds, in bytes: by default its proportional set size, the dearest of the figures.
+ */
+export function usageOfTrees(roots: Iterable<number>, memoryOf = proportionalBytes): TreeUsage {
+  const usage = { userSeconds: 0, systemSeconds: 0, memoryBytes: 0, processes: 0, threads: 0 };
+  for (const pid of treeOf(roots)) {
+    const fields = fieldsOf(pid);
+    if (fields === undefined) continue;
+    const ticks = (index: number) => Number(fields[index]) / TICKS;
+    // proc_pid_stat(5), from the state on: utime stime cutime cstime at 11 to 14, num_threads at 17.
+    usage.userSeconds += ticks(11) + ticks(13);
+    usage.systemSeconds += ticks(12) + ticks(14);
+    if (isEnded(fields)) continue;
+    usage.processes += 1;
+    usage.threads += Number(fields[17]);
+    usage.memoryBytes += memoryOf(pid);
+  }
+  return usage;
+}
+
+/** Some processes and all below them. */
+export function treeOf(roots: Iterable<number>): Set<number> {
+  const tree = new Set(roots);
+  for (const pid of tree) for (const child of childrenOf(pid)) tree.add(child);
+  return tree;
+}
+
+/** How many children of a process have ended and were not waited for. */
+export function zombiesOf(pid: number): number {
+  return childrenOf(pid).filter((child) => isEnded(fieldsOf(child) ?? [''])).length;
+}
+
+/** A kernel may be built without these lists. */
+const LISTS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/children`);
+
+/** Process ids of a process's children, of whichever thread; empty for one that is gone. */
+export function childrenOf(pid: number): number[] {
+  if (!LISTS_CHILDREN) return processes(({ parent }) => parent === pid);
+  try {
+    return readdirSync(`/proc/${pid}/task`).flatMap((task) => listOf(`/proc/${pid}/task/${task}/children`));
+  } catch {
+    return [];
+  }
+}
+
+function proportionalBytes(pid: number): number {
+  try {
+    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
+    return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1] ?? 0) * 1024;
+  } catch {
+    // Gone, or another user's.
+    return 0;
   }
 }
 
@@ -59,6 +138,12 @@ export async function killSessionUntilGone(leader: number): Promise<void> {
     for (const pid of left) send(pid, 'SIGKILL');
     await wait(LOOK_MS);
   }
+}
+
+/** False for a process that has stopped, ended or gone. */
+function isRunning(pid: number): boolean {
+  const [state = 'X'] = fieldsOf(pid) ?? [];
+  return !'TtZX'.includes(state);
 }
 
 /** True while the process exists and has not ended; a zombie has ended. Linux only: reads /proc. */
@@ -84,14 +169,28 @@ function processes(wanted: (stat: ProcessStat) => boolean): number[] {
 }
 
 function statOf(pid: number): ProcessStat | undefined {
+  const fields = fieldsOf(pid);
+  return fields && { pid, parent: Number(fields[1]), session: Number(fields[3]), ended: isEnded(fields) };
+}
+
+/** proc_pid_stat(5) from the state on; undefined for a process that is gone. */
+function fieldsOf(pid: number): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     // The name in parentheses may hold anything, spaces and parentheses too; the state follows the last one.
-    const [state, parent, , session] = stat.slice(stat.lastIndexOf(')') + 2).split(' ', 4);
-    return { pid, parent: Number(parent), session: Number(session), ended: state === 'Z' || state === 'X' };
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   } catch {
     return undefined;
   }
+}
+
+function isEnded([state]: string[]): boolean {
+  return state === 'Z' || state === 'X';
+}
+
+/** False for what no guest can be, whoever says so: this process, the first of all, and what stands for many (0, -1). */
+function isOther(pid: number): boolean {
+  return pid > 1 && pid !== process.pid;
 }
 
 function send(pid: number, signal: NodeJS.Signals): void {

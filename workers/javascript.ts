@@ -1,15 +1,16 @@
-import { readlinkSync } from 'node:fs';
 import Module, { createRequire, syncBuiltinESMExports } from 'node:module';
 import workerThreads, { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadTask } from '../src/cell/messages.ts';
 import { createInput, openInput } from './javascript/input.ts';
 import { serveMain } from './javascript/modules.ts';
 import { createOutput } from './javascript/output.ts';
+import { outputLimit } from './javascript/output-limit.ts';
 import { define, program, setWorkingDirectory, tell } from './javascript/program.ts';
-import { SHARED } from './javascript/shared.ts';
+import { figuresOf, SHARED } from './javascript/shared.ts';
 import { deliver, watchListeners } from './javascript/signals.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught } from './javascript/uncaught.ts';
+import { atEnd, giveWay, noteBoot, noteEnd, noteStart, threadId } from './javascript/usage.ts';
 import { OutputWriter } from './output-writer.ts';
 
 // The thread side of the JavaScript engine. This module runs while a spare thread boots; the function it exports runs
@@ -44,6 +45,7 @@ for (const [name, value] of [
   Object.defineProperty(process, name, { value, configurable: true, enumerable: true, writable: true });
 }
 reportUncaught();
+atEnd(noteEnd);
 watchListeners();
 replaceSurface();
 catchTaskPort();
@@ -66,6 +68,8 @@ async function warm(): Promise<void> {
   // Put together here, so that no bundler takes it for a part of this program.
   const module = ['data:text/javascript', 'await 0;export default import.meta.url'].join(',');
   await import(module);
+  noteBoot();
+  giveWay();
   parentPort.postMessage('warm');
 }
 
@@ -73,10 +77,14 @@ async function warm(): Promise<void> {
 export default async function run(task: ThreadTask): Promise<never> {
   await warmed;
   program.shared = new Int32Array(task.shared);
+  program.figures = figuresOf(program.shared);
+  program.reaped = new BigInt64Array(task.reaped);
+  program.outputBytes = task.outputBytes;
+  program.maxChildren = task.maxChildren;
   program.control = task.control;
   program.descriptors = task.descriptors;
   program.outputPaths = task.outputPaths;
-  program.writer = new OutputWriter(task.descriptors);
+  program.writer = new OutputWriter(task.descriptors, outputLimit(program.shared, task.outputBytes));
   program.tmpDir = task.tmpDir;
   program.stdin = task.stdin;
   setWorkingDirectory(task.cwd);
@@ -92,9 +100,10 @@ export default async function run(task: ThreadTask): Promise<never> {
     if (message.type === 'signal') deliver(message.name, message.number);
   });
   parentPort.unref();
-  taskPort?.unref();
-  // PID/task/TID
-  Atomics.store(program.shared, SHARED.thread, Number(readlinkSync('/proc/thread-self').split('/')[2]));
+  // It has brought its one task, and is of no more use to anybody but a program that would post what Piscina cannot read.
+  taskPort?.close();
+  Atomics.store(program.shared, SHARED.threads, threadId);
+  noteStart();
   Atomics.store(program.shared, SHARED.begun, 1);
   tell({ type: 'started' });
   // Neither inside Piscina's promise, which would catch what the program throws, nor with a frame of ours on its stack.

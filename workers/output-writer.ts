@@ -1,4 +1,14 @@
-import { fstatSync, writeSync } from 'node:fs';
+import fs from 'node:fs';
+
+// Taken once: a guest may replace any of them, and its output must not end with that.
+const { fstatSync, writeSync } = fs;
+const { now } = Date;
+const { max } = Math;
+const { wait } = Atomics;
+const { apply } = Reflect;
+const { subarray } = Uint8Array.prototype;
+const lengthGetter = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), 'byteLength')?.get;
+const lengthOf = (bytes: Uint8Array): number => apply(lengthGetter as () => number, bytes, []);
 
 /** Which of the two output streams. The number is what a mark stores. */
 export const STREAM_NUMBER = { stdout: 1, stderr: 2 } as const;
@@ -22,6 +32,13 @@ const MARK_INTERVAL_MS = 10;
 const RETRY_WAIT_MS = 1;
 const sleeper = new Int32Array(new SharedArrayBuffer(4));
 
+/** How much may be written, to both streams together. */
+export interface OutputLimit {
+  bytes: number;
+  /** So many bytes more were dropped. */
+  onDropped(count: number): void;
+}
+
 /**
  * Writes guest output to the execution's files, synchronously: what `write` has returned from is in the file, whatever
  * is killed next. A mark is a fact «from this position on, stream S was written at or after time T»; marks stand in the
@@ -29,24 +46,43 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
  */
 export class OutputWriter {
   readonly #fds: OutputDescriptors;
+  readonly #limit: OutputLimit | undefined;
   readonly #mark = new Float64Array(3);
+  readonly #markBytes = new Uint8Array(this.#mark.buffer);
   #lastStream: OutputStream | undefined;
   #lastMarkMs = 0;
 
-  constructor(fds: OutputDescriptors) {
+  constructor(fds: OutputDescriptors, limit?: OutputLimit) {
     this.#fds = fds;
+    this.#limit = limit;
   }
 
-  /** Appends all of `bytes`. Throws the file system's error (`ENOSPC`, `EIO`) when it cannot. */
+  /**
+   * Appends all of `bytes`, or what of them the limit leaves room for. Throws the file system's error (`ENOSPC`, `EIO`)
+   * when it cannot.
+   */
   write(stream: OutputStream, bytes: Uint8Array): void {
-    if (bytes.byteLength === 0) return;
+    const kept = this.#limit === undefined ? bytes : this.#keep(bytes, this.#limit);
+    if (lengthOf(kept) > 0) this.#append(stream, kept);
+    // Told only now: whoever hears of it may end the guest at once.
+    if (lengthOf(kept) < lengthOf(bytes)) this.#limit?.onDropped(lengthOf(bytes) - lengthOf(kept));
+  }
+
+  /** The files themselves say how much there is: a child process of the guest may write to them as well. */
+  #keep(bytes: Uint8Array, limit: OutputLimit): Uint8Array {
+    const room = max(0, limit.bytes - fstatSync(this.#fds.stdout).size - fstatSync(this.#fds.stderr).size);
+    if (lengthOf(bytes) <= room) return bytes;
+    return apply(subarray, bytes, [0, room]) as Uint8Array;
+  }
+
+  #append(stream: OutputStream, bytes: Uint8Array): void {
     const fd = this.#fds[stream];
-    const nowMs = Date.now();
+    const nowMs = now();
     if (stream !== this.#lastStream || nowMs - this.#lastMarkMs >= MARK_INTERVAL_MS || nowMs < this.#lastMarkMs) {
       this.#mark[0] = nowMs;
       this.#mark[1] = STREAM_NUMBER[stream];
       this.#mark[2] = fstatSync(fd).size;
-      writeAll(this.#fds.marks, new Uint8Array(this.#mark.buffer));
+      writeAll(this.#fds.marks, this.#markBytes);
       this.#lastStream = stream;
       this.#lastMarkMs = nowMs;
     }
@@ -56,12 +92,12 @@ export class OutputWriter {
 
 function writeAll(fd: number, bytes: Uint8Array): void {
   let offset = 0;
-  while (offset < bytes.byteLength) {
+  while (offset < lengthOf(bytes)) {
     try {
       offset += writeSync(fd, bytes, offset);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
-      Atomics.wait(sleeper, 0, 0, RETRY_WAIT_MS);
+      wait(sleeper, 0, 0, RETRY_WAIT_MS);
     }
   }
 }

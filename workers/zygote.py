@@ -15,8 +15,8 @@ Control, cell to zygote, JSON lines: {"make": COUNT} guests, {"taken": SET}. Its
 Control, zygote to cell: {"ready": VERSION} or {"error": TEXT}; {"set": SET, "fds": [input, output, error, report,
 request]} or {"failed": TEXT} for each guest made; and {"gone": SET} once everything below a shepherd that died without
 a report is gone.
-Report pipe: {"started": PID, "shepherd": PID}, {"failed": TEXT}, {"exited": WAIT_STATUS, "user": s, "system": s,
-"maxrss": KiB}. Request pipe: 4 bytes big-endian length, a JSON header of that length, then the code.
+Report pipe: {"started": PID, "shepherd": PID, "rss": KiB at its fork}, {"failed": TEXT}, {"exited": WAIT_STATUS,
+"user": s, "system": s, "maxrss": KiB of its largest process}. Request pipe: 4 bytes big-endian length, a JSON header of that length, then the code.
 """
 import _io
 import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
@@ -27,6 +27,7 @@ import io
 import json
 import linecache
 import os
+import resource
 import select
 import signal
 import sys
@@ -41,6 +42,8 @@ PLACEHOLDER = 4  # keeps the pipes' numbers above those a shepherd assigns
 # What a shepherd hands to its guest, beside 0, 1 and 2.
 REPORT = 3
 REQUEST = 4
+
+NICENESS = 5  # added for a guest: its cell, which is to stop it when it has to, goes first
 
 ENDING_S = 5  # how long a zygote without a cell waits for its shepherds
 
@@ -323,17 +326,21 @@ def become_guest(parent):
         # Held back until guest code runs: no interrupt may be raised in the code below.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, [_signal.SIGINT])
 
-        # Limits and confinement belong here: nothing of the guest has been read yet.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
         with open(REQUEST, 'rb') as pipe:
             length = pipe.read(4)
             if not length:
                 os._exit(0)  # never needed
             header = json.loads(pipe.read(int.from_bytes(length, 'big')))
+            # Limits and confinement belong here: nothing of the guest's code has been read yet.
+            limit(header['groups'], header.get('openFiles'))
             os.chdir(header['cwd'])
             namespace = prepare_interpreter(header)
-            tell(REPORT, {'started': os.getpid(), 'shepherd': parent})
+            tell(REPORT, {'started': os.getpid(), 'shepherd': parent, 'rss': rss})
             os.close(REPORT)
+            os.nice(NICENESS)
             code = pipe.read(header['codeBytes'])
             if len(code) < header['codeBytes']:
                 os._exit(1)  # the cell ended
@@ -344,8 +351,20 @@ def become_guest(parent):
     if not os.path.isfile(path):
         # Tracebacks and `inspect` find the source all the same. The entry is the lazy kind, which wins over no file.
         linecache.cache[path] = (lambda: code.decode('utf-8', 'replace'),)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
     return [path, namespace, code]
+
+
+def limit(groups, open_files):
+    """Joins control groups, by the files that take members, and sets limits for this process and its children."""
+    for path in groups:
+        fd = os.open(path, os.O_WRONLY)
+        os.write(fd, b'0')
+        os.close(fd)
+    if open_files:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if hard != resource.RLIM_INFINITY:
+            open_files = min(open_files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
 
 
 def prepare_interpreter(header):
@@ -397,7 +416,7 @@ def open_stream(fd, name, mode, errors):
 
 # ----------------------------------------------------------------------------------------------------- guest's end
 #
-# What Py_RunMain and Py_FinalizeEx do once the program's last line has run, without what makes them take 5 to 15 ms in
+# What Py_RunMain and Py_FinalizeEx do once the program's last line has run, without what makes them slow in
 # a forked process: they free every object of the interpreter, and so copy every page shared with the zygote. Here the
 # guest's own objects are freed, the rest goes with the process. What differs: `__del__` of objects that are held by
 # imported modules is not called (files among them are flushed).
@@ -533,6 +552,7 @@ if __name__ == '__main__':
     program = boot().serve()
     raised = []
     try:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, [])  # here, because it raises the interrupt that was held back
         exec(compile(program.pop(), program[0], 'exec', dont_inherit=True), program.pop())
     except BaseException as error:
         raised.append(error)

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
-import type { Worker } from 'node:worker_threads';
+import type { HeapInfo } from 'node:v8';
+import type { ResourceLimits, Worker } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import type { ThreadTask } from './messages.ts';
 
@@ -15,11 +16,17 @@ const MAX_BOOTING = Math.max(1, availableParallelism() - 1);
 /** How long after a start its replacement boots: making a thread holds up this one, and a short program ends sooner. */
 const REFILL_DELAY_MS = 5;
 
+/** V8 gives new objects up to this much beside the heap limit, however small that is. */
+const YOUNG_GENERATION_MB = 96;
+/** They get this part of the heap limit instead where that is less, and this much at least. */
+const YOUNG_SHARE = 1 / 8;
+const SMALLEST_YOUNG_GENERATION_MB = 2;
+
 /** What {@link ContextPool} needs to know. */
 export interface ContextPoolOptions {
   /** The built worker, as a path or a file URL. */
   workerUrl: string;
-  /** Heap limit of each thread. Default: Node's. */
+  /** Heap limit of each thread, unless one is asked for with another. Default: Node's. */
   resourceLimits?: { maxOldGenerationSizeMb?: number };
   /** After this long without a start, spares are let go. Default 30 s. */
   idleMs?: number;
@@ -41,11 +48,15 @@ export class Context {
   /** Resolves when the thread is gone. */
   readonly ended: Promise<ContextEnd>;
   readonly threadId: number;
+  /** Undefined: Node's own. */
+  readonly heapLimitBytes: number | undefined;
   #state: 'booting' | 'booted' | 'ended' = 'booting';
   readonly #pool: Piscina;
   readonly #worker: Worker;
 
   constructor(options: ContextPoolOptions, onBooted: () => void) {
+    const heapLimitMb = options.resourceLimits?.maxOldGenerationSizeMb;
+    this.heapLimitBytes = heapLimitMb === undefined ? undefined : heapLimitMb * 2 ** 20;
     this.#pool = new Piscina({
       filename: options.workerUrl,
       minThreads: 1,
@@ -54,7 +65,7 @@ export class Context {
       atomics: 'disabled',
       recordTiming: false,
       env: {},
-      ...(options.resourceLimits !== undefined && { resourceLimits: options.resourceLimits }),
+      resourceLimits: limitsOf(heapLimitMb),
     });
     // Piscina would replace the thread when it ends, and reads this then.
     (this.#pool.options as { minThreads: number }).minThreads = 0;
@@ -66,6 +77,8 @@ export class Context {
     // The Worker's own events are the truth about the thread; what Piscina makes of them is of no interest.
     this.#pool.on('error', () => {});
     this.#worker.on('error', (thrown) => {
+      // A thread that V8 ended for want of memory has no id any more; one that only throws such an error has.
+      if (thrown instanceof Error && this.#worker.threadId !== -1) delete (thrown as ContextEnd['error'] & object).code;
       error ??= thrown as Error;
     });
     this.#worker.once('exit', (code) => {
@@ -89,10 +102,24 @@ export class Context {
     this.#pool.run(task, { transferList: [task.control] as never }).catch(() => {});
   }
 
+  /** The thread's heap and what it holds beside it, asked of the thread: answered when it next runs JavaScript. */
+  heapStatistics(): Promise<HeapInfo> {
+    return this.#worker.getHeapStatistics();
+  }
+
   /** Ends the thread by force. `ended` tells when it is gone, which takes as long as a call into native code does. */
   terminate(): void {
     this.#worker.terminate();
   }
+}
+
+function limitsOf(heapLimitMb: number | undefined): ResourceLimits {
+  if (heapLimitMb === undefined) return {};
+  const young = Math.max(SMALLEST_YOUNG_GENERATION_MB, Math.ceil(heapLimitMb * YOUNG_SHARE));
+  return {
+    maxOldGenerationSizeMb: heapLimitMb,
+    ...(young < YOUNG_GENERATION_MB && { maxYoungGenerationSizeMb: young }),
+  };
 }
 
 /** Threads booted ahead, each for one execution. */
@@ -121,6 +148,11 @@ export class ContextPool {
     return [...this.#spares].filter(({ state }) => state === 'booted').length;
   }
 
+  /** Threads that have booted, spares included. */
+  get readyCount(): number {
+    return [...this.#live].filter(({ state }) => state === 'booted').length;
+  }
+
   /** Threads alive, spares included. */
   get liveCount(): number {
     return this.#live.size;
@@ -134,8 +166,12 @@ export class ContextPool {
     this.#restartIdleTimer();
   }
 
-  /** A thread for one execution: a booted spare, else one that boots already, else a new one. */
-  take(): Context {
+  /**
+   * A thread for one execution: a booted spare, else one that boots already, else a new one. With a heap limit, in MB,
+   * other than the pool's it is always a new one.
+   */
+  take(heapLimitMb = this.#heapLimitMb): Context {
+    if (heapLimitMb !== this.#heapLimitMb) return this.#boot(heapLimitMb);
     const spares = [...this.#spares];
     const booted = spares.find(({ state }) => state === 'booted');
     const context = booted ?? spares[0] ?? this.#boot();
@@ -161,8 +197,13 @@ export class ContextPool {
     await Promise.all([...this.#live].map(({ ended }) => ended));
   }
 
-  #boot(): Context {
-    const context = new Context(this.#options, () => {
+  get #heapLimitMb(): number | undefined {
+    return this.#options.resourceLimits?.maxOldGenerationSizeMb;
+  }
+
+  #boot(heapLimitMb = this.#heapLimitMb): Context {
+    const resourceLimits = heapLimitMb === undefined ? {} : { maxOldGenerationSizeMb: heapLimitMb };
+    const context = new Context({ ...this.#options, resourceLimits }, () => {
       this.#failedBoots = 0;
       this.#adjust();
     });

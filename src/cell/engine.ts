@@ -1,3 +1,39 @@
+/** What a guest, its child processes included, may use; undefined: no limit. */
+export interface GuestLimits {
+  /** User and system time together, in ms. Watched by the cell, not by the engine. */
+  cpuTimeMs?: number | undefined;
+  /** Held by the cell's meter from {@link Guest.usage}, and by the engine where it has something quicker. */
+  memoryBytes?: number | undefined;
+  memorySoftBytes?: number | undefined;
+  /** Standard output and standard error together: the engine keeps the head and drops the rest. */
+  outputBytes?: number | undefined;
+  /** True: the cell ends the guest at the output limit. */
+  outputKill: boolean;
+  /** Processes and threads at one time; one more fails to start, inside the guest. Where the engine can. */
+  processes?: number | undefined;
+  /** Open files of each process; one more fails to open, inside the guest. Where the engine can. */
+  openFiles?: number | undefined;
+}
+
+/** What a guest, its child processes included, uses or used. */
+export interface GuestUsage {
+  /** CPU time since its start. */
+  userSeconds: number;
+  systemSeconds: number;
+  /** Now; after its end what it held last. Heap, external and wasm of a thread and the processes below it; the proportional set size of processes. */
+  memoryBytes: number;
+  /** The most that was seen. */
+  peakMemoryBytes: number;
+  /** Of a thread: its JavaScript heap, its buffers, and what neither shows (WebAssembly, shared buffers). 0 for processes. */
+  heapBytes: number;
+  externalBytes: number;
+  wasmBytes: number;
+  processes: number;
+  threads: number;
+  /** Dropped at the output limit, of both streams. */
+  droppedBytes: number;
+}
+
 /** What a cell is asked to run. Everything in it was checked by the daemon. */
 export interface StartRequest {
   /** Fixed-length key made by the daemon: names the execution between daemon and cell, and in paths. */
@@ -21,6 +57,9 @@ export interface StartRequest {
   outputDir: string;
   /** False: standard input is at its end from the start. */
   stdin: boolean;
+  limits: GuestLimits;
+  /** Signals go to the guest's child processes too. */
+  signalTree: boolean;
 }
 
 /** How a guest ended, told once it is gone. */
@@ -29,24 +68,35 @@ export interface GuestExit {
   exitCode: number;
   /** The signal that ended it, for example `SIGKILL`; undefined for an exit. */
   signal?: NodeJS.Signals;
-  /** Why, where the engine knows more than code and signal: the heap limit was hit, or it never started. */
-  cause?: 'heap_limit' | 'start_failed';
+  /** Why, where the engine knows more: the heap limit, the memory limit as the kernel holds it, or it never started. */
+  cause?: 'heap_limit' | 'memory_limit' | 'start_failed';
   /** One line for people, with `cause`. */
   message?: string;
+  /** The final figures; absent when no guest code ran. */
+  usage?: GuestUsage;
 }
 
 /** What a guest tells its cell. Each is called at most once, `started` before `exited`. */
 export interface GuestEvents {
-  /** Guest code is about to run. `pid` is the process group leader of a guest that is a process. */
-  started(info: { pid?: number }): void;
+  /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread. */
+  started(info: { pid?: number; thread?: number }): void;
+  /** Output was dropped at the limit for the first time. */
+  outputExceeded(): void;
   /** The thread or process, and every process below it, is gone; all its output is in the files. */
   exited(exit: GuestExit): void;
 }
 
 /** One running guest, as its engine offers it. Every method is harmless after the guest's end. */
 export interface Guest {
-  /** Delivers a signal: to the handler the guest installed, else the default action. `SIGKILL` is {@link kill}. */
-  signal(name: NodeJS.Signals): void;
+  /**
+   * Delivers a signal: to the handler the guest installed, else the default action. `SIGKILL` is {@link kill}. With
+   * `tree`, and when its request said so, every process below the guest gets it too.
+   */
+  signal(name: NodeJS.Signals, tree?: boolean): void;
+  /** Delivers a signal only if the guest has a handler for it; false when it has none. */
+  notify(name: NodeJS.Signals): boolean;
+  /** What it uses now. Resolves within 100 ms also while the guest is stuck in native code, then with the newest figures there are. */
+  usage(): Promise<GuestUsage>;
   /** Ends it by force: terminates the thread, or SIGKILLs the process group. Confirmed by `exited`. */
   kill(): void;
   /** Appends to the guest's standard input; resolves when the guest's pipe took it. `end` closes it. */

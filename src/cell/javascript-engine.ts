@@ -1,22 +1,24 @@
-import { closeSync, openSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, extname, join } from 'node:path';
 import { inspect } from 'node:util';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import {
-  CHILD_SLOTS,
   HARMLESS_SIGNALS,
   SHARED,
   SHARED_BYTES,
   signalName,
   signalNumber,
+  THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
 import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
-import { type OutputDescriptors, OutputWriter } from '../../workers/output-writer.ts';
-import { childrenOfThread, killTrees, untilGone } from '../processes.ts';
+import type { OutputDescriptors } from '../../workers/output-writer.ts';
+import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
 import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
-import type { Engine, Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
+import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
+import { GuestOutput } from './guest-output.ts';
 import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
+import { GuestMeter, ThreadMeter } from './thread-usage.ts';
 
 /** A thread that has not begun after this long is given up: its file hangs while it loads. */
 const START_TIMEOUT_MS = 10_000;
@@ -30,16 +32,40 @@ const MAX_BOOTS = 3;
 /** How long a thread that is about to be ended may take to note the child process it is just making. */
 const SPAWN_WAIT_MS = 50;
 
+/** How often a thread that is to end is looked at for a child it waits for. */
+const RELEASE_MS = 20;
+
+const MEBIBYTE = 2 ** 20;
+
+/** Node does not boot in a smaller heap: at 5 MB the thread ends, below 3 the whole process. */
+const SMALLEST_HEAP_MB = 8;
+
+/** What a guest is told to use whose code has not begun. */
+const NOTHING: GuestUsage = {
+  userSeconds: 0,
+  systemSeconds: 0,
+  memoryBytes: 0,
+  peakMemoryBytes: 0,
+  heapBytes: 0,
+  externalBytes: 0,
+  wasmBytes: 0,
+  processes: 0,
+  threads: 0,
+  droppedBytes: 0,
+};
+
 /** What {@link JavaScriptEngine} needs to know. */
 export type JavaScriptEngineOptions = ContextPoolOptions;
 
 /** Runs JavaScript and TypeScript, each execution in a worker thread of its own that is never used again. */
 export class JavaScriptEngine implements Engine {
   readonly #pool: ContextPool;
+  readonly #meter: ThreadMeter;
   readonly #guests = new Set<Guest>();
 
   constructor(options: JavaScriptEngineOptions) {
     this.#pool = new ContextPool(options);
+    this.#meter = new ThreadMeter(() => this.#pool.readyCount);
   }
 
   /** Threads alive, and those of them that wait for an execution. */
@@ -48,8 +74,9 @@ export class JavaScriptEngine implements Engine {
   }
 
   start(request: StartRequest, events: GuestEvents): Guest {
-    const guest = new JavaScriptGuest(request, this.#pool, {
+    const guest = new JavaScriptGuest(request, this.#pool, this.#meter, {
       started: (info) => events.started(info),
+      outputExceeded: () => events.outputExceeded(),
       exited: (exit) => {
         this.#guests.delete(guest);
         events.exited(exit);
@@ -74,13 +101,19 @@ class JavaScriptGuest implements Guest {
   readonly #request: StartRequest;
   readonly #events: GuestEvents;
   readonly #pool: ContextPool;
+  readonly #meter: ThreadMeter;
   #shared = new Int32Array(new SharedArrayBuffer(SHARED_BYTES));
-  #descriptors: OutputDescriptors | undefined;
+  #output: GuestOutput | undefined;
   #context: Context | undefined;
+  /** From the moment guest code began. */
+  #measured: GuestMeter | undefined;
+  #finalUsage: GuestUsage | undefined;
   #control: MessagePort | undefined;
   #startTimer: NodeJS.Timeout | undefined;
   #boots = 0;
   #started = false;
+  /** The thread is gone. */
+  #ended = false;
   #finished = false;
   #endedBy: number | undefined;
   /** Child processes that were killed with it, and those below them. */
@@ -90,16 +123,22 @@ class JavaScriptGuest implements Guest {
   #sent: CellMessage[] | undefined = [];
   readonly #writes: (() => void)[] = [];
 
-  constructor(request: StartRequest, pool: ContextPool, events: GuestEvents) {
+  constructor(request: StartRequest, pool: ContextPool, meter: ThreadMeter, events: GuestEvents) {
     this.#request = request;
     this.#events = events;
     this.#pool = pool;
+    this.#meter = meter;
     try {
-      this.#descriptors = openOutput(request.outputDir);
+      const { outputDir, limits } = request;
+      this.#output = new GuestOutput(outputDir, this.#shared, limits.outputBytes, () => {
+        // The thread's message may come later.
+        if (Atomics.load(this.#shared, SHARED.begun) === 1) this.#start();
+        events.outputExceeded();
+      });
       const program = prepare(request);
       if (program.ok) this.#boot(program.task);
       else {
-        new OutputWriter(this.#descriptors).write('stderr', Buffer.from(program.message));
+        this.#output.writer.write('stderr', Buffer.from(program.message));
         setImmediate(() => {
           this.#start();
           this.#finish({ exitCode: 1 });
@@ -110,12 +149,26 @@ class JavaScriptGuest implements Guest {
     }
   }
 
-  signal(name: NodeJS.Signals): void {
+  signal(name: NodeJS.Signals, tree = false): void {
     const number = signalNumber(name);
     if (this.#finished || number === undefined) return;
-    if (name !== 'SIGKILL' && number < 32 && (Atomics.load(this.#shared, SHARED.listened) & (1 << number)) !== 0) {
-      this.#post({ type: 'signal', name, number });
-    } else if (!HARMLESS_SIGNALS.has(name)) this.#terminate(number);
+    // Before the guest itself: with its end they are killed.
+    if ((tree || this.#request.signalTree) && this.#measured !== undefined) sendAll(this.#measured.children(), name);
+    if (!this.notify(name) && !HARMLESS_SIGNALS.has(name)) this.#terminate(number);
+  }
+
+  notify(name: NodeJS.Signals): boolean {
+    const number = signalNumber(name);
+    if (this.#finished || number === undefined || name === 'SIGKILL' || number > 31) return false;
+    if ((Atomics.load(this.#shared, SHARED.listened) & (1 << number)) === 0) return false;
+    this.#post({ type: 'signal', name, number });
+    return true;
+  }
+
+  async usage(): Promise<GuestUsage> {
+    const now = await this.#measured?.usage();
+    // It may have ended meanwhile.
+    return this.#finalUsage ?? now ?? NOTHING;
   }
 
   kill(): void {
@@ -132,14 +185,14 @@ class JavaScriptGuest implements Guest {
     return promise;
   }
 
-  #boot(task: Omit<ThreadTask, 'control' | 'shared' | 'descriptors'>): void {
+  #boot(task: ProgramTask): void {
     const { port1, port2 } = new MessageChannel();
     this.#boots += 1;
     this.#control = port1;
     port1.on('message', (message: ThreadMessage) => this.#receive(message));
     port1.unref();
     for (const message of this.#sent ?? []) port1.postMessage(message);
-    const context = this.#pool.take();
+    const context = this.#pool.take(this.#heapLimitMb);
     this.#context = context;
     context.ended.then((end) => {
       port1.close();
@@ -153,8 +206,14 @@ class JavaScriptGuest implements Guest {
       this.#timedOut = true;
       context.terminate();
     }, START_TIMEOUT_MS);
-    const descriptors = this.#descriptors as OutputDescriptors;
-    context.run({ ...task, control: port2, shared: this.#shared.buffer as SharedArrayBuffer, descriptors });
+    const descriptors = this.#output?.descriptors as OutputDescriptors;
+    const shared = this.#shared.buffer as SharedArrayBuffer;
+    context.run({ ...task, control: port2, shared, reaped: this.#meter.reaped, descriptors });
+  }
+
+  get #heapLimitMb(): number | undefined {
+    const { memoryBytes } = this.#request.limits;
+    return memoryBytes && Math.max(SMALLEST_HEAP_MB, Math.ceil(memoryBytes / MEBIBYTE));
   }
 
   #post(message: CellMessage): void {
@@ -163,9 +222,10 @@ class JavaScriptGuest implements Guest {
     Atomics.notify(this.#shared, SHARED.wake);
   }
 
-  #receive(message: ThreadMessage): void {
-    if (message.type === 'started') this.#start();
-    else for (const resolve of this.#writes.splice(0, message.count)) resolve();
+  /** A program can find the port, and post what it likes. */
+  #receive(message: ThreadMessage | undefined | null): void {
+    if (message?.type === 'started') this.#start();
+    else if (message?.type === 'taken') for (const resolve of this.#writes.splice(0, Number(message.count))) resolve();
   }
 
   #start(): void {
@@ -173,17 +233,23 @@ class JavaScriptGuest implements Guest {
     this.#started = true;
     this.#sent = undefined;
     clearTimeout(this.#startTimer);
-    this.#events.started({});
+    if (this.#context === undefined) {
+      this.#events.started({});
+      return;
+    }
+    this.#measured = new GuestMeter(this.#meter, this.#context, this.#shared);
+    this.#events.started({ thread: this.#context.threadId });
+    this.#meter.add(this.#measured);
   }
 
   #terminate(number: number): void {
     if (this.#finished) return;
     this.#endedBy ??= number;
     const end = () => {
+      this.#measured?.look();
+      this.#measured?.lookAtChildren();
       this.#context?.terminate();
-      // A thread that waits for a child synchronously cannot end before the child has.
-      const thread = Atomics.load(this.#shared, SHARED.thread);
-      if (thread !== 0) this.#kill(childrenOfThread(thread));
+      this.#release();
     };
     const spawning = Atomics.waitAsync(this.#shared, SHARED.spawning, 1, SPAWN_WAIT_MS);
     // Making a process is one call into native code: the thread could not end before it returns anyway.
@@ -191,26 +257,36 @@ class JavaScriptGuest implements Guest {
     else end();
   }
 
+  /** Ends the children that its threads wait for synchronously: until then no thread can end, nor one that started it. */
+  #release(): void {
+    if (this.#ended || this.#finished) return;
+    const threads = this.#shared.subarray(SHARED.threads, SHARED.threads + THREAD_SLOTS).filter((thread) => thread > 0);
+    this.#kill([...threads].flatMap(childrenOfThread));
+    // One below the program's own thread hears last that it has to end, and may make another child before.
+    setTimeout(() => this.#release(), RELEASE_MS).unref();
+  }
+
   #kill(processes: Iterable<number>): void {
     for (const pid of killTrees(processes)) this.#killed.add(pid);
   }
 
   async #end(end: ContextEnd): Promise<void> {
+    this.#ended = true;
     const begun = Atomics.load(this.#shared, SHARED.begun) === 1;
     // The thread may end before its message is read here.
     if (begun) this.#start();
-    const children = this.#shared.subarray(SHARED.children, SHARED.children + CHILD_SLOTS).filter((pid) => pid !== 0);
-    if (children.length > 0) this.#kill(children);
+    const children = this.#measured?.end();
+    if (children !== undefined && children.size > 0) this.#kill(children);
     await untilGone(this.#killed, CHILD_LIMIT_MS);
     if (end.error !== undefined && begun && !isHeapLimit(end)) this.#reportError(end.error);
-    this.#finish(this.#exitOf(end, begun));
+    this.#finish(this.#exitOf(end, begun), isHeapLimit(end));
   }
 
   /** Writes an uncaught error the thread could not write itself. */
   #reportError(error: Error): void {
-    if (Atomics.load(this.#shared, SHARED.reported) === 1 || this.#descriptors === undefined) return;
+    if (Atomics.load(this.#shared, SHARED.reported) === 1) return;
     try {
-      new OutputWriter(this.#descriptors).write('stderr', Buffer.from(`${inspect(error)}\n`));
+      this.#output?.writer.write('stderr', Buffer.from(`${inspect(error)}\n`));
     } catch {
       // Standard error is full: the exit code tells that it failed.
     }
@@ -236,12 +312,16 @@ class JavaScriptGuest implements Guest {
     return { exitCode: end.code & 255 };
   }
 
-  #finish(exit: GuestExit): void {
+  #finish(exit: GuestExit, atHeapLimit = false): void {
     if (this.#finished) return;
     this.#finished = true;
-    if (this.#descriptors !== undefined) for (const fd of Object.values(this.#descriptors)) closeSync(fd);
+    this.#output?.close();
+    if (this.#measured !== undefined) {
+      this.#finalUsage = this.#measured.final(atHeapLimit ? this.#context?.heapLimitBytes : undefined);
+      this.#meter.remove(this.#measured);
+    }
     for (const resolve of this.#writes.splice(0)) resolve();
-    this.#events.exited(exit);
+    this.#events.exited({ ...exit, ...(this.#finalUsage !== undefined && { usage: this.#finalUsage }) });
   }
 }
 
@@ -249,14 +329,20 @@ function isHeapLimit(end: ContextEnd): boolean {
   return end.error?.code === 'ERR_WORKER_OUT_OF_MEMORY';
 }
 
-function openOutput(directory: string): OutputDescriptors {
-  const [stdout, stderr, marks] = ['stdout', 'stderr', 'marks'].map((name) => openSync(join(directory, name), 'a'));
-  return { stdout: stdout as number, stderr: stderr as number, marks: marks as number };
+function sendAll(roots: Iterable<number>, name: NodeJS.Signals): void {
+  for (const pid of treeOf(roots)) {
+    try {
+      process.kill(pid, name);
+    } catch {
+      // Gone already, or another user's.
+    }
+  }
 }
 
-type Prepared =
-  | { ok: true; task: Omit<ThreadTask, 'control' | 'shared' | 'descriptors'> }
-  | { ok: false; message: string };
+/** What a thread is told of its program, whichever thread it is. */
+type ProgramTask = Omit<ThreadTask, 'control' | 'shared' | 'reaped' | 'descriptors'>;
+
+type Prepared = { ok: true; task: ProgramTask } | { ok: false; message: string };
 
 /** Puts the program where it belongs and makes JavaScript of it; not `ok` when its TypeScript does not parse. */
 function prepare(request: StartRequest): Prepared {
@@ -272,9 +358,23 @@ function prepare(request: StartRequest): Prepared {
     // A private file may lie below somebody's package.json, which has nothing to say about it.
     source = { code, format: formatOf(mainPath, writeMain) };
   }
-  const { args, env, cwd, tmpDir, stdin } = request;
+  const { args, env, cwd, tmpDir, stdin, limits } = request;
+  const { outputBytes, processes } = limits;
+  // The guest's own thread is one of them.
+  const maxChildren = processes === undefined ? undefined : Math.max(0, processes - 1);
   const outputPaths = { stdout: join(outputDir, 'stdout'), stderr: join(outputDir, 'stderr') };
-  const task = { mainPath, sourceMaps: typescript, args, env, cwd, tmpDir, stdin, outputPaths };
+  const task = {
+    mainPath,
+    sourceMaps: typescript,
+    args,
+    env,
+    cwd,
+    tmpDir,
+    stdin,
+    outputPaths,
+    outputBytes,
+    maxChildren,
+  };
   return { ok: true, task: { ...task, ...(source !== undefined && { source }) } };
 }
 

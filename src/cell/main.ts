@@ -1,10 +1,13 @@
-import { chmodSync, mkdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
-import { dirname } from 'node:path';
-import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
+import { dirname, join } from 'node:path';
+import { FromCell, type Hello, type Start, ToCell, type Usage } from '../gen/elide/cell/v1/cell.ts';
 import { JAVASCRIPT_WORKER } from '../package-root.ts';
+import { zombiesOf } from '../processes.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
-import type { Engine, Guest } from './engine.ts';
+import type { Engine, Guest, GuestLimits, GuestUsage, StartRequest } from './engine.ts';
+import { GuestGroups } from './guest-groups.ts';
+import { Meter } from './meter.ts';
 
 /**
  * The cell process: listens on its own socket, obeys whoever brings the token, and runs the guests of one session on one
@@ -20,14 +23,23 @@ const UNCLAIMED_MS = 30_000;
 /** How long the engine may take to end its guests before the cell ends with them, in ms. */
 const CLOSE_LIMIT_MS = 1_000;
 
+/**
+ * A child that outlives the thread which started it is killed, and stays a zombie: Node waits for it only from that
+ * thread. So many of them a cell may collect, looked for at this distance, before it asks to be let go.
+ */
+const MOST_ZOMBIES = 64;
+const WEAR_LOOK_MS = 1_000;
+
 const token = readFileSync(tokenPath, 'utf8');
-const guests = new Map<string, Guest>();
+const guests = new Map<string, { guest: Guest; outputDir: string }>();
 /** Ends that no daemon was there to hear, told to the next one. */
 const unreported: FromCell[] = [];
 let engine: Engine | undefined;
+let meter: Meter | undefined;
 let daemon: FramedSocket<ToCell, FromCell> | undefined;
 let orphanTimer = setTimeout(shutdown, UNCLAIMED_MS);
 let orphanGraceMs = UNCLAIMED_MS;
+let looksForWear = false;
 
 // A daemon's terminal must not reach its cells, and a log that is gone must not end them.
 process.on('SIGINT', () => {});
@@ -64,6 +76,7 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   connection.send({ body: { $case: 'welcome', value: { protocolVersion: PROTOCOL_VERSION, pid: process.pid } } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;
   engine ??= await createEngine(hello);
+  meter ??= new Meter(Number(hello.memoryBudgetBytes), { passed: limitPassed });
   engine.keepWarm(hello.keepWarm);
   orphanGraceMs = hello.orphanGraceMs;
   clearTimeout(orphanTimer);
@@ -77,7 +90,9 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
 async function createEngine(hello: Hello): Promise<Engine> {
   if (hello.engine === 'python') {
     const { PythonEngine } = await import('./python-engine.ts');
-    return new PythonEngine({ python: hello.interpreter, zygotePath: hello.zygotePath });
+    const { cgroupVersion: version, cgroups } = hello;
+    const groups = version > 0 ? new GuestGroups({ version, cgroups }) : undefined;
+    return new PythonEngine({ python: hello.interpreter, zygotePath: hello.zygotePath, groups });
   }
   const { JavaScriptEngine } = await import('./javascript-engine.ts');
   const resourceLimits = hello.heapLimitMb > 0 ? { maxOldGenerationSizeMb: hello.heapLimitMb } : {};
@@ -95,21 +110,24 @@ function obey(body: NonNullable<ToCell['body']>): void {
       start(body.value);
       break;
     case 'signal':
-      guests.get(body.value.executionKey)?.signal(body.value.signal as NodeJS.Signals);
+      guests.get(body.value.executionKey)?.guest.signal(body.value.signal as NodeJS.Signals, body.value.tree);
       break;
     case 'kill':
-      guests.get(body.value.executionKey)?.kill();
+      guests.get(body.value.executionKey)?.guest.kill();
       break;
     case 'input': {
       const { executionKey, data, end } = body.value;
       const taken = () => report({ body: { $case: 'inputTaken', value: { executionKey } } });
-      const guest = guests.get(executionKey);
-      if (guest === undefined) taken();
-      else guest.write(data, end).then(taken, taken);
+      const known = guests.get(executionKey);
+      if (known === undefined) taken();
+      else known.guest.write(data, end).then(taken, taken);
       break;
     }
     case 'keepWarm':
       engine?.keepWarm(body.value.count);
+      break;
+    case 'measure':
+      void measure(body.value.request);
       break;
     case 'shutdown':
       void shutdown();
@@ -126,21 +144,105 @@ function start(request: Start): void {
   } catch (error) {
     const { message } = error as Error;
     const value = { executionKey, exitCode: -1, signal: '', cause: 'start_failed', message, atMs: Date.now() };
-    report({ body: { $case: 'exited', value } });
+    report({ body: { $case: 'exited', value: { ...value, usage: undefined } } });
     return;
   }
-  const guest = engine.start(request, {
-    started: ({ pid }) => {
-      report({ body: { $case: 'started', value: { executionKey, pid: pid ?? 0, atMs: Date.now() } } });
+  const limits = limitsOf(request);
+  const guest = engine.start(startRequestOf(request, limits), {
+    started: ({ pid = 0, thread = 0 }) => {
+      meter?.add(executionKey, guest, limits);
+      report({ body: { $case: 'started', value: { executionKey, pid, thread, atMs: Date.now() } } });
     },
-    exited: ({ exitCode, signal = '', cause = '', message = '' }) => {
+    outputExceeded: () => {
+      if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
+    },
+    exited: ({ exitCode, signal = '', cause = '', message = '', usage }) => {
+      meter?.remove(executionKey);
+      const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now() };
+      report({ body: { $case: 'exited', value: { ...value, usage: usage && usageOf(executionKey, usage) } } });
       guests.delete(executionKey);
-      report({
-        body: { $case: 'exited', value: { executionKey, exitCode, signal, cause, message, atMs: Date.now() } },
-      });
+      if (!looksForWear) setTimeout(lookForWear, WEAR_LOOK_MS).unref();
+      looksForWear = true;
     },
   });
-  guests.set(executionKey, guest);
+  guests.set(executionKey, { guest, outputDir: request.outputDir });
+}
+
+function lookForWear(): void {
+  // Set for good once it has asked: it asks once.
+  if (zombiesOf(process.pid) >= MOST_ZOMBIES) report({ body: { $case: 'worn', value: {} } });
+  else looksForWear = false;
+}
+
+function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
+  const { executionKey, language, code, args, env, cwd, mainPath, writeMain } = request;
+  const { tmpDir, outputDir, stdin, signalTree } = request;
+  return {
+    executionKey,
+    language,
+    code,
+    args,
+    env,
+    cwd,
+    mainPath,
+    writeMain,
+    tmpDir,
+    outputDir,
+    stdin,
+    signalTree,
+    limits,
+  };
+}
+
+/** A guest passed a limit. Beyond memory and output nothing is asked of it any more. */
+function limitPassed(executionKey: string, limit: string, message: string): void {
+  report({ body: { $case: 'limitReached', value: { executionKey, limit, message } } });
+  if (limit === 'memory' || limit === 'output') guests.get(executionKey)?.guest.kill();
+}
+
+async function measure(request: number): Promise<void> {
+  const measured = (await meter?.measure()) ?? new Map<string, GuestUsage>();
+  const usages = [...measured].map(([executionKey, usage]) => usageOf(executionKey, usage));
+  report({ body: { $case: 'measured', value: { request, usages } } });
+}
+
+function limitsOf({ limits }: Start): GuestLimits {
+  const set = (value: bigint | number) => (Number(value) === 0 ? undefined : Number(value));
+  return {
+    cpuTimeMs: set(limits?.cpuTimeMs ?? 0),
+    memoryBytes: set(limits?.memoryBytes ?? 0),
+    memorySoftBytes: set(limits?.memorySoftBytes ?? 0),
+    outputBytes: set(limits?.outputBytes ?? 0),
+    outputKill: limits?.outputKill ?? false,
+    processes: set(limits?.processes ?? 0),
+    openFiles: set(limits?.openFiles ?? 0),
+  };
+}
+
+function usageOf(executionKey: string, usage: GuestUsage): Usage {
+  const whole = (value: number) => BigInt(Math.max(0, Math.round(value)));
+  const { userSeconds, systemSeconds, processes, threads } = usage;
+  return {
+    executionKey,
+    userSeconds,
+    systemSeconds,
+    processes,
+    threads,
+    memoryBytes: whole(usage.memoryBytes),
+    peakMemoryBytes: whole(usage.peakMemoryBytes),
+    heapBytes: whole(usage.heapBytes),
+    externalBytes: whole(usage.externalBytes),
+    wasmBytes: whole(usage.wasmBytes),
+    droppedBytes: whole(usage.droppedBytes),
+    stdoutBytes: outputBytes(executionKey, 'stdout'),
+    stderrBytes: outputBytes(executionKey, 'stderr'),
+  };
+}
+
+function outputBytes(executionKey: string, stream: 'stdout' | 'stderr'): bigint {
+  const outputDir = guests.get(executionKey)?.outputDir;
+  if (outputDir === undefined) return 0n;
+  return BigInt(statSync(join(outputDir, stream), { throwIfNoEntry: false })?.size ?? 0);
 }
 
 /** Makes the directories the daemon named; the daemon removes them. */

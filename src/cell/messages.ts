@@ -7,6 +7,8 @@ export interface ThreadTask {
   control: MessagePort;
   /** Facts that must be readable while the other side is busy or gone; its layout is `workers/javascript/shared.ts`. */
   shared: SharedArrayBuffer;
+  /** Shared by all threads of the cell; laid out there too. */
+  reaped: SharedArrayBuffer;
   mainPath: string;
   /** The program's JavaScript when it does not lie at `mainPath`: served under that path instead of read from there. */
   source?: MainSource;
@@ -21,6 +23,10 @@ export interface ThreadTask {
   descriptors: OutputDescriptors;
   /** False: standard input is at its end from the start. */
   stdin: boolean;
+  /** Standard output and standard error together; undefined: no limit. */
+  outputBytes: number | undefined;
+  /** Child processes at one time; undefined: no limit. */
+  maxChildren: number | undefined;
 }
 
 /** A program's code that is not read from its own path. */

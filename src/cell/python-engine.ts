@@ -1,11 +1,12 @@
 import type { Engine, Guest, GuestEvents, StartRequest } from './engine.ts';
+import type { GuestGroups } from './guest-groups.ts';
 import { PythonGuest } from './python-guest.ts';
 import { Zygote } from './python-zygote.ts';
 
 /** How often a zygote may be booted: this many times within {@link BOOT_PERIOD_MS}, then it waits. */
 const BOOT_INTENSITY = 5;
 const BOOT_PERIOD_MS = 1_000;
-/** Guests kept forked ahead at most: each is some 2.5 MB, and another one is forked in 2 ms. */
+/** Guests kept forked ahead at most: each holds memory, and another one is forked sooner than a client asks for it. */
 const MOST_WARM = 2;
 /** Guests asked of the zygote at one time, when many wait. */
 const MOST_ASKED = 8;
@@ -18,6 +19,11 @@ export interface PythonEngineOptions {
   python: string;
   /** Absolute path of `workers/zygote.py`. */
   zygotePath: string;
+  /**
+   * Holds limits of memory and processes. Without them memory is only sampled, and the number of processes is not held:
+   * RLIMIT_NPROC counts all processes of the user, and does not bind root.
+   */
+  groups?: GuestGroups | undefined;
 }
 
 /**
@@ -40,7 +46,7 @@ export class PythonEngine implements Engine {
   }
 
   start(request: StartRequest, events: GuestEvents): Guest {
-    const guest = new PythonGuest(request, events, () => this.#guests.delete(guest));
+    const guest = new PythonGuest(request, events, this.#options.groups, () => this.#guests.delete(guest));
     this.#guests.add(guest);
     if (this.#closed) {
       guest.fail('the Python engine is closed');

@@ -1,9 +1,12 @@
-import { closeSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
-import type { Guest, GuestEvents, GuestExit, StartRequest } from './engine.ts';
+import { childrenOf, isAlive, treeOf } from '../processes.ts';
+import type { Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
+import type { GuestGroup, GuestGroups } from './guest-groups.ts';
+import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 
 /** How long a guest may take from its request to its first word. It needs a millisecond, or something stopped it. */
@@ -18,20 +21,25 @@ const PIPE_BYTES = 65_536;
 const PIPE_READS = 64;
 /** Exit code of a guest that never ran. */
 const START_FAILED_CODE = 1;
+/** How long a stream that is only dropped is left alone between two looks. It takes 64 MB/s then, and little CPU time. */
+const DROP_PAUSE_MS = 1;
+/** How often a tree that is to stop is looked at until all of it has, in ms, and for how long: some may be in a wait. */
+const STOP_LOOK_MS = 1;
+const STOP_LIMIT_MS = 1_000;
+/** Looks in a row that find nothing running. One may miss a child while others come and go. */
+const QUIET_LOOKS = 3;
+/** Signals that are to end a program: one that is stopped has to go on for that (as systemd.kill(5)). */
+const ENDING_SIGNALS = new Set<NodeJS.Signals>(['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT']);
+
+/** What all guests' output passes through: it is written to the files before anything else is read. */
+const outputBuffer = Buffer.alloc(PIPE_BYTES);
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
 /** Names that share a number: the usual one. */
 for (const name of ['SIGABRT', 'SIGIO', 'SIGCHLD'] as const) SIGNAL_NAMES.set(constants.signals[name], name);
 
-/** How a Python guest ended, with what it and every process below it used. */
-export interface PythonGuestExit extends GuestExit {
-  usage?: { userSeconds: number; systemSeconds: number; maxRssKb: number };
-}
-
-type Report =
-  | { started: number; shepherd: number }
-  | { failed: string }
-  | { exited: number; user: number; system: number; maxrss: number };
+type ExitReport = { exited: number } & Reaped;
+type Report = { started: number; shepherd: number; rss: number } | { failed: string } | ExitReport;
 
 interface Pump {
   socket: Socket;
@@ -45,34 +53,44 @@ interface Pump {
 export class PythonGuest implements Guest {
   readonly #request: StartRequest;
   readonly #events: GuestEvents;
+  readonly #groups: GuestGroups | undefined;
   readonly #onEnded: () => void;
   readonly #ended = Promise.withResolvers<void>();
   /** Resolved when input can be written, with undefined when it never can. */
   readonly #input = Promise.withResolvers<Socket | undefined>();
   readonly #outputFds: number[] = [];
   #writer: OutputWriter | undefined;
+  #group: GuestGroup | undefined;
+  #usage = new PythonUsage(undefined);
+  #droppedBytes = 0;
   #zygote: Zygote | undefined;
   #setNumber = 0;
   #sockets: { output: Pump; error: Pump; report: Socket; request?: Socket; input?: Socket } | undefined;
   #startTimer: NodeJS.Timeout | undefined;
+  #stopTimer: NodeJS.Timeout | undefined;
   #reported = '';
   /** The guest's process, from its report to the report of its end. Nothing is signalled without it. */
   #pid: number | undefined;
   #shepherdPid: number | undefined;
+  /** Resident set of its process before it ran anything, in KiB. */
+  #startKb = 0;
   #started = false;
   #over = false;
   /** Signals asked for before there was a process. */
-  #pendingSignals: NodeJS.Signals[] = [];
+  #pendingSignals: [name: NodeJS.Signals, tree: boolean][] = [];
   #killed = false;
   #failure: string | undefined;
+  /** The newest report of the end; true once the shepherd is gone, who is the last to have said something. */
+  #exitReport: ExitReport | undefined;
   #swept = false;
   #shepherdGone = false;
   #outputError: string | undefined;
   readonly #brokenStreams = new Set<OutputStream>();
 
-  constructor(request: StartRequest, events: GuestEvents, onEnded: () => void) {
+  constructor(request: StartRequest, events: GuestEvents, groups: GuestGroups | undefined, onEnded: () => void) {
     this.#request = request;
     this.#events = events;
+    this.#groups = groups;
     this.#onEnded = onEnded;
   }
 
@@ -86,16 +104,23 @@ export class PythonGuest implements Guest {
     return this.#ended.promise;
   }
 
-  /** Puts on disk what the guest needs there. False when that failed, which ends the guest. */
+  /** Puts on disk what the guest needs there, and makes its group. False when that failed, which ends the guest. */
   prepare(): boolean {
+    const { executionKey, limits } = this.#request;
     try {
       const open = (name: string) => {
         const fd = openSync(join(this.#request.outputDir, name), 'a');
         this.#outputFds.push(fd);
         return fd;
       };
-      this.#writer = new OutputWriter({ stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') });
+      const fds = { stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') };
+      const onDropped = (count: number) => this.#onDropped(count);
+      const limit = limits.outputBytes === undefined ? undefined : { bytes: limits.outputBytes, onDropped };
+      this.#writer = new OutputWriter(fds, limit);
       if (this.#request.writeMain) writeFileSync(this.#request.mainPath, this.#request.code);
+      this.#group = this.#groups?.create(executionKey, limits);
+      this.#group?.onOutOfMemory(() => this.kill());
+      this.#usage = new PythonUsage(this.#group);
       return true;
     } catch (error) {
       this.fail((error as Error).message);
@@ -130,10 +155,21 @@ export class PythonGuest implements Guest {
     this.#sendRequest(pipes.request);
   }
 
-  signal(name: NodeJS.Signals): void {
+  signal(name: NodeJS.Signals, tree = false): void {
     if (name === 'SIGKILL') this.kill();
-    else if (this.#pid !== undefined) sendSignal(this.#pid, name);
-    else if (!this.#over) this.#pendingSignals.push(name);
+    else if (this.#pid !== undefined) this.#deliver(this.#pid, name, tree || this.#request.signalTree);
+    else if (!this.#over) this.#pendingSignals.push([name, tree]);
+  }
+
+  notify(name: NodeJS.Signals): boolean {
+    if (this.#pid === undefined || !catches(this.#pid, name)) return false;
+    sendSignal(this.#pid, name);
+    return true;
+  }
+
+  async usage(): Promise<GuestUsage> {
+    if (this.#pid !== undefined && this.#shepherdPid !== undefined) this.#usage.sample(this.#pid, this.#shepherdPid);
+    return this.#usageNow();
   }
 
   kill(): void {
@@ -188,7 +224,19 @@ export class PythonGuest implements Guest {
   #sendRequest(fd: number): void {
     const code = Buffer.from(this.#request.code);
     const { env, args, cwd, mainPath, tmpDir, stdin } = this.#request;
-    const header = Buffer.from(JSON.stringify({ env, args, cwd, mainPath, tmpDir, stdin, codeBytes: code.length }));
+    const header = Buffer.from(
+      JSON.stringify({
+        env,
+        args,
+        cwd,
+        mainPath,
+        tmpDir,
+        stdin,
+        groups: this.#group?.joinPaths ?? [],
+        openFiles: this.#request.limits.openFiles,
+        codeBytes: code.length,
+      }),
+    );
     const length = Buffer.alloc(4);
     length.writeUInt32BE(header.length);
     const head = Buffer.concat([length, header]);
@@ -209,10 +257,55 @@ export class PythonGuest implements Guest {
     socket.end(code.subarray(Math.max(0, sent - head.length)));
   }
 
+  #deliver(pid: number, name: NodeJS.Signals, tree: boolean): void {
+    const ends = ENDING_SIGNALS.has(name);
+    if (ends || name === 'SIGCONT') clearTimeout(this.#stopTimer);
+    if (name === 'SIGSTOP' && tree) {
+      this.#stopTree(pid, performance.now() + STOP_LIMIT_MS);
+      return;
+    }
+    for (const member of this.#members(pid, tree)) {
+      sendSignal(member, name);
+      // Only one that is stopped needs it to hear: a program may listen for it.
+      if (ends && statusOf(member, 'State') === 'T') sendSignal(member, 'SIGCONT');
+    }
+  }
+
+  /** One that is about to fork when it is told to stop, forks first: its child is found later. */
+  #stopTree(pid: number, endMs: number, quietLooks = 0): void {
+    if (this.#pid !== pid || performance.now() > endMs) return;
+    const running = [...this.#members(pid, true)].filter(isRunning);
+    for (const member of running) sendSignal(member, 'SIGSTOP');
+    const quiet = running.length === 0 ? quietLooks + 1 : 0;
+    if (quiet === QUIET_LOOKS) return;
+    clearTimeout(this.#stopTimer);
+    this.#stopTimer = setTimeout(() => this.#stopTree(pid, endMs, quiet), STOP_LOOK_MS);
+  }
+
+  #members(pid: number, tree: boolean): Set<number> {
+    if (!tree || this.#shepherdPid === undefined) return new Set([pid]);
+    return treeOf([pid, ...childrenOf(this.#shepherdPid)]);
+  }
+
   #pump(stream: OutputStream, fd: number): Pump {
-    const socket = readable(fd);
-    socket.on('data', (chunk: unknown) => this.#writeOutput(stream, chunk as Buffer));
+    const callback = (count: number, buffer: Uint8Array) => {
+      this.#writeOutput(stream, buffer.subarray(0, count));
+      if (this.#droppedBytes === 0) return true;
+      setTimeout(() => socket.resume(), DROP_PAUSE_MS);
+      return false;
+    };
+    const socket = readable(fd, { buffer: outputBuffer, callback });
     return { socket, fd };
+  }
+
+  #onDropped(count: number): void {
+    const isFirst = this.#droppedBytes === 0;
+    this.#droppedBytes += count;
+    if (isFirst) this.#events.outputExceeded();
+  }
+
+  #usageNow(): GuestUsage {
+    return { ...this.#usage.last, droppedBytes: this.#droppedBytes };
   }
 
   /** After a failure the rest of that stream is dropped: what is in the file stays without a gap, the guest goes on. */
@@ -229,37 +322,59 @@ export class PythonGuest implements Guest {
   #onReportText(text: string): void {
     const lines = (this.#reported + text).split('\n');
     this.#reported = lines.pop() ?? '';
-    for (const line of lines) this.#onReport(JSON.parse(line));
+    for (const line of lines) {
+      const report = parseReport(line);
+      if (report !== undefined) this.#onReport(report);
+    }
   }
 
   #onReport(report: Report): void {
     if ('started' in report) {
+      this.#startKb = report.rss;
       this.#onStarted(report.started, report.shepherd);
     } else if ('failed' in report) {
       this.#failure ??= report.failed;
     } else {
-      const usage = { userSeconds: report.user, systemSeconds: report.system, maxRssKb: report.maxrss };
-      this.#pid = undefined;
-      if (!this.#started && this.#failure !== undefined) this.fail(this.#failure);
-      else this.#finish({ ...decodeWaitStatus(report.exited), usage });
+      this.#exitReport = report;
+      setTimeout(() => this.#lookForShepherd(), DRAIN_LIMIT_MS).unref();
     }
   }
 
+  /** Somebody may have got hold of the report pipe, and keep its end from being seen; the shepherd itself is gone or not. */
+  #lookForShepherd(): void {
+    if (this.#over || this.#shepherdGone) return;
+    if (this.#shepherdPid === undefined || !isAlive(this.#shepherdPid)) this.#sockets?.report.destroy();
+    else setTimeout(() => this.#lookForShepherd(), DRAIN_LIMIT_MS).unref();
+  }
+
+  #onExitReport(report: ExitReport): void {
+    this.#pid = undefined;
+    this.#usage.finish(report, this.#startKb);
+    if (!this.#started && this.#failure !== undefined) this.fail(this.#failure);
+    else this.#finish(decodeWaitStatus(report.exited));
+  }
+
+  /** Before any guest code, so that a guest which got hold of the pipe comes too late with what it says it is. */
   #onStarted(pid: number, shepherdPid: number): void {
+    if (this.#started) return;
     clearTimeout(this.#startTimer);
     this.#pid = pid;
     this.#shepherdPid = shepherdPid;
     this.#started = true;
-    for (const name of this.#pendingSignals) sendSignal(pid, name);
+    for (const [name, tree] of this.#pendingSignals) this.signal(name, tree);
     if (this.#killed) this.kill();
     this.#events.started({ pid });
   }
 
-  /** Nobody holds the report pipe. Without a report of the end that is a shepherd, or a zygote, that was killed. */
+  /** Nobody holds the report pipe, so that what was said last is the shepherd's own. Without a report of the end that is a shepherd, or a zygote, that was killed. */
   #onShepherdGone(): void {
     if (this.#over) return;
     this.#shepherdGone = true;
     this.#shepherdPid = undefined;
+    if (this.#exitReport !== undefined) {
+      this.#onExitReport(this.#exitReport);
+      return;
+    }
     // Wait for the zygote to reap what came to it.
     if (this.#swept || this.#zygote?.exited || this.#failure !== undefined) this.#finishLost();
     else setTimeout(() => this.#finishLost(), SWEEP_LIMIT_MS);
@@ -273,16 +388,24 @@ export class PythonGuest implements Guest {
     else this.fail(this.#failure ?? 'its process was killed before it started');
   }
 
-  #finish(exit: PythonGuestExit): void {
+  #finish(exit: GuestExit): void {
     if (this.#over) return;
     this.#over = true;
+    const limited = this.#group?.isOutOfMemory
+      ? { ...exit, cause: 'memory_limit' as const, message: 'the kernel killed it at its memory limit' }
+      : exit;
+    void this.#group?.remove();
     clearTimeout(this.#startTimer);
     this.#input.resolve(undefined);
     void this.#drain().then(() => {
       for (const fd of this.#outputFds) closeSync(fd);
       this.#onEnded();
-      const message = exit.message ?? this.#outputError;
-      this.#events.exited(message === undefined ? exit : { ...exit, message });
+      const message = limited.message ?? this.#outputError;
+      this.#events.exited({
+        ...limited,
+        ...(message !== undefined && { message }),
+        ...(this.#started && { usage: this.#usageNow() }),
+      });
       this.#ended.resolve();
     });
   }
@@ -324,10 +447,24 @@ export class PythonGuest implements Guest {
   }
 }
 
-function readable(fd: number): Socket {
-  const socket = new Socket({ fd, readable: true, writable: false });
+function readable(fd: number, onread?: OnReadOpts): Socket {
+  const socket = new Socket({ fd, readable: true, writable: false, ...(onread !== undefined && { onread }) });
   socket.on('error', () => {}); // its close tells all there is to tell
   return socket;
+}
+
+/** Undefined for what the shepherd would not have said: a guest of the same user can reach the pipe. */
+function parseReport(line: string): Report | undefined {
+  try {
+    const report: unknown = JSON.parse(line);
+    if (typeof report !== 'object' || report === null) return undefined;
+    const { failed, ...figures } = report as Record<string, unknown>;
+    const known = 'started' in figures ? ['started', 'shepherd', 'rss'] : ['exited', 'user', 'system', 'maxrss'];
+    const isWhole = known.every((name) => Number.isFinite(figures[name]));
+    return typeof failed === 'string' || isWhole ? (report as Report) : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function writable(fd: number): Socket {
@@ -341,6 +478,26 @@ function sendSignal(pid: number, name: NodeJS.Signals): void {
     process.kill(pid, name);
   } catch {
     // gone, or it took another user's rights
+  }
+}
+
+/** Whether a process has a handler for a signal. */
+function catches(pid: number, name: NodeJS.Signals): boolean {
+  const caught = BigInt(`0x${statusOf(pid, 'SigCgt') ?? '0'}`);
+  return ((caught >> BigInt(constants.signals[name] - 1)) & 1n) === 1n;
+}
+
+/** False for one that is stopped, or has ended. */
+function isRunning(pid: number): boolean {
+  return !/^[TtZX]/.test(statusOf(pid, 'State') ?? 'X');
+}
+
+/** One figure of proc_pid_status(5); undefined for a process that is gone. */
+function statusOf(pid: number, figure: string): string | undefined {
+  try {
+    return new RegExp(`^${figure}:\\s*(\\S+)`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
+  } catch {
+    return undefined;
   }
 }
 

@@ -140,6 +140,8 @@ export class Zygote {
   /** Ends the process once its shepherds are gone, by force after a limit; resolves when it is gone. */
   async close(): Promise<void> {
     if (!this.#ready) this.kill();
+    // A guest may have stopped it; it would not hear that it is to leave.
+    if (!this.#exited) this.#child.kill('SIGCONT');
     this.#control?.destroy();
     const timer = setTimeout(() => this.kill(), CLOSE_LIMIT_MS);
     await this.#exit.promise;

@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { UnreachableError } from '../client/index.ts';
 import { ElideError } from '../errors.ts';
 import { VERSION } from '../version.ts';
+import { addDoctor } from './commands/doctor.ts';
 import { addHealth } from './commands/health.ts';
 import { addInspect } from './commands/inspect.ts';
 import { addLanguages } from './commands/languages.ts';
@@ -10,6 +11,7 @@ import { addPs } from './commands/ps.ts';
 import { addRun } from './commands/run.ts';
 import { addSession } from './commands/session.ts';
 import { addSignal } from './commands/signal.ts';
+import { addStats } from './commands/stats.ts';
 import { addStop } from './commands/stop.ts';
 import { addWait } from './commands/wait.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
@@ -72,9 +74,11 @@ function programOf(finish: Finish): Command {
     addSignal,
     addStop,
     addInspect,
+    addStats,
     addSession,
     addLanguages,
     addHealth,
+    addDoctor,
   ]) {
     add(program, finish);
   }

@@ -11,8 +11,21 @@ const UNITS: Record<string, number> = {
   m: 60_000,
   h: 3_600_000,
 };
-/** In MiB. */
-const SIZES: Record<string, number> = { '': 1, m: 1, mib: 1, g: 1024, gib: 1024, mb: 1e6 / 2 ** 20, gb: 1e9 / 2 ** 20 };
+const MIB = 2 ** 20;
+/** In bytes; a number without a unit is in MiB. */
+const SIZES: Record<string, number> = {
+  '': MIB,
+  b: 1,
+  k: 1024,
+  kib: 1024,
+  kb: 1e3,
+  m: MIB,
+  mib: MIB,
+  mb: 1e6,
+  g: 2 ** 30,
+  gib: 2 ** 30,
+  gb: 1e9,
+};
 
 /** A duration as Go writes it (`1500ms`, `5s`, `1m30s`), in whole ms. */
 export function parseDuration(text: string): number {
@@ -26,12 +39,17 @@ export function parseDuration(text: string): number {
   );
 }
 
-/** A size in MiB, or with a unit (`64MiB`, `1GiB`), in whole MiB. */
+/** A size in MiB, or with a unit (`64MiB`, `1GB`), in whole MiB. */
 export function parseSize(text: string): number {
+  return Math.floor(parseBytes(text) / MIB);
+}
+
+/** A size in MiB, or with a unit (`100kB`, `64MiB`), in whole bytes. */
+export function parseBytes(text: string): number {
   const [, count, unit = ''] = /^(\d+(?:\.\d+)?)([a-z]*)$/i.exec(text) ?? [];
   const factor = SIZES[unit.toLowerCase()];
   if (count === undefined || factor === undefined)
-    throw new InvalidArgumentError('A size is for example 128 (MiB) or 1GiB.');
+    throw new InvalidArgumentError('A size is for example 128 (MiB), 100kB or 1GiB.');
   return Math.floor(Number(count) * factor);
 }
 
@@ -53,6 +71,14 @@ export function collectEnv(text: string, env: Record<string, string> = {}): Reco
 /** Adds one more word to a list collected so far. */
 export function collect(text: string, list: string[] = []): string[] {
   return [...list, text];
+}
+
+/** A size for people: `512 B`, `3.4 MiB`. */
+export function formatBytes(bytes: number): string {
+  const units = ['KiB', 'MiB', 'GiB', 'TiB'];
+  if (bytes < 1024) return `${bytes} B`;
+  const power = Math.min(units.length, Math.floor(Math.log2(bytes) / 10));
+  return `${(bytes / 1024 ** power).toFixed(1)} ${units[power - 1]}`;
 }
 
 /** A duration for people: `850ms`, `3.2s`, `4m05s`, `2h03m`. */

@@ -32,8 +32,10 @@ const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptio
   [status.ALREADY_EXISTS]: AlreadyExistsError,
   [status.INVALID_ARGUMENT]: InvalidArgumentError,
   [status.FAILED_PRECONDITION]: FailedPreconditionError,
-  [status.RESOURCE_EXHAUSTED]: ResourceExhaustedError,
 };
+
+/** When to try again where nobody says. */
+const RETRY_AFTER_MS = 1_000;
 
 /** What gRPC itself says, in contrast to a daemon that is stopping. */
 const NO_CONNECTION = /^No connection established|^Connection dropped|^Name resolution failed|^read E|^write E/;
@@ -47,6 +49,10 @@ export function errorOf(error: unknown, address: string): unknown {
     if (!NO_CONNECTION.test(details)) return new UnavailableError(details, options);
     const why = /Last error: (?:Error: )?(.*?)(?:\. Resolution note: .*)?$/s.exec(details)?.[1] ?? details;
     return new UnreachableError(`no daemon answers on ${address} (${why})`, options);
+  }
+  if (code === status.RESOURCE_EXHAUSTED) {
+    const retryAfterMs = Number(error.metadata?.get('grpc-retry-pushback-ms')[0] ?? RETRY_AFTER_MS);
+    return new ResourceExhaustedError(details, { cause: error, retryAfterMs });
   }
   const known = CLASSES[code];
   return known === undefined ? new ClientError(details, code, options) : new known(details, options);

@@ -7,15 +7,23 @@ import {
   Metadata,
   type ServiceError,
 } from '@grpc/grpc-js';
-import type { ExecutionStatus, SessionSnapshot, StopOptions, StreamOptions } from '../daemon.ts';
+import type {
+  ExecutionStatus,
+  MetricsOptions,
+  SessionSnapshot,
+  SignalOptions,
+  StopOptions,
+  StreamOptions,
+} from '../daemon.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 import type { Language } from '../supervisor/languages.ts';
+import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
+import { bigintOf, type ExecutionMetrics, metricsFrom } from '../wire/execution-configuration.ts';
 import { errorOf } from './client-error.ts';
 import {
-  bigintOf,
   chunkOf,
   type ExecutionSummary,
   eventOf,
@@ -146,14 +154,37 @@ export class DaemonClient {
     return (await this.#unary(this.#api.cancelExecution, request, options)).success;
   }
 
-  /** Delivers one signal by name; false when the execution has exited. */
+  /** Delivers one signal by name, with `signalTree` to the guest's child processes too; false when the execution has exited. */
   async signalExecution(
     sessionId: string,
     executionId: string,
     signal: string,
-    options?: CallOptions,
+    { signalTree = false, ...options }: CallOptions & SignalOptions = {},
   ): Promise<boolean> {
-    return (await this.#unary(this.#api.signalExecution, { sessionId, executionId, signal }, options)).success;
+    const request = { sessionId, executionId, signal, signalTree };
+    return (await this.#unary(this.#api.signalExecution, request, options)).success;
+  }
+
+  /** What an execution uses now, or used in all once it has exited. */
+  async getExecutionMetrics(sessionId: string, executionId: string, options?: CallOptions): Promise<ExecutionMetrics> {
+    return metricsFrom(await this.#unary(this.#api.getExecutionMetrics, { sessionId, executionId }, options));
+  }
+
+  /** The same at an interval: of one execution until its end, or of all that run, in a session or in all. */
+  async *watchExecutionMetrics({
+    sessionId = '',
+    executionId = '',
+    intervalMs = 0,
+    ...options
+  }: CallOptions & MetricsOptions = {}): AsyncGenerator<ExecutionMetrics[]> {
+    const request = { sessionId, executionId, intervalMs };
+    const rounds = this.#stream(this.#api.watchExecutionMetrics, request, options);
+    for await (const { executions } of rounds) yield executions.map(metricsFrom);
+  }
+
+  /** By which mechanism the node holds each limit, for each engine. */
+  async enforcement(options?: CallOptions): Promise<Enforcement[]> {
+    return (await this.#unary(this.#api.getEnforcement, {}, options)).limits;
   }
 
   /** Resolves when the execution has exited, or when `timeoutMs` passed: look at the state to see which. */

@@ -3,16 +3,12 @@ import type { ExecutionStatus, SessionSnapshot } from '../daemon.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
+import type { ExecutionDefaults } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
+import { configurationOf, optionsOf, resultUsageFrom, wordOf } from '../wire/execution-configuration.ts';
 
 /** An execution as lists and waits show it. */
 export type ExecutionSummary = Omit<ExecutionSnapshot, 'sequence'>;
-
-/** The word of an enum's value: `timed_out` for `TIMED_OUT`; undefined for none, and for one that this client is too old to know. */
-function wordOf<Word extends string>(words: Record<string, number>, value: number): Word | undefined {
-  const name = Object.keys(words).find((key) => words[key] === value);
-  return name === undefined || value === 0 ? undefined : (name.toLowerCase() as Word);
-}
 
 const stateOf = (state: Api.LifecycleState) => wordOf<LifecycleState>(Api.LifecycleState, state) ?? 'pending';
 const rungOf = (rung: Api.LadderRung) => wordOf<Rung>(Api.LadderRung, rung);
@@ -26,6 +22,7 @@ function resultOf(result: Api.ExecutionResult | undefined): ExecutionResult | un
     exitCode: result.exitCode,
     signal: result.signal || undefined,
     message: result.message || undefined,
+    usage: resultUsageFrom(result.metrics),
   };
 }
 
@@ -48,6 +45,7 @@ export function summaryOf(summary: Api.ExecutionSummary): ExecutionSummary {
     rung: rungOf(rung),
     result: resultOf(result),
     times: timesOf(times),
+    warnings: result?.warnings ?? [],
     pid,
   };
 }
@@ -62,6 +60,7 @@ export function statusOf(status: Api.GetExecutionStatusResponse): ExecutionStatu
     rung: rungOf(rung),
     result: resultOf(result),
     times: timesOf(times),
+    warnings: result?.warnings ?? [],
     sequence: Number(status.sequence),
     pid,
     stdoutBytes: Number(status.stdoutBytes),
@@ -77,6 +76,7 @@ export function eventOf(event: Api.ExecutionStatusEvent): StatusEvent {
     state: stateOf(state),
     rung: rungOf(rung),
     result: resultOf(result),
+    warning: event.warning || undefined,
   };
 }
 
@@ -101,6 +101,11 @@ export function sessionOf(session: Api.GetSessionResponse): SessionSnapshot {
       enabledIntrinsics: config?.enabledIntrinsics ?? [],
       memoryLimitMb: Number(config?.memoryLimitMb ?? 0n),
       enableAi: config?.enableAi ?? false,
+      executionDefaults: defined(config?.executionDefaults),
+      executionCeilings: defined(config?.executionCeilings),
+      maxRunning: config?.maxRunning ?? 0,
+      maxQueued: config?.maxQueued ?? 0,
+      weight: config?.weight ?? 0,
     },
     createdAtMs: Number(createdAt) * 1000,
     counts: {
@@ -112,7 +117,15 @@ export function sessionOf(session: Api.GetSessionResponse): SessionSnapshot {
   };
 }
 
+/** The options that are set. */
+function defined(config: Api.ExecutionConfiguration | undefined): ExecutionDefaults {
+  if (config === undefined) return {};
+  const options = optionsOf(config, 'config');
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+}
+
 export function sessionRequest(sessionId: string, config: SessionConfiguration): Api.CreateSessionRequest {
+  const { executionDefaults: defaults, executionCeilings: ceilings } = config;
   return {
     sessionId,
     config: {
@@ -121,12 +134,18 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
       enabledIntrinsics: config.enabledIntrinsics ?? [],
       memoryLimitMb: BigInt(config.memoryLimitMb ?? 0),
       enableAi: config.enableAi ?? false,
+      executionDefaults: defaults && configurationOf(defaults),
+      executionCeilings: ceilings && configurationOf(ceilings),
+      maxRunning: config.maxRunning ?? 0,
+      maxQueued: config.maxQueued ?? 0,
+      weight: config.weight ?? 0,
     },
   };
 }
 
 export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
   const { sessionId, executionId, code, language, env = {}, args = [] } = snippet;
+  const { workingDirectory, sourceFileName, stdin } = snippet;
   return {
     sessionId,
     executionId,
@@ -134,18 +153,6 @@ export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
     language,
     env,
     args,
-    config: {
-      memoryLimitMb: undefined,
-      enableAi: undefined,
-      timeoutSeconds: undefined,
-      enabledIntrinsics: [],
-      timeoutMs: bigintOf(snippet.timeoutMs),
-      graceMs: bigintOf(snippet.graceMs),
-      workingDirectory: snippet.workingDirectory,
-      sourceFileName: snippet.sourceFileName,
-      stdin: snippet.stdin,
-    },
+    config: { ...configurationOf(snippet), workingDirectory, sourceFileName, stdin },
   };
 }
-
-export const bigintOf = (value: number | undefined) => (value === undefined ? undefined : BigInt(value));

@@ -6,6 +6,7 @@ import {
   LifecycleState as ApiLifecycleState,
   type SessionConfiguration as ApiSessionConfiguration,
   type ExecuteSnippetRequest,
+  type ExecutionConfiguration,
   type ExecutionResult,
   ExecutionStatus,
   type ExecutionStatusEvent,
@@ -16,7 +17,9 @@ import {
   SessionStatus,
 } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ExecutionSnapshot, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
+import { type ExecutionLimits, LIMITS } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
+import { configurationOf, metricsOf, numberOf, optionsOf } from '../wire/execution-configuration.ts';
 
 const STATES = {
   pending: ApiLifecycleState.PENDING,
@@ -77,10 +80,13 @@ export function errorOf(result: Result | undefined): string {
 export const rungOf = (rung: Rung | undefined): LadderRung => (rung ? RUNGS[rung] : LadderRung.UNSPECIFIED);
 export const stateOf = (state: LifecycleState): ApiLifecycleState => STATES[state];
 
-export function resultOf(result: Result | undefined): ExecutionResult | undefined {
+export function resultOf(result: Result | undefined, of: ExecutionSnapshot): ExecutionResult | undefined {
   if (result === undefined) return undefined;
-  const { reason, rung, exitCode, signal = '', message = '' } = result;
-  return { reason: REASONS[reason], rung: rungOf(rung), exitCode, signal, message };
+  const { reason, rung, exitCode, signal = '', message = '', usage } = result;
+  const { sessionId, executionId, warnings, times } = of;
+  const atMs = times.exitedAtMs ?? 0;
+  const metrics = usage && metricsOf({ ...usage, sessionId, executionId, atMs, cpuPercent: 0, complete: true });
+  return { reason: REASONS[reason], rung: rungOf(rung), exitCode, signal, message, metrics, warnings };
 }
 
 export function timesOf(times: ExecutionSnapshot['times']): ExecutionTimes {
@@ -103,14 +109,15 @@ export function summaryOf(snapshot: ExecutionSnapshot): ExecutionSummary {
     status: statusOf(state, result),
     state: stateOf(state),
     rung: rungOf(rung),
-    result: resultOf(result),
+    result: resultOf(result, snapshot),
     times: timesOf(times),
     pid,
   };
 }
 
-export function eventOf(sessionId: string, executionId: string, event: StatusEvent): ExecutionStatusEvent {
-  const { state, rung, result, atMs, sequence } = event;
+export function eventOf(event: StatusEvent, of: ExecutionSnapshot): ExecutionStatusEvent {
+  const { state, rung, result, atMs, sequence, warning = '' } = event;
+  const { sessionId, executionId } = of;
   return {
     sessionId,
     executionId,
@@ -122,7 +129,8 @@ export function eventOf(sessionId: string, executionId: string, event: StatusEve
     sequence: BigInt(sequence),
     state: stateOf(state),
     rung: rungOf(rung),
-    result: resultOf(result),
+    result: resultOf(result, of),
+    warning,
   };
 }
 
@@ -131,7 +139,12 @@ export function sessionOf(snapshot: SessionSnapshot): GetSessionResponse {
   return {
     sessionId,
     status: state === 'pending' || state === 'running' ? SessionStatus.ACTIVE : SessionStatus.CLOSED,
-    config: { ...config, memoryLimitMb: BigInt(config.memoryLimitMb) },
+    config: {
+      ...config,
+      memoryLimitMb: BigInt(config.memoryLimitMb),
+      executionDefaults: configurationOf(config.executionDefaults),
+      executionCeilings: configurationOf(config.executionCeilings),
+    },
     createdAt: secondsOf(createdAtMs),
     state: stateOf(state),
     pendingExecutions: counts.pending,
@@ -145,16 +158,48 @@ export const secondsOf = (ms: number): bigint => BigInt(Math.trunc(ms / 1000));
 
 export function sessionConfigurationOf(config: ApiSessionConfiguration | undefined): SessionConfiguration {
   if (config === undefined) return {};
-  return { ...config, memoryLimitMb: numberOf(config.memoryLimitMb, 'config.memory_limit_mb') };
+  const { executionDefaults: defaults, executionCeilings: ceilings } = config;
+  if (defaults !== undefined) requireOptionsOnly(defaults, 'config.execution_defaults');
+  return {
+    ...config,
+    memoryLimitMb: numberOf(config.memoryLimitMb, 'config.memory_limit_mb'),
+    executionDefaults: defaults && optionsOf(defaults, 'config.execution_defaults'),
+    executionCeilings: ceilings && ceilingsOf(ceilings),
+  };
+}
+
+/** Ceilings are figures; anything else that was said there would be without effect, and so is refused. */
+function ceilingsOf(config: ExecutionConfiguration): ExecutionLimits {
+  const prefix = 'config.execution_ceilings';
+  requireOptionsOnly(config, prefix);
+  const limits: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(optionsOf(config, prefix))) {
+    if (value === undefined) continue;
+    if (!Object.hasOwn(LIMITS, name)) throw new InvalidArgumentError(`${prefix}.${name} is no limit`);
+    limits[name] = value;
+  }
+  return limits;
+}
+
+/** Throws when something is set that belongs to one execution. */
+function requireOptionsOnly(config: ExecutionConfiguration, prefix: string): void {
+  requireKnown(config, prefix);
+  const { workingDirectory, sourceFileName, stdin } = config;
+  for (const [field, value] of Object.entries({ workingDirectory, sourceFileName, stdin })) {
+    if (value !== undefined) throw new InvalidArgumentError(`${prefix}.${field} belongs to an execution`);
+  }
+}
+
+function requireKnown({ enableAi, enabledIntrinsics }: ExecutionConfiguration, prefix: string): void {
+  if (enableAi !== true && enabledIntrinsics.length === 0) return;
+  throw new InvalidArgumentError(
+    `${prefix}: enable_ai and enabled_intrinsics belong to the session; an execution has no own ones yet`,
+  );
 }
 
 export function snippetOf(request: ExecuteSnippetRequest): Snippet {
   const { sessionId, executionId, code, language, env, args, config } = request;
-  if (config?.memoryLimitMb !== undefined || config?.enableAi === true || config?.enabledIntrinsics.length) {
-    throw new InvalidArgumentError(
-      'config: memory_limit_mb, enable_ai and enabled_intrinsics belong to the session; an execution has no own ones yet',
-    );
-  }
+  if (config !== undefined) requireKnown(config, 'config');
   return {
     sessionId,
     executionId,
@@ -162,23 +207,9 @@ export function snippetOf(request: ExecuteSnippetRequest): Snippet {
     language,
     env,
     args,
-    timeoutMs: millisecondsOf(config?.timeoutMs, config?.timeoutSeconds, 'config.timeout'),
-    graceMs: millisecondsOf(config?.graceMs, undefined, 'config.grace_ms'),
+    ...(config && optionsOf(config, 'config')),
     workingDirectory: config?.workingDirectory,
     sourceFileName: config?.sourceFileName,
     stdin: config?.stdin,
   };
-}
-
-/** A duration that may be given in ms or in whole seconds; ms win. */
-export function millisecondsOf(ms: bigint | undefined, seconds: number | undefined, field: string): number | undefined {
-  if (ms !== undefined) return numberOf(ms, field);
-  return seconds === undefined ? undefined : seconds * 1000;
-}
-
-/** A 64-bit integer that is small enough to count with. */
-export function numberOf(value: bigint, field: string): number {
-  const number = Number(value);
-  if (!Number.isSafeInteger(number)) throw new InvalidArgumentError(`${field} is ${value}: out of range`);
-  return number;
 }

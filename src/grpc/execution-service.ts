@@ -3,13 +3,12 @@ import { InvalidArgumentError } from '../errors.ts';
 import type { ExecutionApiServer } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import { textOf } from '../output/utf8.ts';
-import { checkDuration } from '../supervisor/requests.ts';
+import { checkDuration } from '../supervisor/limits.ts';
 import { VERSION } from '../version.ts';
+import { metricsOf, millisecondsOf, numberOf } from '../wire/execution-configuration.ts';
 import {
   errorOf,
   eventOf,
-  millisecondsOf,
-  numberOf,
   resultOf,
   rungOf,
   secondsOf,
@@ -67,7 +66,7 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
         timedOut: result?.reason === 'timed_out',
         state: stateOf(state),
         rung: rungOf(rung),
-        result: resultOf(result),
+        result: resultOf(result, found),
         times: timesOf(times),
         sequence: BigInt(sequence),
         language,
@@ -96,7 +95,7 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
     ) {
       const options = { fromSequence: numberOf(fromSequence, 'from_sequence'), signal };
       for await (const event of daemon.watchExecution(sessionId, executionId, options)) {
-        yield eventOf(sessionId, executionId, event);
+        yield eventOf(event, await daemon.getExecution(sessionId, executionId));
       }
     }),
 
@@ -115,8 +114,8 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       }
     }),
 
-    signalExecution: unary(async ({ sessionId, executionId, signal }: Api.SignalExecutionRequest) => ({
-      success: await daemon.signalExecution(sessionId, executionId, signal),
+    signalExecution: unary(async ({ sessionId, executionId, signal, signalTree }: Api.SignalExecutionRequest) => ({
+      success: await daemon.signalExecution(sessionId, executionId, signal, { signalTree }),
     })),
 
     waitExecution: unary(async ({ sessionId, executionId, timeoutMs }: Api.WaitExecutionRequest, cancelled) => {
@@ -131,6 +130,21 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       await daemon.writeInput(sessionId, executionId, data, end);
       return {};
     }),
+
+    getExecutionMetrics: unary(async ({ sessionId, executionId }: Api.GetExecutionMetricsRequest) =>
+      metricsOf(await daemon.getExecutionMetrics(sessionId, executionId)),
+    ),
+
+    watchExecutionMetrics: stream(async function* (
+      { sessionId, executionId, intervalMs }: Api.WatchExecutionMetricsRequest,
+      signal,
+    ) {
+      const options = { sessionId: sessionId || undefined, executionId: executionId || undefined, signal };
+      const rounds = daemon.watchExecutionMetrics({ ...options, intervalMs: intervalMs || undefined });
+      for await (const round of rounds) yield { executions: round.map(metricsOf) };
+    }),
+
+    getEnforcement: unary(async () => ({ limits: daemon.enforcement() })),
 
     listSessions: unary(async () => ({ sessions: (await daemon.listSessions()).map(sessionOf) })),
 

@@ -1,10 +1,11 @@
 import { once } from 'node:events';
-import type {
-  handleServerStreamingCall,
-  handleUnaryCall,
-  ServerWritableStream,
-  status,
-  UntypedServiceImplementation,
+import {
+  type handleServerStreamingCall,
+  type handleUnaryCall,
+  Metadata,
+  type ServerWritableStream,
+  type status,
+  type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { InvalidArgumentError } from '../errors.ts';
@@ -70,10 +71,13 @@ export class Handlers {
     };
   }
 
-  #status(error: unknown): { code: status; details: string } {
-    const { code, details, incidentId } = statusOf(error);
+  #status(error: unknown): { code: status; details: string; metadata?: Metadata } {
+    const { code, details, incidentId, retryAfterMs } = statusOf(error);
     if (incidentId !== undefined) this.#log.error({ err: error, incidentId }, 'internal error');
-    return { code, details };
+    if (retryAfterMs === undefined) return { code, details };
+    const metadata = new Metadata();
+    metadata.set('grpc-retry-pushback-ms', String(retryAfterMs));
+    return { code, details, metadata };
   }
 }
 

@@ -1,11 +1,13 @@
 import { status } from '@grpc/grpc-js';
 import { nanoid } from 'nanoid';
-import { ElideError } from '../errors.ts';
+import { ElideError, ResourceExhaustedError } from '../errors.ts';
 
 /** A gRPC status, as a handler answers it. */
 export interface GrpcStatus {
   code: status;
   details: string;
+  /** When it is worth trying again, in ms: what gRPC's own retries obey (gRFC A6, server pushback). */
+  retryAfterMs?: number;
   /** Set for what is our fault: the caller sees this, the log has the cause. */
   incidentId?: string;
 }
@@ -14,7 +16,8 @@ export interface GrpcStatus {
 export function statusOf(error: unknown): GrpcStatus {
   if (error instanceof ElideError) {
     const code = CODES[error.code];
-    if (code !== undefined) return { code, details: error.message };
+    const hint = error instanceof ResourceExhaustedError ? { retryAfterMs: error.retryAfterMs } : {};
+    if (code !== undefined) return { code, details: error.message, ...hint };
   }
   const incidentId = nanoid(10);
   return { code: status.INTERNAL, details: `internal error (incident ${incidentId} in the daemon's log)`, incidentId };

@@ -3,20 +3,35 @@ import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { nanoid } from 'nanoid';
-import type { GuestExit } from '../../machines/execution.ts';
-import { FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
+import type { GuestExit, Usage } from '../../machines/execution.ts';
+import { type Usage as CellUsage, FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN } from '../package-root.ts';
 import { isAlive, killGroupUntilGone, killSessionUntilGone, killTrees, untilGone } from '../processes.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import type { CellGroups, ControlGroups } from './control-groups.ts';
 
 /**
  * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
  * `for(;;)new Array(1000).fill(1.5)` in a thread cannot be terminated; `node:ffi` would give every guest native code.
+ * A report on a fatal error names the thread whose heap made V8 abort the process.
  */
 export const CELL_FLAGS = [
   '--no-turboshaft-loop-unrolling',
+  // Without these, a report would name the environment, and look up names of the network.
+  '--report-on-fatalerror',
+  '--report-exclude-env',
+  '--report-exclude-network',
+  '--report-compact',
   ...(process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : []),
 ];
+
+/** How long a cell may take to say what its guests use, in ms. */
+const MEASURE_LIMIT_MS = 500;
+
+/** What an engine knows of an end, in the words of the cell's protocol. */
+const CAUSES = new Map(
+  (['heap_limit', 'memory_limit', 'start_failed'] as const).map((cause) => [cause as string, cause]),
+);
 
 /** V8's words, on stderr, before it aborts a process whose heap is exhausted. */
 const HEAP_EXHAUSTED = /heap out of memory|Reached heap limit|invalid table size|Committing semi space failed/;
@@ -25,22 +40,35 @@ const LOG_TAIL_CHARS = 400;
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
   started(info: { pid: number; atMs: number }): void;
+  /** It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. */
+  limitReached(limit: GuestLimit, message: string): void;
   exited(exit: GuestExit, atMs: number): void;
-  /** The cell is gone, and the guest, processes included, with it. */
-  lost(reason: 'cell_lost' | 'memory_exceeded', message: string): void;
+  /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
+  lost(reason: 'cell_lost' | 'memory_exceeded', message: string, usage: Usage | undefined): void;
 }
+
+/** Limits that a cell watches. */
+export type GuestLimit = 'cpu' | 'memory' | 'memory_soft' | 'output';
 
 /** What the cell's own supervisor hears. */
 export interface CellObserver {
   spawned(pid: number): void;
   ready(): void;
+  /** It should get no more guests. */
+  worn(): void;
   /** The process is gone; called once. */
   exited(message: string): void;
 }
 
+type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion'>;
+
 interface RemoteGuest {
   observer: GuestObserver;
   pid: number;
+  /** Node's id of a guest that is a thread; 0 otherwise. */
+  thread: number;
+  /** What it used when the cell was asked last. */
+  usage: Usage | undefined;
   /** One for each input that the guest has not taken yet, oldest first. */
   inputs: (() => void)[];
 }
@@ -49,12 +77,17 @@ interface RemoteGuest {
 export class CellProcess {
   readonly #guests = new Map<string, RemoteGuest>();
   readonly #observer: CellObserver;
-  readonly #files: { socket: string; token: string; log: string };
-  readonly #hello: Omit<Hello, 'token' | 'protocolVersion'>;
+  readonly #files: { socket: string; token: string; log: string; report: string };
+  readonly #hello: HelloOptions;
+  readonly #cellKey: string;
+  readonly #controlGroups: ControlGroups;
+  #groups: CellGroups = { version: 0, cgroups: {} };
   readonly #token = nanoid(32);
   #child: ChildProcess | undefined;
   #connection: FramedSocket<FromCell, ToCell> | undefined;
   #ready = false;
+  #measuring: Promise<Map<string, Usage>> | undefined;
+  #measured = () => {};
   /** Processes that were killed with the cell. */
   #killed = new Set<number>();
   #gone = false;
@@ -63,12 +96,15 @@ export class CellProcess {
   constructor(options: {
     cellKey: string;
     directory: string;
-    hello: Omit<Hello, 'token' | 'protocolVersion'>;
+    hello: HelloOptions;
+    controlGroups: ControlGroups;
     observer: CellObserver;
   }) {
     const base = join(options.directory, options.cellKey);
-    this.#files = { socket: `${base}.sock`, token: `${base}.token`, log: `${base}.log` };
+    this.#files = { socket: `${base}.sock`, token: `${base}.token`, log: `${base}.log`, report: `${base}.report` };
     this.#hello = options.hello;
+    this.#cellKey = options.cellKey;
+    this.#controlGroups = options.controlGroups;
     this.#observer = options.observer;
     // A throw here would reach the machine as an error; a cell that cannot start is a cell that exited.
     try {
@@ -86,18 +122,46 @@ export class CellProcess {
   /** Runs a guest; its end reaches the observer, whatever happens to the cell. The cell must be ready. */
   start(request: Start, observer: GuestObserver): void {
     if (this.#gone) {
-      observer.lost('cell_lost', 'the cell was gone before the guest started');
+      observer.lost('cell_lost', 'the cell was gone before the guest started', undefined);
       return;
     }
-    this.#guests.set(request.executionKey, { observer, pid: 0, inputs: [] });
+    this.#wake();
+    this.#guests.set(request.executionKey, { observer, pid: 0, thread: 0, usage: undefined, inputs: [] });
     this.#send({ $case: 'start', value: request });
   }
 
-  signal(executionKey: string, signal: string): void {
-    this.#send({ $case: 'signal', value: { executionKey, signal } });
+  signal(executionKey: string, signal: string, tree: boolean): void {
+    this.#send({ $case: 'signal', value: { executionKey, signal, tree } });
+  }
+
+  /**
+   * What every guest uses now, by execution key. Callers at one time share one answer. Resolves with what was seen last
+   * when the cell does not answer within {@link MEASURE_LIMIT_MS}, or is gone.
+   */
+  measure(): Promise<Map<string, Usage>> {
+    this.#measuring ??= this.#measure().finally(() => {
+      this.#measuring = undefined;
+    });
+    return this.#measuring;
+  }
+
+  async #measure(): Promise<Map<string, Usage>> {
+    if (this.#ready && !this.#gone) {
+      const answered = Promise.withResolvers<void>();
+      this.#measured = answered.resolve;
+      this.#send({ $case: 'measure', value: { request: 0 } });
+      const timer = setTimeout(answered.resolve, MEASURE_LIMIT_MS);
+      await answered.promise;
+      clearTimeout(timer);
+    }
+    const seen = [...this.#guests].flatMap(([executionKey, { usage }]) =>
+      usage ? [[executionKey, usage] as const] : [],
+    );
+    return new Map(seen);
   }
 
   killGuest(executionKey: string): void {
+    this.#wake();
     this.#send({ $case: 'kill', value: { executionKey } });
   }
 
@@ -132,7 +196,8 @@ export class CellProcess {
     writeFileSync(this.#files.token, this.#token, { mode: 0o600 });
     const log = openSync(this.#files.log, 'a', 0o600);
     try {
-      const child = spawn(process.execPath, [...CELL_FLAGS, CELL_MAIN, this.#files.socket, this.#files.token], {
+      const flags = [...CELL_FLAGS, `--report-filename=${this.#files.report}`];
+      const child = spawn(process.execPath, [...flags, CELL_MAIN, this.#files.socket, this.#files.token], {
         cwd: '/',
         detached: true,
         env: {},
@@ -147,10 +212,20 @@ export class CellProcess {
       });
       if (child.pid !== undefined) {
         const { pid } = child;
+        this.#groups = this.#join(pid);
         queueMicrotask(() => this.#observer.spawned(pid));
       }
     } finally {
       closeSync(log);
+    }
+  }
+
+  /** The cell's own control groups, from its first moment on; none when the system does not let it have them now. */
+  #join(pid: number): CellGroups {
+    try {
+      return this.#controlGroups.add(this.#cellKey, pid);
+    } catch {
+      return { version: 0, cgroups: {} };
     }
   }
 
@@ -163,7 +238,13 @@ export class CellProcess {
     connection.send({
       body: {
         $case: 'hello',
-        value: { ...this.#hello, protocolVersion: PROTOCOL_VERSION, token: this.#token },
+        value: {
+          ...this.#hello,
+          cgroupVersion: this.#groups.version,
+          cgroups: this.#groups.cgroups,
+          protocolVersion: PROTOCOL_VERSION,
+          token: this.#token,
+        },
       },
     });
   }
@@ -177,26 +258,39 @@ export class CellProcess {
         this.#ready = true;
         this.#observer.ready();
         break;
+      case 'worn':
+        this.#observer.worn();
+        break;
       case 'started': {
         const guest = this.#guests.get(body.value.executionKey);
         if (guest === undefined) break;
         guest.pid = body.value.pid;
+        guest.thread = body.value.thread;
         guest.observer.started({ pid: body.value.pid, atMs: body.value.atMs });
         break;
       }
       case 'exited': {
-        const { executionKey, exitCode, signal, cause, message, atMs } = body.value;
+        const { executionKey, exitCode, signal, cause, message, atMs, usage } = body.value;
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) break;
         this.#guests.delete(executionKey);
         for (const taken of guest.inputs) taken();
-        const known = cause === 'heap_limit' || cause === 'start_failed' ? cause : undefined;
-        guest.observer.exited(
-          { exitCode, signal: signal || undefined, cause: known, message: message || undefined },
-          atMs,
-        );
+        const exit = { exitCode, signal: signal || undefined, message: message || undefined };
+        guest.observer.exited({ ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage) }, atMs);
         break;
       }
+      case 'limitReached': {
+        const { executionKey, limit, message } = body.value;
+        this.#guests.get(executionKey)?.observer.limitReached(limit as GuestLimit, message);
+        break;
+      }
+      case 'measured':
+        for (const usage of body.value.usages) {
+          const guest = this.#guests.get(usage.executionKey);
+          if (guest !== undefined) guest.usage = usageOf(usage);
+        }
+        this.#measured();
+        break;
       case 'inputTaken':
         this.#guests.get(body.value.executionKey)?.inputs.shift()?.();
         break;
@@ -209,25 +303,56 @@ export class CellProcess {
     this.#gone = true;
     this.#connection?.destroy();
     const log = readTail(this.#files.log);
+    const exhausted = HEAP_EXHAUSTED.test(log) ? threadOf(readTail(this.#files.report)) : undefined;
     for (const file of Object.values(this.#files)) rmSync(file, { force: true });
-    // V8 does not say which of its threads ran out; with one guest there is no doubt.
-    const reason = HEAP_EXHAUSTED.test(log) && this.#guests.size === 1 ? 'memory_exceeded' : 'cell_lost';
     const message = `the cell ${how}${log === '' ? '' : `: ${log.slice(-LOG_TAIL_CHARS).trim()}`}`;
     const guests = [...this.#guests.values()];
     this.#guests.clear();
     for (const { inputs } of guests) for (const taken of inputs) taken();
     const cell = this.#child?.pid;
-    const swept = Promise.all([untilGone(this.#killed), cell !== undefined && killSessionUntilGone(cell)]);
-    const ends = guests.map(async ({ pid, observer }) => {
+    // What ran away from all of that is still in the cell's control group.
+    const swept = Promise.all([untilGone(this.#killed), cell !== undefined && killSessionUntilGone(cell)]).then(() =>
+      this.#controlGroups.remove(this.#cellKey),
+    );
+    const ends = guests.map(async ({ pid, thread, usage, observer }) => {
       await Promise.all([swept, pid > 0 && killGroupUntilGone(pid)]);
-      observer.lost(reason, message);
+      const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);
+      observer.lost(grew ? 'memory_exceeded' : 'cell_lost', message, usage);
     });
     void Promise.all([swept, ...ends]).then(() => this.#observer.exited(message));
+  }
+
+  /** A guest can stop the process it runs in, which then hears nothing. */
+  #wake(): void {
+    if (!this.#gone) this.#child?.kill('SIGCONT');
   }
 
   #send(body: NonNullable<ToCell['body']>): void {
     this.#connection?.send({ body });
   }
+}
+
+function usageOf(usage: CellUsage): Usage {
+  const { userSeconds, systemSeconds, processes, threads } = usage;
+  return {
+    userSeconds,
+    systemSeconds,
+    processes,
+    threads,
+    memoryBytes: Number(usage.memoryBytes),
+    peakMemoryBytes: Number(usage.peakMemoryBytes),
+    heapBytes: Number(usage.heapBytes),
+    externalBytes: Number(usage.externalBytes),
+    wasmBytes: Number(usage.wasmBytes),
+    stdoutBytes: Number(usage.stdoutBytes),
+    stderrBytes: Number(usage.stderrBytes),
+    droppedBytes: Number(usage.droppedBytes),
+  };
+}
+
+/** The thread that a report of a fatal error is about; 0 for one that names none. */
+function threadOf(report: string): number {
+  return Number(/"threadId":(\d+)/.exec(report)?.[1] ?? 0);
 }
 
 function readTail(path: string): string {

@@ -1,8 +1,10 @@
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
 import { cellMachine, type ProcessCommand } from '../../machines/cell.ts';
+import type { Usage } from '../../machines/execution.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
 import { CellProcess, type GuestObserver } from './cell-process.ts';
+import type { ControlGroups } from './control-groups.ts';
 import { RestartIntensity } from './restart-intensity.ts';
 
 /** What kind of guests a cell runs. A cell runs one kind, so that a JavaScript heap cannot take Python guests along. */
@@ -16,8 +18,11 @@ export interface CellOptions {
   guestsPerCell: Record<EngineKind, number>;
   /** How many contexts each session keeps booted ahead at most. */
   contextPoolSize: number;
-  /** Heap limit of one JavaScript context; 0 for the engine's default. */
+  /** Heap limit of the contexts that are booted ahead; 0 for the engine's default. */
   heapLimitMb: number;
+  /** What a cell of threads may hold before the guest that grew is ended, in bytes. */
+  memoryBudgetBytes: number;
+  controlGroups: ControlGroups;
   python: string;
   zygotePath: string;
   startLimitMs: number;
@@ -32,7 +37,9 @@ export interface CellOptions {
 /** A place in a cell, held by one execution. */
 export interface CellPlace {
   start(request: Start, observer: GuestObserver): void;
-  signal(executionKey: string, signal: string): void;
+  signal(executionKey: string, signal: string, tree: boolean): void;
+  /** What the guests of its cell use now, by execution key. */
+  measure(): Promise<Map<string, Usage>>;
   killGuest(executionKey: string): void;
   write(executionKey: string, data: Buffer, end: boolean): Promise<void>;
   killCell(): void;
@@ -58,9 +65,19 @@ interface Cell {
   /** Resolves when its process is gone. */
   exited: Promise<void>;
   guests: number;
+  /** For one guest alone, and none after it. */
+  own: boolean;
+  /** It gets no more guests, and is let go after its last. */
+  worn: boolean;
   /** How many contexts it keeps booted ahead at most. */
   warm: number;
 }
+
+/** How many cells for one guest are kept booted ahead, once one was asked for. */
+const OWN_SPARES = 2;
+
+/** How long after one was taken its replacement boots: a short guest ends sooner than a process boots beside it. */
+const OWN_REFILL_MS = 50;
 
 const CELL_STATES = { pending: 'starting', running: 'ready', signaled: 'stopping' } as const;
 
@@ -77,18 +94,19 @@ export class CellSupervisor {
   }
 
   /**
-   * A place in a ready cell, started if there is none with room. After too many crashes it waits until another start is
+   * A place in a ready cell, started if there is none with room; with `own` in a cell that holds no other. After too many crashes it waits until another start is
    * within the restart intensity. Rejects when the cell cannot be started, or when `signal` aborts.
    */
-  async acquire(kind: EngineKind, signal: AbortSignal): Promise<CellPlace> {
-    let cell = this.#withRoom(kind);
+  async acquire(kind: EngineKind, signal: AbortSignal, own = false): Promise<CellPlace> {
+    let cell = this.#withRoom(kind, own);
     if (cell === undefined) {
       await this.#mayStart(signal);
       signal.throwIfAborted();
       if (this.#closed) throw new Error('the session has no cells any more');
-      cell = this.#withRoom(kind) ?? this.#start(kind);
+      cell = this.#withRoom(kind, own) ?? this.#start(kind, own);
     }
     const release = this.#take(cell);
+    if (own) setTimeout(() => this.#keepOwnSpares(kind), OWN_REFILL_MS).unref();
     try {
       await cell.ready;
       signal.throwIfAborted();
@@ -99,8 +117,13 @@ export class CellSupervisor {
     const { actor, process } = cell;
     if (process === undefined) throw new Error('a ready cell without a process');
     return {
-      start: (request, observer) => process.start(request, observer),
-      signal: (executionKey, name) => process.signal(executionKey, name),
+      start: (request, observer) => {
+        process.start(request, observer);
+        // Its one context is taken.
+        if (own) process.keepWarm(0);
+      },
+      signal: (executionKey, name, tree) => process.signal(executionKey, name, tree),
+      measure: () => process.measure(),
       killGuest: (executionKey) => process.killGuest(executionKey),
       write: (executionKey, data, end) => process.write(executionKey, data, end),
       killCell: () => actor.send({ type: 'cell.kill' }),
@@ -135,17 +158,36 @@ export class CellSupervisor {
     await Promise.all(cells.map(({ exited }) => exited));
   }
 
-  /** The fullest cell that has room, so that the others fall idle and are let go. */
-  #withRoom(kind: EngineKind): Cell | undefined {
+  /** The fullest cell that has room, so that the others fall idle and are let go; of equal ones, one that is ready. */
+  #withRoom(kind: EngineKind, own: boolean): Cell | undefined {
     let best: Cell | undefined;
+    let bestIsReady = false;
     for (const cell of this.#cells) {
-      if (cell.kind !== kind || cell.guests >= this.#options.guestsPerCell[kind]) continue;
+      if (cell.kind !== kind || cell.own !== own || cell.worn || cell.guests >= this.#capacity(cell)) continue;
       if (cell.process?.isGone === true) continue;
       const snapshot = cell.actor.getSnapshot();
       if (!snapshot.matches('pending') && !snapshot.matches('running')) continue;
-      if (best === undefined || cell.guests > best.guests) best = cell;
+      const isReady = snapshot.matches('running');
+      if (best === undefined || cell.guests > best.guests || (cell.guests === best.guests && isReady && !bestIsReady)) {
+        best = cell;
+        bestIsReady = isReady;
+      }
     }
     return best;
+  }
+
+  #capacity({ kind, own }: Cell): number {
+    return own ? 1 : this.#options.guestsPerCell[kind];
+  }
+
+  /** Starts what is missing of the cells for one guest; those that nobody takes fall idle and are let go. */
+  #keepOwnSpares(kind: EngineKind): void {
+    const spares = [...this.#cells].filter((cell) => cell.own && cell.kind === kind && cell.guests === 0).length;
+    const wanted = Math.min(OWN_SPARES, this.#options.contextPoolSize);
+    for (let count = spares; count < wanted && !this.#closed; count += 1) {
+      if (this.#restarts.waitMs(performance.now()) > 0) return;
+      this.#start(kind, true);
+    }
   }
 
   #take(cell: Cell): () => void {
@@ -153,17 +195,24 @@ export class CellSupervisor {
     cell.actor.send({ type: 'cell.acquire' });
     this.#shareWarmth(cell.kind);
     return () => {
-      cell.guests -= 1;
-      if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.release' });
+      // Nobody follows in a cell for one guest.
+      if (!cell.own) cell.guests -= 1;
+      const event = cell.own ? 'cell.stop' : 'cell.release';
+      if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: event });
+      if (cell.worn) this.#letGo(cell);
       this.#shareWarmth(cell.kind);
     };
+  }
+
+  #letGo(cell: Cell): void {
+    if (cell.guests === 0 && cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.stop' });
   }
 
   /** Gives the session's warm contexts to the cells that the next executions go to: the fullest with room first. */
   #shareWarmth(kind: EngineKind): void {
     let left = this.#options.contextPoolSize;
-    const cells = [...this.#cells].filter((cell) => cell.kind === kind).sort((a, b) => b.guests - a.guests);
-    for (const cell of cells) {
+    const cells = [...this.#cells].filter((cell) => cell.kind === kind && !cell.own);
+    for (const cell of cells.sort((a, b) => b.guests - a.guests)) {
       const warm = Math.min(left, this.#options.guestsPerCell[kind] - cell.guests);
       left -= warm;
       if (warm === cell.warm) continue;
@@ -189,7 +238,7 @@ export class CellSupervisor {
     }
   }
 
-  #start(kind: EngineKind): Cell {
+  #start(kind: EngineKind, own: boolean): Cell {
     const { options, cellKey } = { options: this.#options, cellKey: nanoid(10) };
     const ready = Promise.withResolvers<void>();
     const exited = Promise.withResolvers<void>();
@@ -206,12 +255,18 @@ export class CellSupervisor {
           interpreter: options.python,
           zygotePath: options.zygotePath,
           orphanGraceMs: options.orphanGraceMs,
+          memoryBudgetBytes: BigInt(options.memoryBudgetBytes),
         },
+        controlGroups: options.controlGroups,
         observer: {
           spawned: (pid) => sendBack({ type: 'process.spawned', pid }),
           ready: () => {
             sendBack({ type: 'process.ready' });
             ready.resolve();
+          },
+          worn: () => {
+            cell.worn = true;
+            this.#letGo(cell);
           },
           exited: (message) => {
             sendBack({ type: 'process.exited', message });
@@ -233,7 +288,9 @@ export class CellSupervisor {
       ready: ready.promise,
       exited: exited.promise,
       guests: 0,
-      warm: 0,
+      own,
+      worn: false,
+      warm: own ? 1 : 0,
     };
     actor.subscribe({
       complete: () => {

@@ -1,17 +1,25 @@
 /** A queue that wants places: a session. */
 export interface Waiting {
-  /** Starts the next execution of the queue, and says whether there was one. */
+  /** Its share of the places when several want them. */
+  readonly weight: number;
+  /** Starts the next execution of the queue; false when there was none, or none that may start now. */
   dispatchNext(): boolean;
 }
 
 /**
- * Gives out the node's places for executions, in turn to every session that has one waiting. Two limits: how many run,
- * and how many of them are starting at one time (a start is mostly CPU: a thousand at once would all be late).
+ * Gives out the node's places for executions, by weight to every session that has one waiting: next is the one that has
+ * had least for its weight, and one that comes new is never behind (start-time fair queueing, Goyal et al. 1996). Two
+ * limits: how many run, and how many of them are starting at one time (a start is mostly CPU: a thousand at once would
+ * all be late).
  */
 export class Dispatcher {
   readonly #maxActive: number;
   readonly #maxStarting: number;
   readonly #ring = new Set<Waiting>();
+  /** What each session has had, over its weight. One that waits for nothing keeps its figure as long as it lives. */
+  readonly #served = new WeakMap<Waiting, number>();
+  /** The figure of the session that was served last. */
+  #now = 0;
   #active = 0;
   #starting = 0;
   #pumping = false;
@@ -27,7 +35,10 @@ export class Dispatcher {
 
   /** This session has an execution waiting. */
   offer(waiting: Waiting): void {
-    this.#ring.add(waiting);
+    if (!this.#ring.has(waiting)) {
+      this.#ring.add(waiting);
+      this.#served.set(waiting, Math.max(this.#now, this.#servedOf(waiting)));
+    }
     this.#pump();
   }
 
@@ -48,14 +59,31 @@ export class Dispatcher {
     if (this.#pumping) return;
     this.#pumping = true;
     try {
-      for (const waiting of this.#ring) {
-        if (this.#active >= this.#maxActive || this.#starting >= this.#maxStarting) break;
+      while (this.#active < this.#maxActive && this.#starting < this.#maxStarting) {
+        const waiting = this.#next();
+        if (waiting === undefined) break;
+        this.#now = this.#servedOf(waiting);
+        // Out while it is served: a dispatch that throws must not be tried for ever.
         this.#ring.delete(waiting);
-        if (this.#give(waiting)) this.#ring.add(waiting);
+        if (!this.#give(waiting)) continue;
+        this.#served.set(waiting, this.#now + 1 / waiting.weight);
+        this.#ring.add(waiting);
       }
     } finally {
       this.#pumping = false;
     }
+  }
+
+  #next(): Waiting | undefined {
+    let next: Waiting | undefined;
+    for (const waiting of this.#ring) {
+      if (next === undefined || this.#servedOf(waiting) < this.#servedOf(next)) next = waiting;
+    }
+    return next;
+  }
+
+  #servedOf(waiting: Waiting): number {
+    return this.#served.get(waiting) ?? 0;
   }
 
   /** Gives a place to one execution; false, and no place given, when none waited or the dispatch failed. */

@@ -1,5 +1,5 @@
 import { type Actor, type AnyStateMachine, createActor } from 'xstate';
-import type { ExecutionResult, executionMachine, Rung } from '../../machines/execution.ts';
+import type { ExecutionResult, executionMachine, Rung, Usage } from '../../machines/execution.ts';
 import { AlreadyExistsError } from '../errors.ts';
 import type { ExecutionRequest } from './requests.ts';
 
@@ -17,6 +17,8 @@ export interface StatusEvent {
   rung: Rung | undefined;
   /** On the last event only. */
   result: ExecutionResult | undefined;
+  /** Something to know that changes no state, for people. */
+  warning: string | undefined;
 }
 
 /** When an execution passed its states, in Unix ms; undefined where it has not. */
@@ -36,6 +38,8 @@ export interface ExecutionSnapshot {
   rung: Rung | undefined;
   result: ExecutionResult | undefined;
   times: ExecutionTimes;
+  /** What was to be said about it, one line each: a soft limit passed, a limit that this node cannot hold. */
+  warnings: string[];
   /** Of the newest status event. */
   sequence: number;
   /** Process id of a guest that is a process and runs; 0 otherwise. */
@@ -57,10 +61,13 @@ export class ExecutionRecord {
   /** The execution's own grace period, in ms. */
   readonly graceMs: number;
   readonly #fingerprint: string;
+  readonly #warnings: string[];
   readonly events: StatusEvent[] = [];
   readonly actor: ExecutionActor;
   /** What to run; let go once the cell has it. */
   request: ExecutionRequest | undefined;
+  /** Set while a cell holds the guest: what it uses now. */
+  measure: (() => Promise<Usage | undefined>) | undefined;
   /** Set while a cell holds the guest: appends to its standard input. */
   write: ((data: Buffer, end: boolean) => Promise<void>) | undefined;
   readonly stdin: boolean;
@@ -84,11 +91,13 @@ export class ExecutionRecord {
     this.executionKey = executionKey;
     this.language = request.language;
     this.#fingerprint = request.fingerprint;
-    this.graceMs = request.graceMs;
+    this.graceMs = request.options.graceMs;
+    this.#warnings = [...request.warnings];
     this.stdin = request.stdin;
     this.request = request;
+    const { queueTimeoutMs, timeoutMs, timeoutSignal, graceMs } = request.options;
     this.actor = createActor(machine as AnyStateMachine as typeof executionMachine, {
-      input: { sessionKey, executionKey, timeoutMs: request.timeoutMs, graceMs: request.graceMs, ...limits },
+      input: { sessionKey, executionKey, queueTimeoutMs, timeoutMs, timeoutSignal, graceMs, ...limits },
     });
     this.actor.subscribe({ next: (snapshot) => this.#observe(snapshot), error: () => {} });
     this.actor.start();
@@ -118,6 +127,7 @@ export class ExecutionRecord {
         signaledAtMs: this.events.find(({ state }) => state === 'signaled')?.atMs,
         exitedAtMs: last.state === 'exited' ? last.atMs : undefined,
       },
+      warnings: [...this.#warnings],
       sequence: last.sequence,
       pid: last.state === 'exited' ? 0 : this.pid,
     };
@@ -140,6 +150,14 @@ export class ExecutionRecord {
   /** The guest's own word on when it was gone, told before the machine is. */
   noteExited(atMs: number): void {
     this.#exitedAtMs = atMs;
+  }
+
+  /** Tells everyone who watches, and keeps it for the result. */
+  warn(message: string): void {
+    if (this.state === 'exited') return;
+    this.#warnings.push(message);
+    const { state, rung } = this.events.at(-1) as StatusEvent;
+    this.#append(state, Date.now(), rung, undefined, message);
   }
 
   /** Calls `listener` with every later event. Returns what stops that. */
@@ -204,15 +222,22 @@ export class ExecutionRecord {
       this.#append(state, this.#exitedAtMs ?? Date.now(), result?.rung, result);
       this.request = undefined;
       this.write = undefined;
+      this.measure = undefined;
     } else if (last !== undefined) {
       this.#append(state, state === 'running' ? (this.#startedAtMs ?? Date.now()) : Date.now(), rung);
     }
   }
 
-  #append(state: LifecycleState, toldMs: number, rung: Rung | undefined, result?: ExecutionResult): void {
+  #append(
+    state: LifecycleState,
+    toldMs: number,
+    rung: Rung | undefined,
+    result?: ExecutionResult,
+    warning?: string,
+  ): void {
     // The cell's word on an end may be older than the daemon's newest step; a later event is never the earlier one.
     const atMs = Math.max(toldMs, this.events.at(-1)?.atMs ?? 0);
-    const event = { sequence: this.events.length + 1, atMs, state, rung, result };
+    const event = { sequence: this.events.length + 1, atMs, state, rung, result, warning };
     this.events.push(event);
     for (const listener of this.#listeners) listener(event);
   }

@@ -4,6 +4,18 @@ import { isAbsolute, resolve } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
 import type { Languages } from './languages.ts';
 import { specOf } from './languages.ts';
+import {
+  applyDefaults,
+  type CheckedOptions,
+  checkCeilings,
+  checkDefaults,
+  checkEnforcement,
+  checkLimits,
+  type Enforcement,
+  type ExecutionDefaults,
+  type ExecutionLimits,
+} from './limits.ts';
+import { requireThreadSignal } from './signals.ts';
 
 /** What a session may do, as its creator asks for it. Absent fields have the daemon's defaults. */
 export interface SessionConfiguration {
@@ -12,16 +24,26 @@ export interface SessionConfiguration {
   /** Names or aliases; empty: all this node has. */
   enabledLanguages?: string[] | undefined;
   enabledIntrinsics?: string[] | undefined;
-  /** Heap limit of one JavaScript context in MiB, 8 to 1048576; 0: the engine's default. */
+  /** Memory limit of each execution in MiB, 8 to 1048576: default and ceiling where those say nothing. 0: none. */
   memoryLimitMb?: number | undefined;
   enableAi?: boolean | undefined;
+  /** What an execution has that does not say. */
+  executionDefaults?: ExecutionDefaults | undefined;
+  /** The most an execution may ask for; a limit with a ceiling cannot be switched off. */
+  executionCeilings?: ExecutionLimits | undefined;
+  /** How many executions run at most at one time, 0 to 1000000; 0: as many as the node has places for. */
+  maxRunning?: number | undefined;
+  /** How many may wait, 0 to 10000000; 0: the daemon's default. */
+  maxQueued?: number | undefined;
+  /** Share of the node's places when sessions compete, 1 to 1000; 0: 100. */
+  weight?: number | undefined;
 }
 
 /** A session's configuration with every field filled in. */
 export type CheckedSessionConfiguration = { [K in keyof SessionConfiguration]-?: NonNullable<SessionConfiguration[K]> };
 
 /** What to run, as a client asks for it. */
-export interface Snippet {
+export interface Snippet extends ExecutionDefaults {
   sessionId: string;
   /** Unique in the session. */
   executionId: string;
@@ -29,10 +51,6 @@ export interface Snippet {
   language: string;
   env?: Record<string, string> | undefined;
   args?: string[] | undefined;
-  /** Run limit in ms from the start of guest code, 1 to {@link LONGEST_MS}; absent: none. */
-  timeoutMs?: number | undefined;
-  /** How long a stop waits between signal and force, in ms, 0 to {@link LONGEST_MS}; absent: the daemon's default. */
-  graceMs?: number | undefined;
   /** Absolute; an existing directory. Absent: a fresh private one, removed at the end. */
   workingDirectory?: string | undefined;
   /** What the program is called; relative to the working directory. Absent: `main.js`, `main.ts`, `main.py`. */
@@ -49,8 +67,9 @@ export interface ExecutionRequest {
   language: string;
   env: Record<string, string>;
   args: string[];
-  timeoutMs: number | undefined;
-  graceMs: number;
+  options: CheckedOptions;
+  /** Limits that this node cannot hold, one line each. */
+  warnings: string[];
   workingDirectory: string | undefined;
   sourceFileName: string;
   stdin: boolean;
@@ -58,13 +77,12 @@ export interface ExecutionRequest {
   fingerprint: string;
 }
 
-/** The longest duration anybody may ask for: 24 days, the most a timer of the runtime can hold. */
-export const LONGEST_MS = 2_073_600_000;
-
 const LONGEST_ID_BYTES = 1024;
 const LARGEST_POOL = 1000;
-const SMALLEST_HEAP_MB = 8;
-const LARGEST_HEAP_MB = 1_048_576;
+const MOST_RUNNING = 1_000_000;
+const MOST_QUEUED = 10_000_000;
+const LARGEST_WEIGHT = 1000;
+const DEFAULT_WEIGHT = 100;
 
 /** Ids are the clients' own; they must be printable, and never become a path. */
 export function checkId(value: string, field: string): string {
@@ -79,30 +97,46 @@ export function checkId(value: string, field: string): string {
   return value;
 }
 
-/** Throws unless `value` is a whole number of ms within the bounds, both included. */
-export function checkDuration(value: number, field: string, leastMs: number): number {
-  if (!Number.isInteger(value) || value < leastMs || value > LONGEST_MS) {
-    throw new InvalidArgumentError(`${field} is ${value} ms; it must be ${leastMs} to ${LONGEST_MS} ms (24 days)`);
-  }
-  return value;
+/** What the daemon's own configuration gives to sessions. */
+export interface NodeDefaults {
+  contextPoolSize: number;
+  graceMs: number;
+  maxQueued: number;
+  executionDefaults: ExecutionDefaults;
+  executionCeilings: ExecutionLimits;
 }
 
 /** Fills in and checks a session's configuration. */
 export function checkSessionConfiguration(
   config: SessionConfiguration,
   languages: Languages,
-  defaults: { contextPoolSize: number },
+  node: NodeDefaults,
 ): CheckedSessionConfiguration {
-  const contextPoolSize = config.contextPoolSize || defaults.contextPoolSize;
-  if (!Number.isInteger(contextPoolSize) || contextPoolSize < 0 || contextPoolSize > LARGEST_POOL) {
-    throw new InvalidArgumentError(`config.context_pool_size is ${contextPoolSize}; it must be 0 to ${LARGEST_POOL}`);
-  }
-  const memoryLimitMb = config.memoryLimitMb ?? 0;
-  if (memoryLimitMb !== 0 && (memoryLimitMb < SMALLEST_HEAP_MB || memoryLimitMb > LARGEST_HEAP_MB)) {
-    throw new InvalidArgumentError(
-      `config.memory_limit_mb is ${memoryLimitMb}; it must be ${SMALLEST_HEAP_MB} to ${LARGEST_HEAP_MB} MiB`,
-    );
-  }
+  const contextPoolSize = config.contextPoolSize || node.contextPoolSize;
+  checkCount(contextPoolSize, 'config.context_pool_size', LARGEST_POOL);
+  const memoryLimitMb = config.memoryLimitMb || undefined;
+  checkLimits({ memoryLimitMb }, 'config');
+  const ceilings = checkLimits(config.executionCeilings ?? {}, 'config.execution_ceilings');
+  checkCeilings({ memoryLimitMb }, node.executionCeilings, 'config', 'this daemon');
+  checkCeilings(ceilings, node.executionCeilings, 'config.execution_ceilings', 'this daemon');
+  const executionCeilings = {
+    ...node.executionCeilings,
+    ...(memoryLimitMb !== undefined && { memoryLimitMb }),
+    ...ceilings,
+  };
+  const asked = checkDefaults(config.executionDefaults ?? {}, 'config.execution_defaults');
+  checkCeilings(asked, executionCeilings, 'config.execution_defaults', 'the session');
+  const executionDefaults = {
+    graceMs: node.graceMs,
+    ...within(node.executionDefaults, executionCeilings),
+    ...(memoryLimitMb !== undefined && { memoryLimitMb }),
+    ...asked,
+  };
+  const { maxRunning = 0, weight = 0 } = config;
+  const maxQueued = config.maxQueued || node.maxQueued;
+  checkCount(maxRunning, 'config.max_running', MOST_RUNNING);
+  checkCount(maxQueued, 'config.max_queued', MOST_QUEUED);
+  checkCount(weight, 'config.weight', LARGEST_WEIGHT);
   const wanted = config.enabledLanguages ?? [];
   const enabledLanguages =
     wanted.length === 0
@@ -112,9 +146,29 @@ export function checkSessionConfiguration(
     contextPoolSize,
     enabledLanguages,
     enabledIntrinsics: config.enabledIntrinsics ?? [],
-    memoryLimitMb,
+    memoryLimitMb: memoryLimitMb ?? 0,
     enableAi: config.enableAi ?? false,
+    executionDefaults,
+    executionCeilings,
+    maxRunning,
+    maxQueued,
+    weight: weight || DEFAULT_WEIGHT,
   };
+}
+
+function checkCount(value: number, field: string, most: number): void {
+  if (!Number.isInteger(value) || value < 0 || value > most) {
+    throw new InvalidArgumentError(`${field} is ${value}; it must be 0 to ${most}`);
+  }
+}
+
+/** The daemon's defaults, cut down to a session's ceilings. */
+function within(defaults: ExecutionDefaults, ceilings: ExecutionLimits): ExecutionDefaults {
+  const cut = { ...defaults };
+  for (const [name, ceiling] of Object.entries(ceilings) as [keyof ExecutionLimits, number][]) {
+    if ((cut[name] ?? 0) > ceiling) cut[name] = ceiling;
+  }
+  return cut;
 }
 
 /** Checks a snippet against the node and its session, and fills in what it leaves open. */
@@ -122,7 +176,7 @@ export async function checkSnippet(
   snippet: Snippet,
   session: CheckedSessionConfiguration,
   languages: Languages,
-  limits: { maxCodeBytes: number; graceMs: number },
+  node: { maxCodeBytes: number; enforcement: Enforcement[] },
 ): Promise<ExecutionRequest> {
   const { sessionId, executionId, code } = snippet;
   checkId(executionId, 'execution_id');
@@ -135,10 +189,10 @@ export async function checkSnippet(
   languages.requireAvailable(language);
   const codeBytes = Buffer.byteLength(code);
   if (codeBytes === 0) throw new InvalidArgumentError('code is empty');
-  if (codeBytes > limits.maxCodeBytes) {
-    throw new InvalidArgumentError(`code has ${codeBytes} bytes; at most ${limits.maxCodeBytes} are allowed`);
+  if (codeBytes > node.maxCodeBytes) {
+    throw new InvalidArgumentError(`code has ${codeBytes} bytes; at most ${node.maxCodeBytes} are allowed`);
   }
-  const { args = [], env = {}, timeoutMs, workingDirectory, stdin = false } = snippet;
+  const { args = [], env = {}, workingDirectory, stdin = false } = snippet;
   for (const [index, arg] of args.entries()) checkNoNul(arg, `args[${index}]`);
   for (const [name, value] of Object.entries(env)) {
     if (name === '' || name.includes('=') || name.includes('\0')) {
@@ -146,8 +200,11 @@ export async function checkSnippet(
     }
     checkNoNul(value, `env ${name}`);
   }
-  if (timeoutMs !== undefined) checkDuration(timeoutMs, 'config.timeout', 1);
-  const graceMs = checkDuration(snippet.graceMs ?? limits.graceMs, 'config.grace', 0);
+  const { executionDefaults, executionCeilings } = session;
+  const options = applyDefaults(snippet, executionDefaults, executionCeilings, `session "${sessionId}"`);
+  const { engine } = specOf(language);
+  if (engine === 'javascript') requireThreadSignal(options.timeoutSignal, language);
+  const warnings = checkEnforcement(options, engine === 'javascript' ? 'thread' : engine, node.enforcement);
   const sourceFileName = snippet.sourceFileName || specOf(language).mainName;
   if (/\p{Cc}/u.test(sourceFileName) || sourceFileName.endsWith('/')) {
     throw new InvalidArgumentError(`config.source_file_name ${JSON.stringify(sourceFileName)} is no file name`);
@@ -160,8 +217,8 @@ export async function checkSnippet(
     language,
     env,
     args,
-    timeoutMs,
-    graceMs,
+    options,
+    warnings,
     workingDirectory,
     sourceFileName,
     stdin,
@@ -183,7 +240,7 @@ async function checkDirectory(path: string, field: string): Promise<void> {
 }
 
 function fingerprint(request: Omit<ExecutionRequest, 'fingerprint'>): string {
-  const { code, env, ...rest } = request;
+  const { code, env, warnings: _, ...rest } = request;
   const sortedEnv = Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1));
   return createHash('sha256')
     .update(JSON.stringify([rest, sortedEnv]))

@@ -83,6 +83,12 @@ export class SessionRegistry {
     return maps.flatMap((executions) => [...(executions?.values() ?? [])]);
   }
 
+  /** Those that have a guest now; of one session or of all. */
+  running(sessionId?: string): ExecutionRecord[] {
+    const sessions = sessionId === undefined ? this.sessions() : [this.session(sessionId)];
+    return sessions.flatMap((session) => session.running());
+  }
+
   /** Notes that an execution has exited, and lets go the oldest finished one when there are too many. */
   retain(known: KnownExecution): void {
     this.#finished.add(known);

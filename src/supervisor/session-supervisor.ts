@@ -1,15 +1,18 @@
+import { execFile } from 'node:child_process';
 import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { promisify } from 'node:util';
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
 import { type ExecutionEvent, executionMachine, type GuestCommand, type GuestInput } from '../../machines/execution.ts';
 import { type ExecutionsCommand, sessionMachine } from '../../machines/session.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
-import type { Start } from '../gen/elide/cell/v1/cell.ts';
+import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
 import { type CellOptions, type CellPlace, type CellSummary, CellSupervisor } from './cell-supervisor.ts';
 import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState } from './execution-record.ts';
 import { specOf } from './languages.ts';
+import type { CheckedOptions } from './limits.ts';
 import type { CheckedSessionConfiguration, ExecutionRequest } from './requests.ts';
 
 /** What a session needs of its daemon. */
@@ -79,6 +82,7 @@ export class SessionSupervisor implements Waiting {
   readonly sessionId: string;
   readonly config: CheckedSessionConfiguration;
   readonly createdAtMs = Date.now();
+  readonly weight: number;
   readonly #options: SessionOptions;
   readonly #sessionKey = nanoid(KEY_CHARS);
   readonly #cells: CellSupervisor;
@@ -93,6 +97,7 @@ export class SessionSupervisor implements Waiting {
     this.#options = options;
     this.sessionId = options.sessionId;
     this.config = options.config;
+    this.weight = options.config.weight;
     this.#cells = new CellSupervisor(options.cells);
     options.machines.add(this.#sessionKey, this);
     this.#actor = createActor(options.machines.session, {
@@ -151,6 +156,12 @@ export class SessionSupervisor implements Waiting {
     return record;
   }
 
+  /** As many run as the session may have. */
+  #isFull(): boolean {
+    const { maxRunning } = this.config;
+    return maxRunning > 0 && this.#actor.getSnapshot().context.active >= maxRunning;
+  }
+
   /** Throws unless the session takes executions. */
   requireOpen(): void {
     if (this.state !== 'running') throw new FailedPreconditionError(`session "${this.sessionId}" is closing`);
@@ -162,9 +173,19 @@ export class SessionSupervisor implements Waiting {
     throw new AlreadyExistsError(`session "${this.sessionId}" exists with another configuration`);
   }
 
+  /** Executions that wait for a place. */
+  get queued(): number {
+    return this.#queue.size;
+  }
+
+  /** Executions that have a guest now. */
+  running(): ExecutionRecord[] {
+    return [...this.#live.values()].filter(({ measure }) => measure !== undefined);
+  }
+
   dispatchNext(): boolean {
     const [record] = this.#queue;
-    if (record === undefined) return false;
+    if (record === undefined || this.#isFull()) return false;
     this.#queue.delete(record);
     record.dispatched = true;
     this.#actor.send({ type: 'execution.dispatched' });
@@ -189,6 +210,8 @@ export class SessionSupervisor implements Waiting {
     if (record.dispatched) this.#options.dispatcher.exited();
     this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched });
     this.#options.onExited(record);
+    // One may have waited for a place in the session, not in the node.
+    if (record.dispatched && this.#queue.size > 0) this.#options.dispatcher.offer(this);
   }
 
   /** Port of the session's machine: passes a command on to every execution that has not exited. */
@@ -220,7 +243,7 @@ export class SessionSupervisor implements Waiting {
       if (place === undefined) {
         cancelled.abort();
       } else if (command.type === 'guest.signal') {
-        place.signal(executionKey, command.signal);
+        place.signal(executionKey, command.signal, command.tree ?? false);
       } else if (command.type === 'guest.kill') {
         place.killGuest(executionKey);
       } else {
@@ -239,17 +262,22 @@ export class SessionSupervisor implements Waiting {
           record.noteStarted(atMs, pid);
           sendBack({ type: 'guest.started' });
         },
+        limitReached: (limit, message) => {
+          if (limit === 'memory_soft') record.warn(message);
+          else sendBack({ type: 'guest.limitReached', limit, message });
+        },
         exited: (exit, atMs) => {
           end();
           record.noteExited(atMs);
           sendBack({ type: 'guest.exited', exit });
         },
-        lost: (reason, message) => {
+        lost: (reason, message, usage) => {
           end();
-          sendBack({ type: 'guest.lost', reason, message });
+          sendBack({ type: 'guest.lost', reason, message, usage });
         },
       });
       record.request = undefined;
+      record.measure = async () => (await ready.measure()).get(executionKey);
       if (record.stdin) record.write = (data, isEnd) => ready.write(executionKey, data, isEnd);
     };
     const fail = (error: Error) => {
@@ -258,7 +286,9 @@ export class SessionSupervisor implements Waiting {
         : { exitCode: -1, cause: 'start_failed' as const, message: error.message };
       sendBack({ type: 'guest.exited', exit });
     };
-    this.#cells.acquire(specOf(request.language).engine, cancelled.signal).then(run, fail);
+    const { engine } = specOf(request.language);
+    const own = engine === 'javascript' && request.options.isolation === 'process';
+    this.#cells.acquire(engine, cancelled.signal, own).then(run, fail);
   }
 
   #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {
@@ -279,6 +309,8 @@ export class SessionSupervisor implements Waiting {
       tmpDir: join(workspace, 'tmp'),
       outputDir: this.outputDirectory(record),
       stdin: request.stdin,
+      limits: limitsOf(request.options),
+      signalTree: request.options.signalTree,
     };
   }
 
@@ -288,17 +320,37 @@ export class SessionSupervisor implements Waiting {
 
   /** Removes what a guest may have left; `rm` does not follow the symbolic links in it. */
   async #removeWorkspace(executionKey: string): Promise<void> {
-    await rm(this.#workspace(executionKey), { recursive: true, force: true, maxRetries: 3 }).catch(() => {});
+    await removeTree(this.#workspace(executionKey));
   }
 
   async #free(): Promise<void> {
     this.#options.machines.remove(this.#sessionKey);
     await this.#cells.close();
-    await rm(join(this.#options.workDirectory, this.#sessionKey), {
-      recursive: true,
-      force: true,
-      maxRetries: 3,
-    }).catch(() => {});
+    await removeTree(join(this.#options.workDirectory, this.#sessionKey));
     this.#closed.resolve();
   }
+}
+
+/** Removes a directory that a guest has filled as it liked; one deeper than any path can say, by a program that climbs down. */
+async function removeTree(path: string): Promise<void> {
+  try {
+    await rm(path, { recursive: true, force: true, maxRetries: 3 });
+  } catch {
+    await promisify(execFile)('rm', ['-rf', '--', path]).catch(() => {});
+  }
+}
+
+const MIB = 1024 * 1024;
+
+function limitsOf(options: CheckedOptions): Limits {
+  const { cpuTimeLimitMs = 0, memoryLimitMb = 0, memorySoftLimitMb = 0, outputLimitBytes = 0 } = options;
+  return {
+    cpuTimeMs: BigInt(cpuTimeLimitMs),
+    memoryBytes: BigInt(memoryLimitMb * MIB),
+    memorySoftBytes: BigInt(memorySoftLimitMb * MIB),
+    outputBytes: BigInt(outputLimitBytes),
+    outputKill: options.outputPolicy === 'kill',
+    processes: options.processLimit ?? 0,
+    openFiles: options.openFileLimit ?? 0,
+  };
 }

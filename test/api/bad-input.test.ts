@@ -1,7 +1,10 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { ExecutionConfiguration } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
+import {
+  ExecutionConfiguration,
+  type GetEnforcementResponse,
+} from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import { all, type SnippetRequest, TestClient } from '../support/client.ts';
 import { TestDaemon } from '../support/daemon.ts';
 
@@ -289,9 +292,77 @@ test('input for an execution without stdin, or one that has exited, is refused',
   await without.cancel({ graceMs: 0 });
 });
 
-test('per-execution limits that do not exist yet are refused rather than ignored', async () => {
-  await refused({ config: { memoryLimitMb: 64n } }, 'INVALID_ARGUMENT', /memory_limit_mb/);
+test('what only a session has is refused for an execution rather than ignored', async () => {
   await refused({ config: { enabledIntrinsics: ['io'] } }, 'INVALID_ARGUMENT', /enabled_intrinsics/);
+  await refused({ config: { enableAi: true } }, 'INVALID_ARGUMENT', /enable_ai/);
+});
+
+test.each([
+  [{ memoryLimitMb: 0n }, /config.memory_limit_mb is 0 MiB; it must be 8 to 1048576/],
+  [{ memoryLimitMb: 2n ** 64n - 1n }, /memory_limit_mb is 18446744073709551615: out of range/],
+  [{ memorySoftLimitMb: 64n, memoryLimitMb: 64n }, /memory_soft_limit_mb is 64 MiB; it must be below .* 64 MiB/],
+  [{ cpuTimeLimitMs: 0n }, /cpu_time_limit_ms is 0 ms/],
+  [{ cpuTimeLimitMs: INT64_MIN }, /cpu_time_limit_ms is -9223372036854775808: out of range/],
+  [{ queueTimeoutMs: -1n }, /queue_timeout_ms is -1 ms/],
+  [{ queueTimeoutMs: INT64_MAX }, /queue_timeout_ms is 9223372036854775807: out of range/],
+  [{ outputLimitBytes: -5n }, /output_limit_bytes is -5 bytes/],
+  [{ processLimit: 0 }, /process_limit is 0; it must be 1 to/],
+  [{ openFileLimit: 3 }, /open_file_limit is 3; it must be 16 to/],
+  [{ timeoutSignal: 'SIGNOPE', onTimeout: 2 }, /timeout_signal: unknown signal "SIGNOPE"/],
+  [{ onTimeout: 2 }, /config.on_timeout is "signal" and config.timeout_signal is empty/],
+  [{ timeoutSignal: 'SIGSTOP', onTimeout: 2 }, /SIGSTOP stops or continues a whole process/],
+] as [Partial<ExecutionConfiguration>, RegExp][])('limits %o are refused', async (config, details) => {
+  await refused({ config }, 'INVALID_ARGUMENT', details);
+});
+
+test('a limit above the ceiling of its session is refused with both figures, and the ceiling above that of the daemon', async () => {
+  await using tight = await TestDaemon.start({ executionCeilings: { memoryLimitMb: 256 } });
+  await using other = new TestClient(`unix:${tight.endpoints.socket}`);
+  const ceiling = (mib: bigint) => ({ executionCeilings: ExecutionConfiguration.fromPartial({ memoryLimitMb: mib }) });
+
+  await expect(other.createSession('above', ceiling(257n))).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: 'config.execution_ceilings.memory_limit_mb is 257 MiB; the ceiling of this daemon is 256 MiB',
+  });
+  await expect(other.createSession('above', { memoryLimitMb: 257n })).rejects.toMatchObject({
+    details: 'config.memory_limit_mb is 257 MiB; the ceiling of this daemon is 256 MiB',
+  });
+  await other.createSession('s', ceiling(128n));
+  await expect(
+    other.execute({ sessionId: 's', executionId: 'e', code: '0', config: { memoryLimitMb: 129n } }),
+  ).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    details: 'config.memory_limit_mb is 129 MiB; the ceiling of session "s" is 128 MiB',
+  });
+  expect(await tight.daemon.listExecutions()).toEqual([]);
+});
+
+test.each([
+  [{ onTimeout: 1 }, /execution_ceilings.onTimeout is no limit/],
+  [{ stdin: true }, /execution_ceilings.stdin belongs to an execution/],
+  [{ outputLimitBytes: 0n }, /execution_ceilings.output_limit_bytes is 0 bytes/],
+] as [Partial<ExecutionConfiguration>, RegExp][])('ceilings %o are refused', async (config, details) => {
+  await expect(
+    client.createSession('c', { executionCeilings: ExecutionConfiguration.fromPartial(config) }),
+  ).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', details: expect.stringMatching(details) });
+  expect(await sessions()).not.toContain('c');
+});
+
+test('a limit that this node cannot hold is accepted with a warning, or refused when it must be held', async () => {
+  const { limits } = await client.call<object, GetEnforcementResponse>('getEnforcement', {});
+  const lacking = limits.find(({ limit, engine }) => limit === 'open_file_limit' && engine === 'thread');
+  expect(lacking).toMatchObject({ enforced: false, mechanism: 'none' });
+
+  const config = { openFileLimit: 100 };
+  await refused(
+    { config: { ...config, requireEnforcement: true } },
+    'FAILED_PRECONDITION',
+    /open_file_limit is not enforced/,
+  );
+  await client.execute({ sessionId: 's', executionId: 'warned', code: '0', config });
+
+  const { result } = await client.ended('s', 'warned');
+  expect(result?.warnings).toEqual([expect.stringMatching(/config.open_file_limit is not enforced on this node: /)]);
 });
 
 function fileIn(directory: string): string {

@@ -94,6 +94,7 @@ const USES: [string, string][] = [
     'true',
   ],
   ['new (process.getBuiltinModule("node:sqlite").DatabaseSync)(":memory:").prepare("select 1 as a").get().a', '1'],
+  ['process.getBuiltinModule("child_process").execSync("pwd") == process.cwd() + "\\n"', 'true'],
   ['(fs.writeFileSync(".env", "FROM_FILE=yes"), process.loadEnvFile(), process.env.FROM_FILE)', 'yes'],
   ['require("path").resolve("x") === process.cwd() + "/x"', 'true'],
   [
@@ -106,7 +107,7 @@ const USES: [string, string][] = [
   ],
   ['(() => { try { fs.readFileSync("nowhere") } catch (e) { return e.code } })()', 'ENOENT'],
   ['require("os").tmpdir().endsWith("/tmp") && require("os").tmpdir().length > 4', 'true'],
-  ['process.umask(0o77) === process.umask() || process.umask() === 0o77', 'true'],
+  ['[process.umask(0o71) === 0o71, process.umask()].join()', 'false,57'],
   [
     'await new Promise((done) => { const w = fs.watch(".", (type, name) => { w.close(); done(name) }); fs.writeFileSync("w", "") })',
     'w',

@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, test, vi } from 'vitest';
+import { openDescriptors } from '../support/daemon.ts';
 import { Harness, WORKER } from './javascript-harness.ts';
 
 const shared = new Harness();
@@ -28,6 +29,13 @@ test('a module program may await at its top level', async () => {
   );
 
   expect({ out, exitCode }).toEqual({ out: '/ true\n', exitCode: 0 });
+});
+
+test.each([
+  ['and is nothing else', 'console.log(await Promise.resolve("awaited"))'],
+  ['before it imports', 'const text = await Promise.resolve("awaited"); import { log } from "node:console"; log(text)'],
+])('a TypeScript program that awaits at its top level %s is a module', async (_, code) => {
+  expect(await shared.run(code, { language: 'typescript' })).toMatchObject({ out: 'awaited\n', err: '', exitCode: 0 });
 });
 
 test('TypeScript may use enums, namespaces, parameter properties and type imports', async () => {
@@ -56,6 +64,30 @@ test('a TypeScript file that is imported may use enums', async () => {
   expect(result).toMatchObject({ out: '1\n', err: '', exitCode: 0 });
 });
 
+test('an import that is only used as a type is none', async () => {
+  writeFileSync(join(shared.root, 'shape.ts'), 'export interface Shape { size: number }');
+  const code = 'import { Shape } from "./shape.ts"; const one: Shape = { size: 1 }; console.log(one.size)';
+
+  const result = await shared.run(code, { language: 'typescript', mainPath: join(shared.root, 'shapes.ts') });
+
+  expect(result).toMatchObject({ out: '1\n', err: '', exitCode: 0 });
+});
+
+test('an imported TypeScript file is what its extension says, else what the nearest package.json says', async () => {
+  const directory = join(shared.root, 'kinds');
+  mkdirSync(join(directory, 'package'), { recursive: true });
+  writeFileSync(join(directory, 'package.json'), '{}');
+  writeFileSync(join(directory, 'package/package.json'), '{"type":"module"}');
+  const files = ['bare.ts', 'bare.mts', 'package/bare.ts', 'package/bare.cts'];
+  for (const file of files) writeFileSync(join(directory, file), 'console.log(typeof require as string)');
+
+  const { out, err } = await shared.run(files.map((file) => `require("./${file}");`).join('\n'), {
+    mainPath: join(directory, 'main.js'),
+  });
+
+  expect({ out, err }).toEqual({ out: 'function\nundefined\nundefined\nfunction\n', err: '' });
+});
+
 test('TypeScript that does not parse fails with the place on stderr', async () => {
   const { exitCode, cause, err, events } = await shared.run('const a: number = ;', { language: 'typescript' });
 
@@ -65,7 +97,7 @@ test('TypeScript that does not parse fails with the place on stderr', async () =
 });
 
 test('a program gets its arguments and exactly its environment, and so do its children', async () => {
-  const code = `console.log(JSON.stringify([process.argv.slice(1), process.execArgv, process.env]));
+  const code = `console.log(JSON.stringify([process.argv, process.execArgv, process.env]));
     console.log(require('child_process').execFileSync('/usr/bin/env').toString())`;
   const running = shared.start(code, { args: ['a', '--b'], env: { GREETING: 'hi there', EMPTY: '' } });
 
@@ -73,7 +105,7 @@ test('a program gets its arguments and exactly its environment, and so do its ch
 
   const [first = '', ...children] = out.trim().split('\n');
   expect(JSON.parse(first)).toEqual([
-    [join(running.directory, 'main.js'), 'a', '--b'],
+    [process.execPath, join(running.directory, 'main.js'), 'a', '--b'],
     [],
     { GREETING: 'hi there', EMPTY: '' },
   ]);
@@ -115,6 +147,34 @@ setImmediate(() => outer())`;
   expect(err).not.toMatch(/piscina|workers\/javascript/);
 });
 
+test('an unhandled rejection is written as an uncaught error is', async () => {
+  const running = shared.start('\nasync function fail() { throw new RangeError("why") }\nfail();');
+  const { err, exitCode } = await running.result;
+
+  expect(exitCode).toBe(1);
+  expect(err).toMatch(/main\.js:2\nasync function fail\(\)/);
+  expect(err).toContain(`at fail (${join(running.directory, 'main.js')}:2:`);
+  expect(err.match(/RangeError: why/g)).toHaveLength(1);
+});
+
+test('the stack of an uncaught error shows nothing of what stands in for the functions of Node', async () => {
+  const running = shared.start('\nrequire("fs").readFileSync("nowhere")');
+  const { err } = await running.result;
+
+  expect(err).toContain('ENOENT');
+  expect(err).toContain(`${join(running.directory, 'main.js')}:2:`);
+  expect(err).not.toContain('dist/workers');
+});
+
+test('an error whose event the program swallows is written all the same', async () => {
+  const { err, exitCode } = await shared.run(
+    'process.emit = () => false; setImmediate(() => { throw new Error("x") })',
+  );
+
+  expect(exitCode).toBe(1);
+  expect(err.match(/Error: x\n +at .*main\.js:1:/g)).toHaveLength(1);
+});
+
 test('a syntax error names the line', async () => {
   const { err, exitCode } = await shared.run('const fine = 1;\nconst = 2;');
 
@@ -140,6 +200,18 @@ fail(B.X)`;
   expect(err).toMatch(/at fail \(.*main\.ts:8:9\)/);
   expect(err).toMatch(/main\.ts:10:1/);
   expect(err).toContain(`main.ts:8\n  throw new Error('uncaught ' + b)\n        ^`);
+});
+
+test('a JavaScript program has the lines of the TypeScript it imports', async () => {
+  const mainPath = join(shared.root, 'caller.js');
+  writeFileSync(
+    join(shared.root, 'thrower.ts'),
+    'interface A {\n  a: string;\n}\n\nexport function fail() { throw new Error("typed") }',
+  );
+
+  const { err } = await shared.run('require("./thrower.ts").fail()', { mainPath });
+
+  expect(err).toMatch(/fail \(.*thrower\.ts:5:32\)/);
 });
 
 test.each([
@@ -182,6 +254,22 @@ test('every way to print goes to the same two files, in order', async () => {
   expect(err).toBe('e2\ne3\ne4\n');
 });
 
+test('a write of a part of a buffer writes that part', async () => {
+  const code = `const fs = require('fs'); const bytes = Buffer.from('abcdef');
+    const written = [fs.writeSync(1, bytes, 1, 2), fs.writeSync(1, bytes, { offset: 4 })];
+    fs.write(1, bytes, 3, 1, (error, count, buffer) => console.log(error, written, count, buffer === bytes))`;
+
+  expect((await shared.run(code)).out).toBe('bcefdnull [ 2, 2 ] 1 true\n');
+});
+
+test("descriptors 1 and 2 are the program's files for whoever asks", async () => {
+  const code = `const fs = require('fs'); fs.writeSync(1, '12345');
+    fs.fstat(2, (error, stats) => console.log(stats.isFile(), stats.size));
+    console.log(fs.fstatSync(1).isFile(), fs.fstatSync(1).size)`;
+
+  expect((await shared.run(code)).out).toBe('12345true 5\ntrue 0\n');
+});
+
 test('marks tell in which order the two streams were written', async () => {
   const running = shared.start('console.log("a"); console.error("b"); console.log("c")');
   await running.result;
@@ -190,6 +278,19 @@ test('marks tell in which order the two streams were written', async () => {
 
   expect([marks[1], marks[4], marks[7]]).toEqual([1, 2, 1]);
   expect([marks[2], marks[5], marks[8]]).toEqual([0, 0, 2]);
+});
+
+test('what is written later is marked with its own time', async () => {
+  const code = `console.log('a'); const first = Date.now(); while (Date.now() < first + 20);
+    const second = Date.now(); console.log('b'); console.error(JSON.stringify([first, second]))`;
+  const running = shared.start(code);
+  const { err } = await running.result;
+  const marks = new Float64Array(Uint8Array.from(readFileSync(join(running.directory, 'out/marks'))).buffer);
+  const [first, second] = JSON.parse(err) as [number, number];
+
+  expect([...marks.subarray(1, 3), ...marks.subarray(4, 6)]).toEqual([1, 0, 1, 2]);
+  expect(marks[0]).toBeLessThanOrEqual(first);
+  expect(marks[3]).toBeGreaterThanOrEqual(second);
 });
 
 test('output that cannot be written is an error of the program', async () => {
@@ -242,22 +343,67 @@ test('standard input can be read to its end, asynchronously and synchronously', 
   }
 });
 
-test('a write waits once the program has more than a pipe holds, and is released by its end', async () => {
-  const running = shared.start('process.on("SIGTERM", () => process.exit(0)); setInterval(() => {}, 1000)', {
-    stdin: true,
-  });
+test('a write waits once the program has more than a pipe holds, and is released when it reads', async () => {
+  const code = `process.on("SIGUSR2", () => { console.log("has it"); process.stdin.once("data", () => {}) });
+    setInterval(() => {}, 1000); console.log("ready")`;
+  const running = shared.start(code, { stdin: true });
+  await running.printed('ready');
   await running.guest.write(Buffer.alloc(1000), false);
+
+  const second = running.guest.write(Buffer.alloc(200_000), false);
+  running.guest.signal('SIGUSR2');
+
+  await second;
+  expect(running.out()).toContain('has it');
+  running.guest.kill();
+  await running.result;
+});
+
+test.each([
+  'fs.createReadStream(null, { fd: 0 }).on("data", (data) => console.log("" + data)).on("end", () => console.log("end"))',
+  'const bytes = Buffer.alloc(10); fs.read(0, bytes, 2, 3, null, (error, count) => fs.read(0, (error, more, rest) => console.log("" + bytes.subarray(2, 2 + count) + rest.subarray(0, more) + "\\nend")))',
+  'fs.promises.readFile("/dev/stdin", "utf8").then((text) => console.log(text + "\\nend"))',
+  'fs.readFile("/dev/stdin", (error, bytes) => console.log(bytes + "\\nend"))',
+])('standard input is read by %s', async (read) => {
+  const running = shared.start(`const fs = require('fs'); ${read}`, { stdin: true });
+
+  await running.guest.write(Buffer.from('input'), true);
+
+  expect(await running.result).toMatchObject({ out: 'input\nend\n', err: '', exitCode: 0 });
+});
+
+test("a child that inherits standard input reads the program's", async () => {
+  const running = shared.start(`require('child_process').spawn('cat', { stdio: 'inherit' })`, { stdin: true });
+
+  await running.guest.write(Buffer.from('for '), false);
+  await running.guest.write(Buffer.from('the child'), true);
+
+  expect(await running.result).toMatchObject({ out: 'for the child', err: '', exitCode: 0 });
+});
+
+test('a write that the program does not take is released by its end', async () => {
+  const running = shared.start(
+    'process.on("SIGTERM", () => console.log("has it")); setInterval(() => {}, 1000); console.log("ready")',
+    {
+      stdin: true,
+    },
+  );
+  await running.printed('ready');
   let resolved = false;
-  const second = running.guest.write(Buffer.alloc(200_000), false).then(() => {
+  const write = running.guest.write(Buffer.alloc(200_000), false).then(() => {
     resolved = true;
   });
-  await running.started;
+
+  // The signal comes after the bytes, so whatever the thread told of them is here two turns after this is printed.
   running.guest.signal('SIGTERM');
+  await running.printed('has it');
+  for (let turn = 0; turn < 2; turn += 1) await new Promise(setImmediate);
+  const before = resolved;
+  running.guest.kill();
+  await write;
 
+  expect(before).toBe(false);
   await running.result;
-  await second;
-
-  expect(resolved).toBe(true);
 });
 
 test("code that lies nowhere is served at its path, with that path's neighbours", async () => {
@@ -306,6 +452,15 @@ test('a program sees itself as a main thread', async () => {
   expect((await shared.run(code)).out).toBe('true null null 0\n');
 });
 
+test('what a program calls itself, and its file mode mask, concern no other', async () => {
+  const before = [process.title, process.umask()];
+
+  const { out } = await shared.run('process.title = "mine"; process.umask(0o71); console.log(process.title)');
+
+  expect(out).toBe('mine\n');
+  expect([process.title, process.umask()]).toEqual(before);
+});
+
 test('a thread of the program has its directory and its streams', async () => {
   const code = `const { Worker } = require('worker_threads');
     new Worker('const fs = require("fs"); fs.writeSync(1, [process.cwd(), fs.existsSync("here"), require("worker_threads").isMainThread, process.execArgv.length].join() + "\\\\n")', { eval: true });
@@ -333,7 +488,8 @@ test('an allocating loop can be ended with the flags a cell runs with, and only 
     const directory = '${directory}';
     const engine = new JavaScriptEngine({ workerUrl: '${WORKER}' });
     const request = { executionKey: 'k', language: 'javascript', code: 'for(;;)new Array(1000).fill(1.5)', args: [], env: {}, cwd: directory,
-      mainPath: directory + '/main.js', writeMain: true, tmpDir: directory, outputDir: directory, stdin: false };
+      mainPath: directory + '/main.js', writeMain: true, tmpDir: directory, outputDir: directory, stdin: false,
+      limits: { outputKill: false }, signalTree: false };
     const guest = engine.start(request, {
       // The loop has to be compiled by the optimizing compiler to be endless.
       started() { setTimeout(() => { guest.kill(); setTimeout(() => { console.log('alive'); process.kill(process.pid, 'SIGKILL') }, 2000) }, 500) },
@@ -359,6 +515,57 @@ test('a worker file that cannot load is a failed start, not a loop', async () =>
   expect({ cause, exitCode, events }).toEqual({ cause: 'start_failed', exitCode: 1, events: ['exited'] });
 });
 
+/** A worker file in `directory` that runs `first` the first time a thread loads it, and the real worker from then on. */
+function unreliableWorker(directory: string, first: string): string {
+  const workerUrl = join(directory, 'worker.cjs');
+  const done = JSON.stringify(join(directory, 'loaded'));
+  writeFileSync(
+    workerUrl,
+    `const fs = require('fs'); if (!fs.existsSync(${done})) { fs.writeFileSync(${done}, ''); ${first} }
+    module.exports = require(${JSON.stringify(WORKER)})`,
+  );
+  return workerUrl;
+}
+
+test('a thread that fails before the program begins is replaced, and its input is not lost', async () => {
+  const workerUrl = unreliableWorker(mkdtempSync(join(shared.root, 'w-')), 'process.exit(3);');
+  await using harness = new Harness({ workerUrl });
+  const running = harness.start('console.log(require("fs").readFileSync(0, "utf8"))', { stdin: true });
+
+  await running.guest.write(Buffer.from('kept'), true);
+
+  expect(await running.result).toMatchObject({ out: 'kept\n', exitCode: 0, events: ['started', 'exited'] });
+});
+
+test('a thread that hangs before the program begins is given up', async () => {
+  const workerUrl = unreliableWorker(
+    mkdtempSync(join(shared.root, 'w-')),
+    'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)',
+  );
+  await using harness = new Harness({ workerUrl });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+
+  const running = harness.start('0');
+  vi.advanceTimersByTime(10_000);
+  vi.useRealTimers();
+
+  expect(await running.result).toMatchObject({
+    cause: 'start_failed',
+    message: 'the thread did not start within 10000 ms',
+    events: ['exited'],
+  });
+});
+
+test('what an execution had open is closed when it is over', async () => {
+  await using harness = new Harness();
+  await harness.run('0');
+  const before = openDescriptors();
+
+  for (let count = 0; count < 10; count += 1) await harness.run('console.log(1)');
+
+  expect(openDescriptors()).toBeLessThan(before + 10);
+});
+
 test('close ends what runs', async () => {
   const harness = new Harness();
   const running = harness.start('for (;;);');
@@ -366,6 +573,6 @@ test('close ends what runs', async () => {
 
   await harness.engine.close();
 
-  expect(await running.result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
   expect(harness.engine.threads.live).toBe(0);
+  expect(await running.result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
 });

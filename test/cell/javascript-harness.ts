@@ -2,7 +2,7 @@ import { lstatSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Guest, GuestExit, StartRequest } from '../../src/cell/engine.ts';
+import type { Guest, GuestExit, GuestLimits, StartRequest } from '../../src/cell/engine.ts';
 import { JavaScriptEngine, type JavaScriptEngineOptions } from '../../src/cell/javascript-engine.ts';
 
 /** The worker as it is shipped: what runs beside guest code is always built JavaScript. */
@@ -14,6 +14,8 @@ export interface Result extends GuestExit {
   err: string;
   /** In the order they came. */
   events: string[];
+  /** The Node thread it ran in. */
+  thread: number | undefined;
 }
 
 /** A running execution of a {@link Harness}. */
@@ -22,11 +24,15 @@ export interface Running {
   directory: string;
   cwd: string;
   started: Promise<void>;
+  outputExceeded: Promise<void>;
   result: Promise<Result>;
   out(): string;
   /** Resolves when standard output holds `text`. */
   printed(text: string): Promise<void>;
 }
+
+/** What a test may say of an execution; limits that are not named are none. */
+export type Overrides = Partial<Omit<StartRequest, 'limits'>> & { extension?: string; limits?: Partial<GuestLimits> };
 
 /** An engine on real threads, with directories as the cell makes them. */
 export class Harness implements AsyncDisposable {
@@ -38,9 +44,9 @@ export class Harness implements AsyncDisposable {
     this.engine = new JavaScriptEngine({ workerUrl: WORKER, ...options });
   }
 
-  start(code: string, overrides: Partial<StartRequest> & { extension?: string } = {}): Running {
+  start(code: string, overrides: Overrides = {}): Running {
     this.#count += 1;
-    const { extension = overrides.language === 'typescript' ? '.ts' : '.js', ...rest } = overrides;
+    const { extension = overrides.language === 'typescript' ? '.ts' : '.js', limits, ...rest } = overrides;
     const directory = join(this.root, `e${this.#count}`);
     const [cwd, tmpDir, outputDir] = ['cwd', 'tmp', 'out'].map((name) => join(directory, name)) as [
       string,
@@ -50,6 +56,7 @@ export class Harness implements AsyncDisposable {
     ];
     for (const path of [cwd, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
     const begun = Promise.withResolvers<void>();
+    const exceeded = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<Result>();
     const events: string[] = [];
     // A link leads to a device.
@@ -70,16 +77,24 @@ export class Harness implements AsyncDisposable {
       tmpDir,
       outputDir,
       stdin: false,
+      signalTree: false,
+      limits: { outputKill: false, ...limits },
       ...rest,
     };
+    let thread: number | undefined;
     const guest = this.engine.start(request, {
-      started() {
+      started(info) {
         events.push('started');
+        thread = info.thread;
         begun.resolve();
+      },
+      outputExceeded() {
+        events.push('outputExceeded');
+        exceeded.resolve();
       },
       exited(exit) {
         events.push('exited');
-        ended.resolve({ ...exit, out: read('stdout'), err: read('stderr'), events });
+        ended.resolve({ ...exit, out: read('stdout'), err: read('stderr'), events, thread });
       },
     });
     const printed = async (text: string) => {
@@ -90,13 +105,14 @@ export class Harness implements AsyncDisposable {
       directory,
       cwd: request.cwd,
       started: begun.promise,
+      outputExceeded: exceeded.promise,
       result: ended.promise,
       out: () => read('stdout'),
       printed,
     };
   }
 
-  run(code: string, overrides: Partial<StartRequest> & { extension?: string } = {}): Promise<Result> {
+  run(code: string, overrides: Overrides = {}): Promise<Result> {
     return this.start(code, overrides).result;
   }
 

@@ -4,6 +4,7 @@ import { Harness, WORKER } from './javascript-harness.ts';
 
 const pools: ContextPool[] = [];
 afterEach(async () => {
+  vi.useRealTimers();
   await Promise.all(pools.splice(0).map((pool) => pool.close()));
 });
 
@@ -75,6 +76,39 @@ test('spares are let go when nothing starts', async () => {
   const context = pool.take();
   context.terminate();
 
+  await vi.waitFor(() => expect(pool.liveCount).toBe(0), 5000);
+});
+
+test('one spare stays while a program runs, however long, and goes when none does', async () => {
+  const pool = createPool(1_000_000);
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  pool.keepWarm(2);
+  const programs = [pool.take(), pool.take()];
+  vi.advanceTimersByTime(100);
+  await booted(pool, 2);
+
+  for (let times = 0; times < 2; times += 1) {
+    vi.advanceTimersByTime(1_000_000);
+    expect(pool.spareCount).toBe(1);
+  }
+  for (const program of programs) program.terminate();
+  await Promise.all(programs.map(({ ended }) => ended));
+  vi.advanceTimersByTime(1_000_000);
+  vi.useRealTimers();
+
+  expect(pool.spareCount).toBe(0);
+  await vi.waitFor(() => expect(pool.liveCount).toBe(0), 5000);
+});
+
+test('spares that fail to boot are not booted without end', async () => {
+  const pool = new ContextPool({ workerUrl: '/nowhere/worker.js' });
+  pools.push(pool);
+
+  pool.keepWarm(2);
+  expect(pool.liveCount).toBeGreaterThan(0);
+  await vi.waitFor(() => expect(pool.liveCount).toBe(0), 5000);
+
+  await pool.take().ended;
   await vi.waitFor(() => expect(pool.liveCount).toBe(0), 5000);
 });
 

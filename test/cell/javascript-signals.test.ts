@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import { eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { Harness } from './javascript-harness.ts';
 
 const shared = new Harness();
@@ -19,6 +20,20 @@ test('a handler for SIGTERM may clean up and choose the exit code', async () => 
 
   expect(await running.result).toMatchObject({ exitCode: 3, out: 'ready\nSIGTERM 15\nclean\n' });
 });
+
+test.each(['on', 'once', 'addListener', 'prependListener', 'prependOnceListener'])(
+  'a handler that was added with %s is heard',
+  async (method) => {
+    const running = shared.start(
+      `process.${method}("SIGTERM", () => process.exit(3)); setInterval(() => {}, 1000); console.log("ready")`,
+    );
+    await running.printed('ready');
+
+    running.guest.signal('SIGTERM');
+
+    expect((await running.result).exitCode).toBe(3);
+  },
+);
 
 test.each([
   ['SIGTERM', 143],
@@ -88,6 +103,19 @@ test.each([
   running.guest.signal('SIGTERM');
 });
 
+test('the end is told when the thread is gone, not when it was told to end', async () => {
+  const running = shared.start(`const fs = require('fs'); fs.writeSync(1, fs.readlinkSync('/proc/thread-self') + ';');
+    require('crypto').pbkdf2Sync('a', 'b', 400000, 64, 'sha512');`);
+  await running.printed(';');
+  const thread = join('/proc', running.out().slice(0, -1));
+  expect(existsSync(thread)).toBe(true);
+
+  running.guest.kill();
+  await running.result;
+
+  expect(existsSync(thread)).toBe(false);
+});
+
 test('a program that signals itself hits only itself', async () => {
   const bystander = shared.start(
     'process.on("SIGTERM", () => process.exit(0)); setInterval(() => {}, 1000); console.log("ready")',
@@ -115,6 +143,13 @@ test('a program that signals itself hits only itself', async () => {
   expect(await bystander.result).toMatchObject({ exitCode: 0 });
 });
 
+test('a program may signal its children', async () => {
+  const code = `const child = require('child_process').spawn('sleep', ['1000']);
+    console.log(process.kill(child.pid, 'SIGTERM')); child.on('exit', (code, signal) => console.log(code, signal))`;
+
+  expect(await shared.run(code)).toMatchObject({ exitCode: 0, out: 'true\nnull SIGTERM\n' });
+});
+
 test('the processes of a program end with it, and those below them', async () => {
   const code = `const child = require('child_process').spawn('sh', ['-c', 'sleep 1000 & echo $! > pids; echo $$ >> pids; echo ready; wait'], { stdio: 'inherit' });`;
   const running = shared.start(code);
@@ -128,6 +163,80 @@ test('the processes of a program end with it, and those below them', async () =>
   for (const pid of pids) {
     const stat = existsSync(`/proc/${pid}/stat`) ? readFileSync(`/proc/${pid}/stat`, 'utf8') : ') Z';
     expect(stat).toContain(') Z');
+  }
+});
+
+test.each([
+  ['the program itself', ''],
+  [
+    'a thread of it',
+    'if (require("worker_threads").isMainThread) new (require("worker_threads").Worker)(__filename); else',
+  ],
+])('a child of %s ends with a program that exits, fails or is killed', async (_, where) => {
+  for (const end of ['process.exit()', 'throw new Error("x")', '0']) {
+    const running = shared.start(`${where} {
+        const child = require('child_process').spawn('sleep', ['1000'], { detached: true, stdio: 'ignore' });
+        child.on('spawn', () => require('fs').writeSync(1, 'child ' + child.pid + ';'));
+      }
+      process.on('SIGUSR2', () => { ${end} }); setInterval(() => {}, 1000);`);
+    await running.printed(';');
+
+    running.guest.signal('SIGUSR2');
+    if (end === '0') running.guest.kill();
+    await running.result;
+
+    expect(isAlive(Number(running.out().slice('child '.length, -1))), end).toBe(false);
+  }
+});
+
+test('a child that is just being made when its program is killed is gone with it', async () => {
+  for (let round = 0; round < 10; round += 1) {
+    const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+    const running = shared.start(`const { spawn } = require('child_process');
+      console.log('ready'); for (;;) spawn('sleep', ['${seconds}'], { stdio: 'ignore' });`);
+    await running.printed('ready');
+
+    running.guest.kill();
+    await running.result;
+
+    expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+  }
+});
+
+test('the end is told when the children are gone, not when they were killed', async () => {
+  // Much memory takes the kernel some time to free.
+  const running =
+    shared.start(`const command = "(head -c 300000000 /dev/zero; echo ready; sleep 1000) | sh -c 'echo $$ > pid; exec tail -c 300000000 > /dev/null'";
+    require('child_process').spawn('sh', ['-c', command.replace('echo ready', 'echo ready > told')]);
+    const look = setInterval(() => { if (require('fs').existsSync('told')) { console.log('ready'); clearInterval(look) } }, 1);`);
+  await running.printed('ready');
+  const pid = Number(readFileSync(join(running.cwd, 'pid'), 'utf8'));
+  expect(isAlive(pid)).toBe(true);
+
+  running.guest.kill();
+  await running.result;
+
+  expect(isAlive(pid)).toBe(false);
+});
+
+test.each([
+  ['whose thread waits for a child', '', 'execFileSync(...sleep)', 1],
+  ['that waits for children, as a thread of it does', 'wait();', 'for (;;) try { execFileSync(...sleep) } catch {}', 2],
+])('a program %s is ended, and the children with it', async (_, own, wait, children) => {
+  // Whether a thread makes another child before it is ended is a matter of luck.
+  for (let round = 0; round < 5; round += 1) {
+    const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+    const running = shared.start(`const { execFileSync } = require('child_process');
+      const { isMainThread, Worker } = require('worker_threads');
+      const sleep = ['sleep', ['${seconds}']];
+      function wait() { ${wait} }
+      if (isMainThread) new Worker(__filename).on('online', () => { ${own} }); else wait();`);
+    await eventually('the children run', () => processesWith(`sleep ${seconds}`).length === children);
+
+    running.guest.kill();
+
+    expect(await running.result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+    expect(processesWith(`sleep ${seconds}`)).toEqual([]);
   }
 });
 

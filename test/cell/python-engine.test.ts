@@ -1,20 +1,24 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, test, vi } from 'vitest';
 import type { Guest, GuestExit, StartRequest } from '../../src/cell/engine.ts';
 import { PythonEngine } from '../../src/cell/python-engine.ts';
+import type { PythonGuest } from '../../src/cell/python-guest.ts';
 
 const zygotePath = fileURLToPath(new URL('../../workers/zygote.py', import.meta.url));
 const root = mkdtempSync(join(tmpdir(), 'python-engine-'));
@@ -57,10 +61,13 @@ function start(code: string, overrides: Partial<StartRequest> = {}, on: PythonEn
     tmpDir: join(dir, 'tmp'),
     outputDir: join(dir, 'out'),
     stdin: false,
+    limits: { outputKill: false },
+    signalTree: false,
     ...overrides,
   };
   const guest = on.start(request, {
     started: ({ pid }) => started.resolve(pid ?? 0),
+    outputExceeded: () => {},
     exited: (exit) => {
       over = true;
       exited.resolve(exit);
@@ -99,6 +106,15 @@ function parentOf(pid: number): number {
   return Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
 }
 
+/** None of a process that is gone. */
+function childrenOf(pid: number): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  } catch {
+    return [];
+  }
+}
+
 /** Writes its pid to a file, and sleeps, in a session of its own whose parent is gone. */
 const DAEMON = `
 import os, time
@@ -118,7 +134,7 @@ print('ready')
 test('output, exit code and usage of a program that prints and ends', async () => {
   const run = start('print("hello")');
 
-  expect(await run.exited).toMatchObject({ exitCode: 0, usage: { maxRssKb: expect.any(Number) } });
+  expect(await run.exited).toMatchObject({ exitCode: 0, usage: { processes: 1 } });
   expect(run.stdout()).toBe('hello\n');
   expect(run.stderr()).toBe('');
   expect(await run.started).toBeGreaterThan(0);
@@ -176,6 +192,38 @@ test('TMPDIR in the environment decides about temporary files', async () => {
   expect(run.stdout()).toBe('/var/tmp\n');
 });
 
+test('nothing of the environment of the engine is in a program', async () => {
+  vi.stubEnv('OF_THE_ENGINE', 'a secret');
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  // What its process was given, whatever was taken out of it later.
+  const run = start('print(open("/proc/self/environ").read())', {}, own);
+  vi.unstubAllEnvs();
+
+  expect(await run.exited).toMatchObject({ exitCode: 0 });
+
+  expect(run.stdout()).not.toContain('OF_THE_ENGINE');
+  await own.close();
+});
+
+test('PYTHONPATH in the environment is searched after the directory of the program', async () => {
+  const library = join(root, 'library');
+  mkdirSync(library);
+  writeFileSync(join(library, 'greeting.py'), 'text = "hello"');
+  writeFileSync(join(library, 'sibling.py'), 'text = "not this one"');
+  mkdirSync(join(root, 'beside'));
+  writeFileSync(join(root, 'beside', 'sibling.py'), 'text = "from beside"');
+
+  const run = start('import greeting, sibling\nprint(greeting.text, sibling.text)', {
+    mainPath: join(root, 'beside', 'main.py'),
+    writeMain: false,
+    env: { PYTHONPATH: `/nowhere/at/all:${library}` },
+  });
+  await run.exited;
+
+  expect(run.stderr()).toBe('');
+  expect(run.stdout()).toBe('hello from beside\n');
+});
+
 test('Unicode in code, arguments and output', async () => {
   const run = start('# ☃\nimport sys\nπ = "🐍"\nprint(π, sys.argv[1])', { args: ['日本'] });
 
@@ -189,6 +237,7 @@ const LIKE_CPYTHON: [string, string][] = [
   ['sys.exit with a number', 'import sys; sys.exit(3)'],
   ['sys.exit with a large number', 'import sys; sys.exit(259)'],
   ['sys.exit with a negative number', 'import sys; sys.exit(-1)'],
+  ['sys.exit with a number that fits no integer', 'import sys; sys.exit(2 ** 70)'],
   ['sys.exit with a string', 'import sys; print("out"); sys.exit("tschüß")'],
   ['sys.exit with None', 'import sys; sys.exit(None)'],
   ['an exception', 'def f():\n    return 1 / 0\n\nf()'],
@@ -199,6 +248,10 @@ const LIKE_CPYTHON: [string, string][] = [
   ['an indentation error', 'if True:\nprint(1)'],
   ['a syntax error inside a string', 'eval("1 +")'],
   ['an exception group or its absence', 'raise ExceptionGroup("g", [ValueError(1), TypeError(2)])'],
+  [
+    'what is kept of an exception',
+    'import atexit, sys\natexit.register(lambda: print(sys.last_type, sys.last_value, sys.last_traceback.tb_lineno))\n1 / 0',
+  ],
   ['an interrupt nobody handles', 'raise KeyboardInterrupt'],
   [
     'a hook for exceptions',
@@ -235,6 +288,7 @@ const LIKE_CPYTHON: [string, string][] = [
     'the module __main__',
     'import sys\nm = sys.modules["__main__"]\nprint(sorted(vars(m)), __name__, __spec__, __package__, __doc__, m.__dict__ is globals(), type(__builtins__))',
   ],
+  ['how it was started', 'import sys\nprint(getattr(sys, "orig_argv", sys.argv)[1:], sys.flags, sys.path)'],
   [
     'standard streams',
     'import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s, s.errors, s.newlines, s.buffer.raw.mode, s is getattr(sys, "__%s__" % s.name[1:-1]))',
@@ -319,6 +373,26 @@ test('SIGTERM and SIGINT end a program that does not handle them', async () => {
   expect(interrupted.stderr()).not.toContain('zygote');
 });
 
+test('a signal is for the program alone, which decides about its children', async () => {
+  const code = `
+import signal, subprocess, sys
+script = 'trap "exit 7" TERM; echo ready; read line; exit 5'
+child = subprocess.Popen(['sh', '-c', script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+def stop(*_):
+    child.communicate(b'\\n')
+    sys.exit(child.returncode)
+signal.signal(15, stop)
+print('ready')
+while True: signal.pause()`;
+  const run = start(code, { env: { PATH: '/usr/bin:/bin' } });
+  await until('the child', () => run.stdout() === 'ready\n');
+
+  run.guest.signal('SIGTERM');
+
+  expect(await run.exited).toMatchObject({ exitCode: 5 });
+});
+
 test('a program that catches everything is killed', async () => {
   const run = start(
     'print("ready")\nwhile True:\n    try:\n        while True: pass\n    except BaseException: continue',
@@ -344,6 +418,17 @@ test('kill and signal before the start are not lost', async () => {
   expect(await terminated.exited).toMatchObject({ exitCode: 143, signal: 'SIGTERM' });
   expect(await killedCold.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
   await cold.close();
+});
+
+test('an interrupt before the first line ends a program, and shows nothing of what started it', async () => {
+  // The start is told before all code has arrived, and so much does not arrive at once.
+  const run = start(`#${'x'.repeat(8 * MB)}\nprint("never")`);
+  run.guest.signal('SIGINT');
+
+  expect(await run.exited).toMatchObject({ exitCode: 130, signal: 'SIGINT' });
+
+  expect(run.stderr()).toBe('KeyboardInterrupt\n');
+  expect(run.stdout()).toBe('');
 });
 
 test('methods after the end do no harm', async () => {
@@ -386,7 +471,8 @@ time.sleep(1000)
   await until('all chains', () =>
     [0, 1, 2, 3, 4, 5, 6, 7].every((i) => existsSync(join(run.dir, 'work', `chain-${i}`))),
   );
-  expect(descendants(run)).toBeGreaterThan(1);
+  // One look may come while all of them are between two.
+  await until('a chain is seen', () => descendants(run) > 1);
 
   run.guest.kill();
   await run.exited;
@@ -462,6 +548,17 @@ test('input waits for a program that does not read, and is let go at its end', a
   await write;
 });
 
+test('input that a program has closed is let go while it runs', async () => {
+  const run = start('import os, time\nos.close(0)\nprint("ready")\ntime.sleep(1000)', { stdin: true });
+  await until('the start', () => run.stdout() === 'ready\n');
+
+  await run.guest.write(Buffer.alloc(MB), false);
+
+  expect(run.isOver()).toBe(false);
+  run.guest.kill();
+  await run.exited;
+});
+
 test('large input is passed on whole', async () => {
   const run = start('import sys\nprint(len(sys.stdin.buffer.read()))', { stdin: true });
 
@@ -477,6 +574,24 @@ test('20,000 lines written before a kill are kept', async () => {
   expect(await run.exited).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
 
   expect(run.stdout().split('\n')).toHaveLength(20_001);
+});
+
+test('streams that somebody else still holds do not keep a program from its end, and what is in them is kept', async () => {
+  const run = start('import sys\nprint("ready")\nsys.stdin.read()\nprint("done")', { stdin: true });
+  const pid = await run.started;
+  await until('the start', () => run.stdout() === 'ready\n');
+  const held = [1, 2].map((fd) => openSync(`/proc/${pid}/fd/${fd}`, 'w'));
+
+  await run.guest.write(Buffer.alloc(0), true);
+  while (!(run.guest as PythonGuest).isOver) await new Promise((resolve) => setImmediate(resolve));
+  // From here on only the limit ends it. Until after that this process is too busy to look at the streams.
+  for (const fd of held) writeSync(fd, 'late\n');
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+
+  expect(await run.exited).toMatchObject({ exitCode: 0 });
+  expect(run.stdout()).toBe('ready\ndone\nlate\n');
+  expect(run.stderr()).toBe('late\n');
+  for (const fd of held) closeSync(fd);
 });
 
 test('a running program outlives the zygote, and the next start has a new one', async () => {
@@ -497,6 +612,43 @@ test('a running program outlives the zygote, and the next start has a new one', 
   await own.close();
 });
 
+test('a program can neither hold up what comes after it by stopping the zygote, nor by stopping what waits for its start', async () => {
+  const stopped = new PythonEngine({ python: 'python3', zygotePath });
+  const spoiled = new PythonEngine({ python: 'python3', zygotePath });
+  const sleep = 'import time; time.sleep(1000)';
+  const zygote = parentOf(parentOf(await start(sleep, {}, stopped).started));
+  const shepherd = parentOf(await start(sleep, {}, spoiled).started);
+  const spares = () =>
+    childrenOf(parentOf(shepherd))
+      .filter((pid) => pid !== shepherd)
+      .flatMap(childrenOf);
+  await until('two spare guests', () => spares().length === 2);
+
+  process.kill(zygote, 'SIGSTOP');
+  for (const spare of spares()) process.kill(spare, 'SIGSTOP');
+  const many = Array.from({ length: 5 }, () => start('print("next")', {}, stopped));
+  const victim = start('print("next")', {}, spoiled);
+
+  expect(await victim.exited).toMatchObject({ cause: 'start_failed', message: expect.stringContaining('10 s') });
+  expect((await Promise.all(many.map((next) => next.exited))).map((exit) => exit.exitCode)).toEqual(Array(5).fill(0));
+  await Promise.all([stopped.close(), spoiled.close()]);
+}, 40_000);
+
+test('a running program outlives all of the process group that the zygote leads', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const run = start('import sys\nprint("ready")\nsys.stdin.read()\nprint("done")', { stdin: true }, own);
+  const zygote = parentOf(parentOf(await run.started));
+  await until('the start', () => run.stdout() === 'ready\n');
+
+  process.kill(-zygote, 'SIGKILL');
+  await until('the end of the zygote', () => !isAlive(zygote));
+
+  await run.guest.write(Buffer.alloc(0), true);
+  expect(await run.exited).toMatchObject({ exitCode: 0 });
+  expect(run.stdout()).toBe('ready\ndone\n');
+  await own.close();
+});
+
 test('a program that kills its shepherd dies with all it started', async () => {
   const run = start(
     `${DAEMON}\nimport ctypes\nctypes.CDLL(None).prctl(1, 0)\nos.kill(os.getppid(), 9)\ntime.sleep(1000)`,
@@ -507,6 +659,34 @@ test('a program that kills its shepherd dies with all it started', async () => {
 
   const daemon = Number(readFileSync(join(run.dir, 'work', 'daemon'), 'utf8'));
   expect([isAlive(pid), isAlive(daemon)]).toEqual([false, false]);
+});
+
+test('the end of a program that killed its shepherd is told as soon as all it started is gone, not before', async () => {
+  // It holds no stream of the program, and what it has takes a while to free.
+  const code = `
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    os.close(1), os.close(2)
+    kept = b'x' * (300 << 20)
+    with open('daemon.tmp', 'w') as file: file.write(str(os.getpid()))
+    os.rename('daemon.tmp', 'daemon')
+    time.sleep(1000)
+while not os.path.exists('daemon'): time.sleep(0.001)
+print('ready')
+time.sleep(1000)`;
+  const run = start(code);
+  const shepherd = parentOf(await run.started);
+  await until('the daemon', () => run.stdout() === 'ready\n');
+  const pid = Number(readFileSync(join(run.dir, 'work', 'daemon'), 'utf8'));
+
+  const killedAtMs = performance.now();
+  process.kill(shepherd, 'SIGKILL');
+  await run.exited;
+
+  expect(isAlive(pid)).toBe(false);
+  // After a second it would be told without the zygote's word.
+  expect(performance.now() - killedAtMs).toBeLessThan(1_000);
 });
 
 test('a program that kills its shepherd after the zygote, or stops its shepherd, ends', async () => {
@@ -528,13 +708,14 @@ time.sleep(1000)`;
   await own.close();
 });
 
-test('nothing is left when the process of the engine is killed', async () => {
-  const dir = join(root, 'host');
-  for (const name of ['work', 'scratch', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
+/** An engine in a process of its own, which runs `code` and, once that has started, `onStarted` with its `pid`. */
+async function startHost(code: string, onStarted = '') {
+  const dir = join(root, `host-${++count}`);
+  for (const name of ['work', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
   const request = {
     executionKey: 'e',
     language: 'python',
-    code: `${DAEMON}\ntime.sleep(1000)`,
+    code,
     args: [],
     env: {},
     cwd: join(dir, 'work'),
@@ -543,27 +724,100 @@ test('nothing is left when the process of the engine is killed', async () => {
     tmpDir: join(dir, 'tmp'),
     outputDir: join(dir, 'out'),
     stdin: true,
+    limits: { outputKill: false },
+    signalTree: false,
   };
   const script = `
+    import { readFileSync, writeSync } from 'node:fs';
     import { PythonEngine } from ${JSON.stringify(new URL('../../src/cell/python-engine.ts', import.meta.url).href)};
     const engine = new PythonEngine(${JSON.stringify({ python: 'python3', zygotePath })});
-    engine.start(${JSON.stringify(request)}, { started: ({ pid }) => console.log(pid), exited() {} });`;
+    const request = JSON.parse(readFileSync(${JSON.stringify(join(dir, 'request'))}));
+    const parentOf = (pid) => Number(readFileSync('/proc/' + pid + '/stat', 'latin1').split(') ').at(-1).split(' ')[1]);
+    const started = ({ pid }) => {
+      writeSync(1, String(pid));
+      ${onStarted}
+    };
+    engine.start(request, { started, exited() {} });`;
+  writeFileSync(join(dir, 'request'), JSON.stringify(request));
   const host = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
   const guest = Number(await new Promise((resolve) => host.stdout.once('data', (data) => resolve(String(data)))));
-  await until(
-    'the daemon',
-    () => existsSync(join(dir, 'out', 'stdout')) && readFileSync(join(dir, 'out', 'stdout'), 'utf8') === 'ready\n',
-  );
-  const daemon = Number(readFileSync(join(dir, 'work', 'daemon'), 'utf8'));
   const shepherd = parentOf(guest);
-  const zygote = parentOf(shepherd);
-  const spares = readFileSync(`/proc/${zygote}/task/${zygote}/children`, 'utf8').trim().split(' ').map(Number);
-  const all = [guest, daemon, shepherd, zygote, ...spares];
+  return {
+    host,
+    dir,
+    guest,
+    shepherd,
+    zygote: parentOf(shepherd),
+    stdout: () => readFileSync(join(dir, 'out', 'stdout'), 'utf8'),
+  };
+}
+
+test('nothing is left when the process of the engine is killed', async () => {
+  const { host, dir, guest, shepherd, zygote, stdout } = await startHost(`${DAEMON}\ntime.sleep(1000)`);
+  await until('the daemon', () => stdout() === 'ready\n');
+  const daemon = Number(readFileSync(join(dir, 'work', 'daemon'), 'utf8'));
+  const all = [guest, daemon, shepherd, zygote, ...childrenOf(zygote)];
   expect(all.map(isAlive)).toEqual(all.map(() => true));
 
   host.kill('SIGKILL');
 
-  await until('the end of all', () => !all.some(isAlive), 250);
+  await until('the end of all', () => !all.some(isAlive), 2_000);
+});
+
+test('nothing is left when the process of the engine is killed after a program has stopped its shepherd', async () => {
+  const { host, guest, shepherd, zygote, stdout } = await startHost(
+    'import os, time\nos.kill(os.getppid(), 19)\nprint("ready")\ntime.sleep(1000)',
+  );
+  await until('the stop', () => stdout() === 'ready\n');
+
+  host.kill('SIGKILL');
+
+  await until('the end of all', () => ![guest, shepherd, zygote].some(isAlive), 2_000);
+});
+
+test('a program ends with its shepherd even when nobody is left who could kill it', async () => {
+  const { host, guest, shepherd, zygote, stdout } = await startHost('import time\nprint("ready")\ntime.sleep(1000)');
+  await until('the start', () => stdout() === 'ready\n');
+
+  // Stopped first, so that none of them does anything about the end of another.
+  for (const pid of [shepherd, zygote]) process.kill(pid, 'SIGSTOP');
+  for (const pid of [host.pid as number, zygote, shepherd]) process.kill(pid, 'SIGKILL');
+
+  await until('the end of the program', () => !isAlive(guest));
+});
+
+test('code of which the end never came, because the engine was killed, is not run', async () => {
+  const { dir, guest, shepherd, zygote } = await startHost(
+    `open('ran', 'w').close()\n#${'x'.repeat(64 * MB)}`,
+    // Those who would kill it must not be quicker than it is.
+    `for (const parent of [parentOf(pid), parentOf(parentOf(pid))]) process.kill(parent, 'SIGSTOP');
+    process.kill(process.pid, 'SIGKILL');`,
+  );
+
+  await until('the end of the program', () => !isAlive(guest));
+  process.kill(zygote, 'SIGCONT');
+  await until('the end of all', () => ![shepherd, zygote].some(isAlive));
+
+  expect(existsSync(join(dir, 'work', 'ran'))).toBe(false);
+});
+
+test('an engine that is to be warm has programs forked before the first is started', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const before = childrenOf(process.pid);
+
+  own.keepWarm(2);
+  const spares = () => {
+    const zygote = childrenOf(process.pid).find((pid) => !before.includes(pid));
+    // A `python3` that is a script, which looks for the real one first, has children too.
+    const isPython = zygote !== undefined && readlinkSync(`/proc/${zygote}/exe`).includes('python');
+    return isPython ? childrenOf(zygote).flatMap(childrenOf) : [];
+  };
+  await until('two spare guests', () => spares().length === 2);
+  const warm = spares();
+  const run = start('pass', {}, own);
+
+  expect(warm).toContain(await run.started);
+  await own.close();
 });
 
 test('close ends every program and the zygote', async () => {
@@ -632,12 +886,53 @@ print(found)`;
   expect(Number(finder.stdout())).toBe(Number(control.stdout()));
 });
 
+test('programs of two engines do not share a hash seed', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const code = 'print(hash("text"))';
+  const runs = [start(code), start(code, {}, own)];
+
+  await Promise.all(runs.map((run) => run.exited));
+
+  expect(runs[0]?.stdout()).not.toBe(runs[1]?.stdout());
+  await own.close();
+});
+
 test('random numbers differ between programs', async () => {
   const runs = [start('import random; print(random.random())'), start('import random; print(random.random())')];
 
   await Promise.all(runs.map((run) => run.exited));
 
   expect(runs[0]?.stdout()).not.toBe(runs[1]?.stdout());
+});
+
+test('the usage of a program is its own and that of all below it, also of what it leaves behind', async () => {
+  const code = `
+import os, time
+def burn(seconds):
+    while time.process_time() < seconds: sum(range(10000))
+if os.fork() == 0:
+    kept = b'x' * (100 << 20)
+    burn(0.3)
+    os._exit(0)
+os.wait()
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    burn(0.2)
+    os.write(writer, b'.')
+    time.sleep(1000)
+os.read(reader, 1)
+burn(0.1)`;
+  const run = start(code);
+
+  const { usage } = await run.exited;
+
+  const { userSeconds = 0, systemSeconds = 0, peakMemoryBytes = 0 } = usage ?? {};
+  expect(userSeconds + systemSeconds).toBeGreaterThan(0.58);
+  expect(userSeconds + systemSeconds).toBeLessThan(1.2);
+  expect(userSeconds).toBeGreaterThan(systemSeconds * 2);
+  expect(peakMemoryBytes).toBeGreaterThan(100 * MB);
+  expect(peakMemoryBytes).toBeLessThan(110 * MB);
 });
 
 test('a directory that vanished is told as a failed start', async () => {

@@ -69,13 +69,21 @@ describe('ps', () => {
         language: 'javascript',
         state: 'exited',
         rung: null,
-        result: { reason: 'failed', rung: null, exitCode: 5, signal: null, message: null },
+        result: {
+          reason: 'failed',
+          rung: null,
+          exitCode: 5,
+          signal: null,
+          message: null,
+          usage: expect.objectContaining({ userSeconds: expect.any(Number), stdoutBytes: 0, droppedBytes: 0 }),
+        },
         times: {
           acceptedAtMs: expect.any(Number),
           startedAtMs: expect.any(Number),
           signaledAtMs: null,
           exitedAtMs: expect.any(Number),
         },
+        warnings: [],
         pid: 0,
       },
     ]);

@@ -27,7 +27,7 @@ test.each([
   expect(parseSize(text)).toBe(mib);
 });
 
-test.each(['', '-1', '5kb', 'x', '1 GiB'])('"%s" is no size', (text) => {
+test.each(['', '-1', '5qb', 'x', '1 GiB'])('"%s" is no size', (text) => {
   expect(() => parseSize(text)).toThrow('A size is for example');
 });
 

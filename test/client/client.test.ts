@@ -61,6 +61,7 @@ describe.each(['socket', 'tcp'] as const)('over %s', (kind) => {
       exitCode: 3,
       signal: undefined,
       message: undefined,
+      usage: expect.objectContaining({ stdoutBytes: 3, droppedBytes: 0 }),
     });
     expect(execution).toEqual(expect.objectContaining({ language: 'javascript', state: 'exited', pid: 0 }));
   });

@@ -1,9 +1,12 @@
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readdirSync, statSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
-import { FromCell, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
+import { expect, onTestFinished, test } from 'vitest';
+import { FromCell, Hello, Start, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
+import { CELL_MAIN, ZYGOTE } from '../../src/package-root.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
 import {
   childrenOf,
@@ -14,6 +17,7 @@ import {
   processesWith,
   TestDaemon,
   type TestSession,
+  temporaryDirectory,
 } from '../support/daemon.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
@@ -201,15 +205,17 @@ test('a stopped cell does not keep its guests from ending', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
   const running = await session.ready(IDLE);
-  const pid = await session.cellPid();
+  const neighbour = await session.ready(IDLE);
 
-  process.kill(pid, 'SIGSTOP');
+  process.kill(await session.cellPid(), 'SIGSTOP');
   await running.cancel({ graceMs: 100 });
   const { result, steps } = await running.end();
 
-  expect(steps.slice(2)).toEqual(['signaled.graceful', 'signaled.forced', 'signaled.cell', 'exited.cell']);
-  expect(result).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137 });
-  expect(isAlive(pid)).toBe(false);
+  // Force wakes the cell: it costs the neighbour nothing.
+  expect(steps.slice(2)).toEqual(['signaled.graceful', 'signaled.forced', 'exited.forced']);
+  // It hears the signal it was sent before first.
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  await stillWorks(session, neighbour);
 });
 
 test('a stopped cell does not keep its session from closing', async () => {
@@ -284,6 +290,9 @@ test('a cell obeys nobody without its token', async () => {
     interpreter: '',
     orphanGraceMs: 0,
     zygotePath: '',
+    memoryBudgetBytes: 0n,
+    cgroups: {},
+    cgroupVersion: 0,
     protocolVersion: PROTOCOL_VERSION,
   };
 
@@ -321,6 +330,253 @@ test('garbage on the daemon socket harms nothing', async () => {
   await stillWorks(session, running);
 });
 
+/** A cell without a daemon: its program alone. Gone after the test, however that ends. */
+class BareCell {
+  readonly root = temporaryDirectory();
+  readonly pid: number;
+  readonly exited: Promise<unknown>;
+  readonly #ready: Promise<unknown>;
+
+  constructor() {
+    const [socket, token] = [join(this.root, 'cell.sock'), join(this.root, 'token')];
+    writeFileSync(token, 'the token');
+    // A group of its own, which it ends as a whole.
+    const child = spawn(process.execPath, [CELL_MAIN, socket, token], {
+      env: {},
+      detached: true,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    this.pid = child.pid as number;
+    this.exited = once(child, 'exit');
+    this.#ready = once(child.stdout, 'data');
+    onTestFinished(async () => {
+      if (isAlive(this.pid)) process.kill(-this.pid, 'SIGKILL');
+      await this.exited;
+    });
+  }
+
+  /** Connects as a daemon does. Resolves when the cell has answered. */
+  async connect({ orphanGraceMs = 1_000_000, protocolVersion = PROTOCOL_VERSION } = {}): Promise<CellConnection> {
+    await this.#ready;
+    const connection = new CellConnection(this.root);
+    const value = Hello.fromPartial({
+      protocolVersion,
+      token: 'the token',
+      engine: 'python',
+      interpreter: 'python3',
+      orphanGraceMs,
+      zygotePath: ZYGOTE,
+    });
+    connection.send({ $case: 'hello', value });
+    await connection.hears(protocolVersion === PROTOCOL_VERSION ? 'ready' : 'welcome');
+    return connection;
+  }
+
+  /** What it has open. */
+  descriptors(): string[] {
+    const directory = `/proc/${this.pid}/fd`;
+    return readdirSync(directory).map((fd) => {
+      try {
+        return readlinkSync(join(directory, fd));
+      } catch {
+        return ''; // closed meanwhile
+      }
+    });
+  }
+}
+
+type Heard = NonNullable<FromCell['body']>;
+
+/** What a daemon says to a cell, and hears from it. */
+class CellConnection {
+  readonly heard: Heard[] = [];
+  readonly closed: Promise<unknown>;
+  readonly #root: string;
+  readonly #framed: FramedSocket<FromCell, ToCell>;
+
+  constructor(root: string) {
+    this.#root = root;
+    this.#framed = new FramedSocket(connect(join(root, 'cell.sock')), FromCell, ToCell);
+    this.#framed.on('message', ({ body }) => body && this.heard.push(body));
+    this.closed = once(this.#framed, 'close');
+  }
+
+  send(body: NonNullable<ToCell['body']>): void {
+    this.#framed.send({ body });
+  }
+
+  /** Starts a Python program. */
+  start(executionKey: string, code: string, options: { outputDir?: string } = {}): void {
+    const path = (name: string) => join(this.#root, `${executionKey}-${name}`);
+    const value = Start.fromPartial({
+      executionKey,
+      language: 'python',
+      code,
+      cwd: path('work'),
+      createCwd: true,
+      mainPath: path('main.py'),
+      writeMain: true,
+      tmpDir: path('tmp'),
+      outputDir: path('out'),
+      ...options,
+    });
+    this.send({ $case: 'start', value });
+  }
+
+  stdout(executionKey: string): string {
+    const path = join(this.#root, `${executionKey}-out`, 'stdout');
+    return existsSync(path) ? readFileSync(path, 'utf8') : '';
+  }
+
+  /** Resolves with the first message of this kind, about this execution if it is about one. */
+  async hears<Case extends Heard['$case']>(
+    $case: Case,
+    executionKey?: string,
+  ): Promise<Extract<Heard, { $case: Case }>> {
+    for (;;) {
+      const found = this.heard.find((body) => body.$case === $case && about(body) === executionKey);
+      if (found !== undefined) return found as Extract<Heard, { $case: Case }>;
+      await once(this.#framed, 'message');
+    }
+  }
+
+  close(): void {
+    this.#framed.destroy();
+  }
+}
+
+function about({ value }: Heard): string | undefined {
+  return 'executionKey' in value ? value.executionKey : undefined;
+}
+
+const SLEEP = 'import time\ntime.sleep(600)';
+
+test('a cell ends with its guests when no daemon has come back within the grace period', async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect({ orphanGraceMs: 300 });
+  daemon.start('e', SLEEP);
+  const { pid } = (await daemon.hears('started', 'e')).value;
+
+  const leftAtMs = performance.now();
+  daemon.close();
+  await cell.exited;
+
+  expect(performance.now() - leftAtMs).toBeGreaterThan(290);
+  expect(isAlive(pid)).toBe(false);
+  expect(existsSync(join(cell.root, 'cell.sock'))).toBe(false);
+});
+
+test('a cell that a daemon comes back to in time lives on', async () => {
+  const cell = new BareCell();
+  const first = await cell.connect({ orphanGraceMs: 1_500 });
+
+  first.close();
+  await first.closed;
+  const second = await cell.connect({ orphanGraceMs: 1_500 });
+  second.start('e', 'import time\ntime.sleep(2)\nprint("lived on")');
+  await second.hears('exited', 'e');
+
+  expect(second.stdout('e')).toBe('lived on\n');
+});
+
+test('an end that no daemon was there to hear is told to the next one, and only to that', async () => {
+  const cell = new BareCell();
+  const first = await cell.connect();
+  first.start('e', SLEEP);
+  const { pid } = (await first.hears('started', 'e')).value;
+
+  const sockets = () => cell.descriptors().filter((target) => target.startsWith('socket:')).length;
+  const connected = sockets();
+  first.close();
+  await eventually('the cell knows that it is alone', () => sockets() < connected);
+  process.kill(pid, 'SIGKILL');
+  await eventually(
+    'the cell knows of the end',
+    () => !cell.descriptors().some((target) => target.endsWith('e-out/stdout')),
+  );
+  const second = await cell.connect();
+  const { value } = await second.hears('exited', 'e');
+  const third = await cell.connect();
+
+  expect(value).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+  expect(third.heard.map(({ $case }) => $case)).toEqual(['welcome', 'ready']);
+});
+
+test('whoever knows the token takes the cell, and who had it is let go', async () => {
+  const cell = new BareCell();
+  const first = await cell.connect({ orphanGraceMs: 1 });
+  const second = await cell.connect({ orphanGraceMs: 1 });
+
+  await first.closed;
+  second.start('e', 'import time\ntime.sleep(0.2)');
+
+  expect((await second.hears('exited', 'e')).value).toMatchObject({ exitCode: 0, cause: '' });
+});
+
+test('a start that is said twice is one', async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect();
+
+  daemon.start('e', 'import time\nprint("once")\ntime.sleep(0.1)');
+  daemon.start('e', 'print("twice")');
+  await daemon.hears('exited', 'e');
+  daemon.start('next', 'import time\ntime.sleep(0.2)');
+  await daemon.hears('exited', 'next');
+
+  expect(daemon.stdout('e')).toBe('once\n');
+  expect(daemon.heard.filter((body) => about(body) === 'e').map(({ $case }) => $case)).toEqual(['started', 'exited']);
+});
+
+test('input for what is gone is answered', async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect();
+
+  daemon.send({ $case: 'input', value: { executionKey: 'gone', data: Buffer.from('x'), end: false } });
+
+  expect((await daemon.hears('inputTaken', 'gone')).value).toEqual({ executionKey: 'gone' });
+});
+
+test('a directory that cannot be made is told as a failed start', async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect();
+
+  daemon.start('e', 'print(1)', { outputDir: join(cell.root, 'token', 'out') });
+
+  const { value } = await daemon.hears('exited', 'e');
+  expect(value).toMatchObject({ cause: 'start_failed' });
+  expect(value.message).toContain('ENOTDIR');
+});
+
+test("a terminal's signals do not end a cell, SIGTERM does, with its guests", async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect();
+  process.kill(cell.pid, 'SIGINT');
+  process.kill(cell.pid, 'SIGHUP');
+  daemon.start('e', SLEEP);
+  const { pid } = (await daemon.hears('started', 'e')).value;
+
+  process.kill(cell.pid, 'SIGTERM');
+  await cell.exited;
+
+  expect(isAlive(pid)).toBe(false);
+});
+
+test('a daemon that speaks another version hears so, and is not obeyed', async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect();
+  const other = await cell.connect({ protocolVersion: PROTOCOL_VERSION + 1 });
+
+  other.send({ $case: 'shutdown', value: {} });
+  await other.closed;
+
+  expect(other.heard).toMatchObject([
+    { $case: 'welcome', value: { protocolVersion: PROTOCOL_VERSION, pid: cell.pid } },
+  ]);
+  daemon.start('e', 'print("still here")');
+  await daemon.hears('exited', 'e');
+  expect(daemon.stdout('e')).toBe('still here\n');
+});
+
 test.each(['javascript', 'python'])('50 %s executions at once all complete, and nothing is left', async (language) => {
   // What the runtime opens once and keeps is not counted.
   await using first = await TestDaemon.start();
@@ -345,4 +601,26 @@ test.each(['javascript', 'python'])('50 %s executions at once all complete, and 
   expect(readdirSync(join(node.root, 's', 'work'))).toEqual([]);
   await node.daemon.stop();
   await eventually('all descriptors are closed', () => openDescriptors() <= descriptorsBefore);
+});
+
+test('children that ended guests leave behind do not pile up: their cell is replaced, and nobody is disturbed', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const staying = await session.ready('console.log("ready"); setInterval(() => {}, 1000)');
+  const first = await session.cellPid();
+  const littering = `const { spawn } = require('child_process');
+    for (let i = 0; i < 20; i++) spawn('sleep', ['600']); console.log('ready'); setInterval(() => {}, 1000)`;
+
+  for (let count = 0; count < 4; count += 1) {
+    const execution = await session.ready(littering);
+    await execution.cancel({ graceMs: 0 });
+    await execution.end();
+  }
+
+  const pidOf = async () => Number((await session.run('console.log(process.pid)')).stdout);
+  await eventually('another cell for new executions', async () => (await pidOf()) !== first);
+  expect((await staying.snapshot()).state).toBe('running');
+  expect(isAlive(first)).toBe(true);
+  await staying.cancel({ graceMs: 0 });
+  await eventually('the end of the first cell', () => !isAlive(first));
 });

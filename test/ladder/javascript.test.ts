@@ -98,6 +98,21 @@ test('a busy loop with a handler, which cannot run, is forced', async () => {
   expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
 });
 
+test('an allocation loop that V8 would unroll costs no neighbour its cell', async () => {
+  await using patient = await TestDaemon.start({ forcedLimitMs: 5_000 });
+  const session = await patient.session();
+  const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const running = await session.ready(`
+    process.on('SIGTERM', () => {});
+    setTimeout(() => { for (;;) new Array(1000).fill(1.5); }, 0);
+    console.log('ready');`);
+  // The loop is endless once the optimizing compiler has made something of it.
+  await running.cancel({ graceMs: 500 });
+
+  expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test.each([
   ['Atomics.wait', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);'],
   ['an allocation loop that V8 would unroll', 'for (;;) new Array(1000).fill(1.5);'],
@@ -304,6 +319,42 @@ test('a program cannot end its cell: process.exit, process.abort and process.kil
   expect(aborted.result).toMatchObject({ reason: 'signaled', exitCode: 134, signal: 'SIGABRT' });
   expect(rejected.result).toMatchObject({ reason: 'failed', exitCode: 1 });
   expect((await neighbour.snapshot()).state).toBe('running');
+});
+
+test('a program cannot close what its cell has open', async () => {
+  const session = await node.session();
+
+  const { stdout } = await session.run(`
+    const fs = require('node:fs');
+    const open = () => [0, 1, 2].map((fd) => fs.readlinkSync('/proc/self/fd/' + fd)).join();
+    const before = open();
+    for (const fd of [0, 1, 2]) fs.closeSync(fd);
+    const between = open();
+    fs.close(0, () => fs.close(1, () => fs.close(2, () => console.log(between === before, open() === before))));`);
+
+  expect(stdout).toBe('true true\n');
+});
+
+test('nothing of the environment of the daemon is in its cells', async () => {
+  const session = await node.session();
+
+  const { stdout } = await session.run({
+    code: "console.log(JSON.stringify(process.env), require('node:fs').readFileSync('/proc/self/environ', 'utf8'))",
+    env: { ONLY: 'this' },
+  });
+
+  expect(process.env).toHaveProperty('PATH');
+  expect(stdout).toBe('{"ONLY":"this"} \n');
+});
+
+test('a program has no way to call native code', async () => {
+  const session = await node.session();
+
+  const { stdout } = await session.run(`
+    console.log(process.getBuiltinModule('node:ffi'));
+    import('node:ffi').catch(({ code }) => console.log(code));`);
+
+  expect(stdout).toBe('undefined\nERR_UNKNOWN_BUILTIN_MODULE\n');
 });
 
 test('a private working directory is gone after the end, a given one stays', async () => {

@@ -157,12 +157,16 @@ test.each([
   expect((await session.run({ language: 'python', code })).result).toMatchObject(expected);
 });
 
-test('a stopped process is forced all the same', async () => {
-  const running = await ready('import os, signal\nprint("ready", flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)');
+test('a stopped process hears its stop, and is forced all the same if it does not obey', async () => {
+  const stop = 'import os, signal\nprint("ready", flush=True)\nwhile True: os.kill(os.getpid(), signal.SIGSTOP)';
+  const hearing = await ready(stop);
+  const deaf = await ready(`import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n${stop}`);
 
-  await running.cancel({ graceMs: 200 });
+  await hearing.cancel({ graceMs: 10_000 });
+  await deaf.cancel({ graceMs: 200 });
 
-  expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
+  expect((await hearing.end()).result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 143 });
+  expect((await deaf.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
 });
 
 test('a program that kills its parent takes only itself along', async () => {

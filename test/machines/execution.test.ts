@@ -4,15 +4,18 @@ import { getShortestPaths } from 'xstate/graph';
 import {
   EXIT_REASONS,
   type ExecutionEvent,
+  type ExecutionInput,
   executionMachine,
   type GuestCommand,
   type GuestInput,
 } from '../../machines/execution.ts';
 
-const input = {
+const input: ExecutionInput = {
   sessionKey: 's',
   executionKey: 'k',
+  queueTimeoutMs: undefined,
   timeoutMs: 1000,
+  timeoutSignal: 'SIGTERM',
   graceMs: 500,
   startLimitMs: 3000,
   forcedLimitMs: 250,
@@ -21,7 +24,7 @@ const cancel = { type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM',
 const killed = { type: 'guest.exited', exit: { exitCode: 137, signal: 'SIGKILL' } } as const;
 
 /** An execution under a clock of its own, and what its guest was told. */
-function start(overrides: Partial<typeof input> | { timeoutMs: undefined } = {}) {
+function start(overrides: Partial<ExecutionInput> = {}) {
   const clock = new SimulatedClock();
   const told: string[] = [];
   const guest = fromCallback<GuestCommand, GuestInput>(({ receive }) => {
@@ -33,7 +36,7 @@ function start(overrides: Partial<typeof input> | { timeoutMs: undefined } = {})
   return { actor, clock, told };
 }
 
-function running(overrides: Partial<typeof input> | { timeoutMs: undefined } = {}) {
+function running(overrides: Partial<ExecutionInput> = {}) {
   const started = start(overrides);
   started.actor.send({ type: 'execution.dispatch' });
   started.actor.send({ type: 'guest.started' });
@@ -56,14 +59,16 @@ test('every state can be reached', () => {
     { type: 'execution.signal', signal: 'SIGHUP' },
     { type: 'execution.signal', signal: 'SIGKILL' },
     { type: 'guest.started' },
+    { type: 'guest.limitReached', limit: 'cpu', message: 'too much' },
+    { type: 'guest.limitReached', limit: 'memory', message: 'too much' },
     killed,
     { type: 'guest.lost', reason: 'cell_lost', message: 'gone' },
   ];
   const machine = executionMachine.provide({ actors: { guest: fromCallback(() => {}) } });
 
-  const reached = [undefined, 1000].flatMap((timeoutMs) =>
+  const reached = [undefined, 1000].flatMap((limitMs) =>
     getShortestPaths(machine, {
-      input: { ...input, timeoutMs },
+      input: { ...input, timeoutMs: limitMs, queueTimeoutMs: limitMs },
       stopWhen: ({ status }) => status === 'done',
       events: (snapshot) => [
         ...events,
@@ -78,7 +83,8 @@ test('every state can be reached', () => {
   expect(new Set(reached)).toEqual(
     new Set(
       [
-        { pending: 'queued' },
+        { pending: { queued: 'unlimited' } },
+        { pending: { queued: 'limited' } },
         { pending: 'starting' },
         { running: 'limited' },
         { running: 'unlimited' },
@@ -153,6 +159,76 @@ test('the run limit starts the ladder when it passes, and not before', () => {
 
   expect(told).toEqual(['SIGTERM']);
   expect(resultOf(actor)).toMatchObject({ reason: 'timed_out', rung: 'graceful', exitCode: 143 });
+});
+
+test('the queue limit ends an execution that waits, and no guest is ever started', () => {
+  const { actor, clock, told } = start({ queueTimeoutMs: 300 });
+
+  clock.increment(299);
+  expect(stateOf(actor)).toEqual({ pending: { queued: 'limited' } });
+  clock.increment(1);
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'queue_timed_out', rung: undefined, exitCode: -1 });
+  expect(told).toEqual([]);
+});
+
+test('the queue limit is over with the dispatch, and the run limit begins with the guest', () => {
+  const { actor, clock } = start({ queueTimeoutMs: 300 });
+  clock.increment(299);
+  actor.send({ type: 'execution.dispatch' });
+
+  clock.increment(2000);
+  expect(stateOf(actor)).toEqual({ pending: 'starting' });
+  actor.send({ type: 'guest.started' });
+  clock.increment(999);
+
+  expect(stateOf(actor)).toEqual({ running: 'limited' });
+});
+
+test('at the run limit the guest gets the signal that was asked for, or is forced', () => {
+  for (const [overrides, state, expected] of [
+    [{ timeoutSignal: 'SIGUSR1' }, 'graceful', ['SIGUSR1']],
+    [{ timeoutSignal: 'SIGKILL' }, 'forced', ['guest.kill']],
+    [{ graceMs: 0 }, 'forced', ['guest.kill']],
+  ] as const) {
+    const { actor, clock, told } = running(overrides);
+
+    clock.increment(1000);
+
+    expect(stateOf(actor)).toEqual({ signaled: state });
+    expect(told).toEqual(expected);
+    actor.send(killed);
+    expect(resultOf(actor)).toMatchObject({ reason: 'timed_out', rung: state });
+  }
+});
+
+test('too much memory or output is forced, too much CPU time has its grace period', () => {
+  for (const [limit, state, reason] of [
+    ['memory', 'forced', 'memory_exceeded'],
+    ['output', 'forced', 'output_exceeded'],
+    ['cpu', 'graceful', 'timed_out'],
+  ] as const) {
+    const { actor } = running();
+
+    actor.send({ type: 'guest.limitReached', limit, message: 'too much' });
+    expect(stateOf(actor)).toEqual({ signaled: state });
+    actor.send(killed);
+
+    expect(resultOf(actor)).toMatchObject({ reason, rung: state, message: 'too much' });
+  }
+});
+
+test('a limit that is passed during a stop forces it, and the stop stays the reason', () => {
+  const { actor } = running();
+  actor.send(cancel);
+
+  actor.send({ type: 'guest.limitReached', limit: 'cpu', message: 'too much' });
+  expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+  actor.send({ type: 'guest.limitReached', limit: 'memory', message: 'too much' });
+  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  actor.send(killed);
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'forced' });
 });
 
 test('stopping twice is one stop', () => {
@@ -249,6 +325,7 @@ test('a guest that does not start in time is forced, and failed to start', () =>
 test('what the engine knows of an end decides the reason', () => {
   for (const [cause, reason] of [
     ['heap_limit', 'memory_exceeded'],
+    ['memory_limit', 'memory_exceeded'],
     ['start_failed', 'start_failed'],
   ] as const) {
     const { actor } = running();

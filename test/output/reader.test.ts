@@ -1,5 +1,6 @@
-import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { OutputFiles } from '../../src/output/output-files.ts';
@@ -64,6 +65,60 @@ test('a reader that follows gets all bytes in the order of the writes, whenever 
     }),
     { numRuns: 60 },
   );
+});
+
+test('a chunk has the time at which its first byte was written', async () => {
+  using output = new Output();
+  const times = [Date.now()];
+  for (const word of ['first', 'second']) {
+    output.writer.write('stdout', Buffer.from(word));
+    // Writes that are closer together may share a time.
+    await wait(30);
+    times.push(Date.now());
+  }
+
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: false };
+  const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
+
+  expect(chunks.map(({ position, data }) => `${position} ${data}`)).toEqual(['0 first', '5 second']);
+  for (const [index, { atMs }] of chunks.entries()) {
+    expect(atMs).toBeGreaterThanOrEqual(times[index] as number);
+    expect(atMs).toBeLessThan(times[index + 1] as number);
+  }
+});
+
+test('a follower hears of each write when it comes, not when it looks again', async () => {
+  using output = new Output();
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: true };
+  const read = output.files.read(range, new Promise(() => {}), NEVER);
+  const rounds = 20;
+
+  const begunAtMs = performance.now();
+  for (let round = 0; round < rounds; round += 1) {
+    const next = read.next();
+    output.writer.write('stdout', Buffer.from(`${round}`));
+    expect((await next).value?.data.toString()).toBe(`${round}`);
+  }
+  const tookMs = performance.now() - begunAtMs;
+  await read.return(undefined);
+
+  // It looks every 250 ms.
+  expect(tookMs).toBeLessThan((rounds * 250) / 2);
+});
+
+test('a follower that is there before the directory reads what comes into it', async () => {
+  const directory = join(temporaryDirectory(), 'later');
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: true };
+  const read = new OutputFiles(directory).read(range, new Promise(() => {}), NEVER);
+
+  const first = read.next();
+  // By then it has looked, and found nothing that it could watch.
+  await wait(100);
+  mkdirSync(directory);
+  writeFileSync(join(directory, 'stdout'), 'at last');
+
+  expect((await first).value?.data.toString()).toBe('at last');
+  await read.return(undefined);
 });
 
 test('from any position on, of either stream, the rest is what a whole read has from there', async () => {

@@ -3,8 +3,9 @@ import { expect, test } from 'vitest';
 import { Dispatcher, type Waiting } from '../../src/supervisor/dispatcher.ts';
 
 /** A session with so many executions waiting, which notes what is dispatched. */
-function queue(name: string, waiting: number, log: string[]): Waiting & { left: number } {
+function queue(name: string, waiting: number, log: string[], weight = 1): Waiting & { left: number } {
   return {
+    weight,
     left: waiting,
     dispatchNext() {
       if (this.left === 0) return false;
@@ -50,7 +51,61 @@ test('sessions take turns, however many one has waiting', () => {
     dispatcher.exited();
   }
 
-  expect(log).toEqual(['big', 'big', 'b', 'c', 'big', 'b', 'c', 'big', 'b', 'c']);
+  expect(log).toEqual(['big', 'b', 'c', 'big', 'b', 'c', 'big', 'b', 'c', 'big']);
+});
+
+test('the first execution of a session waits for one end, however long another was alone and whatever it weighs', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
+  const end = () => {
+    dispatcher.started();
+    dispatcher.exited();
+  };
+  dispatcher.offer(queue('big', 1_000, log, 1_000));
+  for (let ends = 0; ends < 100; ends += 1) end();
+
+  dispatcher.offer(queue('light', 1, log, 1));
+  end();
+
+  expect(log.at(-1)).toBe('light');
+});
+
+test('sessions that compete get places by their weight', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
+  const weights = { heavy: 300, middle: 200, light: 100 };
+
+  for (const [name, weight] of Object.entries(weights)) dispatcher.offer(queue(name, 1_000, log, weight));
+  while (log.length < 600) {
+    dispatcher.started();
+    dispatcher.exited();
+  }
+
+  for (const [name, weight] of Object.entries(weights)) {
+    const share = log.filter((dispatched) => dispatched === name).length;
+    expect(Math.abs(share - weight)).toBeLessThanOrEqual(2);
+  }
+});
+
+test('a session that was idle has no claim to what it did not use', () => {
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
+  const late = queue('late', 1, log);
+  const end = () => {
+    dispatcher.started();
+    dispatcher.exited();
+  };
+  dispatcher.offer(late);
+  end();
+  dispatcher.offer(queue('busy', 1_000, log));
+  for (let ends = 0; ends < 100; ends += 1) end();
+
+  late.left = 100;
+  dispatcher.offer(late);
+  const from = log.length;
+  for (let ends = 0; ends < 10; ends += 1) end();
+
+  expect(log.slice(from).filter((name) => name === 'late')).toHaveLength(5);
 });
 
 test('an execution that ends while it is dispatched gives its place back at once', () => {
@@ -59,6 +114,7 @@ test('an execution that ends while it is dispatched gives its place back at once
   let left = 10_000;
 
   dispatcher.offer({
+    weight: 1,
     dispatchNext() {
       if (left === 0) return false;
       left -= 1;
@@ -78,6 +134,7 @@ test('a session that fails to dispatch keeps nobody else waiting', () => {
   const log: string[] = [];
   const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 1 });
   const broken: Waiting = {
+    weight: 1,
     dispatchNext() {
       throw new Error('broken');
     },

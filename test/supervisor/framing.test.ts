@@ -7,7 +7,9 @@ import { ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { FramedSocket } from '../../src/wire/framing.ts';
 
 const message: fc.Arbitrary<ToCell> = fc.oneof(
-  fc.record({ executionKey: fc.string(), signal: fc.string() }).map((value) => body({ $case: 'signal', value })),
+  fc
+    .record({ executionKey: fc.string(), signal: fc.string(), tree: fc.boolean() })
+    .map((value) => body({ $case: 'signal', value })),
   fc
     .record({
       executionKey: fc.string(),

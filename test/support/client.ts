@@ -3,9 +3,9 @@ import { type ChannelOptions, type ClientReadableStream, credentials, type Servi
 import {
   type ExecuteSnippetRequest,
   ExecutionApiClient,
-  type ExecutionConfiguration,
+  ExecutionConfiguration,
   type GetExecutionStatusResponse,
-  type SessionConfiguration,
+  SessionConfiguration,
 } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 
 type Unary<Req, Res> = (request: Req, callback: (error: ServiceError | null, response: Res) => void) => unknown;
@@ -46,19 +46,12 @@ export class TestClient implements AsyncDisposable {
   async createSession(sessionId: string, config?: Partial<SessionConfiguration>) {
     return this.call('createSession', {
       sessionId,
-      config: config && {
-        contextPoolSize: 0,
-        enabledLanguages: [],
-        enabledIntrinsics: [],
-        memoryLimitMb: 0n,
-        enableAi: false,
-        ...config,
-      },
+      config: config && SessionConfiguration.fromPartial(config),
     });
   }
 
   async execute(request: SnippetRequest) {
-    const config = request.config && { enabledIntrinsics: [], ...request.config };
+    const config = request.config && ExecutionConfiguration.fromPartial(request.config);
     return this.call('executeSnippet', { language: 'javascript', env: {}, args: [], ...request, config });
   }
 

@@ -33,7 +33,7 @@ const REPLACEMENTS: Record<string, (() => void)[]> = {
 
 /**
  * Called with each module of Node a program asks for, before it gets it. What few programs use is loaded and replaced
- * only then: in every spare thread it would take 2 MB and a third of the time to boot.
+ * only then: in every spare thread it would cost memory and time to boot.
  */
 export function prepareBuiltin(name: string): void {
   const replacements = REPLACEMENTS[name.startsWith('node:') ? name.slice(5) : name];

@@ -1,8 +1,14 @@
 import type * as ChildProcessModule from 'node:child_process';
+import { constants } from 'node:os';
+import { announceOutput } from './output-limit.ts';
 import { absolute, define, program, standIn } from './program.ts';
-import { CHILD_SLOTS, SHARED } from './shared.ts';
+import { CHILD_SLOTS, noteId, OUTPUT, SHARED } from './shared.ts';
+import { noteReaped } from './usage.ts';
 
-const { compareExchange, store: atomicStore, notify } = Atomics;
+const { add: atomicAdd, load: atomicLoad, store: atomicStore, notify } = Atomics;
+
+/** What the kernel answers when there may be no more processes. */
+const EAGAIN = -constants.errno.EAGAIN;
 
 interface SpawnOptions {
   cwd?: string | null;
@@ -10,6 +16,11 @@ interface SpawnOptions {
 }
 interface ChildHandle {
   onexit(...args: unknown[]): unknown;
+  spawn(...args: unknown[]): number;
+}
+/** Node's own, below `spawnSync` and all that is made of it. */
+interface SyncBinding {
+  spawn(options: unknown): unknown;
 }
 type AnyFunction = (...args: unknown[]) => unknown;
 
@@ -25,6 +36,9 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
   const { spawn } = prototype;
   define(prototype, 'spawn', function spawnHere(this: ChildProcessModule.ChildProcess, options: SpawnOptions) {
     const input = locate(options, true);
+    const handle = handleOf(this);
+    const refused = handle !== null && isFull();
+    if (refused) handle.spawn = () => EAGAIN;
     let result: unknown;
     atomicStore(program.shared, SHARED.spawning, 1);
     try {
@@ -34,12 +48,15 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
       atomicStore(program.shared, SHARED.spawning, 0);
       notify(program.shared, SHARED.spawning);
     }
+    // Its pipes lead nowhere, of which Node makes errors beside the one that tells why.
+    if (refused) for (const stream of this.stdio) stream?.on('error', () => {});
     if (input) {
       this.stdin?.on('error', () => {});
       if (this.stdin !== null) process.stdin.pipe(this.stdin);
     }
     return result;
   });
+  replaceSyncSpawn();
   for (const name of ['spawnSync', 'execFileSync', 'execSync'] as const) {
     const original = childProcess[name] as AnyFunction;
     const replacement = (...args: unknown[]) => {
@@ -52,6 +69,32 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
     };
     (childProcess as unknown as Record<string, unknown>)[name] = standIn(original, replacement);
   }
+}
+
+/** Every synchronous form comes through one function that can be had no other way. */
+function replaceSyncSpawn(): void {
+  const binding = (process as unknown as { binding(name: string): SyncBinding }).binding('spawn_sync');
+  const { spawn } = binding;
+  binding.spawn = (options) => {
+    if (isFull()) return { error: EAGAIN, status: null, signal: null, output: null, pid: 0 };
+    atomicAdd(program.shared, SHARED.syncChildren, 1);
+    try {
+      return spawn(options);
+    } finally {
+      atomicAdd(program.shared, SHARED.syncChildren, -1);
+      noteReaped();
+    }
+  };
+}
+
+/** Whether the program runs as many child processes as it may. */
+function isFull(): boolean {
+  if (program.maxChildren === undefined) return false;
+  let count = atomicLoad(program.shared, SHARED.syncChildren);
+  for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
+    if (atomicLoad(program.shared, slot) !== 0) count += 1;
+  }
+  return count >= program.maxChildren;
 }
 
 /** Settles `cwd` and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
@@ -68,6 +111,8 @@ function locate(options: SpawnOptions, canFeed: boolean): boolean {
         : typeof entry === 'object' && entry !== null
           ? (entry as { fd?: unknown }).fd
           : entry;
+    // What the child writes there does not pass by here, and a descriptor of any number may be of an output file.
+    if (typeof meant === 'number' && meant !== 0) announceOutput(program.shared, OUTPUT.direct);
     if (meant === 1) return program.descriptors.stdout;
     if (meant === 2) return program.descriptors.stderr;
     if (meant !== 0) return entry;
@@ -80,19 +125,17 @@ function locate(options: SpawnOptions, canFeed: boolean): boolean {
 }
 
 function remember(child: ChildProcessModule.ChildProcess): void {
-  const handle = (child as unknown as { _handle: ChildHandle | null })._handle;
+  const handle = handleOf(child);
   if (child.pid === undefined || child.pid <= 0 || handle === null) return;
-  const slot = freeSlot(child.pid);
+  const slot = noteId(program.shared, SHARED.children, CHILD_SLOTS, child.pid);
   const { onexit } = handle;
   handle.onexit = function forget(...args: unknown[]) {
     if (slot !== undefined) atomicStore(program.shared, slot, 0);
+    noteReaped();
     return apply(onexit, this, args);
   };
 }
 
-function freeSlot(pid: number): number | undefined {
-  for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
-    if (compareExchange(program.shared, slot, 0, pid) === 0) return slot;
-  }
-  return undefined;
+function handleOf(child: ChildProcessModule.ChildProcess): ChildHandle | null {
+  return (child as unknown as { _handle: ChildHandle | null })._handle;
 }

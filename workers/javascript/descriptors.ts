@@ -1,7 +1,9 @@
 import fs from 'node:fs';
 import type { OutputStream } from '../output-writer.ts';
 import { readAllInputSync, readInputSync } from './input.ts';
+import { announceOutput } from './output-limit.ts';
 import { program, standIn } from './program.ts';
+import { OUTPUT } from './shared.ts';
 
 const OUTPUTS: (OutputStream | undefined)[] = [undefined, 'stdout', 'stderr'];
 const PATHS = new Map(
@@ -14,6 +16,12 @@ type AnyFunction = (...args: unknown[]) => unknown;
 type Callback = (error: unknown, ...results: unknown[]) => void;
 const { nextTick } = process;
 const { apply } = Reflect;
+
+/** For what writes to a program's output files itself: the cell is to look at their sizes. */
+export function outputDescriptor(fd: unknown): unknown {
+  if (fd === 1 || fd === 2) announceOutput(program.shared, OUTPUT.direct);
+  return mapDescriptor(fd);
+}
 
 /** The descriptor a program means by 1 and 2: its own output files, not what the cell has there. */
 export function mapDescriptor(fd: unknown): unknown {
@@ -28,6 +36,7 @@ export function standardFile(name: string, path: unknown, args: unknown[]): numb
   const fd = typeof path === 'string' && path.charCodeAt(0) === 47 ? PATHS.get(path) : undefined;
   const stream = fd === undefined ? undefined : OUTPUTS[fd];
   if (stream === undefined) return undefined;
+  announceOutput(program.shared, OUTPUT.direct);
   args[0] = program.outputPaths[stream];
   if (name.startsWith('open')) args.splice(1, typeof args[1] === 'function' ? 0 : 1, 'a');
   else if (!name.startsWith('readFile')) {
@@ -54,6 +63,7 @@ export function replaceDescriptorFunctions(): void {
     return typeof callback === 'function' ? nextTick(callback as Callback, null) : undefined;
   });
   for (const name of ['write', 'writev']) replaceWrite(name);
+  for (const name of ['writeFile', 'appendFile']) replaceWriteFile(name);
   replaceReads();
 }
 
@@ -87,6 +97,53 @@ function replaceWrite(name: string): void {
   });
 }
 
+/** What is written as a whole, to descriptor 1 or 2 or to a path that means them, passes by the writer too. */
+function replaceWriteFile(name: string): void {
+  const written = (args: unknown[]) => {
+    const bytes = fileBytes(args);
+    if (bytes !== undefined) program.writer?.write(OUTPUTS[standardOf(args[0]) as number] as OutputStream, bytes);
+    return bytes !== undefined;
+  };
+  replace(
+    `${name}Sync`,
+    (original) =>
+      (...args) =>
+        written(args) ? undefined : apply(original, fs, args),
+  );
+  replace(name, (original) => (...args) => {
+    const callback = args.at(-1);
+    if (typeof callback !== 'function') return apply(original, fs, args);
+    try {
+      return written(args) ? nextTick(callback as Callback, null) : apply(original, fs, args);
+    } catch (error) {
+      return nextTick(callback as Callback, error);
+    }
+  });
+  replace(
+    name,
+    (original) =>
+      async (...args) =>
+        written(args) ? undefined : apply(original, fs.promises, args),
+    fs.promises,
+  );
+}
+
+/** 0, 1 or 2 for a descriptor or a path that means a standard stream. */
+function standardOf(file: unknown): number | undefined {
+  return isStandard(file) ? (file as number) : typeof file === 'string' ? PATHS.get(file) : undefined;
+}
+
+/** What a `writeFile` writes to standard output or error; undefined for anything else. */
+function fileBytes(args: unknown[]): Uint8Array | undefined {
+  const data = args[1];
+  const options = args[2];
+  if (!standardOf(args[0]) || program.writer === undefined) return undefined;
+  if (ArrayBuffer.isView(data)) return view(data);
+  if (typeof data !== 'string') return undefined;
+  const encoding = typeof options === 'string' ? options : (options as { encoding?: string } | undefined)?.encoding;
+  return Buffer.from(data, (encoding ?? 'utf8') as BufferEncoding);
+}
+
 /** The bytes of a write to descriptor 1 or 2; undefined for anything else, and for arguments Node is to complain about. */
 function ownBytes(args: unknown[]): Uint8Array | undefined {
   // By index, as below: a program may have done away with the iterator of arrays.
@@ -118,15 +175,17 @@ function replaceReads(): void {
       typeof options === 'string' ? options : (options as { encoding?: string } | null | undefined)?.encoding;
     return encoding ? bytes.toString(encoding as BufferEncoding) : bytes;
   };
+  const opened = (path: unknown) => (typeof path === 'string' ? PATHS.get(path) : undefined);
   replace(
     'openSync',
     (original) =>
       (...args) =>
-        isInput(args[0]) ? 0 : apply(original, fs, args),
+        opened(args[0]) ?? apply(original, fs, args),
   );
   replace('open', (original) => (...args) => {
-    if (!isInput(args[0])) return apply(original, fs, args);
-    return nextTick(args.at(-1) as Callback, null, 0);
+    const fd = opened(args[0]);
+    if (fd === undefined) return apply(original, fs, args);
+    return nextTick(args.at(-1) as Callback, null, fd);
   });
   replace(
     'readFileSync',

@@ -1,5 +1,5 @@
 import fs from 'node:fs';
-import { mapDescriptor, standardFile } from './descriptors.ts';
+import { outputDescriptor, standardFile } from './descriptors.ts';
 import { absolute, define, program, standIn } from './program.ts';
 
 /**
@@ -136,7 +136,7 @@ function replace(original: AnyFunction, kind: PathKind): AnyFunction {
     case 'file':
       return function file(this: unknown, ...args: unknown[]) {
         const path = args[0];
-        if (typeof path === 'number') args[0] = mapDescriptor(path);
+        if (typeof path === 'number') args[0] = outputDescriptor(path);
         else if (standardFile(original.name, path, args) === undefined) args[0] = absolute(path);
         return apply(original, this, args);
       };

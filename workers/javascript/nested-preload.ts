@@ -1,14 +1,19 @@
 import { getEnvironmentData, setEnvironmentData } from 'node:worker_threads';
 import { OutputWriter } from '../output-writer.ts';
 import { NESTED_KEY, type NestedProgram } from './nested.ts';
+import { outputLimit } from './output-limit.ts';
 import { program, setWorkingDirectory } from './program.ts';
+import { figuresOf } from './shared.ts';
 import { replaceSurface } from './surface.ts';
+import { joinProgram } from './usage.ts';
 
 // Runs in a thread that a guest started, before the guest's file.
-const { cwd, ...rest } = getEnvironmentData(NESTED_KEY) as unknown as NestedProgram;
+const { cwd, slot, ...rest } = getEnvironmentData(NESTED_KEY) as unknown as NestedProgram;
 setEnvironmentData(NESTED_KEY, undefined);
 Object.assign(program, rest);
 setWorkingDirectory(cwd);
-program.writer = new OutputWriter(program.descriptors);
+program.figures = figuresOf(program.shared);
+program.writer = new OutputWriter(program.descriptors, outputLimit(program.shared, program.outputBytes));
 process.execArgv.splice(0, 2);
+joinProgram(slot);
 replaceSurface();

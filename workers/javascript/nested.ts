@@ -1,12 +1,23 @@
+import { EventEmitter } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import workerThreads, { type WorkerOptions } from 'node:worker_threads';
 import { define, type Program, program } from './program.ts';
+import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
+
+const { store: atomicStore } = Atomics;
+const { once } = EventEmitter.prototype;
 
 /** Under which name a thread that a guest starts finds what it needs of the program it belongs to. */
 export const NESTED_KEY = 'elide.program';
 
 /** What crosses to a nested thread. */
-export type NestedProgram = Pick<Program, 'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared'>;
+export type NestedProgram = Pick<
+  Program,
+  'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared' | 'reaped' | 'outputBytes' | 'maxChildren'
+> & {
+  /** Where the thread is to note which one of the kernel's it is; undefined when there are too many. */
+  slot: number | undefined;
+};
 
 /** Built beside the worker. */
 const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
@@ -15,12 +26,34 @@ const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
 export function replaceWorker(): void {
   const handler: ProxyHandler<typeof workerThreads.Worker> = {
     construct(target, [file, options, ...rest], newTarget) {
-      const { cwd, tmpDir, descriptors, outputPaths, shared } = program;
-      const nested: NestedProgram = { cwd, tmpDir, descriptors, outputPaths, shared };
+      const { cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
+      const slot = noteId(shared, SHARED.threads, THREAD_SLOTS, UNKNOWN_THREAD);
+      const nested: NestedProgram = {
+        cwd,
+        tmpDir,
+        descriptors,
+        outputPaths,
+        shared,
+        reaped,
+        outputBytes,
+        maxChildren,
+        slot,
+      };
       workerThreads.setEnvironmentData(NESTED_KEY, nested as never);
       const given = options as WorkerOptions | undefined;
       const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? [])];
-      return Reflect.construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
+      const forget = () => {
+        if (slot !== undefined) atomicStore(shared, slot, 0);
+      };
+      try {
+        const worker = Reflect.construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
+        // The kernel may give the id to another program's thread.
+        once.call(worker, 'exit', forget);
+        return worker;
+      } catch (error) {
+        forget();
+        throw error;
+      }
     },
   };
   define(workerThreads, 'Worker', new Proxy(workerThreads.Worker, handler));

@@ -1,7 +1,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadMessage } from '../../src/cell/messages.ts';
 import type { OutputDescriptors, OutputWriter } from '../output-writer.ts';
-import { SHARED_BYTES } from './shared.ts';
+import { figuresOf, SHARED_BYTES } from './shared.ts';
 
 /**
  * What this thread knows of the one program it runs. The parts of the guest's surface are put in place while the thread
@@ -22,7 +22,17 @@ export interface Program {
   mainSource: { path: string; code: string } | undefined;
   control: MessagePort | undefined;
   shared: Int32Array;
+  /** The part of `shared` that `FIGURE` lays out. */
+  figures: BigInt64Array;
+  /** See `REAPED_BYTES`. */
+  reaped: BigInt64Array | undefined;
+  /** Of both output streams together; undefined: no limit. */
+  outputBytes: number | undefined;
+  /** How many child processes may run at one time; undefined: no limit. */
+  maxChildren: number | undefined;
 }
+
+const noProgram = new Int32Array(new SharedArrayBuffer(SHARED_BYTES));
 
 /** This thread's program. */
 export const program: Program = {
@@ -35,7 +45,11 @@ export const program: Program = {
   stdin: false,
   mainSource: undefined,
   control: undefined,
-  shared: new Int32Array(SHARED_BYTES / 4),
+  shared: noProgram,
+  figures: figuresOf(noProgram),
+  reaped: undefined,
+  outputBytes: undefined,
+  maxChildren: undefined,
 };
 
 /** Changes the working directory. `path` is absolute. */

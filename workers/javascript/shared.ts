@@ -19,19 +19,79 @@ export const SHARED = {
   handlerThrew: 5,
   /** 1 while a child process is made whose id is not noted yet: a thread ended just then would leave it behind. */
   spawning: 6,
-  /** The kernel's id of the thread: a child it waits for synchronously is found by it. */
-  thread: 7,
+  /** Bits of {@link OUTPUT}, set once; the cell waits for a change. */
+  output: 7,
+  /** How many child processes are waited for synchronously. */
+  syncChildren: 8,
+  /**
+   * First of {@link THREAD_SLOTS} ids the kernel has for the program's threads: its own, then those it started. A child
+   * that one waits for synchronously is found by them. 0 is a free slot, {@link UNKNOWN_THREAD} one that is taken.
+   */
+  threads: 9,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 8,
+  children: 73,
 } as const;
+
+/** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */
+export const OUTPUT = { exceeded: 1, direct: 2, ended: 4 } as const;
+
+/** How many threads of one execution are remembered, to measure them and to end what they wait for. */
+export const THREAD_SLOTS = 64;
+
+/** Stands for a thread that has not begun, or has ended. */
+export const UNKNOWN_THREAD = -1;
 
 /** How many child processes of one execution are remembered, to end them with it. */
 export const CHILD_SLOTS = 1024;
 
-/** Bytes of the shared memory. */
-export const SHARED_BYTES = (SHARED.children + CHILD_SLOTS) * Int32Array.BYTES_PER_ELEMENT;
+/** A whole number of 64-bit figures, which follow. */
+const CELLS_BYTES = Math.ceil((SHARED.children + CHILD_SLOTS) / 2) * BigInt64Array.BYTES_PER_ELEMENT;
 
+/** 64-bit figures behind the cells. CPU times are in us, memory in bytes. */
+export const FIGURE = {
+  /** Output bytes dropped at the limit. */
+  dropped: 0,
+  /** What the thread had used when guest code began: its boot is not the guest's. */
+  startUser: 1,
+  startSystem: 2,
+  /** What it held when it had booted. */
+  startHeap: 3,
+  startExternal: 4,
+  /** What the thread had used, and held, when it ended by itself; 0 for one that was ended. */
+  endUser: 5,
+  endSystem: 6,
+  endHeap: 7,
+  endExternal: 8,
+  /** Of child processes that have ended. */
+  childUser: 9,
+  childSystem: 10,
+  /** Of threads the guest started that have ended. */
+  threadUser: 11,
+  threadSystem: 12,
+} as const;
+
+/** Bytes of the shared memory. */
+export const SHARED_BYTES = CELLS_BYTES + Object.keys(FIGURE).length * BigInt64Array.BYTES_PER_ELEMENT;
+
+/** The {@link FIGURE} part of shared memory. */
+export function figuresOf(shared: Int32Array): BigInt64Array {
+  return new BigInt64Array(shared.buffer, CELLS_BYTES);
+}
+
+/**
+ * The child processes' CPU time of the whole cell, as the kernel last gave it to one of its threads: user, system. A
+ * thread that waited for a child takes what was added since for that child's.
+ */
+export const REAPED_BYTES = 2 * BigInt64Array.BYTES_PER_ELEMENT;
+
+const { compareExchange } = Atomics;
 const numbers = constants.signals as Record<string, number>;
+
+/** Notes a process or thread in the first free of `count` cells; undefined when there is none. */
+export function noteId(shared: Int32Array, first: number, count: number, id: number): number | undefined {
+  for (let slot = first; slot < first + count; slot += 1) if (compareExchange(shared, slot, 0, id) === 0) return slot;
+  return undefined;
+}
 
 /** The number of a signal; undefined for a name that is none. */
 export function signalNumber(name: string): number | undefined {

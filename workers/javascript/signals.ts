@@ -3,6 +3,7 @@ import { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { absolute, define, program, setWorkingDirectory } from './program.ts';
 import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts';
+import { noteEarlyEnd } from './usage.ts';
 
 const { apply } = Reflect;
 const { and: atomicAnd, compareExchange, or: atomicOr } = Atomics;
@@ -43,19 +44,20 @@ function publish(name: unknown): void {
   if (typeof name !== 'string') return;
   const number = signalNumber(name);
   if (number === undefined || number > 31) return;
-  if (listenerCount.call(process, name) > 0) atomicOr(program.shared, SHARED.listened, 1 << number);
+  if (apply(listenerCount, process, [name]) > 0) atomicOr(program.shared, SHARED.listened, 1 << number);
   else atomicAnd(program.shared, SHARED.listened, ~(1 << number));
 }
 
 /** Gives a signal to the guest's listener; without one, takes the default action. */
 export function deliver(name: string, number: number): void {
-  if (listenerCount.call(process, name) > 0) emit.call(process, name as 'SIGTERM', name as 'SIGTERM', number as never);
+  if (apply(listenerCount, process, [name]) > 0) apply(emit as never, process, [name, name, number]);
   else if (!HARMLESS_SIGNALS.has(name)) endBySignal(number);
 }
 
 /** Ends this thread as the kernel ends a process by signal `number`: at once, no `exit` event. */
 export function endBySignal(number: number): never {
   compareExchange(program.shared, SHARED.endedBy, 0, number);
+  noteEarlyEnd();
   return reallyExit(128 + number);
 }
 
@@ -65,15 +67,15 @@ export function confineProcess(): void {
     // A guest's own process is this thread: 0 and -pid mean its group, which is itself.
     if (pid !== 0 && Math.abs(pid) !== ownPid) {
       // -1 is every process the user has: the daemon, the cell and their neighbours.
-      if (pid !== -1) return nativeKill.call(process, pid, signal);
+      if (pid !== -1) return apply(nativeKill, process, [pid, signal]);
       throw Object.assign(new Error('kill EPERM'), { errno: -1, code: 'EPERM', syscall: 'kill' });
     }
     const number = typeof signal === 'number' ? signal : signalNumber(signal);
     const name = typeof signal === 'number' ? signalName(signal) : signal;
     // An unknown signal gets Node's own error; pid 0 with signal 0 harms nobody.
-    if (number === undefined || (number !== 0 && name === undefined)) return nativeKill.call(process, pid, signal);
+    if (number === undefined || (number !== 0 && name === undefined)) return apply(nativeKill, process, [pid, signal]);
     if (number === 0 || name === undefined) return true;
-    if (number === 9 || listenerCount.call(process, name) === 0) deliver(name, number);
+    if (number === 9 || apply(listenerCount, process, [name]) === 0) deliver(name, number);
     else later(deliver, name, number);
     return true;
   });

@@ -37,7 +37,7 @@ export function reportUncaught(): void {
       report(error);
       throw error;
     }
-    if (!handled && !hasCapture.call(process)) report(args[1]);
+    if (!handled && !apply(hasCapture, process, [])) report(args[1]);
     return handled;
   });
 }

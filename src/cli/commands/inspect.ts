@@ -1,11 +1,17 @@
 import type { Command } from 'commander';
+import type { Usage } from '../../../machines/execution.ts';
 import { writeJson, writePairs } from '../output.ts';
 import { describeResult } from '../result.ts';
 import { findExecution, sessionOption, withDaemon } from '../target.ts';
+import { formatBytes } from '../values.ts';
 
 interface Flags {
   session?: string;
   json?: boolean;
+}
+
+function describeCpu({ userSeconds, systemSeconds }: Usage): string {
+  return `${(userSeconds + systemSeconds).toFixed(3)}s (user ${userSeconds.toFixed(3)}s, system ${systemSeconds.toFixed(3)}s)`;
 }
 
 const timeOf = (ms: number | undefined) => (ms === undefined ? undefined : new Date(ms).toISOString());
@@ -22,7 +28,7 @@ export function addInspect(program: Command): void {
         const { sessionId } = await findExecution(client, executionId, flags.session);
         const execution = await client.getExecutionStatus(sessionId, executionId);
         if (flags.json) return writeJson(execution);
-        const { language, state, rung, result, times, pid, stdoutBytes, stderrBytes } = execution;
+        const { language, state, rung, result, times, pid, stdoutBytes, stderrBytes, warnings } = execution;
         return writePairs([
           ['execution', executionId],
           ['session', sessionId],
@@ -37,6 +43,10 @@ export function addInspect(program: Command): void {
           ['exited', timeOf(times.exitedAtMs)],
           ['stdout', `${stdoutBytes} bytes`],
           ['stderr', `${stderrBytes} bytes`],
+          ['dropped', result?.usage?.droppedBytes ? `${result.usage.droppedBytes} bytes of output` : undefined],
+          ['cpu', result?.usage && describeCpu(result.usage)],
+          ['peak memory', result?.usage && formatBytes(result.usage.peakMemoryBytes)],
+          ...warnings.map((warning): [string, string] => ['warning', warning]),
         ]);
       }),
     );

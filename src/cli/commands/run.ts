@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander';
 import { customAlphabet } from 'nanoid';
 import { InvalidArgumentError } from '../../errors.ts';
 import type { Snippet } from '../../supervisor/requests.ts';
+import { type LimitFlags, limitOptions, limitsOf } from '../limits.ts';
 import { write, writeJson } from '../output.ts';
 import type { Finish } from '../result.ts';
 import { admit, attend } from '../running.ts';
@@ -10,10 +11,9 @@ import { hasInput } from '../stdin.ts';
 import { DEFAULT_SESSION, withDaemon } from '../target.ts';
 import { collectEnv, parseDuration } from '../values.ts';
 
-interface Flags extends ProgramFlags {
+interface Flags extends ProgramFlags, LimitFlags {
   session: string;
   env?: Record<string, string>;
-  timeout?: number;
   grace?: number;
   detach?: boolean;
   json?: boolean;
@@ -23,7 +23,7 @@ interface Flags extends ProgramFlags {
 const executionIdOf = customAlphabet('0123456789abcdefghijklmnopqrstuvwxyz', 12);
 
 export function addRun(program: Command, finish: Finish): void {
-  program
+  const run = program
     .command('run')
     .description(
       "run a program as if it were started here: its output, input, signals and exit code are this command's",
@@ -40,11 +40,6 @@ export function addRun(program: Command, finish: Finish): void {
       ).argParser(collectEnv),
     )
     .option('--cwd <dir>', "the program's working directory (default: this one; over --tcp a fresh private one)")
-    .addOption(
-      new Option('--timeout <duration>', 'run limit, for example 1500ms or 1m30s (default: none)').argParser(
-        parseDuration,
-      ),
-    )
     .addOption(
       new Option('--grace <duration>', "time between signal and force in a stop (default: the daemon's)").argParser(
         parseDuration,
@@ -63,7 +58,7 @@ export function addRun(program: Command, finish: Finish): void {
           sessionId: flags.session,
           executionId: executionIdOf(),
           env: flags.env,
-          timeoutMs: flags.timeout,
+          ...limitsOf(flags),
           graceMs: flags.grace,
           stdin: !flags.detach && file !== '-' && hasInput(),
         };
@@ -73,6 +68,7 @@ export function addRun(program: Command, finish: Finish): void {
         return flags.json ? writeJson({ sessionId, executionId }) : write(`${executionId}\n`);
       }),
     );
+  for (const option of limitOptions()) run.addOption(option);
 }
 
 const HELP = `

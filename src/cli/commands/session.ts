@@ -1,12 +1,17 @@
 import { type Command, Option } from 'commander';
+import { ceilingOptions, ceilingsOf, type LimitFlags, limitOptions, limitsOf } from '../limits.ts';
 import { write, writeJson, writePairs, writeTable } from '../output.ts';
 import { withDaemon } from '../target.ts';
-import { collect, formatDuration, parseCount, parseSize } from '../values.ts';
+import { collect, formatDuration, parseCount, parseDuration } from '../values.ts';
 
-interface CreateFlags {
+interface CreateFlags extends LimitFlags {
   language?: string[];
   memory?: number;
   poolSize?: number;
+  grace?: number;
+  maxRunning?: number;
+  maxQueued?: number;
+  weight?: number;
 }
 
 interface ReadFlags {
@@ -17,7 +22,7 @@ const HEAD = ['SESSION', 'STATE', 'PENDING', 'RUNNING', 'EXITED', 'CELLS', 'AGE'
 
 export function addSession(program: Command): void {
   const session = program.command('session').description('create, list, inspect and remove sessions');
-  session
+  const create = session
     .command('create')
     .description('create a session; harmless when it exists with the same configuration')
     .argument('<session>')
@@ -26,19 +31,30 @@ export function addSession(program: Command): void {
         collect,
       ),
     )
+    .addOption(new Option('--pool-size <count>', 'contexts kept warm at most').argParser(parseCount))
+    .addOption(new Option('--max-running <count>', 'executions that run at one time at most').argParser(parseCount))
+    .addOption(new Option('--max-queued <count>', 'executions that wait at most').argParser(parseCount))
     .addOption(
-      new Option('--memory <size>', 'heap limit of one JavaScript execution, in MiB or with a unit').argParser(
-        parseSize,
+      new Option('--weight <count>', 'share of the node when sessions compete (default: 100)').argParser(parseCount),
+    )
+    .addOption(
+      new Option('--grace <duration>', "time between signal and force (default: the daemon's)").argParser(
+        parseDuration,
       ),
     )
-    .addOption(new Option('--pool-size <count>', 'contexts kept warm at most').argParser(parseCount))
+    .addHelpText('after', '\nThe limits are what an execution has that does not say; --memory is its ceiling too.')
     .action((sessionId: string, flags: CreateFlags, command: Command) =>
       withDaemon(command, async ({ client }) => {
         const { language: enabledLanguages, memory: memoryLimitMb, poolSize: contextPoolSize } = flags;
-        await client.createSession(sessionId, { enabledLanguages, memoryLimitMb, contextPoolSize });
+        const { maxRunning, maxQueued, weight, grace: graceMs } = flags;
+        const executionDefaults = { ...limitsOf(flags), graceMs };
+        const executionCeilings = ceilingsOf(flags);
+        const config = { enabledLanguages, memoryLimitMb, contextPoolSize, maxRunning, maxQueued, weight };
+        await client.createSession(sessionId, { ...config, executionDefaults, executionCeilings });
         await write(`${sessionId}\n`);
       }),
     );
+  for (const option of [...limitOptions(), ...ceilingOptions()]) create.addOption(option);
   session
     .command('ls')
     .description('list the sessions')
@@ -74,6 +90,11 @@ export function addSession(program: Command): void {
           ['intrinsics', config.enabledIntrinsics.join(', ') || undefined],
           ['memory', config.memoryLimitMb === 0 ? undefined : `${config.memoryLimitMb} MiB`],
           ['pool size', config.contextPoolSize],
+          ['weight', config.weight],
+          ['running at most', config.maxRunning || undefined],
+          ['queued at most', config.maxQueued],
+          ...Object.entries(config.executionDefaults).map(pairOf('default')),
+          ...Object.entries(config.executionCeilings).map(pairOf('ceiling')),
           ['executions', `${counts.pending} pending, ${counts.running} running, ${counts.exited} exited`],
           ...cells.map(({ cellKey, pid, state: cellState, executions }): [string, string] => [
             `cell ${cellKey}`,
@@ -89,4 +110,8 @@ export function addSession(program: Command): void {
     .action((sessionId: string, _flags: object, command: Command) =>
       withDaemon(command, ({ client }) => client.deleteSession(sessionId)),
     );
+}
+
+function pairOf(kind: string) {
+  return ([name, value]: [string, unknown]): [string, string] => [`${kind} ${name}`, String(value)];
 }

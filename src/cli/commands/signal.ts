@@ -9,10 +9,11 @@ export function addSignal(program: Command): void {
     .argument('<execution>')
     .argument('<signal>', 'by name, for example SIGHUP or hup')
     .addOption(sessionOption())
-    .action((executionId: string, signal: string, flags: { session?: string }, command: Command) =>
+    .option('--tree', 'its child processes get it too')
+    .action((executionId: string, signal: string, flags: { session?: string; tree?: boolean }, command: Command) =>
       withDaemon(command, async ({ client }) => {
         const { sessionId } = await findExecution(client, executionId, flags.session);
-        if (await client.signalExecution(sessionId, executionId, signal)) return;
+        if (await client.signalExecution(sessionId, executionId, signal, { signalTree: flags.tree })) return;
         throw new FailedPreconditionError(`execution "${executionId}" has exited (elidectl inspect ${executionId})`);
       }),
     );

@@ -20,6 +20,7 @@ export interface ToCell {
     | { $case: "input"; value: Input }
     | { $case: "shutdown"; value: Shutdown }
     | { $case: "keepWarm"; value: KeepWarm }
+    | { $case: "measure"; value: Measure }
     | undefined;
 }
 
@@ -30,6 +31,9 @@ export interface FromCell {
     | { $case: "exited"; value: Exited }
     | { $case: "inputTaken"; value: InputTaken }
     | { $case: "ready"; value: Ready }
+    | { $case: "limitReached"; value: LimitReached }
+    | { $case: "measured"; value: Measured }
+    | { $case: "worn"; value: Worn }
     | undefined;
 }
 
@@ -49,6 +53,17 @@ export interface Hello {
   orphanGraceMs: number;
   /** The zygote program, for the engine that has one. */
   zygotePath: string;
+  /** What the cell's process may hold in all before the guest that grew is ended, in bytes; 0: no such budget. */
+  memoryBudgetBytes: bigint;
+  /** Directories that the cell may make control groups for its guests in, by controller (memory, pids); empty: none. */
+  cgroups: { [key: string]: string };
+  /** The layout of those: 1 or 2. */
+  cgroupVersion: number;
+}
+
+export interface Hello_CgroupsEntry {
+  key: string;
+  value: string;
 }
 
 /** The other half of the handshake: what this side speaks. */
@@ -59,6 +74,10 @@ export interface Welcome {
 
 /** The engine is set up; starts may come. */
 export interface Ready {
+}
+
+/** Guests that ended have left behind what only the end of the process frees: it should get no more of them. */
+export interface Worn {
 }
 
 export interface Start {
@@ -75,6 +94,11 @@ export interface Start {
   stdin: boolean;
   /** True: cwd is the execution's own and does not exist yet. */
   createCwd: boolean;
+  limits:
+    | Limits
+    | undefined;
+  /** Signals go to the guest's child processes too. */
+  signalTree: boolean;
 }
 
 export interface Start_EnvEntry {
@@ -82,9 +106,28 @@ export interface Start_EnvEntry {
   value: string;
 }
 
+/** What a guest may use; 0: no limit. */
+export interface Limits {
+  cpuTimeMs: bigint;
+  memoryBytes: bigint;
+  memorySoftBytes: bigint;
+  outputBytes: bigint;
+  /** Beyond output_bytes: false keeps the head and goes on, true ends the guest. */
+  outputKill: boolean;
+  processes: number;
+  openFiles: number;
+}
+
+/** Answer with what every guest uses now. */
+export interface Measure {
+  request: number;
+}
+
 export interface Signal {
   executionKey: string;
   signal: string;
+  /** Its child processes get it too, also where Start did not say so. */
+  tree: boolean;
 }
 
 export interface Kill {
@@ -111,6 +154,8 @@ export interface Started {
   /** 0 for a guest that is a thread. */
   pid: number;
   atMs: number;
+  /** Names a guest that is a thread in the words V8 leaves when it aborts the process; 0 otherwise. */
+  thread: number;
 }
 
 export interface Exited {
@@ -120,6 +165,42 @@ export interface Exited {
   cause: string;
   message: string;
   atMs: number;
+  usage: Usage | undefined;
+}
+
+/**
+ * A guest passed a limit. Beyond memory and output (where that ends it) the cell has begun to end it by force; beyond
+ * cpu and memory_soft the daemon decides.
+ */
+export interface LimitReached {
+  executionKey: string;
+  /** cpu, memory, memory_soft or output. */
+  limit: string;
+  message: string;
+}
+
+/** What a guest, its child processes included, uses or used. */
+export interface Usage {
+  executionKey: string;
+  userSeconds: number;
+  systemSeconds: number;
+  memoryBytes: bigint;
+  peakMemoryBytes: bigint;
+  heapBytes: bigint;
+  externalBytes: bigint;
+  wasmBytes: bigint;
+  processes: number;
+  threads: number;
+  /** Dropped at the output limit, of both streams. */
+  droppedBytes: bigint;
+  /** In the output files. */
+  stdoutBytes: bigint;
+  stderrBytes: bigint;
+}
+
+export interface Measured {
+  request: number;
+  usages: Usage[];
 }
 
 /** The guest's pipe took the oldest Input that was not yet answered. */
@@ -154,6 +235,9 @@ export const ToCell: MessageFns<ToCell> = {
         break;
       case "keepWarm":
         KeepWarm.encode(message.body.value, writer.uint32(58).fork()).join();
+        break;
+      case "measure":
+        Measure.encode(message.body.value, writer.uint32(66).fork()).join();
         break;
     }
     return writer;
@@ -228,6 +312,14 @@ export const ToCell: MessageFns<ToCell> = {
             message.body = { $case: "keepWarm", value: KeepWarm.decode(reader, reader.uint32()) };
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.body = { $case: "measure", value: Measure.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -238,48 +330,6 @@ export const ToCell: MessageFns<ToCell> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ToCell {
-    return {
-      body: isSet(object.hello)
-        ? { $case: "hello", value: Hello.fromJSON(object.hello) }
-        : isSet(object.start)
-        ? { $case: "start", value: Start.fromJSON(object.start) }
-        : isSet(object.signal)
-        ? { $case: "signal", value: Signal.fromJSON(object.signal) }
-        : isSet(object.kill)
-        ? { $case: "kill", value: Kill.fromJSON(object.kill) }
-        : isSet(object.input)
-        ? { $case: "input", value: Input.fromJSON(object.input) }
-        : isSet(object.shutdown)
-        ? { $case: "shutdown", value: Shutdown.fromJSON(object.shutdown) }
-        : isSet(object.keepWarm)
-        ? { $case: "keepWarm", value: KeepWarm.fromJSON(object.keepWarm) }
-        : isSet(object.keep_warm)
-        ? { $case: "keepWarm", value: KeepWarm.fromJSON(object.keep_warm) }
-        : undefined,
-    };
-  },
-
-  toJSON(message: ToCell): unknown {
-    const obj: any = {};
-    if (message.body?.$case === "hello") {
-      obj.hello = Hello.toJSON(message.body.value);
-    } else if (message.body?.$case === "start") {
-      obj.start = Start.toJSON(message.body.value);
-    } else if (message.body?.$case === "signal") {
-      obj.signal = Signal.toJSON(message.body.value);
-    } else if (message.body?.$case === "kill") {
-      obj.kill = Kill.toJSON(message.body.value);
-    } else if (message.body?.$case === "input") {
-      obj.input = Input.toJSON(message.body.value);
-    } else if (message.body?.$case === "shutdown") {
-      obj.shutdown = Shutdown.toJSON(message.body.value);
-    } else if (message.body?.$case === "keepWarm") {
-      obj.keepWarm = KeepWarm.toJSON(message.body.value);
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ToCell>, I>>(base?: I): ToCell {
@@ -330,6 +380,12 @@ export const ToCell: MessageFns<ToCell> = {
         }
         break;
       }
+      case "measure": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "measure", value: Measure.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
@@ -356,6 +412,15 @@ export const FromCell: MessageFns<FromCell> = {
         break;
       case "ready":
         Ready.encode(message.body.value, writer.uint32(42).fork()).join();
+        break;
+      case "limitReached":
+        LimitReached.encode(message.body.value, writer.uint32(50).fork()).join();
+        break;
+      case "measured":
+        Measured.encode(message.body.value, writer.uint32(58).fork()).join();
+        break;
+      case "worn":
+        Worn.encode(message.body.value, writer.uint32(66).fork()).join();
         break;
     }
     return writer;
@@ -414,6 +479,30 @@ export const FromCell: MessageFns<FromCell> = {
             message.body = { $case: "ready", value: Ready.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.body = { $case: "limitReached", value: LimitReached.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.body = { $case: "measured", value: Measured.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.body = { $case: "worn", value: Worn.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -424,40 +513,6 @@ export const FromCell: MessageFns<FromCell> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): FromCell {
-    return {
-      body: isSet(object.welcome)
-        ? { $case: "welcome", value: Welcome.fromJSON(object.welcome) }
-        : isSet(object.started)
-        ? { $case: "started", value: Started.fromJSON(object.started) }
-        : isSet(object.exited)
-        ? { $case: "exited", value: Exited.fromJSON(object.exited) }
-        : isSet(object.inputTaken)
-        ? { $case: "inputTaken", value: InputTaken.fromJSON(object.inputTaken) }
-        : isSet(object.input_taken)
-        ? { $case: "inputTaken", value: InputTaken.fromJSON(object.input_taken) }
-        : isSet(object.ready)
-        ? { $case: "ready", value: Ready.fromJSON(object.ready) }
-        : undefined,
-    };
-  },
-
-  toJSON(message: FromCell): unknown {
-    const obj: any = {};
-    if (message.body?.$case === "welcome") {
-      obj.welcome = Welcome.toJSON(message.body.value);
-    } else if (message.body?.$case === "started") {
-      obj.started = Started.toJSON(message.body.value);
-    } else if (message.body?.$case === "exited") {
-      obj.exited = Exited.toJSON(message.body.value);
-    } else if (message.body?.$case === "inputTaken") {
-      obj.inputTaken = InputTaken.toJSON(message.body.value);
-    } else if (message.body?.$case === "ready") {
-      obj.ready = Ready.toJSON(message.body.value);
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<FromCell>, I>>(base?: I): FromCell {
@@ -496,6 +551,24 @@ export const FromCell: MessageFns<FromCell> = {
         }
         break;
       }
+      case "limitReached": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "limitReached", value: LimitReached.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "measured": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "measured", value: Measured.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "worn": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "worn", value: Worn.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
@@ -511,6 +584,9 @@ function createBaseHello(): Hello {
     interpreter: "",
     orphanGraceMs: 0,
     zygotePath: "",
+    memoryBudgetBytes: 0n,
+    cgroups: {},
+    cgroupVersion: 0,
   };
 }
 
@@ -539,6 +615,18 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.zygotePath !== "") {
       writer.uint32(66).string(message.zygotePath);
+    }
+    if (message.memoryBudgetBytes !== 0n) {
+      if (BigInt.asUintN(64, message.memoryBudgetBytes) !== message.memoryBudgetBytes) {
+        throw new globalThis.Error("value provided for field message.memoryBudgetBytes of type uint64 too large");
+      }
+      writer.uint32(72).uint64(message.memoryBudgetBytes);
+    }
+    globalThis.Object.entries(message.cgroups).forEach(([key, value]: [string, string]) => {
+      Hello_CgroupsEntry.encode({ key: key as any, value }, writer.uint32(82).fork()).join();
+    });
+    if (message.cgroupVersion !== 0) {
+      writer.uint32(88).uint32(message.cgroupVersion);
     }
     return writer;
   },
@@ -620,6 +708,33 @@ export const Hello: MessageFns<Hello> = {
             message.zygotePath = reader.string();
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.memoryBudgetBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            const entry10 = Hello_CgroupsEntry.decode(reader, reader.uint32());
+            if (entry10.value !== undefined) {
+              message.cgroups[entry10.key] = entry10.value;
+            }
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.cgroupVersion = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -630,68 +745,6 @@ export const Hello: MessageFns<Hello> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): Hello {
-    return {
-      protocolVersion: isSet(object.protocolVersion)
-        ? globalThis.Number(object.protocolVersion)
-        : isSet(object.protocol_version)
-        ? globalThis.Number(object.protocol_version)
-        : 0,
-      token: isSet(object.token) ? globalThis.String(object.token) : "",
-      engine: isSet(object.engine) ? globalThis.String(object.engine) : "",
-      keepWarm: isSet(object.keepWarm)
-        ? globalThis.Number(object.keepWarm)
-        : isSet(object.keep_warm)
-        ? globalThis.Number(object.keep_warm)
-        : 0,
-      heapLimitMb: isSet(object.heapLimitMb)
-        ? globalThis.Number(object.heapLimitMb)
-        : isSet(object.heap_limit_mb)
-        ? globalThis.Number(object.heap_limit_mb)
-        : 0,
-      interpreter: isSet(object.interpreter) ? globalThis.String(object.interpreter) : "",
-      orphanGraceMs: isSet(object.orphanGraceMs)
-        ? globalThis.Number(object.orphanGraceMs)
-        : isSet(object.orphan_grace_ms)
-        ? globalThis.Number(object.orphan_grace_ms)
-        : 0,
-      zygotePath: isSet(object.zygotePath)
-        ? globalThis.String(object.zygotePath)
-        : isSet(object.zygote_path)
-        ? globalThis.String(object.zygote_path)
-        : "",
-    };
-  },
-
-  toJSON(message: Hello): unknown {
-    const obj: any = {};
-    if (message.protocolVersion !== 0) {
-      obj.protocolVersion = Math.round(message.protocolVersion);
-    }
-    if (message.token !== "") {
-      obj.token = message.token;
-    }
-    if (message.engine !== "") {
-      obj.engine = message.engine;
-    }
-    if (message.keepWarm !== 0) {
-      obj.keepWarm = Math.round(message.keepWarm);
-    }
-    if (message.heapLimitMb !== 0) {
-      obj.heapLimitMb = Math.round(message.heapLimitMb);
-    }
-    if (message.interpreter !== "") {
-      obj.interpreter = message.interpreter;
-    }
-    if (message.orphanGraceMs !== 0) {
-      obj.orphanGraceMs = Math.round(message.orphanGraceMs);
-    }
-    if (message.zygotePath !== "") {
-      obj.zygotePath = message.zygotePath;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<Hello>, I>>(base?: I): Hello {
@@ -707,6 +760,86 @@ export const Hello: MessageFns<Hello> = {
     message.interpreter = object.interpreter ?? "";
     message.orphanGraceMs = object.orphanGraceMs ?? 0;
     message.zygotePath = object.zygotePath ?? "";
+    message.memoryBudgetBytes = (object.memoryBudgetBytes !== undefined && object.memoryBudgetBytes !== null)
+      ? BigInt(object.memoryBudgetBytes)
+      : 0n;
+    message.cgroups = (globalThis.Object.entries(object.cgroups ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.cgroupVersion = object.cgroupVersion ?? 0;
+    return message;
+  },
+};
+
+function createBaseHello_CgroupsEntry(): Hello_CgroupsEntry {
+  return { key: "", value: "" };
+}
+
+export const Hello_CgroupsEntry: MessageFns<Hello_CgroupsEntry> = {
+  encode(message: Hello_CgroupsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Hello_CgroupsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHello_CgroupsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Hello_CgroupsEntry>, I>>(base?: I): Hello_CgroupsEntry {
+    return Hello_CgroupsEntry.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Hello_CgroupsEntry>, I>>(object: I): Hello_CgroupsEntry {
+    const message = createBaseHello_CgroupsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -767,28 +900,6 @@ export const Welcome: MessageFns<Welcome> = {
     }
   },
 
-  fromJSON(object: any): Welcome {
-    return {
-      protocolVersion: isSet(object.protocolVersion)
-        ? globalThis.Number(object.protocolVersion)
-        : isSet(object.protocol_version)
-        ? globalThis.Number(object.protocol_version)
-        : 0,
-      pid: isSet(object.pid) ? globalThis.Number(object.pid) : 0,
-    };
-  },
-
-  toJSON(message: Welcome): unknown {
-    const obj: any = {};
-    if (message.protocolVersion !== 0) {
-      obj.protocolVersion = Math.round(message.protocolVersion);
-    }
-    if (message.pid !== 0) {
-      obj.pid = Math.round(message.pid);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Welcome>, I>>(base?: I): Welcome {
     return Welcome.fromPartial(base ?? ({} as any));
   },
@@ -834,20 +945,54 @@ export const Ready: MessageFns<Ready> = {
     }
   },
 
-  fromJSON(_: any): Ready {
-    return {};
-  },
-
-  toJSON(_: Ready): unknown {
-    const obj: any = {};
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Ready>, I>>(base?: I): Ready {
     return Ready.fromPartial(base ?? ({} as any));
   },
   fromPartial<I extends Exact<DeepPartial<Ready>, I>>(_: I): Ready {
     const message = createBaseReady();
+    return message;
+  },
+};
+
+function createBaseWorn(): Worn {
+  return {};
+}
+
+export const Worn: MessageFns<Worn> = {
+  encode(_: Worn, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Worn {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWorn();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Worn>, I>>(base?: I): Worn {
+    return Worn.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Worn>, I>>(_: I): Worn {
+    const message = createBaseWorn();
     return message;
   },
 };
@@ -866,6 +1011,8 @@ function createBaseStart(): Start {
     outputDir: "",
     stdin: false,
     createCwd: false,
+    limits: undefined,
+    signalTree: false,
   };
 }
 
@@ -906,6 +1053,12 @@ export const Start: MessageFns<Start> = {
     }
     if (message.createCwd !== false) {
       writer.uint32(96).bool(message.createCwd);
+    }
+    if (message.limits !== undefined) {
+      Limits.encode(message.limits, writer.uint32(106).fork()).join();
+    }
+    if (message.signalTree !== false) {
+      writer.uint32(112).bool(message.signalTree);
     }
     return writer;
   },
@@ -1022,6 +1175,22 @@ export const Start: MessageFns<Start> = {
             message.createCwd = reader.bool();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.limits = Limits.decode(reader, reader.uint32());
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.signalTree = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1032,107 +1201,6 @@ export const Start: MessageFns<Start> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): Start {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-      language: isSet(object.language) ? globalThis.String(object.language) : "",
-      code: isSet(object.code) ? globalThis.String(object.code) : "",
-      args: globalThis.Array.isArray(object?.args) ? object.args.map((e: any) => globalThis.String(e)) : [],
-      env: isObject(object.env)
-        ? (globalThis.Object.entries(object.env) as [string, any][]).reduce(
-          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
-            globalThis.Object.defineProperty(acc, key, {
-              value: globalThis.String(value),
-              enumerable: true,
-              configurable: true,
-              writable: true,
-            });
-            return acc;
-          },
-          {},
-        )
-        : {},
-      cwd: isSet(object.cwd) ? globalThis.String(object.cwd) : "",
-      mainPath: isSet(object.mainPath)
-        ? globalThis.String(object.mainPath)
-        : isSet(object.main_path)
-        ? globalThis.String(object.main_path)
-        : "",
-      writeMain: isSet(object.writeMain)
-        ? globalThis.Boolean(object.writeMain)
-        : isSet(object.write_main)
-        ? globalThis.Boolean(object.write_main)
-        : false,
-      tmpDir: isSet(object.tmpDir)
-        ? globalThis.String(object.tmpDir)
-        : isSet(object.tmp_dir)
-        ? globalThis.String(object.tmp_dir)
-        : "",
-      outputDir: isSet(object.outputDir)
-        ? globalThis.String(object.outputDir)
-        : isSet(object.output_dir)
-        ? globalThis.String(object.output_dir)
-        : "",
-      stdin: isSet(object.stdin) ? globalThis.Boolean(object.stdin) : false,
-      createCwd: isSet(object.createCwd)
-        ? globalThis.Boolean(object.createCwd)
-        : isSet(object.create_cwd)
-        ? globalThis.Boolean(object.create_cwd)
-        : false,
-    };
-  },
-
-  toJSON(message: Start): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    if (message.language !== "") {
-      obj.language = message.language;
-    }
-    if (message.code !== "") {
-      obj.code = message.code;
-    }
-    if (message.args?.length) {
-      obj.args = message.args;
-    }
-    if (message.env) {
-      const entries = globalThis.Object.entries(message.env) as [string, string][];
-      if (entries.length > 0) {
-        obj.env = {};
-        entries.forEach(([k, v]) => {
-          obj.env[k] = v;
-        });
-      }
-    }
-    if (message.cwd !== "") {
-      obj.cwd = message.cwd;
-    }
-    if (message.mainPath !== "") {
-      obj.mainPath = message.mainPath;
-    }
-    if (message.writeMain !== false) {
-      obj.writeMain = message.writeMain;
-    }
-    if (message.tmpDir !== "") {
-      obj.tmpDir = message.tmpDir;
-    }
-    if (message.outputDir !== "") {
-      obj.outputDir = message.outputDir;
-    }
-    if (message.stdin !== false) {
-      obj.stdin = message.stdin;
-    }
-    if (message.createCwd !== false) {
-      obj.createCwd = message.createCwd;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<Start>, I>>(base?: I): Start {
@@ -1160,6 +1228,10 @@ export const Start: MessageFns<Start> = {
     message.outputDir = object.outputDir ?? "";
     message.stdin = object.stdin ?? false;
     message.createCwd = object.createCwd ?? false;
+    message.limits = (object.limits !== undefined && object.limits !== null)
+      ? Limits.fromPartial(object.limits)
+      : undefined;
+    message.signalTree = object.signalTree ?? false;
     return message;
   },
 };
@@ -1220,24 +1292,6 @@ export const Start_EnvEntry: MessageFns<Start_EnvEntry> = {
     }
   },
 
-  fromJSON(object: any): Start_EnvEntry {
-    return {
-      key: isSet(object.key) ? globalThis.String(object.key) : "",
-      value: isSet(object.value) ? globalThis.String(object.value) : "",
-    };
-  },
-
-  toJSON(message: Start_EnvEntry): unknown {
-    const obj: any = {};
-    if (message.key !== "") {
-      obj.key = message.key;
-    }
-    if (message.value !== "") {
-      obj.value = message.value;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Start_EnvEntry>, I>>(base?: I): Start_EnvEntry {
     return Start_EnvEntry.fromPartial(base ?? ({} as any));
   },
@@ -1249,8 +1303,216 @@ export const Start_EnvEntry: MessageFns<Start_EnvEntry> = {
   },
 };
 
+function createBaseLimits(): Limits {
+  return {
+    cpuTimeMs: 0n,
+    memoryBytes: 0n,
+    memorySoftBytes: 0n,
+    outputBytes: 0n,
+    outputKill: false,
+    processes: 0,
+    openFiles: 0,
+  };
+}
+
+export const Limits: MessageFns<Limits> = {
+  encode(message: Limits, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.cpuTimeMs !== 0n) {
+      if (BigInt.asUintN(64, message.cpuTimeMs) !== message.cpuTimeMs) {
+        throw new globalThis.Error("value provided for field message.cpuTimeMs of type uint64 too large");
+      }
+      writer.uint32(8).uint64(message.cpuTimeMs);
+    }
+    if (message.memoryBytes !== 0n) {
+      if (BigInt.asUintN(64, message.memoryBytes) !== message.memoryBytes) {
+        throw new globalThis.Error("value provided for field message.memoryBytes of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.memoryBytes);
+    }
+    if (message.memorySoftBytes !== 0n) {
+      if (BigInt.asUintN(64, message.memorySoftBytes) !== message.memorySoftBytes) {
+        throw new globalThis.Error("value provided for field message.memorySoftBytes of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.memorySoftBytes);
+    }
+    if (message.outputBytes !== 0n) {
+      if (BigInt.asUintN(64, message.outputBytes) !== message.outputBytes) {
+        throw new globalThis.Error("value provided for field message.outputBytes of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.outputBytes);
+    }
+    if (message.outputKill !== false) {
+      writer.uint32(40).bool(message.outputKill);
+    }
+    if (message.processes !== 0) {
+      writer.uint32(48).uint32(message.processes);
+    }
+    if (message.openFiles !== 0) {
+      writer.uint32(56).uint32(message.openFiles);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Limits {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLimits();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.cpuTimeMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.memoryBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.memorySoftBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.outputBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.outputKill = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.processes = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.openFiles = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Limits>, I>>(base?: I): Limits {
+    return Limits.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Limits>, I>>(object: I): Limits {
+    const message = createBaseLimits();
+    message.cpuTimeMs = (object.cpuTimeMs !== undefined && object.cpuTimeMs !== null) ? BigInt(object.cpuTimeMs) : 0n;
+    message.memoryBytes = (object.memoryBytes !== undefined && object.memoryBytes !== null)
+      ? BigInt(object.memoryBytes)
+      : 0n;
+    message.memorySoftBytes = (object.memorySoftBytes !== undefined && object.memorySoftBytes !== null)
+      ? BigInt(object.memorySoftBytes)
+      : 0n;
+    message.outputBytes = (object.outputBytes !== undefined && object.outputBytes !== null)
+      ? BigInt(object.outputBytes)
+      : 0n;
+    message.outputKill = object.outputKill ?? false;
+    message.processes = object.processes ?? 0;
+    message.openFiles = object.openFiles ?? 0;
+    return message;
+  },
+};
+
+function createBaseMeasure(): Measure {
+  return { request: 0 };
+}
+
+export const Measure: MessageFns<Measure> = {
+  encode(message: Measure, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Measure {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMeasure();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Measure>, I>>(base?: I): Measure {
+    return Measure.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Measure>, I>>(object: I): Measure {
+    const message = createBaseMeasure();
+    message.request = object.request ?? 0;
+    return message;
+  },
+};
+
 function createBaseSignal(): Signal {
-  return { executionKey: "", signal: "" };
+  return { executionKey: "", signal: "", tree: false };
 }
 
 export const Signal: MessageFns<Signal> = {
@@ -1260,6 +1522,9 @@ export const Signal: MessageFns<Signal> = {
     }
     if (message.signal !== "") {
       writer.uint32(18).string(message.signal);
+    }
+    if (message.tree !== false) {
+      writer.uint32(24).bool(message.tree);
     }
     return writer;
   },
@@ -1293,6 +1558,14 @@ export const Signal: MessageFns<Signal> = {
             message.signal = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.tree = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1305,28 +1578,6 @@ export const Signal: MessageFns<Signal> = {
     }
   },
 
-  fromJSON(object: any): Signal {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-      signal: isSet(object.signal) ? globalThis.String(object.signal) : "",
-    };
-  },
-
-  toJSON(message: Signal): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    if (message.signal !== "") {
-      obj.signal = message.signal;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Signal>, I>>(base?: I): Signal {
     return Signal.fromPartial(base ?? ({} as any));
   },
@@ -1334,6 +1585,7 @@ export const Signal: MessageFns<Signal> = {
     const message = createBaseSignal();
     message.executionKey = object.executionKey ?? "";
     message.signal = object.signal ?? "";
+    message.tree = object.tree ?? false;
     return message;
   },
 };
@@ -1381,24 +1633,6 @@ export const Kill: MessageFns<Kill> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): Kill {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-    };
-  },
-
-  toJSON(message: Kill): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<Kill>, I>>(base?: I): Kill {
@@ -1478,32 +1712,6 @@ export const Input: MessageFns<Input> = {
     }
   },
 
-  fromJSON(object: any): Input {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-      data: isSet(object.data) ? Buffer.from(bytesFromBase64(object.data)) : Buffer.alloc(0),
-      end: isSet(object.end) ? globalThis.Boolean(object.end) : false,
-    };
-  },
-
-  toJSON(message: Input): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    if (message.data.length !== 0) {
-      obj.data = base64FromBytes(message.data);
-    }
-    if (message.end !== false) {
-      obj.end = message.end;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Input>, I>>(base?: I): Input {
     return Input.fromPartial(base ?? ({} as any));
   },
@@ -1561,18 +1769,6 @@ export const KeepWarm: MessageFns<KeepWarm> = {
     }
   },
 
-  fromJSON(object: any): KeepWarm {
-    return { count: isSet(object.count) ? globalThis.Number(object.count) : 0 };
-  },
-
-  toJSON(message: KeepWarm): unknown {
-    const obj: any = {};
-    if (message.count !== 0) {
-      obj.count = Math.round(message.count);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<KeepWarm>, I>>(base?: I): KeepWarm {
     return KeepWarm.fromPartial(base ?? ({} as any));
   },
@@ -1617,15 +1813,6 @@ export const Shutdown: MessageFns<Shutdown> = {
     }
   },
 
-  fromJSON(_: any): Shutdown {
-    return {};
-  },
-
-  toJSON(_: Shutdown): unknown {
-    const obj: any = {};
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Shutdown>, I>>(base?: I): Shutdown {
     return Shutdown.fromPartial(base ?? ({} as any));
   },
@@ -1636,7 +1823,7 @@ export const Shutdown: MessageFns<Shutdown> = {
 };
 
 function createBaseStarted(): Started {
-  return { executionKey: "", pid: 0, atMs: 0 };
+  return { executionKey: "", pid: 0, atMs: 0, thread: 0 };
 }
 
 export const Started: MessageFns<Started> = {
@@ -1649,6 +1836,9 @@ export const Started: MessageFns<Started> = {
     }
     if (message.atMs !== 0) {
       writer.uint32(25).double(message.atMs);
+    }
+    if (message.thread !== 0) {
+      writer.uint32(32).uint32(message.thread);
     }
     return writer;
   },
@@ -1690,6 +1880,14 @@ export const Started: MessageFns<Started> = {
             message.atMs = reader.double();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.thread = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1702,36 +1900,6 @@ export const Started: MessageFns<Started> = {
     }
   },
 
-  fromJSON(object: any): Started {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-      pid: isSet(object.pid) ? globalThis.Number(object.pid) : 0,
-      atMs: isSet(object.atMs)
-        ? globalThis.Number(object.atMs)
-        : isSet(object.at_ms)
-        ? globalThis.Number(object.at_ms)
-        : 0,
-    };
-  },
-
-  toJSON(message: Started): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    if (message.pid !== 0) {
-      obj.pid = Math.round(message.pid);
-    }
-    if (message.atMs !== 0) {
-      obj.atMs = floatToJson(message.atMs);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<Started>, I>>(base?: I): Started {
     return Started.fromPartial(base ?? ({} as any));
   },
@@ -1740,12 +1908,13 @@ export const Started: MessageFns<Started> = {
     message.executionKey = object.executionKey ?? "";
     message.pid = object.pid ?? 0;
     message.atMs = object.atMs ?? 0;
+    message.thread = object.thread ?? 0;
     return message;
   },
 };
 
 function createBaseExited(): Exited {
-  return { executionKey: "", exitCode: 0, signal: "", cause: "", message: "", atMs: 0 };
+  return { executionKey: "", exitCode: 0, signal: "", cause: "", message: "", atMs: 0, usage: undefined };
 }
 
 export const Exited: MessageFns<Exited> = {
@@ -1767,6 +1936,9 @@ export const Exited: MessageFns<Exited> = {
     }
     if (message.atMs !== 0) {
       writer.uint32(49).double(message.atMs);
+    }
+    if (message.usage !== undefined) {
+      Usage.encode(message.usage, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -1832,6 +2004,14 @@ export const Exited: MessageFns<Exited> = {
             message.atMs = reader.double();
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.usage = Usage.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1842,52 +2022,6 @@ export const Exited: MessageFns<Exited> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): Exited {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-      exitCode: isSet(object.exitCode)
-        ? globalThis.Number(object.exitCode)
-        : isSet(object.exit_code)
-        ? globalThis.Number(object.exit_code)
-        : 0,
-      signal: isSet(object.signal) ? globalThis.String(object.signal) : "",
-      cause: isSet(object.cause) ? globalThis.String(object.cause) : "",
-      message: isSet(object.message) ? globalThis.String(object.message) : "",
-      atMs: isSet(object.atMs)
-        ? globalThis.Number(object.atMs)
-        : isSet(object.at_ms)
-        ? globalThis.Number(object.at_ms)
-        : 0,
-    };
-  },
-
-  toJSON(message: Exited): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    if (message.exitCode !== 0) {
-      obj.exitCode = Math.round(message.exitCode);
-    }
-    if (message.signal !== "") {
-      obj.signal = message.signal;
-    }
-    if (message.cause !== "") {
-      obj.cause = message.cause;
-    }
-    if (message.message !== "") {
-      obj.message = message.message;
-    }
-    if (message.atMs !== 0) {
-      obj.atMs = floatToJson(message.atMs);
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<Exited>, I>>(base?: I): Exited {
@@ -1901,6 +2035,402 @@ export const Exited: MessageFns<Exited> = {
     message.cause = object.cause ?? "";
     message.message = object.message ?? "";
     message.atMs = object.atMs ?? 0;
+    message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
+    return message;
+  },
+};
+
+function createBaseLimitReached(): LimitReached {
+  return { executionKey: "", limit: "", message: "" };
+}
+
+export const LimitReached: MessageFns<LimitReached> = {
+  encode(message: LimitReached, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.executionKey !== "") {
+      writer.uint32(10).string(message.executionKey);
+    }
+    if (message.limit !== "") {
+      writer.uint32(18).string(message.limit);
+    }
+    if (message.message !== "") {
+      writer.uint32(26).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LimitReached {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLimitReached();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executionKey = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.limit = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<LimitReached>, I>>(base?: I): LimitReached {
+    return LimitReached.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<LimitReached>, I>>(object: I): LimitReached {
+    const message = createBaseLimitReached();
+    message.executionKey = object.executionKey ?? "";
+    message.limit = object.limit ?? "";
+    message.message = object.message ?? "";
+    return message;
+  },
+};
+
+function createBaseUsage(): Usage {
+  return {
+    executionKey: "",
+    userSeconds: 0,
+    systemSeconds: 0,
+    memoryBytes: 0n,
+    peakMemoryBytes: 0n,
+    heapBytes: 0n,
+    externalBytes: 0n,
+    wasmBytes: 0n,
+    processes: 0,
+    threads: 0,
+    droppedBytes: 0n,
+    stdoutBytes: 0n,
+    stderrBytes: 0n,
+  };
+}
+
+export const Usage: MessageFns<Usage> = {
+  encode(message: Usage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.executionKey !== "") {
+      writer.uint32(10).string(message.executionKey);
+    }
+    if (message.userSeconds !== 0) {
+      writer.uint32(17).double(message.userSeconds);
+    }
+    if (message.systemSeconds !== 0) {
+      writer.uint32(25).double(message.systemSeconds);
+    }
+    if (message.memoryBytes !== 0n) {
+      if (BigInt.asUintN(64, message.memoryBytes) !== message.memoryBytes) {
+        throw new globalThis.Error("value provided for field message.memoryBytes of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.memoryBytes);
+    }
+    if (message.peakMemoryBytes !== 0n) {
+      if (BigInt.asUintN(64, message.peakMemoryBytes) !== message.peakMemoryBytes) {
+        throw new globalThis.Error("value provided for field message.peakMemoryBytes of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.peakMemoryBytes);
+    }
+    if (message.heapBytes !== 0n) {
+      if (BigInt.asUintN(64, message.heapBytes) !== message.heapBytes) {
+        throw new globalThis.Error("value provided for field message.heapBytes of type uint64 too large");
+      }
+      writer.uint32(48).uint64(message.heapBytes);
+    }
+    if (message.externalBytes !== 0n) {
+      if (BigInt.asUintN(64, message.externalBytes) !== message.externalBytes) {
+        throw new globalThis.Error("value provided for field message.externalBytes of type uint64 too large");
+      }
+      writer.uint32(56).uint64(message.externalBytes);
+    }
+    if (message.wasmBytes !== 0n) {
+      if (BigInt.asUintN(64, message.wasmBytes) !== message.wasmBytes) {
+        throw new globalThis.Error("value provided for field message.wasmBytes of type uint64 too large");
+      }
+      writer.uint32(64).uint64(message.wasmBytes);
+    }
+    if (message.processes !== 0) {
+      writer.uint32(72).uint32(message.processes);
+    }
+    if (message.threads !== 0) {
+      writer.uint32(80).uint32(message.threads);
+    }
+    if (message.droppedBytes !== 0n) {
+      if (BigInt.asUintN(64, message.droppedBytes) !== message.droppedBytes) {
+        throw new globalThis.Error("value provided for field message.droppedBytes of type uint64 too large");
+      }
+      writer.uint32(88).uint64(message.droppedBytes);
+    }
+    if (message.stdoutBytes !== 0n) {
+      if (BigInt.asUintN(64, message.stdoutBytes) !== message.stdoutBytes) {
+        throw new globalThis.Error("value provided for field message.stdoutBytes of type uint64 too large");
+      }
+      writer.uint32(96).uint64(message.stdoutBytes);
+    }
+    if (message.stderrBytes !== 0n) {
+      if (BigInt.asUintN(64, message.stderrBytes) !== message.stderrBytes) {
+        throw new globalThis.Error("value provided for field message.stderrBytes of type uint64 too large");
+      }
+      writer.uint32(104).uint64(message.stderrBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Usage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUsage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executionKey = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.userSeconds = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.systemSeconds = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.memoryBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.peakMemoryBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.heapBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.externalBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.wasmBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.processes = reader.uint32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.threads = reader.uint32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.droppedBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.stdoutBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.stderrBytes = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Usage>, I>>(base?: I): Usage {
+    return Usage.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Usage>, I>>(object: I): Usage {
+    const message = createBaseUsage();
+    message.executionKey = object.executionKey ?? "";
+    message.userSeconds = object.userSeconds ?? 0;
+    message.systemSeconds = object.systemSeconds ?? 0;
+    message.memoryBytes = (object.memoryBytes !== undefined && object.memoryBytes !== null)
+      ? BigInt(object.memoryBytes)
+      : 0n;
+    message.peakMemoryBytes = (object.peakMemoryBytes !== undefined && object.peakMemoryBytes !== null)
+      ? BigInt(object.peakMemoryBytes)
+      : 0n;
+    message.heapBytes = (object.heapBytes !== undefined && object.heapBytes !== null) ? BigInt(object.heapBytes) : 0n;
+    message.externalBytes = (object.externalBytes !== undefined && object.externalBytes !== null)
+      ? BigInt(object.externalBytes)
+      : 0n;
+    message.wasmBytes = (object.wasmBytes !== undefined && object.wasmBytes !== null) ? BigInt(object.wasmBytes) : 0n;
+    message.processes = object.processes ?? 0;
+    message.threads = object.threads ?? 0;
+    message.droppedBytes = (object.droppedBytes !== undefined && object.droppedBytes !== null)
+      ? BigInt(object.droppedBytes)
+      : 0n;
+    message.stdoutBytes = (object.stdoutBytes !== undefined && object.stdoutBytes !== null)
+      ? BigInt(object.stdoutBytes)
+      : 0n;
+    message.stderrBytes = (object.stderrBytes !== undefined && object.stderrBytes !== null)
+      ? BigInt(object.stderrBytes)
+      : 0n;
+    return message;
+  },
+};
+
+function createBaseMeasured(): Measured {
+  return { request: 0, usages: [] };
+}
+
+export const Measured: MessageFns<Measured> = {
+  encode(message: Measured, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    for (const v of message.usages) {
+      Usage.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Measured {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMeasured();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.usages.push(Usage.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Measured>, I>>(base?: I): Measured {
+    return Measured.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Measured>, I>>(object: I): Measured {
+    const message = createBaseMeasured();
+    message.request = object.request ?? 0;
+    message.usages = object.usages?.map((e) => Usage.fromPartial(e)) || [];
     return message;
   },
 };
@@ -1950,24 +2480,6 @@ export const InputTaken: MessageFns<InputTaken> = {
     }
   },
 
-  fromJSON(object: any): InputTaken {
-    return {
-      executionKey: isSet(object.executionKey)
-        ? globalThis.String(object.executionKey)
-        : isSet(object.execution_key)
-        ? globalThis.String(object.execution_key)
-        : "",
-    };
-  },
-
-  toJSON(message: InputTaken): unknown {
-    const obj: any = {};
-    if (message.executionKey !== "") {
-      obj.executionKey = message.executionKey;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<InputTaken>, I>>(base?: I): InputTaken {
     return InputTaken.fromPartial(base ?? ({} as any));
   },
@@ -1977,18 +2489,6 @@ export const InputTaken: MessageFns<InputTaken> = {
     return message;
   },
 };
-
-function bytesFromBase64(b64: string): Uint8Array {
-  return Uint8Array.from(globalThis.Buffer.from(b64, "base64"));
-}
-
-function base64FromBytes(arr: Uint8Array): string {
-  return globalThis.Buffer.from(arr).toString("base64");
-}
-
-function floatToJson(value: number | null | undefined): number | string | null | undefined {
-  return typeof value === "number" && !globalThis.Number.isFinite(value) ? globalThis.String(value) : value;
-}
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | bigint | undefined;
 
@@ -2003,19 +2503,9 @@ type KeysOfUnion<T> = T extends T ? keyof T : never;
 export type Exact<P, I extends P> = P extends Builtin ? P
   : P & { [K in keyof P]: Exact<P[K], I[K]> } & { [K in Exclude<keyof I, KeysOfUnion<P>>]: never };
 
-function isObject(value: any): boolean {
-  return typeof value === "object" && value !== null;
-}
-
-function isSet(value: any): boolean {
-  return value !== null && value !== undefined;
-}
-
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
-  fromJSON(object: any): T;
-  toJSON(message: T): unknown;
   create<I extends Exact<DeepPartial<T>, I>>(base?: I): T;
   fromPartial<I extends Exact<DeepPartial<T>, I>>(object: I): T;
 }

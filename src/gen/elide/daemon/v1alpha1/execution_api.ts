@@ -36,40 +36,6 @@ export namespace SessionStatus {
   export type ERROR = typeof SessionStatus.ERROR;
 }
 
-export function sessionStatusFromJSON(object: any): SessionStatus {
-  switch (object) {
-    case 0:
-    case "SESSION_STATUS_UNSPECIFIED":
-      return SessionStatus.UNSPECIFIED;
-    case 1:
-    case "SESSION_STATUS_ACTIVE":
-      return SessionStatus.ACTIVE;
-    case 2:
-    case "SESSION_STATUS_CLOSED":
-      return SessionStatus.CLOSED;
-    case 3:
-    case "SESSION_STATUS_ERROR":
-      return SessionStatus.ERROR;
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum SessionStatus");
-  }
-}
-
-export function sessionStatusToJSON(object: SessionStatus): string {
-  switch (object) {
-    case SessionStatus.UNSPECIFIED:
-      return "SESSION_STATUS_UNSPECIFIED";
-    case SessionStatus.ACTIVE:
-      return "SESSION_STATUS_ACTIVE";
-    case SessionStatus.CLOSED:
-      return "SESSION_STATUS_CLOSED";
-    case SessionStatus.ERROR:
-      return "SESSION_STATUS_ERROR";
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum SessionStatus");
-  }
-}
-
 export const ExecutionStatus = {
   UNSPECIFIED: 0,
   /** QUEUED - pending */
@@ -90,50 +56,6 @@ export namespace ExecutionStatus {
   export type COMPLETED = typeof ExecutionStatus.COMPLETED;
   export type FAILED = typeof ExecutionStatus.FAILED;
   export type CANCELLED = typeof ExecutionStatus.CANCELLED;
-}
-
-export function executionStatusFromJSON(object: any): ExecutionStatus {
-  switch (object) {
-    case 0:
-    case "EXECUTION_STATUS_UNSPECIFIED":
-      return ExecutionStatus.UNSPECIFIED;
-    case 1:
-    case "EXECUTION_STATUS_QUEUED":
-      return ExecutionStatus.QUEUED;
-    case 2:
-    case "EXECUTION_STATUS_RUNNING":
-      return ExecutionStatus.RUNNING;
-    case 3:
-    case "EXECUTION_STATUS_COMPLETED":
-      return ExecutionStatus.COMPLETED;
-    case 4:
-    case "EXECUTION_STATUS_FAILED":
-      return ExecutionStatus.FAILED;
-    case 5:
-    case "EXECUTION_STATUS_CANCELLED":
-      return ExecutionStatus.CANCELLED;
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum ExecutionStatus");
-  }
-}
-
-export function executionStatusToJSON(object: ExecutionStatus): string {
-  switch (object) {
-    case ExecutionStatus.UNSPECIFIED:
-      return "EXECUTION_STATUS_UNSPECIFIED";
-    case ExecutionStatus.QUEUED:
-      return "EXECUTION_STATUS_QUEUED";
-    case ExecutionStatus.RUNNING:
-      return "EXECUTION_STATUS_RUNNING";
-    case ExecutionStatus.COMPLETED:
-      return "EXECUTION_STATUS_COMPLETED";
-    case ExecutionStatus.FAILED:
-      return "EXECUTION_STATUS_FAILED";
-    case ExecutionStatus.CANCELLED:
-      return "EXECUTION_STATUS_CANCELLED";
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum ExecutionStatus");
-  }
 }
 
 /** The four states of every session and execution. */
@@ -159,45 +81,6 @@ export namespace LifecycleState {
   export type EXITED = typeof LifecycleState.EXITED;
 }
 
-export function lifecycleStateFromJSON(object: any): LifecycleState {
-  switch (object) {
-    case 0:
-    case "LIFECYCLE_STATE_UNSPECIFIED":
-      return LifecycleState.UNSPECIFIED;
-    case 1:
-    case "LIFECYCLE_STATE_PENDING":
-      return LifecycleState.PENDING;
-    case 2:
-    case "LIFECYCLE_STATE_RUNNING":
-      return LifecycleState.RUNNING;
-    case 3:
-    case "LIFECYCLE_STATE_SIGNALED":
-      return LifecycleState.SIGNALED;
-    case 4:
-    case "LIFECYCLE_STATE_EXITED":
-      return LifecycleState.EXITED;
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum LifecycleState");
-  }
-}
-
-export function lifecycleStateToJSON(object: LifecycleState): string {
-  switch (object) {
-    case LifecycleState.UNSPECIFIED:
-      return "LIFECYCLE_STATE_UNSPECIFIED";
-    case LifecycleState.PENDING:
-      return "LIFECYCLE_STATE_PENDING";
-    case LifecycleState.RUNNING:
-      return "LIFECYCLE_STATE_RUNNING";
-    case LifecycleState.SIGNALED:
-      return "LIFECYCLE_STATE_SIGNALED";
-    case LifecycleState.EXITED:
-      return "LIFECYCLE_STATE_EXITED";
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum LifecycleState");
-  }
-}
-
 /** The rungs of the ladder that a stop climbs. */
 export const LadderRung = {
   UNSPECIFIED: 0,
@@ -216,40 +99,6 @@ export namespace LadderRung {
   export type GRACEFUL = typeof LadderRung.GRACEFUL;
   export type FORCED = typeof LadderRung.FORCED;
   export type CELL = typeof LadderRung.CELL;
-}
-
-export function ladderRungFromJSON(object: any): LadderRung {
-  switch (object) {
-    case 0:
-    case "LADDER_RUNG_UNSPECIFIED":
-      return LadderRung.UNSPECIFIED;
-    case 1:
-    case "LADDER_RUNG_GRACEFUL":
-      return LadderRung.GRACEFUL;
-    case 2:
-    case "LADDER_RUNG_FORCED":
-      return LadderRung.FORCED;
-    case 3:
-    case "LADDER_RUNG_CELL":
-      return LadderRung.CELL;
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum LadderRung");
-  }
-}
-
-export function ladderRungToJSON(object: LadderRung): string {
-  switch (object) {
-    case LadderRung.UNSPECIFIED:
-      return "LADDER_RUNG_UNSPECIFIED";
-    case LadderRung.GRACEFUL:
-      return "LADDER_RUNG_GRACEFUL";
-    case LadderRung.FORCED:
-      return "LADDER_RUNG_FORCED";
-    case LadderRung.CELL:
-      return "LADDER_RUNG_CELL";
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum LadderRung");
-  }
 }
 
 /** Why an execution ended: exactly one. */
@@ -299,83 +148,61 @@ export namespace ExitReason {
   export type DAEMON_LOST = typeof ExitReason.DAEMON_LOST;
 }
 
-export function exitReasonFromJSON(object: any): ExitReason {
-  switch (object) {
-    case 0:
-    case "EXIT_REASON_UNSPECIFIED":
-      return ExitReason.UNSPECIFIED;
-    case 1:
-    case "EXIT_REASON_COMPLETED":
-      return ExitReason.COMPLETED;
-    case 2:
-    case "EXIT_REASON_FAILED":
-      return ExitReason.FAILED;
-    case 3:
-    case "EXIT_REASON_CANCELLED":
-      return ExitReason.CANCELLED;
-    case 4:
-    case "EXIT_REASON_SIGNALED":
-      return ExitReason.SIGNALED;
-    case 5:
-    case "EXIT_REASON_TIMED_OUT":
-      return ExitReason.TIMED_OUT;
-    case 6:
-    case "EXIT_REASON_QUEUE_TIMED_OUT":
-      return ExitReason.QUEUE_TIMED_OUT;
-    case 7:
-    case "EXIT_REASON_MEMORY_EXCEEDED":
-      return ExitReason.MEMORY_EXCEEDED;
-    case 8:
-    case "EXIT_REASON_OUTPUT_EXCEEDED":
-      return ExitReason.OUTPUT_EXCEEDED;
-    case 9:
-    case "EXIT_REASON_START_FAILED":
-      return ExitReason.START_FAILED;
-    case 10:
-    case "EXIT_REASON_CELL_LOST":
-      return ExitReason.CELL_LOST;
-    case 11:
-    case "EXIT_REASON_SESSION_CLOSED":
-      return ExitReason.SESSION_CLOSED;
-    case 12:
-    case "EXIT_REASON_DAEMON_LOST":
-      return ExitReason.DAEMON_LOST;
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum ExitReason");
-  }
+/** What happens when the run limit passes. */
+export const TimeoutAction = {
+  /** UNSPECIFIED - The session's, else the daemon's: cancel. */
+  UNSPECIFIED: 0,
+  /** CANCEL - The ladder with SIGTERM. */
+  CANCEL: 1,
+  /** SIGNAL - The ladder with timeout_signal. */
+  SIGNAL: 2,
+  /** KILL - Force at once. */
+  KILL: 3,
+} as const;
+
+export type TimeoutAction = typeof TimeoutAction[keyof typeof TimeoutAction];
+
+export namespace TimeoutAction {
+  export type UNSPECIFIED = typeof TimeoutAction.UNSPECIFIED;
+  export type CANCEL = typeof TimeoutAction.CANCEL;
+  export type SIGNAL = typeof TimeoutAction.SIGNAL;
+  export type KILL = typeof TimeoutAction.KILL;
 }
 
-export function exitReasonToJSON(object: ExitReason): string {
-  switch (object) {
-    case ExitReason.UNSPECIFIED:
-      return "EXIT_REASON_UNSPECIFIED";
-    case ExitReason.COMPLETED:
-      return "EXIT_REASON_COMPLETED";
-    case ExitReason.FAILED:
-      return "EXIT_REASON_FAILED";
-    case ExitReason.CANCELLED:
-      return "EXIT_REASON_CANCELLED";
-    case ExitReason.SIGNALED:
-      return "EXIT_REASON_SIGNALED";
-    case ExitReason.TIMED_OUT:
-      return "EXIT_REASON_TIMED_OUT";
-    case ExitReason.QUEUE_TIMED_OUT:
-      return "EXIT_REASON_QUEUE_TIMED_OUT";
-    case ExitReason.MEMORY_EXCEEDED:
-      return "EXIT_REASON_MEMORY_EXCEEDED";
-    case ExitReason.OUTPUT_EXCEEDED:
-      return "EXIT_REASON_OUTPUT_EXCEEDED";
-    case ExitReason.START_FAILED:
-      return "EXIT_REASON_START_FAILED";
-    case ExitReason.CELL_LOST:
-      return "EXIT_REASON_CELL_LOST";
-    case ExitReason.SESSION_CLOSED:
-      return "EXIT_REASON_SESSION_CLOSED";
-    case ExitReason.DAEMON_LOST:
-      return "EXIT_REASON_DAEMON_LOST";
-    default:
-      throw new globalThis.Error("Unrecognized enum value " + object + " for enum ExitReason");
-  }
+/** What happens to output beyond output_limit_bytes. */
+export const OutputPolicy = {
+  /** UNSPECIFIED - The session's, else the daemon's: truncate. */
+  UNSPECIFIED: 0,
+  /** TRUNCATE - The head is kept, the rest is counted and dropped; the guest goes on. */
+  TRUNCATE: 1,
+  /** KILL - The execution ends with EXIT_REASON_OUTPUT_EXCEEDED. */
+  KILL: 2,
+} as const;
+
+export type OutputPolicy = typeof OutputPolicy[keyof typeof OutputPolicy];
+
+export namespace OutputPolicy {
+  export type UNSPECIFIED = typeof OutputPolicy.UNSPECIFIED;
+  export type TRUNCATE = typeof OutputPolicy.TRUNCATE;
+  export type KILL = typeof OutputPolicy.KILL;
+}
+
+/** What an execution shares its process with. A guest that is a process anyway is one in both. */
+export const Isolation = {
+  /** UNSPECIFIED - The session's, else the daemon's: thread. */
+  UNSPECIFIED: 0,
+  /** THREAD - A thread of a cell that it shares with others of its session. */
+  THREAD: 1,
+  /** PROCESS - A cell of its own. */
+  PROCESS: 2,
+} as const;
+
+export type Isolation = typeof Isolation[keyof typeof Isolation];
+
+export namespace Isolation {
+  export type UNSPECIFIED = typeof Isolation.UNSPECIFIED;
+  export type THREAD = typeof Isolation.THREAD;
+  export type PROCESS = typeof Isolation.PROCESS;
 }
 
 export interface SessionConfiguration {
@@ -384,9 +211,26 @@ export interface SessionConfiguration {
   /** Names or aliases; empty means all this node has. */
   enabledLanguages: string[];
   enabledIntrinsics: string[];
-  /** Heap limit of one JavaScript context, in MiB; 0 means the daemon's default. */
+  /** Memory limit of each execution, in MiB: its default and its ceiling where the two below say nothing. 0: none. */
   memoryLimitMb: bigint;
   enableAi: boolean;
+  /** What an execution has that does not say. Absent fields: the daemon's defaults. */
+  executionDefaults:
+    | ExecutionConfiguration
+    | undefined;
+  /**
+   * The most an execution may ask for; a limit with a ceiling cannot be switched off. Only the fields that are limits
+   * (timeout, queue_timeout_ms, cpu_time_limit_ms, memory_limit_mb, output_limit_bytes, process_limit, open_file_limit).
+   */
+  executionCeilings:
+    | ExecutionConfiguration
+    | undefined;
+  /** How many executions of this session run at most at one time; 0: as many as the node has places for. */
+  maxRunning: number;
+  /** How many may wait; one more is RESOURCE_EXHAUSTED. 0: the daemon's default. */
+  maxQueued: number;
+  /** The session's share of the node's places when sessions compete, 1 to 1000; 0 means 100. */
+  weight: number;
 }
 
 export interface CreateSessionRequest {
@@ -441,6 +285,10 @@ export interface DeleteSessionResponse {
 }
 
 export interface ExecutionConfiguration {
+  /**
+   * Memory of the execution, in MiB, 8 to 1048576: heap, buffers, WebAssembly and child processes. Beyond it the
+   * execution ends with EXIT_REASON_MEMORY_EXCEEDED. Absent: the session's.
+   */
   memoryLimitMb?: bigint | undefined;
   enableAi?:
     | boolean
@@ -468,7 +316,44 @@ export interface ExecutionConfiguration {
     | string
     | undefined;
   /** True: standard input stays open for WriteExecutionInput. Absent or false: it is at its end from the start. */
-  stdin?: boolean | undefined;
+  stdin?:
+    | boolean
+    | undefined;
+  /** What happens at the run limit. */
+  onTimeout: TimeoutAction;
+  /** The signal of TIMEOUT_ACTION_SIGNAL, by name. */
+  timeoutSignal: string;
+  /** How long it may wait for a place, in ms, 1 to 2073600000; then it ends with EXIT_REASON_QUEUE_TIMED_OUT. */
+  queueTimeoutMs?:
+    | bigint
+    | undefined;
+  /**
+   * CPU time, user and system, child processes included, in ms, 1 to 2073600000; then the ladder, with
+   * EXIT_REASON_TIMED_OUT.
+   */
+  cpuTimeLimitMs?:
+    | bigint
+    | undefined;
+  /** Below memory_limit_mb: beyond it a warning event comes, and the guest gets SIGUSR2 if it listens for it. */
+  memorySoftLimitMb?:
+    | bigint
+    | undefined;
+  /** Bytes of stdout and stderr together. */
+  outputLimitBytes?: bigint | undefined;
+  outputPolicy: OutputPolicy;
+  /** Processes and threads of the guest at one time, itself included; one more fails to start, inside the guest. */
+  processLimit?:
+    | number
+    | undefined;
+  /** Open files of each process of the guest; one more fails to open, inside the guest. */
+  openFileLimit?: number | undefined;
+  isolation: Isolation;
+  /** True: signals reach the guest's child processes too. */
+  signalTree?:
+    | boolean
+    | undefined;
+  /** True: a limit that this node cannot hold is FAILED_PRECONDITION. Absent or false: it is a warning in the result. */
+  requireEnforcement?: boolean | undefined;
 }
 
 export interface ExecuteSnippetRequest {
@@ -510,6 +395,72 @@ export interface ExecutionResult {
   signal: string;
   /** One line for people; empty when the reason says all. */
   message: string;
+  /** What it used in all; absent when no guest code ran. */
+  metrics:
+    | ExecutionMetrics
+    | undefined;
+  /** What was to be said about it before its end: a soft limit passed, a limit that this node cannot hold. */
+  warnings: string[];
+}
+
+export interface GetExecutionMetricsRequest {
+  sessionId: string;
+  executionId: string;
+}
+
+export interface WatchExecutionMetricsRequest {
+  /** Empty: of every session. */
+  sessionId: string;
+  /** Empty: of every execution that runs; the stream ends with the call. */
+  executionId: string;
+  /** 100 to 3600000 ms; 0 means 1000. */
+  intervalMs: number;
+}
+
+/** One round. */
+export interface WatchExecutionMetricsResponse {
+  executions: ExecutionMetrics[];
+}
+
+export interface CpuMetrics {
+  userSeconds: number;
+  systemSeconds: number;
+  /** Of one core, since the round before on this stream, else since the start; 150 is one and a half cores. */
+  percent: number;
+}
+
+export interface MemoryMetrics {
+  /** All of it, now: heap, external and wasm of a thread, with its child processes; the proportional share of a process tree. */
+  bytes: bigint;
+  peakBytes: bigint;
+  /**
+   * The parts, of a thread: JavaScript heap; buffers; what neither shows (WebAssembly, shared buffers), as the process
+   * shows it.
+   */
+  heapBytes: bigint;
+  externalBytes: bigint;
+  wasmBytes: bigint;
+}
+
+/** What one execution uses, its child processes included. */
+export interface ExecutionMetrics {
+  cpu: CpuMetrics | undefined;
+  memory:
+    | MemoryMetrics
+    | undefined;
+  /** When this was so, in Unix ms. */
+  timestamp: bigint;
+  sessionId: string;
+  executionId: string;
+  /** Bytes of each stream, as StreamExecutionOutput has them. */
+  stdoutBytes: bigint;
+  stderrBytes: bigint;
+  /** Written and dropped beyond the output limit, of both streams. */
+  droppedBytes: bigint;
+  processes: number;
+  threads: number;
+  /** True: the final figures. */
+  complete: boolean;
 }
 
 /** When an execution passed its states, in Unix ms; 0 where it did not (yet). */
@@ -599,7 +550,11 @@ export interface ExecutionStatusEvent {
   state: LifecycleState;
   rung: LadderRung;
   /** Set on the final event. */
-  result: ExecutionResult | undefined;
+  result:
+    | ExecutionResult
+    | undefined;
+  /** Something to know that changes no state, for example that the soft memory limit has passed; empty otherwise. */
+  warning: string;
 }
 
 export interface StreamExecutionOutputRequest {
@@ -630,6 +585,8 @@ export interface SignalExecutionRequest {
   executionId: string;
   /** By name, for example SIGHUP. */
   signal: string;
+  /** True: the guest's child processes get it too, also where config.signal_tree is not set. */
+  signalTree: boolean;
 }
 
 export interface SignalExecutionResponse {
@@ -696,6 +653,26 @@ export interface ExecutionSummary {
   pid: number;
 }
 
+export interface GetEnforcementRequest {
+}
+
+export interface GetEnforcementResponse {
+  limits: LimitEnforcement[];
+}
+
+/** How one limit is held for the guests of one engine on this node. */
+export interface LimitEnforcement {
+  /** As in ExecutionConfiguration, for example memory_limit_mb. */
+  limit: string;
+  /** thread, process, or an interpreter's name. */
+  engine: string;
+  /** For example cgroup2, rlimit, sampling; none when it is not held. */
+  mechanism: string;
+  enforced: boolean;
+  /** What escapes it, or what is missing here; one line for people. */
+  note: string;
+}
+
 export interface ListLanguagesRequest {
 }
 
@@ -714,7 +691,18 @@ export interface Language {
 }
 
 function createBaseSessionConfiguration(): SessionConfiguration {
-  return { contextPoolSize: 0, enabledLanguages: [], enabledIntrinsics: [], memoryLimitMb: 0n, enableAi: false };
+  return {
+    contextPoolSize: 0,
+    enabledLanguages: [],
+    enabledIntrinsics: [],
+    memoryLimitMb: 0n,
+    enableAi: false,
+    executionDefaults: undefined,
+    executionCeilings: undefined,
+    maxRunning: 0,
+    maxQueued: 0,
+    weight: 0,
+  };
 }
 
 export const SessionConfiguration: MessageFns<SessionConfiguration> = {
@@ -736,6 +724,21 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
     }
     if (message.enableAi !== false) {
       writer.uint32(40).bool(message.enableAi);
+    }
+    if (message.executionDefaults !== undefined) {
+      ExecutionConfiguration.encode(message.executionDefaults, writer.uint32(162).fork()).join();
+    }
+    if (message.executionCeilings !== undefined) {
+      ExecutionConfiguration.encode(message.executionCeilings, writer.uint32(170).fork()).join();
+    }
+    if (message.maxRunning !== 0) {
+      writer.uint32(176).uint32(message.maxRunning);
+    }
+    if (message.maxQueued !== 0) {
+      writer.uint32(184).uint32(message.maxQueued);
+    }
+    if (message.weight !== 0) {
+      writer.uint32(192).uint32(message.weight);
     }
     return writer;
   },
@@ -793,6 +796,46 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
             message.enableAi = reader.bool();
             continue;
           }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.executionDefaults = ExecutionConfiguration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.executionCeilings = ExecutionConfiguration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.maxRunning = reader.uint32();
+            continue;
+          }
+          case 23: {
+            if (tag !== 184) {
+              break;
+            }
+
+            message.maxQueued = reader.uint32();
+            continue;
+          }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.weight = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -803,56 +846,6 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): SessionConfiguration {
-    return {
-      contextPoolSize: isSet(object.contextPoolSize)
-        ? globalThis.Number(object.contextPoolSize)
-        : isSet(object.context_pool_size)
-        ? globalThis.Number(object.context_pool_size)
-        : 0,
-      enabledLanguages: globalThis.Array.isArray(object?.enabledLanguages)
-        ? object.enabledLanguages.map((e: any) => globalThis.String(e))
-        : globalThis.Array.isArray(object?.enabled_languages)
-        ? object.enabled_languages.map((e: any) => globalThis.String(e))
-        : [],
-      enabledIntrinsics: globalThis.Array.isArray(object?.enabledIntrinsics)
-        ? object.enabledIntrinsics.map((e: any) => globalThis.String(e))
-        : globalThis.Array.isArray(object?.enabled_intrinsics)
-        ? object.enabled_intrinsics.map((e: any) => globalThis.String(e))
-        : [],
-      memoryLimitMb: isSet(object.memoryLimitMb)
-        ? BigInt(object.memoryLimitMb)
-        : isSet(object.memory_limit_mb)
-        ? BigInt(object.memory_limit_mb)
-        : 0n,
-      enableAi: isSet(object.enableAi)
-        ? globalThis.Boolean(object.enableAi)
-        : isSet(object.enable_ai)
-        ? globalThis.Boolean(object.enable_ai)
-        : false,
-    };
-  },
-
-  toJSON(message: SessionConfiguration): unknown {
-    const obj: any = {};
-    if (message.contextPoolSize !== 0) {
-      obj.contextPoolSize = Math.round(message.contextPoolSize);
-    }
-    if (message.enabledLanguages?.length) {
-      obj.enabledLanguages = message.enabledLanguages;
-    }
-    if (message.enabledIntrinsics?.length) {
-      obj.enabledIntrinsics = message.enabledIntrinsics;
-    }
-    if (message.memoryLimitMb !== 0n) {
-      obj.memoryLimitMb = message.memoryLimitMb.toString();
-    }
-    if (message.enableAi !== false) {
-      obj.enableAi = message.enableAi;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<SessionConfiguration>, I>>(base?: I): SessionConfiguration {
@@ -867,6 +860,15 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
       ? BigInt(object.memoryLimitMb)
       : 0n;
     message.enableAi = object.enableAi ?? false;
+    message.executionDefaults = (object.executionDefaults !== undefined && object.executionDefaults !== null)
+      ? ExecutionConfiguration.fromPartial(object.executionDefaults)
+      : undefined;
+    message.executionCeilings = (object.executionCeilings !== undefined && object.executionCeilings !== null)
+      ? ExecutionConfiguration.fromPartial(object.executionCeilings)
+      : undefined;
+    message.maxRunning = object.maxRunning ?? 0;
+    message.maxQueued = object.maxQueued ?? 0;
+    message.weight = object.weight ?? 0;
     return message;
   },
 };
@@ -925,28 +927,6 @@ export const CreateSessionRequest: MessageFns<CreateSessionRequest> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): CreateSessionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      config: isSet(object.config) ? SessionConfiguration.fromJSON(object.config) : undefined,
-    };
-  },
-
-  toJSON(message: CreateSessionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.config !== undefined) {
-      obj.config = SessionConfiguration.toJSON(message.config);
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<CreateSessionRequest>, I>>(base?: I): CreateSessionRequest {
@@ -1032,36 +1012,6 @@ export const CreateSessionResponse: MessageFns<CreateSessionResponse> = {
     }
   },
 
-  fromJSON(object: any): CreateSessionResponse {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      status: isSet(object.status) ? sessionStatusFromJSON(object.status) : 0,
-      createdAt: isSet(object.createdAt)
-        ? BigInt(object.createdAt)
-        : isSet(object.created_at)
-        ? BigInt(object.created_at)
-        : 0n,
-    };
-  },
-
-  toJSON(message: CreateSessionResponse): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.status !== 0) {
-      obj.status = sessionStatusToJSON(message.status);
-    }
-    if (message.createdAt !== 0n) {
-      obj.createdAt = message.createdAt.toString();
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<CreateSessionResponse>, I>>(base?: I): CreateSessionResponse {
     return CreateSessionResponse.fromPartial(base ?? ({} as any));
   },
@@ -1117,24 +1067,6 @@ export const GetSessionRequest: MessageFns<GetSessionRequest> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): GetSessionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-    };
-  },
-
-  toJSON(message: GetSessionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<GetSessionRequest>, I>>(base?: I): GetSessionRequest {
@@ -1293,74 +1225,6 @@ export const GetSessionResponse: MessageFns<GetSessionResponse> = {
     }
   },
 
-  fromJSON(object: any): GetSessionResponse {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      status: isSet(object.status) ? sessionStatusFromJSON(object.status) : 0,
-      config: isSet(object.config) ? SessionConfiguration.fromJSON(object.config) : undefined,
-      createdAt: isSet(object.createdAt)
-        ? BigInt(object.createdAt)
-        : isSet(object.created_at)
-        ? BigInt(object.created_at)
-        : 0n,
-      state: isSet(object.state) ? lifecycleStateFromJSON(object.state) : 0,
-      pendingExecutions: isSet(object.pendingExecutions)
-        ? globalThis.Number(object.pendingExecutions)
-        : isSet(object.pending_executions)
-        ? globalThis.Number(object.pending_executions)
-        : 0,
-      runningExecutions: isSet(object.runningExecutions)
-        ? globalThis.Number(object.runningExecutions)
-        : isSet(object.running_executions)
-        ? globalThis.Number(object.running_executions)
-        : 0,
-      exitedExecutions: isSet(object.exitedExecutions)
-        ? globalThis.Number(object.exitedExecutions)
-        : isSet(object.exited_executions)
-        ? globalThis.Number(object.exited_executions)
-        : 0,
-      cells: globalThis.Array.isArray(object?.cells)
-        ? object.cells.map((e: any) => CellSummary.fromJSON(e))
-        : [],
-    };
-  },
-
-  toJSON(message: GetSessionResponse): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.status !== 0) {
-      obj.status = sessionStatusToJSON(message.status);
-    }
-    if (message.config !== undefined) {
-      obj.config = SessionConfiguration.toJSON(message.config);
-    }
-    if (message.createdAt !== 0n) {
-      obj.createdAt = message.createdAt.toString();
-    }
-    if (message.state !== 0) {
-      obj.state = lifecycleStateToJSON(message.state);
-    }
-    if (message.pendingExecutions !== 0) {
-      obj.pendingExecutions = Math.round(message.pendingExecutions);
-    }
-    if (message.runningExecutions !== 0) {
-      obj.runningExecutions = Math.round(message.runningExecutions);
-    }
-    if (message.exitedExecutions !== 0) {
-      obj.exitedExecutions = Math.round(message.exitedExecutions);
-    }
-    if (message.cells?.length) {
-      obj.cells = message.cells.map((e) => CellSummary.toJSON(e));
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<GetSessionResponse>, I>>(base?: I): GetSessionResponse {
     return GetSessionResponse.fromPartial(base ?? ({} as any));
   },
@@ -1459,36 +1323,6 @@ export const CellSummary: MessageFns<CellSummary> = {
     }
   },
 
-  fromJSON(object: any): CellSummary {
-    return {
-      cellKey: isSet(object.cellKey)
-        ? globalThis.String(object.cellKey)
-        : isSet(object.cell_key)
-        ? globalThis.String(object.cell_key)
-        : "",
-      pid: isSet(object.pid) ? globalThis.Number(object.pid) : 0,
-      state: isSet(object.state) ? globalThis.String(object.state) : "",
-      executions: isSet(object.executions) ? globalThis.Number(object.executions) : 0,
-    };
-  },
-
-  toJSON(message: CellSummary): unknown {
-    const obj: any = {};
-    if (message.cellKey !== "") {
-      obj.cellKey = message.cellKey;
-    }
-    if (message.pid !== 0) {
-      obj.pid = Math.round(message.pid);
-    }
-    if (message.state !== "") {
-      obj.state = message.state;
-    }
-    if (message.executions !== 0) {
-      obj.executions = Math.round(message.executions);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<CellSummary>, I>>(base?: I): CellSummary {
     return CellSummary.fromPartial(base ?? ({} as any));
   },
@@ -1547,24 +1381,6 @@ export const DeleteSessionRequest: MessageFns<DeleteSessionRequest> = {
     }
   },
 
-  fromJSON(object: any): DeleteSessionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-    };
-  },
-
-  toJSON(message: DeleteSessionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<DeleteSessionRequest>, I>>(base?: I): DeleteSessionRequest {
     return DeleteSessionRequest.fromPartial(base ?? ({} as any));
   },
@@ -1620,18 +1436,6 @@ export const DeleteSessionResponse: MessageFns<DeleteSessionResponse> = {
     }
   },
 
-  fromJSON(object: any): DeleteSessionResponse {
-    return { success: isSet(object.success) ? globalThis.Boolean(object.success) : false };
-  },
-
-  toJSON(message: DeleteSessionResponse): unknown {
-    const obj: any = {};
-    if (message.success !== false) {
-      obj.success = message.success;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<DeleteSessionResponse>, I>>(base?: I): DeleteSessionResponse {
     return DeleteSessionResponse.fromPartial(base ?? ({} as any));
   },
@@ -1653,6 +1457,18 @@ function createBaseExecutionConfiguration(): ExecutionConfiguration {
     workingDirectory: undefined,
     sourceFileName: undefined,
     stdin: undefined,
+    onTimeout: 0,
+    timeoutSignal: "",
+    queueTimeoutMs: undefined,
+    cpuTimeLimitMs: undefined,
+    memorySoftLimitMb: undefined,
+    outputLimitBytes: undefined,
+    outputPolicy: 0,
+    processLimit: undefined,
+    openFileLimit: undefined,
+    isolation: 0,
+    signalTree: undefined,
+    requireEnforcement: undefined,
   };
 }
 
@@ -1693,6 +1509,54 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
     }
     if (message.stdin !== undefined) {
       writer.uint32(192).bool(message.stdin);
+    }
+    if (message.onTimeout !== 0) {
+      writer.uint32(200).int32(message.onTimeout);
+    }
+    if (message.timeoutSignal !== "") {
+      writer.uint32(210).string(message.timeoutSignal);
+    }
+    if (message.queueTimeoutMs !== undefined) {
+      if (BigInt.asIntN(64, message.queueTimeoutMs) !== message.queueTimeoutMs) {
+        throw new globalThis.Error("value provided for field message.queueTimeoutMs of type int64 too large");
+      }
+      writer.uint32(216).int64(message.queueTimeoutMs);
+    }
+    if (message.cpuTimeLimitMs !== undefined) {
+      if (BigInt.asIntN(64, message.cpuTimeLimitMs) !== message.cpuTimeLimitMs) {
+        throw new globalThis.Error("value provided for field message.cpuTimeLimitMs of type int64 too large");
+      }
+      writer.uint32(224).int64(message.cpuTimeLimitMs);
+    }
+    if (message.memorySoftLimitMb !== undefined) {
+      if (BigInt.asUintN(64, message.memorySoftLimitMb) !== message.memorySoftLimitMb) {
+        throw new globalThis.Error("value provided for field message.memorySoftLimitMb of type uint64 too large");
+      }
+      writer.uint32(232).uint64(message.memorySoftLimitMb);
+    }
+    if (message.outputLimitBytes !== undefined) {
+      if (BigInt.asIntN(64, message.outputLimitBytes) !== message.outputLimitBytes) {
+        throw new globalThis.Error("value provided for field message.outputLimitBytes of type int64 too large");
+      }
+      writer.uint32(240).int64(message.outputLimitBytes);
+    }
+    if (message.outputPolicy !== 0) {
+      writer.uint32(248).int32(message.outputPolicy);
+    }
+    if (message.processLimit !== undefined) {
+      writer.uint32(256).uint32(message.processLimit);
+    }
+    if (message.openFileLimit !== undefined) {
+      writer.uint32(264).uint32(message.openFileLimit);
+    }
+    if (message.isolation !== 0) {
+      writer.uint32(272).int32(message.isolation);
+    }
+    if (message.signalTree !== undefined) {
+      writer.uint32(280).bool(message.signalTree);
+    }
+    if (message.requireEnforcement !== undefined) {
+      writer.uint32(288).bool(message.requireEnforcement);
     }
     return writer;
   },
@@ -1782,6 +1646,102 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
             message.stdin = reader.bool();
             continue;
           }
+          case 25: {
+            if (tag !== 200) {
+              break;
+            }
+
+            message.onTimeout = reader.int32() as any;
+            continue;
+          }
+          case 26: {
+            if (tag !== 210) {
+              break;
+            }
+
+            message.timeoutSignal = reader.string();
+            continue;
+          }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.queueTimeoutMs = reader.int64() as bigint;
+            continue;
+          }
+          case 28: {
+            if (tag !== 224) {
+              break;
+            }
+
+            message.cpuTimeLimitMs = reader.int64() as bigint;
+            continue;
+          }
+          case 29: {
+            if (tag !== 232) {
+              break;
+            }
+
+            message.memorySoftLimitMb = reader.uint64() as bigint;
+            continue;
+          }
+          case 30: {
+            if (tag !== 240) {
+              break;
+            }
+
+            message.outputLimitBytes = reader.int64() as bigint;
+            continue;
+          }
+          case 31: {
+            if (tag !== 248) {
+              break;
+            }
+
+            message.outputPolicy = reader.int32() as any;
+            continue;
+          }
+          case 32: {
+            if (tag !== 256) {
+              break;
+            }
+
+            message.processLimit = reader.uint32();
+            continue;
+          }
+          case 33: {
+            if (tag !== 264) {
+              break;
+            }
+
+            message.openFileLimit = reader.uint32();
+            continue;
+          }
+          case 34: {
+            if (tag !== 272) {
+              break;
+            }
+
+            message.isolation = reader.int32() as any;
+            continue;
+          }
+          case 35: {
+            if (tag !== 280) {
+              break;
+            }
+
+            message.signalTree = reader.bool();
+            continue;
+          }
+          case 36: {
+            if (tag !== 288) {
+              break;
+            }
+
+            message.requireEnforcement = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1792,84 +1752,6 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ExecutionConfiguration {
-    return {
-      memoryLimitMb: isSet(object.memoryLimitMb)
-        ? BigInt(object.memoryLimitMb)
-        : isSet(object.memory_limit_mb)
-        ? BigInt(object.memory_limit_mb)
-        : undefined,
-      enableAi: isSet(object.enableAi)
-        ? globalThis.Boolean(object.enableAi)
-        : isSet(object.enable_ai)
-        ? globalThis.Boolean(object.enable_ai)
-        : undefined,
-      timeoutSeconds: isSet(object.timeoutSeconds)
-        ? globalThis.Number(object.timeoutSeconds)
-        : isSet(object.timeout_seconds)
-        ? globalThis.Number(object.timeout_seconds)
-        : undefined,
-      enabledIntrinsics: globalThis.Array.isArray(object?.enabledIntrinsics)
-        ? object.enabledIntrinsics.map((e: any) => globalThis.String(e))
-        : globalThis.Array.isArray(object?.enabled_intrinsics)
-        ? object.enabled_intrinsics.map((e: any) => globalThis.String(e))
-        : [],
-      timeoutMs: isSet(object.timeoutMs)
-        ? BigInt(object.timeoutMs)
-        : isSet(object.timeout_ms)
-        ? BigInt(object.timeout_ms)
-        : undefined,
-      graceMs: isSet(object.graceMs)
-        ? BigInt(object.graceMs)
-        : isSet(object.grace_ms)
-        ? BigInt(object.grace_ms)
-        : undefined,
-      workingDirectory: isSet(object.workingDirectory)
-        ? globalThis.String(object.workingDirectory)
-        : isSet(object.working_directory)
-        ? globalThis.String(object.working_directory)
-        : undefined,
-      sourceFileName: isSet(object.sourceFileName)
-        ? globalThis.String(object.sourceFileName)
-        : isSet(object.source_file_name)
-        ? globalThis.String(object.source_file_name)
-        : undefined,
-      stdin: isSet(object.stdin) ? globalThis.Boolean(object.stdin) : undefined,
-    };
-  },
-
-  toJSON(message: ExecutionConfiguration): unknown {
-    const obj: any = {};
-    if (message.memoryLimitMb !== undefined) {
-      obj.memoryLimitMb = message.memoryLimitMb.toString();
-    }
-    if (message.enableAi !== undefined) {
-      obj.enableAi = message.enableAi;
-    }
-    if (message.timeoutSeconds !== undefined) {
-      obj.timeoutSeconds = Math.round(message.timeoutSeconds);
-    }
-    if (message.enabledIntrinsics?.length) {
-      obj.enabledIntrinsics = message.enabledIntrinsics;
-    }
-    if (message.timeoutMs !== undefined) {
-      obj.timeoutMs = message.timeoutMs.toString();
-    }
-    if (message.graceMs !== undefined) {
-      obj.graceMs = message.graceMs.toString();
-    }
-    if (message.workingDirectory !== undefined) {
-      obj.workingDirectory = message.workingDirectory;
-    }
-    if (message.sourceFileName !== undefined) {
-      obj.sourceFileName = message.sourceFileName;
-    }
-    if (message.stdin !== undefined) {
-      obj.stdin = message.stdin;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ExecutionConfiguration>, I>>(base?: I): ExecutionConfiguration {
@@ -1890,6 +1772,26 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
     message.workingDirectory = object.workingDirectory ?? undefined;
     message.sourceFileName = object.sourceFileName ?? undefined;
     message.stdin = object.stdin ?? undefined;
+    message.onTimeout = object.onTimeout ?? 0;
+    message.timeoutSignal = object.timeoutSignal ?? "";
+    message.queueTimeoutMs = (object.queueTimeoutMs !== undefined && object.queueTimeoutMs !== null)
+      ? BigInt(object.queueTimeoutMs)
+      : undefined;
+    message.cpuTimeLimitMs = (object.cpuTimeLimitMs !== undefined && object.cpuTimeLimitMs !== null)
+      ? BigInt(object.cpuTimeLimitMs)
+      : undefined;
+    message.memorySoftLimitMb = (object.memorySoftLimitMb !== undefined && object.memorySoftLimitMb !== null)
+      ? BigInt(object.memorySoftLimitMb)
+      : undefined;
+    message.outputLimitBytes = (object.outputLimitBytes !== undefined && object.outputLimitBytes !== null)
+      ? BigInt(object.outputLimitBytes)
+      : undefined;
+    message.outputPolicy = object.outputPolicy ?? 0;
+    message.processLimit = object.processLimit ?? undefined;
+    message.openFileLimit = object.openFileLimit ?? undefined;
+    message.isolation = object.isolation ?? 0;
+    message.signalTree = object.signalTree ?? undefined;
+    message.requireEnforcement = object.requireEnforcement ?? undefined;
     return message;
   },
 };
@@ -2008,73 +1910,6 @@ export const ExecuteSnippetRequest: MessageFns<ExecuteSnippetRequest> = {
     }
   },
 
-  fromJSON(object: any): ExecuteSnippetRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      code: isSet(object.code) ? globalThis.String(object.code) : "",
-      language: isSet(object.language) ? globalThis.String(object.language) : "",
-      env: isObject(object.env)
-        ? (globalThis.Object.entries(object.env) as [string, any][]).reduce(
-          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
-            globalThis.Object.defineProperty(acc, key, {
-              value: globalThis.String(value),
-              enumerable: true,
-              configurable: true,
-              writable: true,
-            });
-            return acc;
-          },
-          {},
-        )
-        : {},
-      args: globalThis.Array.isArray(object?.args)
-        ? object.args.map((e: any) => globalThis.String(e))
-        : [],
-      config: isSet(object.config) ? ExecutionConfiguration.fromJSON(object.config) : undefined,
-    };
-  },
-
-  toJSON(message: ExecuteSnippetRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.code !== "") {
-      obj.code = message.code;
-    }
-    if (message.language !== "") {
-      obj.language = message.language;
-    }
-    if (message.env) {
-      const entries = globalThis.Object.entries(message.env) as [string, string][];
-      if (entries.length > 0) {
-        obj.env = {};
-        entries.forEach(([k, v]) => {
-          obj.env[k] = v;
-        });
-      }
-    }
-    if (message.args?.length) {
-      obj.args = message.args;
-    }
-    if (message.config !== undefined) {
-      obj.config = ExecutionConfiguration.toJSON(message.config);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<ExecuteSnippetRequest>, I>>(base?: I): ExecuteSnippetRequest {
     return ExecuteSnippetRequest.fromPartial(base ?? ({} as any));
   },
@@ -2157,24 +1992,6 @@ export const ExecuteSnippetRequest_EnvEntry: MessageFns<ExecuteSnippetRequest_En
     }
   },
 
-  fromJSON(object: any): ExecuteSnippetRequest_EnvEntry {
-    return {
-      key: isSet(object.key) ? globalThis.String(object.key) : "",
-      value: isSet(object.value) ? globalThis.String(object.value) : "",
-    };
-  },
-
-  toJSON(message: ExecuteSnippetRequest_EnvEntry): unknown {
-    const obj: any = {};
-    if (message.key !== "") {
-      obj.key = message.key;
-    }
-    if (message.value !== "") {
-      obj.value = message.value;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<ExecuteSnippetRequest_EnvEntry>, I>>(base?: I): ExecuteSnippetRequest_EnvEntry {
     return ExecuteSnippetRequest_EnvEntry.fromPartial(base ?? ({} as any));
   },
@@ -2255,36 +2072,6 @@ export const ExecuteSnippetResponse: MessageFns<ExecuteSnippetResponse> = {
     }
   },
 
-  fromJSON(object: any): ExecuteSnippetResponse {
-    return {
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      status: isSet(object.status) ? executionStatusFromJSON(object.status) : 0,
-    };
-  },
-
-  toJSON(message: ExecuteSnippetResponse): unknown {
-    const obj: any = {};
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.status !== 0) {
-      obj.status = executionStatusToJSON(message.status);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<ExecuteSnippetResponse>, I>>(base?: I): ExecuteSnippetResponse {
     return ExecuteSnippetResponse.fromPartial(base ?? ({} as any));
   },
@@ -2353,32 +2140,6 @@ export const GetExecutionStatusRequest: MessageFns<GetExecutionStatusRequest> = 
     }
   },
 
-  fromJSON(object: any): GetExecutionStatusRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-    };
-  },
-
-  toJSON(message: GetExecutionStatusRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<GetExecutionStatusRequest>, I>>(base?: I): GetExecutionStatusRequest {
     return GetExecutionStatusRequest.fromPartial(base ?? ({} as any));
   },
@@ -2391,7 +2152,7 @@ export const GetExecutionStatusRequest: MessageFns<GetExecutionStatusRequest> = 
 };
 
 function createBaseExecutionResult(): ExecutionResult {
-  return { reason: 0, rung: 0, exitCode: 0, signal: "", message: "" };
+  return { reason: 0, rung: 0, exitCode: 0, signal: "", message: "", metrics: undefined, warnings: [] };
 }
 
 export const ExecutionResult: MessageFns<ExecutionResult> = {
@@ -2410,6 +2171,12 @@ export const ExecutionResult: MessageFns<ExecutionResult> = {
     }
     if (message.message !== "") {
       writer.uint32(42).string(message.message);
+    }
+    if (message.metrics !== undefined) {
+      ExecutionMetrics.encode(message.metrics, writer.uint32(50).fork()).join();
+    }
+    for (const v of message.warnings) {
+      writer.uint32(58).string(v!);
     }
     return writer;
   },
@@ -2467,6 +2234,22 @@ export const ExecutionResult: MessageFns<ExecutionResult> = {
             message.message = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.metrics = ExecutionMetrics.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2479,40 +2262,6 @@ export const ExecutionResult: MessageFns<ExecutionResult> = {
     }
   },
 
-  fromJSON(object: any): ExecutionResult {
-    return {
-      reason: isSet(object.reason) ? exitReasonFromJSON(object.reason) : 0,
-      rung: isSet(object.rung) ? ladderRungFromJSON(object.rung) : 0,
-      exitCode: isSet(object.exitCode)
-        ? globalThis.Number(object.exitCode)
-        : isSet(object.exit_code)
-        ? globalThis.Number(object.exit_code)
-        : 0,
-      signal: isSet(object.signal) ? globalThis.String(object.signal) : "",
-      message: isSet(object.message) ? globalThis.String(object.message) : "",
-    };
-  },
-
-  toJSON(message: ExecutionResult): unknown {
-    const obj: any = {};
-    if (message.reason !== 0) {
-      obj.reason = exitReasonToJSON(message.reason);
-    }
-    if (message.rung !== 0) {
-      obj.rung = ladderRungToJSON(message.rung);
-    }
-    if (message.exitCode !== 0) {
-      obj.exitCode = Math.round(message.exitCode);
-    }
-    if (message.signal !== "") {
-      obj.signal = message.signal;
-    }
-    if (message.message !== "") {
-      obj.message = message.message;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<ExecutionResult>, I>>(base?: I): ExecutionResult {
     return ExecutionResult.fromPartial(base ?? ({} as any));
   },
@@ -2523,6 +2272,619 @@ export const ExecutionResult: MessageFns<ExecutionResult> = {
     message.exitCode = object.exitCode ?? 0;
     message.signal = object.signal ?? "";
     message.message = object.message ?? "";
+    message.metrics = (object.metrics !== undefined && object.metrics !== null)
+      ? ExecutionMetrics.fromPartial(object.metrics)
+      : undefined;
+    message.warnings = object.warnings?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseGetExecutionMetricsRequest(): GetExecutionMetricsRequest {
+  return { sessionId: "", executionId: "" };
+}
+
+export const GetExecutionMetricsRequest: MessageFns<GetExecutionMetricsRequest> = {
+  encode(message: GetExecutionMetricsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.sessionId !== "") {
+      writer.uint32(10).string(message.sessionId);
+    }
+    if (message.executionId !== "") {
+      writer.uint32(18).string(message.executionId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetExecutionMetricsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetExecutionMetricsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.sessionId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.executionId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<GetExecutionMetricsRequest>, I>>(base?: I): GetExecutionMetricsRequest {
+    return GetExecutionMetricsRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<GetExecutionMetricsRequest>, I>>(object: I): GetExecutionMetricsRequest {
+    const message = createBaseGetExecutionMetricsRequest();
+    message.sessionId = object.sessionId ?? "";
+    message.executionId = object.executionId ?? "";
+    return message;
+  },
+};
+
+function createBaseWatchExecutionMetricsRequest(): WatchExecutionMetricsRequest {
+  return { sessionId: "", executionId: "", intervalMs: 0 };
+}
+
+export const WatchExecutionMetricsRequest: MessageFns<WatchExecutionMetricsRequest> = {
+  encode(message: WatchExecutionMetricsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.sessionId !== "") {
+      writer.uint32(10).string(message.sessionId);
+    }
+    if (message.executionId !== "") {
+      writer.uint32(18).string(message.executionId);
+    }
+    if (message.intervalMs !== 0) {
+      writer.uint32(24).uint32(message.intervalMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchExecutionMetricsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchExecutionMetricsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.sessionId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.executionId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.intervalMs = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<WatchExecutionMetricsRequest>, I>>(base?: I): WatchExecutionMetricsRequest {
+    return WatchExecutionMetricsRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<WatchExecutionMetricsRequest>, I>>(object: I): WatchExecutionMetricsRequest {
+    const message = createBaseWatchExecutionMetricsRequest();
+    message.sessionId = object.sessionId ?? "";
+    message.executionId = object.executionId ?? "";
+    message.intervalMs = object.intervalMs ?? 0;
+    return message;
+  },
+};
+
+function createBaseWatchExecutionMetricsResponse(): WatchExecutionMetricsResponse {
+  return { executions: [] };
+}
+
+export const WatchExecutionMetricsResponse: MessageFns<WatchExecutionMetricsResponse> = {
+  encode(message: WatchExecutionMetricsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.executions) {
+      ExecutionMetrics.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchExecutionMetricsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchExecutionMetricsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executions.push(ExecutionMetrics.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<WatchExecutionMetricsResponse>, I>>(base?: I): WatchExecutionMetricsResponse {
+    return WatchExecutionMetricsResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<WatchExecutionMetricsResponse>, I>>(
+    object: I,
+  ): WatchExecutionMetricsResponse {
+    const message = createBaseWatchExecutionMetricsResponse();
+    message.executions = object.executions?.map((e) => ExecutionMetrics.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseCpuMetrics(): CpuMetrics {
+  return { userSeconds: 0, systemSeconds: 0, percent: 0 };
+}
+
+export const CpuMetrics: MessageFns<CpuMetrics> = {
+  encode(message: CpuMetrics, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.userSeconds !== 0) {
+      writer.uint32(9).double(message.userSeconds);
+    }
+    if (message.systemSeconds !== 0) {
+      writer.uint32(17).double(message.systemSeconds);
+    }
+    if (message.percent !== 0) {
+      writer.uint32(25).double(message.percent);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CpuMetrics {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCpuMetrics();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.userSeconds = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.systemSeconds = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.percent = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<CpuMetrics>, I>>(base?: I): CpuMetrics {
+    return CpuMetrics.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CpuMetrics>, I>>(object: I): CpuMetrics {
+    const message = createBaseCpuMetrics();
+    message.userSeconds = object.userSeconds ?? 0;
+    message.systemSeconds = object.systemSeconds ?? 0;
+    message.percent = object.percent ?? 0;
+    return message;
+  },
+};
+
+function createBaseMemoryMetrics(): MemoryMetrics {
+  return { bytes: 0n, peakBytes: 0n, heapBytes: 0n, externalBytes: 0n, wasmBytes: 0n };
+}
+
+export const MemoryMetrics: MessageFns<MemoryMetrics> = {
+  encode(message: MemoryMetrics, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.bytes !== 0n) {
+      if (BigInt.asUintN(64, message.bytes) !== message.bytes) {
+        throw new globalThis.Error("value provided for field message.bytes of type uint64 too large");
+      }
+      writer.uint32(8).uint64(message.bytes);
+    }
+    if (message.peakBytes !== 0n) {
+      if (BigInt.asUintN(64, message.peakBytes) !== message.peakBytes) {
+        throw new globalThis.Error("value provided for field message.peakBytes of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.peakBytes);
+    }
+    if (message.heapBytes !== 0n) {
+      if (BigInt.asUintN(64, message.heapBytes) !== message.heapBytes) {
+        throw new globalThis.Error("value provided for field message.heapBytes of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.heapBytes);
+    }
+    if (message.externalBytes !== 0n) {
+      if (BigInt.asUintN(64, message.externalBytes) !== message.externalBytes) {
+        throw new globalThis.Error("value provided for field message.externalBytes of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.externalBytes);
+    }
+    if (message.wasmBytes !== 0n) {
+      if (BigInt.asUintN(64, message.wasmBytes) !== message.wasmBytes) {
+        throw new globalThis.Error("value provided for field message.wasmBytes of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.wasmBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MemoryMetrics {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMemoryMetrics();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.bytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.peakBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.heapBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.externalBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.wasmBytes = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<MemoryMetrics>, I>>(base?: I): MemoryMetrics {
+    return MemoryMetrics.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<MemoryMetrics>, I>>(object: I): MemoryMetrics {
+    const message = createBaseMemoryMetrics();
+    message.bytes = (object.bytes !== undefined && object.bytes !== null) ? BigInt(object.bytes) : 0n;
+    message.peakBytes = (object.peakBytes !== undefined && object.peakBytes !== null) ? BigInt(object.peakBytes) : 0n;
+    message.heapBytes = (object.heapBytes !== undefined && object.heapBytes !== null) ? BigInt(object.heapBytes) : 0n;
+    message.externalBytes = (object.externalBytes !== undefined && object.externalBytes !== null)
+      ? BigInt(object.externalBytes)
+      : 0n;
+    message.wasmBytes = (object.wasmBytes !== undefined && object.wasmBytes !== null) ? BigInt(object.wasmBytes) : 0n;
+    return message;
+  },
+};
+
+function createBaseExecutionMetrics(): ExecutionMetrics {
+  return {
+    cpu: undefined,
+    memory: undefined,
+    timestamp: 0n,
+    sessionId: "",
+    executionId: "",
+    stdoutBytes: 0n,
+    stderrBytes: 0n,
+    droppedBytes: 0n,
+    processes: 0,
+    threads: 0,
+    complete: false,
+  };
+}
+
+export const ExecutionMetrics: MessageFns<ExecutionMetrics> = {
+  encode(message: ExecutionMetrics, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.cpu !== undefined) {
+      CpuMetrics.encode(message.cpu, writer.uint32(10).fork()).join();
+    }
+    if (message.memory !== undefined) {
+      MemoryMetrics.encode(message.memory, writer.uint32(18).fork()).join();
+    }
+    if (message.timestamp !== 0n) {
+      if (BigInt.asIntN(64, message.timestamp) !== message.timestamp) {
+        throw new globalThis.Error("value provided for field message.timestamp of type int64 too large");
+      }
+      writer.uint32(24).int64(message.timestamp);
+    }
+    if (message.sessionId !== "") {
+      writer.uint32(162).string(message.sessionId);
+    }
+    if (message.executionId !== "") {
+      writer.uint32(170).string(message.executionId);
+    }
+    if (message.stdoutBytes !== 0n) {
+      if (BigInt.asUintN(64, message.stdoutBytes) !== message.stdoutBytes) {
+        throw new globalThis.Error("value provided for field message.stdoutBytes of type uint64 too large");
+      }
+      writer.uint32(176).uint64(message.stdoutBytes);
+    }
+    if (message.stderrBytes !== 0n) {
+      if (BigInt.asUintN(64, message.stderrBytes) !== message.stderrBytes) {
+        throw new globalThis.Error("value provided for field message.stderrBytes of type uint64 too large");
+      }
+      writer.uint32(184).uint64(message.stderrBytes);
+    }
+    if (message.droppedBytes !== 0n) {
+      if (BigInt.asUintN(64, message.droppedBytes) !== message.droppedBytes) {
+        throw new globalThis.Error("value provided for field message.droppedBytes of type uint64 too large");
+      }
+      writer.uint32(192).uint64(message.droppedBytes);
+    }
+    if (message.processes !== 0) {
+      writer.uint32(200).uint32(message.processes);
+    }
+    if (message.threads !== 0) {
+      writer.uint32(208).uint32(message.threads);
+    }
+    if (message.complete !== false) {
+      writer.uint32(216).bool(message.complete);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExecutionMetrics {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExecutionMetrics();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.cpu = CpuMetrics.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.memory = MemoryMetrics.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.timestamp = reader.int64() as bigint;
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.sessionId = reader.string();
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.executionId = reader.string();
+            continue;
+          }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.stdoutBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 23: {
+            if (tag !== 184) {
+              break;
+            }
+
+            message.stderrBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.droppedBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 25: {
+            if (tag !== 200) {
+              break;
+            }
+
+            message.processes = reader.uint32();
+            continue;
+          }
+          case 26: {
+            if (tag !== 208) {
+              break;
+            }
+
+            message.threads = reader.uint32();
+            continue;
+          }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.complete = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ExecutionMetrics>, I>>(base?: I): ExecutionMetrics {
+    return ExecutionMetrics.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ExecutionMetrics>, I>>(object: I): ExecutionMetrics {
+    const message = createBaseExecutionMetrics();
+    message.cpu = (object.cpu !== undefined && object.cpu !== null) ? CpuMetrics.fromPartial(object.cpu) : undefined;
+    message.memory = (object.memory !== undefined && object.memory !== null)
+      ? MemoryMetrics.fromPartial(object.memory)
+      : undefined;
+    message.timestamp = (object.timestamp !== undefined && object.timestamp !== null) ? BigInt(object.timestamp) : 0n;
+    message.sessionId = object.sessionId ?? "";
+    message.executionId = object.executionId ?? "";
+    message.stdoutBytes = (object.stdoutBytes !== undefined && object.stdoutBytes !== null)
+      ? BigInt(object.stdoutBytes)
+      : 0n;
+    message.stderrBytes = (object.stderrBytes !== undefined && object.stderrBytes !== null)
+      ? BigInt(object.stderrBytes)
+      : 0n;
+    message.droppedBytes = (object.droppedBytes !== undefined && object.droppedBytes !== null)
+      ? BigInt(object.droppedBytes)
+      : 0n;
+    message.processes = object.processes ?? 0;
+    message.threads = object.threads ?? 0;
+    message.complete = object.complete ?? false;
     return message;
   },
 };
@@ -2615,48 +2977,6 @@ export const ExecutionTimes: MessageFns<ExecutionTimes> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ExecutionTimes {
-    return {
-      acceptedAtMs: isSet(object.acceptedAtMs)
-        ? BigInt(object.acceptedAtMs)
-        : isSet(object.accepted_at_ms)
-        ? BigInt(object.accepted_at_ms)
-        : 0n,
-      startedAtMs: isSet(object.startedAtMs)
-        ? BigInt(object.startedAtMs)
-        : isSet(object.started_at_ms)
-        ? BigInt(object.started_at_ms)
-        : 0n,
-      signaledAtMs: isSet(object.signaledAtMs)
-        ? BigInt(object.signaledAtMs)
-        : isSet(object.signaled_at_ms)
-        ? BigInt(object.signaled_at_ms)
-        : 0n,
-      exitedAtMs: isSet(object.exitedAtMs)
-        ? BigInt(object.exitedAtMs)
-        : isSet(object.exited_at_ms)
-        ? BigInt(object.exited_at_ms)
-        : 0n,
-    };
-  },
-
-  toJSON(message: ExecutionTimes): unknown {
-    const obj: any = {};
-    if (message.acceptedAtMs !== 0n) {
-      obj.acceptedAtMs = message.acceptedAtMs.toString();
-    }
-    if (message.startedAtMs !== 0n) {
-      obj.startedAtMs = message.startedAtMs.toString();
-    }
-    if (message.signaledAtMs !== 0n) {
-      obj.signaledAtMs = message.signaledAtMs.toString();
-    }
-    if (message.exitedAtMs !== 0n) {
-      obj.exitedAtMs = message.exitedAtMs.toString();
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ExecutionTimes>, I>>(base?: I): ExecutionTimes {
@@ -2970,128 +3290,6 @@ export const GetExecutionStatusResponse: MessageFns<GetExecutionStatusResponse> 
     }
   },
 
-  fromJSON(object: any): GetExecutionStatusResponse {
-    return {
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      status: isSet(object.status) ? executionStatusFromJSON(object.status) : 0,
-      complete: isSet(object.complete) ? globalThis.Boolean(object.complete) : false,
-      exitCode: isSet(object.exitCode)
-        ? globalThis.Number(object.exitCode)
-        : isSet(object.exit_code)
-        ? globalThis.Number(object.exit_code)
-        : 0,
-      stdout: isSet(object.stdout) ? globalThis.String(object.stdout) : "",
-      stderr: isSet(object.stderr) ? globalThis.String(object.stderr) : "",
-      error: isSet(object.error) ? globalThis.String(object.error) : "",
-      timedOut: isSet(object.timedOut)
-        ? globalThis.Boolean(object.timedOut)
-        : isSet(object.timed_out)
-        ? globalThis.Boolean(object.timed_out)
-        : false,
-      state: isSet(object.state) ? lifecycleStateFromJSON(object.state) : 0,
-      rung: isSet(object.rung) ? ladderRungFromJSON(object.rung) : 0,
-      result: isSet(object.result) ? ExecutionResult.fromJSON(object.result) : undefined,
-      times: isSet(object.times) ? ExecutionTimes.fromJSON(object.times) : undefined,
-      sequence: isSet(object.sequence) ? BigInt(object.sequence) : 0n,
-      language: isSet(object.language) ? globalThis.String(object.language) : "",
-      stdoutBytes: isSet(object.stdoutBytes)
-        ? BigInt(object.stdoutBytes)
-        : isSet(object.stdout_bytes)
-        ? BigInt(object.stdout_bytes)
-        : 0n,
-      stderrBytes: isSet(object.stderrBytes)
-        ? BigInt(object.stderrBytes)
-        : isSet(object.stderr_bytes)
-        ? BigInt(object.stderr_bytes)
-        : 0n,
-      stdoutPosition: isSet(object.stdoutPosition)
-        ? BigInt(object.stdoutPosition)
-        : isSet(object.stdout_position)
-        ? BigInt(object.stdout_position)
-        : 0n,
-      stderrPosition: isSet(object.stderrPosition)
-        ? BigInt(object.stderrPosition)
-        : isSet(object.stderr_position)
-        ? BigInt(object.stderr_position)
-        : 0n,
-      pid: isSet(object.pid) ? globalThis.Number(object.pid) : 0,
-    };
-  },
-
-  toJSON(message: GetExecutionStatusResponse): unknown {
-    const obj: any = {};
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.status !== 0) {
-      obj.status = executionStatusToJSON(message.status);
-    }
-    if (message.complete !== false) {
-      obj.complete = message.complete;
-    }
-    if (message.exitCode !== 0) {
-      obj.exitCode = Math.round(message.exitCode);
-    }
-    if (message.stdout !== "") {
-      obj.stdout = message.stdout;
-    }
-    if (message.stderr !== "") {
-      obj.stderr = message.stderr;
-    }
-    if (message.error !== "") {
-      obj.error = message.error;
-    }
-    if (message.timedOut !== false) {
-      obj.timedOut = message.timedOut;
-    }
-    if (message.state !== 0) {
-      obj.state = lifecycleStateToJSON(message.state);
-    }
-    if (message.rung !== 0) {
-      obj.rung = ladderRungToJSON(message.rung);
-    }
-    if (message.result !== undefined) {
-      obj.result = ExecutionResult.toJSON(message.result);
-    }
-    if (message.times !== undefined) {
-      obj.times = ExecutionTimes.toJSON(message.times);
-    }
-    if (message.sequence !== 0n) {
-      obj.sequence = message.sequence.toString();
-    }
-    if (message.language !== "") {
-      obj.language = message.language;
-    }
-    if (message.stdoutBytes !== 0n) {
-      obj.stdoutBytes = message.stdoutBytes.toString();
-    }
-    if (message.stderrBytes !== 0n) {
-      obj.stderrBytes = message.stderrBytes.toString();
-    }
-    if (message.stdoutPosition !== 0n) {
-      obj.stdoutPosition = message.stdoutPosition.toString();
-    }
-    if (message.stderrPosition !== 0n) {
-      obj.stderrPosition = message.stderrPosition.toString();
-    }
-    if (message.pid !== 0) {
-      obj.pid = Math.round(message.pid);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<GetExecutionStatusResponse>, I>>(base?: I): GetExecutionStatusResponse {
     return GetExecutionStatusResponse.fromPartial(base ?? ({} as any));
   },
@@ -3225,52 +3423,6 @@ export const CancelExecutionRequest: MessageFns<CancelExecutionRequest> = {
     }
   },
 
-  fromJSON(object: any): CancelExecutionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      signal: isSet(object.signal) ? globalThis.String(object.signal) : "",
-      timeoutSeconds: isSet(object.timeoutSeconds)
-        ? globalThis.Number(object.timeoutSeconds)
-        : isSet(object.timeout_seconds)
-        ? globalThis.Number(object.timeout_seconds)
-        : 0,
-      graceMs: isSet(object.graceMs)
-        ? BigInt(object.graceMs)
-        : isSet(object.grace_ms)
-        ? BigInt(object.grace_ms)
-        : undefined,
-    };
-  },
-
-  toJSON(message: CancelExecutionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.signal !== "") {
-      obj.signal = message.signal;
-    }
-    if (message.timeoutSeconds !== 0) {
-      obj.timeoutSeconds = Math.round(message.timeoutSeconds);
-    }
-    if (message.graceMs !== undefined) {
-      obj.graceMs = message.graceMs.toString();
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<CancelExecutionRequest>, I>>(base?: I): CancelExecutionRequest {
     return CancelExecutionRequest.fromPartial(base ?? ({} as any));
   },
@@ -3341,24 +3493,6 @@ export const CancelExecutionResponse: MessageFns<CancelExecutionResponse> = {
     }
   },
 
-  fromJSON(object: any): CancelExecutionResponse {
-    return {
-      success: isSet(object.success) ? globalThis.Boolean(object.success) : false,
-      message: isSet(object.message) ? globalThis.String(object.message) : "",
-    };
-  },
-
-  toJSON(message: CancelExecutionResponse): unknown {
-    const obj: any = {};
-    if (message.success !== false) {
-      obj.success = message.success;
-    }
-    if (message.message !== "") {
-      obj.message = message.message;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<CancelExecutionResponse>, I>>(base?: I): CancelExecutionResponse {
     return CancelExecutionResponse.fromPartial(base ?? ({} as any));
   },
@@ -3402,15 +3536,6 @@ export const HealthRequest: MessageFns<HealthRequest> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(_: any): HealthRequest {
-    return {};
-  },
-
-  toJSON(_: HealthRequest): unknown {
-    const obj: any = {};
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<HealthRequest>, I>>(base?: I): HealthRequest {
@@ -3476,24 +3601,6 @@ export const HealthResponse: MessageFns<HealthResponse> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): HealthResponse {
-    return {
-      healthy: isSet(object.healthy) ? globalThis.Boolean(object.healthy) : false,
-      version: isSet(object.version) ? globalThis.String(object.version) : "",
-    };
-  },
-
-  toJSON(message: HealthResponse): unknown {
-    const obj: any = {};
-    if (message.healthy !== false) {
-      obj.healthy = message.healthy;
-    }
-    if (message.version !== "") {
-      obj.version = message.version;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<HealthResponse>, I>>(base?: I): HealthResponse {
@@ -3577,40 +3684,6 @@ export const WatchExecutionRequest: MessageFns<WatchExecutionRequest> = {
     }
   },
 
-  fromJSON(object: any): WatchExecutionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      fromSequence: isSet(object.fromSequence)
-        ? BigInt(object.fromSequence)
-        : isSet(object.from_sequence)
-        ? BigInt(object.from_sequence)
-        : 0n,
-    };
-  },
-
-  toJSON(message: WatchExecutionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.fromSequence !== 0n) {
-      obj.fromSequence = message.fromSequence.toString();
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<WatchExecutionRequest>, I>>(base?: I): WatchExecutionRequest {
     return WatchExecutionRequest.fromPartial(base ?? ({} as any));
   },
@@ -3638,6 +3711,7 @@ function createBaseExecutionStatusEvent(): ExecutionStatusEvent {
     state: 0,
     rung: 0,
     result: undefined,
+    warning: "",
   };
 }
 
@@ -3681,6 +3755,9 @@ export const ExecutionStatusEvent: MessageFns<ExecutionStatusEvent> = {
     }
     if (message.result !== undefined) {
       ExecutionResult.encode(message.result, writer.uint32(194).fork()).join();
+    }
+    if (message.warning !== "") {
+      writer.uint32(202).string(message.warning);
     }
     return writer;
   },
@@ -3786,6 +3863,14 @@ export const ExecutionStatusEvent: MessageFns<ExecutionStatusEvent> = {
             message.result = ExecutionResult.decode(reader, reader.uint32());
             continue;
           }
+          case 25: {
+            if (tag !== 202) {
+              break;
+            }
+
+            message.warning = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3796,72 +3881,6 @@ export const ExecutionStatusEvent: MessageFns<ExecutionStatusEvent> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ExecutionStatusEvent {
-    return {
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      status: isSet(object.status) ? executionStatusFromJSON(object.status) : 0,
-      complete: isSet(object.complete) ? globalThis.Boolean(object.complete) : false,
-      exitCode: isSet(object.exitCode)
-        ? globalThis.Number(object.exitCode)
-        : isSet(object.exit_code)
-        ? globalThis.Number(object.exit_code)
-        : 0,
-      error: isSet(object.error) ? globalThis.String(object.error) : "",
-      timestamp: isSet(object.timestamp) ? BigInt(object.timestamp) : 0n,
-      sequence: isSet(object.sequence) ? BigInt(object.sequence) : 0n,
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      state: isSet(object.state) ? lifecycleStateFromJSON(object.state) : 0,
-      rung: isSet(object.rung) ? ladderRungFromJSON(object.rung) : 0,
-      result: isSet(object.result) ? ExecutionResult.fromJSON(object.result) : undefined,
-    };
-  },
-
-  toJSON(message: ExecutionStatusEvent): unknown {
-    const obj: any = {};
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.status !== 0) {
-      obj.status = executionStatusToJSON(message.status);
-    }
-    if (message.complete !== false) {
-      obj.complete = message.complete;
-    }
-    if (message.exitCode !== 0) {
-      obj.exitCode = Math.round(message.exitCode);
-    }
-    if (message.error !== "") {
-      obj.error = message.error;
-    }
-    if (message.timestamp !== 0n) {
-      obj.timestamp = message.timestamp.toString();
-    }
-    if (message.sequence !== 0n) {
-      obj.sequence = message.sequence.toString();
-    }
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.state !== 0) {
-      obj.state = lifecycleStateToJSON(message.state);
-    }
-    if (message.rung !== 0) {
-      obj.rung = ladderRungToJSON(message.rung);
-    }
-    if (message.result !== undefined) {
-      obj.result = ExecutionResult.toJSON(message.result);
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ExecutionStatusEvent>, I>>(base?: I): ExecutionStatusEvent {
@@ -3882,6 +3901,7 @@ export const ExecutionStatusEvent: MessageFns<ExecutionStatusEvent> = {
     message.result = (object.result !== undefined && object.result !== null)
       ? ExecutionResult.fromPartial(object.result)
       : undefined;
+    message.warning = object.warning ?? "";
     return message;
   },
 };
@@ -4011,72 +4031,6 @@ export const StreamExecutionOutputRequest: MessageFns<StreamExecutionOutputReque
     }
   },
 
-  fromJSON(object: any): StreamExecutionOutputRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      includeStdout: isSet(object.includeStdout)
-        ? globalThis.Boolean(object.includeStdout)
-        : isSet(object.include_stdout)
-        ? globalThis.Boolean(object.include_stdout)
-        : false,
-      includeStderr: isSet(object.includeStderr)
-        ? globalThis.Boolean(object.includeStderr)
-        : isSet(object.include_stderr)
-        ? globalThis.Boolean(object.include_stderr)
-        : false,
-      stdoutPosition: isSet(object.stdoutPosition)
-        ? BigInt(object.stdoutPosition)
-        : isSet(object.stdout_position)
-        ? BigInt(object.stdout_position)
-        : 0n,
-      stderrPosition: isSet(object.stderrPosition)
-        ? BigInt(object.stderrPosition)
-        : isSet(object.stderr_position)
-        ? BigInt(object.stderr_position)
-        : 0n,
-      noFollow: isSet(object.noFollow)
-        ? globalThis.Boolean(object.noFollow)
-        : isSet(object.no_follow)
-        ? globalThis.Boolean(object.no_follow)
-        : false,
-    };
-  },
-
-  toJSON(message: StreamExecutionOutputRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.includeStdout !== false) {
-      obj.includeStdout = message.includeStdout;
-    }
-    if (message.includeStderr !== false) {
-      obj.includeStderr = message.includeStderr;
-    }
-    if (message.stdoutPosition !== 0n) {
-      obj.stdoutPosition = message.stdoutPosition.toString();
-    }
-    if (message.stderrPosition !== 0n) {
-      obj.stderrPosition = message.stderrPosition.toString();
-    }
-    if (message.noFollow !== false) {
-      obj.noFollow = message.noFollow;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<StreamExecutionOutputRequest>, I>>(base?: I): StreamExecutionOutputRequest {
     return StreamExecutionOutputRequest.fromPartial(base ?? ({} as any));
   },
@@ -4181,32 +4135,6 @@ export const StreamExecutionOutputResponse: MessageFns<StreamExecutionOutputResp
     }
   },
 
-  fromJSON(object: any): StreamExecutionOutputResponse {
-    return {
-      stream: isSet(object.stream) ? globalThis.String(object.stream) : "",
-      data: isSet(object.data) ? Buffer.from(bytesFromBase64(object.data)) : Buffer.alloc(0),
-      timestamp: isSet(object.timestamp) ? BigInt(object.timestamp) : 0n,
-      position: isSet(object.position) ? BigInt(object.position) : 0n,
-    };
-  },
-
-  toJSON(message: StreamExecutionOutputResponse): unknown {
-    const obj: any = {};
-    if (message.stream !== "") {
-      obj.stream = message.stream;
-    }
-    if (message.data.length !== 0) {
-      obj.data = base64FromBytes(message.data);
-    }
-    if (message.timestamp !== 0n) {
-      obj.timestamp = message.timestamp.toString();
-    }
-    if (message.position !== 0n) {
-      obj.position = message.position.toString();
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<StreamExecutionOutputResponse>, I>>(base?: I): StreamExecutionOutputResponse {
     return StreamExecutionOutputResponse.fromPartial(base ?? ({} as any));
   },
@@ -4223,7 +4151,7 @@ export const StreamExecutionOutputResponse: MessageFns<StreamExecutionOutputResp
 };
 
 function createBaseSignalExecutionRequest(): SignalExecutionRequest {
-  return { sessionId: "", executionId: "", signal: "" };
+  return { sessionId: "", executionId: "", signal: "", signalTree: false };
 }
 
 export const SignalExecutionRequest: MessageFns<SignalExecutionRequest> = {
@@ -4236,6 +4164,9 @@ export const SignalExecutionRequest: MessageFns<SignalExecutionRequest> = {
     }
     if (message.signal !== "") {
       writer.uint32(26).string(message.signal);
+    }
+    if (message.signalTree !== false) {
+      writer.uint32(160).bool(message.signalTree);
     }
     return writer;
   },
@@ -4277,6 +4208,14 @@ export const SignalExecutionRequest: MessageFns<SignalExecutionRequest> = {
             message.signal = reader.string();
             continue;
           }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.signalTree = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4289,36 +4228,6 @@ export const SignalExecutionRequest: MessageFns<SignalExecutionRequest> = {
     }
   },
 
-  fromJSON(object: any): SignalExecutionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      signal: isSet(object.signal) ? globalThis.String(object.signal) : "",
-    };
-  },
-
-  toJSON(message: SignalExecutionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.signal !== "") {
-      obj.signal = message.signal;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<SignalExecutionRequest>, I>>(base?: I): SignalExecutionRequest {
     return SignalExecutionRequest.fromPartial(base ?? ({} as any));
   },
@@ -4327,6 +4236,7 @@ export const SignalExecutionRequest: MessageFns<SignalExecutionRequest> = {
     message.sessionId = object.sessionId ?? "";
     message.executionId = object.executionId ?? "";
     message.signal = object.signal ?? "";
+    message.signalTree = object.signalTree ?? false;
     return message;
   },
 };
@@ -4374,18 +4284,6 @@ export const SignalExecutionResponse: MessageFns<SignalExecutionResponse> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): SignalExecutionResponse {
-    return { success: isSet(object.success) ? globalThis.Boolean(object.success) : false };
-  },
-
-  toJSON(message: SignalExecutionResponse): unknown {
-    const obj: any = {};
-    if (message.success !== false) {
-      obj.success = message.success;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<SignalExecutionResponse>, I>>(base?: I): SignalExecutionResponse {
@@ -4468,40 +4366,6 @@ export const WaitExecutionRequest: MessageFns<WaitExecutionRequest> = {
     }
   },
 
-  fromJSON(object: any): WaitExecutionRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      timeoutMs: isSet(object.timeoutMs)
-        ? BigInt(object.timeoutMs)
-        : isSet(object.timeout_ms)
-        ? BigInt(object.timeout_ms)
-        : undefined,
-    };
-  },
-
-  toJSON(message: WaitExecutionRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.timeoutMs !== undefined) {
-      obj.timeoutMs = message.timeoutMs.toString();
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<WaitExecutionRequest>, I>>(base?: I): WaitExecutionRequest {
     return WaitExecutionRequest.fromPartial(base ?? ({} as any));
   },
@@ -4570,24 +4434,6 @@ export const WaitExecutionResponse: MessageFns<WaitExecutionResponse> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): WaitExecutionResponse {
-    return {
-      complete: isSet(object.complete) ? globalThis.Boolean(object.complete) : false,
-      execution: isSet(object.execution) ? ExecutionSummary.fromJSON(object.execution) : undefined,
-    };
-  },
-
-  toJSON(message: WaitExecutionResponse): unknown {
-    const obj: any = {};
-    if (message.complete !== false) {
-      obj.complete = message.complete;
-    }
-    if (message.execution !== undefined) {
-      obj.execution = ExecutionSummary.toJSON(message.execution);
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<WaitExecutionResponse>, I>>(base?: I): WaitExecutionResponse {
@@ -4681,40 +4527,6 @@ export const WriteExecutionInputRequest: MessageFns<WriteExecutionInputRequest> 
     }
   },
 
-  fromJSON(object: any): WriteExecutionInputRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      data: isSet(object.data) ? Buffer.from(bytesFromBase64(object.data)) : Buffer.alloc(0),
-      end: isSet(object.end) ? globalThis.Boolean(object.end) : false,
-    };
-  },
-
-  toJSON(message: WriteExecutionInputRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.data.length !== 0) {
-      obj.data = base64FromBytes(message.data);
-    }
-    if (message.end !== false) {
-      obj.end = message.end;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<WriteExecutionInputRequest>, I>>(base?: I): WriteExecutionInputRequest {
     return WriteExecutionInputRequest.fromPartial(base ?? ({} as any));
   },
@@ -4762,15 +4574,6 @@ export const WriteExecutionInputResponse: MessageFns<WriteExecutionInputResponse
     }
   },
 
-  fromJSON(_: any): WriteExecutionInputResponse {
-    return {};
-  },
-
-  toJSON(_: WriteExecutionInputResponse): unknown {
-    const obj: any = {};
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<WriteExecutionInputResponse>, I>>(base?: I): WriteExecutionInputResponse {
     return WriteExecutionInputResponse.fromPartial(base ?? ({} as any));
   },
@@ -4812,15 +4615,6 @@ export const ListSessionsRequest: MessageFns<ListSessionsRequest> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(_: any): ListSessionsRequest {
-    return {};
-  },
-
-  toJSON(_: ListSessionsRequest): unknown {
-    const obj: any = {};
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ListSessionsRequest>, I>>(base?: I): ListSessionsRequest {
@@ -4875,22 +4669,6 @@ export const ListSessionsResponse: MessageFns<ListSessionsResponse> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ListSessionsResponse {
-    return {
-      sessions: globalThis.Array.isArray(object?.sessions)
-        ? object.sessions.map((e: any) => GetSessionResponse.fromJSON(e))
-        : [],
-    };
-  },
-
-  toJSON(message: ListSessionsResponse): unknown {
-    const obj: any = {};
-    if (message.sessions?.length) {
-      obj.sessions = message.sessions.map((e) => GetSessionResponse.toJSON(e));
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ListSessionsResponse>, I>>(base?: I): ListSessionsResponse {
@@ -4970,40 +4748,6 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     }
   },
 
-  fromJSON(object: any): ListExecutionsRequest {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      pageSize: isSet(object.pageSize)
-        ? globalThis.Number(object.pageSize)
-        : isSet(object.page_size)
-        ? globalThis.Number(object.page_size)
-        : 0,
-      pageToken: isSet(object.pageToken)
-        ? globalThis.String(object.pageToken)
-        : isSet(object.page_token)
-        ? globalThis.String(object.page_token)
-        : "",
-    };
-  },
-
-  toJSON(message: ListExecutionsRequest): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.pageSize !== 0) {
-      obj.pageSize = Math.round(message.pageSize);
-    }
-    if (message.pageToken !== "") {
-      obj.pageToken = message.pageToken;
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<ListExecutionsRequest>, I>>(base?: I): ListExecutionsRequest {
     return ListExecutionsRequest.fromPartial(base ?? ({} as any));
   },
@@ -5070,30 +4814,6 @@ export const ListExecutionsResponse: MessageFns<ListExecutionsResponse> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ListExecutionsResponse {
-    return {
-      executions: globalThis.Array.isArray(object?.executions)
-        ? object.executions.map((e: any) => ExecutionSummary.fromJSON(e))
-        : [],
-      nextPageToken: isSet(object.nextPageToken)
-        ? globalThis.String(object.nextPageToken)
-        : isSet(object.next_page_token)
-        ? globalThis.String(object.next_page_token)
-        : "",
-    };
-  },
-
-  toJSON(message: ListExecutionsResponse): unknown {
-    const obj: any = {};
-    if (message.executions?.length) {
-      obj.executions = message.executions.map((e) => ExecutionSummary.toJSON(e));
-    }
-    if (message.nextPageToken !== "") {
-      obj.nextPageToken = message.nextPageToken;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ListExecutionsResponse>, I>>(base?: I): ListExecutionsResponse {
@@ -5250,60 +4970,6 @@ export const ExecutionSummary: MessageFns<ExecutionSummary> = {
     }
   },
 
-  fromJSON(object: any): ExecutionSummary {
-    return {
-      sessionId: isSet(object.sessionId)
-        ? globalThis.String(object.sessionId)
-        : isSet(object.session_id)
-        ? globalThis.String(object.session_id)
-        : "",
-      executionId: isSet(object.executionId)
-        ? globalThis.String(object.executionId)
-        : isSet(object.execution_id)
-        ? globalThis.String(object.execution_id)
-        : "",
-      language: isSet(object.language) ? globalThis.String(object.language) : "",
-      status: isSet(object.status) ? executionStatusFromJSON(object.status) : 0,
-      state: isSet(object.state) ? lifecycleStateFromJSON(object.state) : 0,
-      rung: isSet(object.rung) ? ladderRungFromJSON(object.rung) : 0,
-      result: isSet(object.result) ? ExecutionResult.fromJSON(object.result) : undefined,
-      times: isSet(object.times) ? ExecutionTimes.fromJSON(object.times) : undefined,
-      pid: isSet(object.pid) ? globalThis.Number(object.pid) : 0,
-    };
-  },
-
-  toJSON(message: ExecutionSummary): unknown {
-    const obj: any = {};
-    if (message.sessionId !== "") {
-      obj.sessionId = message.sessionId;
-    }
-    if (message.executionId !== "") {
-      obj.executionId = message.executionId;
-    }
-    if (message.language !== "") {
-      obj.language = message.language;
-    }
-    if (message.status !== 0) {
-      obj.status = executionStatusToJSON(message.status);
-    }
-    if (message.state !== 0) {
-      obj.state = lifecycleStateToJSON(message.state);
-    }
-    if (message.rung !== 0) {
-      obj.rung = ladderRungToJSON(message.rung);
-    }
-    if (message.result !== undefined) {
-      obj.result = ExecutionResult.toJSON(message.result);
-    }
-    if (message.times !== undefined) {
-      obj.times = ExecutionTimes.toJSON(message.times);
-    }
-    if (message.pid !== 0) {
-      obj.pid = Math.round(message.pid);
-    }
-    return obj;
-  },
-
   create<I extends Exact<DeepPartial<ExecutionSummary>, I>>(base?: I): ExecutionSummary {
     return ExecutionSummary.fromPartial(base ?? ({} as any));
   },
@@ -5322,6 +4988,207 @@ export const ExecutionSummary: MessageFns<ExecutionSummary> = {
       ? ExecutionTimes.fromPartial(object.times)
       : undefined;
     message.pid = object.pid ?? 0;
+    return message;
+  },
+};
+
+function createBaseGetEnforcementRequest(): GetEnforcementRequest {
+  return {};
+}
+
+export const GetEnforcementRequest: MessageFns<GetEnforcementRequest> = {
+  encode(_: GetEnforcementRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetEnforcementRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetEnforcementRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<GetEnforcementRequest>, I>>(base?: I): GetEnforcementRequest {
+    return GetEnforcementRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<GetEnforcementRequest>, I>>(_: I): GetEnforcementRequest {
+    const message = createBaseGetEnforcementRequest();
+    return message;
+  },
+};
+
+function createBaseGetEnforcementResponse(): GetEnforcementResponse {
+  return { limits: [] };
+}
+
+export const GetEnforcementResponse: MessageFns<GetEnforcementResponse> = {
+  encode(message: GetEnforcementResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.limits) {
+      LimitEnforcement.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetEnforcementResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetEnforcementResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.limits.push(LimitEnforcement.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<GetEnforcementResponse>, I>>(base?: I): GetEnforcementResponse {
+    return GetEnforcementResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<GetEnforcementResponse>, I>>(object: I): GetEnforcementResponse {
+    const message = createBaseGetEnforcementResponse();
+    message.limits = object.limits?.map((e) => LimitEnforcement.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseLimitEnforcement(): LimitEnforcement {
+  return { limit: "", engine: "", mechanism: "", enforced: false, note: "" };
+}
+
+export const LimitEnforcement: MessageFns<LimitEnforcement> = {
+  encode(message: LimitEnforcement, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.limit !== "") {
+      writer.uint32(10).string(message.limit);
+    }
+    if (message.engine !== "") {
+      writer.uint32(18).string(message.engine);
+    }
+    if (message.mechanism !== "") {
+      writer.uint32(26).string(message.mechanism);
+    }
+    if (message.enforced !== false) {
+      writer.uint32(32).bool(message.enforced);
+    }
+    if (message.note !== "") {
+      writer.uint32(42).string(message.note);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LimitEnforcement {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLimitEnforcement();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.limit = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.engine = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.mechanism = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.enforced = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.note = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<LimitEnforcement>, I>>(base?: I): LimitEnforcement {
+    return LimitEnforcement.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<LimitEnforcement>, I>>(object: I): LimitEnforcement {
+    const message = createBaseLimitEnforcement();
+    message.limit = object.limit ?? "";
+    message.engine = object.engine ?? "";
+    message.mechanism = object.mechanism ?? "";
+    message.enforced = object.enforced ?? false;
+    message.note = object.note ?? "";
     return message;
   },
 };
@@ -5358,15 +5225,6 @@ export const ListLanguagesRequest: MessageFns<ListLanguagesRequest> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(_: any): ListLanguagesRequest {
-    return {};
-  },
-
-  toJSON(_: ListLanguagesRequest): unknown {
-    const obj: any = {};
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ListLanguagesRequest>, I>>(base?: I): ListLanguagesRequest {
@@ -5421,22 +5279,6 @@ export const ListLanguagesResponse: MessageFns<ListLanguagesResponse> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): ListLanguagesResponse {
-    return {
-      languages: globalThis.Array.isArray(object?.languages)
-        ? object.languages.map((e: any) => Language.fromJSON(e))
-        : [],
-    };
-  },
-
-  toJSON(message: ListLanguagesResponse): unknown {
-    const obj: any = {};
-    if (message.languages?.length) {
-      obj.languages = message.languages.map((e) => Language.toJSON(e));
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<ListLanguagesResponse>, I>>(base?: I): ListLanguagesResponse {
@@ -5536,36 +5378,6 @@ export const Language: MessageFns<Language> = {
     } finally {
       (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
     }
-  },
-
-  fromJSON(object: any): Language {
-    return {
-      name: isSet(object.name) ? globalThis.String(object.name) : "",
-      aliases: globalThis.Array.isArray(object?.aliases) ? object.aliases.map((e: any) => globalThis.String(e)) : [],
-      version: isSet(object.version) ? globalThis.String(object.version) : "",
-      available: isSet(object.available) ? globalThis.Boolean(object.available) : false,
-      message: isSet(object.message) ? globalThis.String(object.message) : "",
-    };
-  },
-
-  toJSON(message: Language): unknown {
-    const obj: any = {};
-    if (message.name !== "") {
-      obj.name = message.name;
-    }
-    if (message.aliases?.length) {
-      obj.aliases = message.aliases;
-    }
-    if (message.version !== "") {
-      obj.version = message.version;
-    }
-    if (message.available !== false) {
-      obj.available = message.available;
-    }
-    if (message.message !== "") {
-      obj.message = message.message;
-    }
-    return obj;
   },
 
   create<I extends Exact<DeepPartial<Language>, I>>(base?: I): Language {
@@ -5730,6 +5542,32 @@ export const ExecutionApiService = {
       Buffer.from(WriteExecutionInputResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): WriteExecutionInputResponse => WriteExecutionInputResponse.decode(value),
   },
+  /**
+   * What an execution uses now, or used in all once it has exited. Costs the guest nothing, and answers while the guest is
+   * stuck in native code.
+   */
+  getExecutionMetrics: {
+    path: "/elide.daemon.v1alpha1.ExecutionApi/GetExecutionMetrics" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetExecutionMetricsRequest): Buffer =>
+      Buffer.from(GetExecutionMetricsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetExecutionMetricsRequest => GetExecutionMetricsRequest.decode(value),
+    responseSerialize: (value: ExecutionMetrics): Buffer => Buffer.from(ExecutionMetrics.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ExecutionMetrics => ExecutionMetrics.decode(value),
+  },
+  /** The same at an interval: of one execution until its end, its final figures last, or of all that run. */
+  watchExecutionMetrics: {
+    path: "/elide.daemon.v1alpha1.ExecutionApi/WatchExecutionMetrics" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: WatchExecutionMetricsRequest): Buffer =>
+      Buffer.from(WatchExecutionMetricsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): WatchExecutionMetricsRequest => WatchExecutionMetricsRequest.decode(value),
+    responseSerialize: (value: WatchExecutionMetricsResponse): Buffer =>
+      Buffer.from(WatchExecutionMetricsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): WatchExecutionMetricsResponse => WatchExecutionMetricsResponse.decode(value),
+  },
   listSessions: {
     path: "/elide.daemon.v1alpha1.ExecutionApi/ListSessions" as const,
     requestStream: false as const,
@@ -5762,6 +5600,18 @@ export const ExecutionApiService = {
       Buffer.from(ListLanguagesResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListLanguagesResponse => ListLanguagesResponse.decode(value),
   },
+  /** By which mechanism this node holds each limit, for each engine. */
+  getEnforcement: {
+    path: "/elide.daemon.v1alpha1.ExecutionApi/GetEnforcement" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetEnforcementRequest): Buffer =>
+      Buffer.from(GetEnforcementRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetEnforcementRequest => GetEnforcementRequest.decode(value),
+    responseSerialize: (value: GetEnforcementResponse): Buffer =>
+      Buffer.from(GetEnforcementResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): GetEnforcementResponse => GetEnforcementResponse.decode(value),
+  },
 } as const;
 
 export interface ExecutionApiServer extends UntypedServiceImplementation {
@@ -5790,10 +5640,19 @@ export interface ExecutionApiServer extends UntypedServiceImplementation {
   waitExecution: handleUnaryCall<WaitExecutionRequest, WaitExecutionResponse>;
   /** Appends to an execution's standard input; answers when the guest's pipe has taken it. */
   writeExecutionInput: handleUnaryCall<WriteExecutionInputRequest, WriteExecutionInputResponse>;
+  /**
+   * What an execution uses now, or used in all once it has exited. Costs the guest nothing, and answers while the guest is
+   * stuck in native code.
+   */
+  getExecutionMetrics: handleUnaryCall<GetExecutionMetricsRequest, ExecutionMetrics>;
+  /** The same at an interval: of one execution until its end, its final figures last, or of all that run. */
+  watchExecutionMetrics: handleServerStreamingCall<WatchExecutionMetricsRequest, WatchExecutionMetricsResponse>;
   listSessions: handleUnaryCall<ListSessionsRequest, ListSessionsResponse>;
   listExecutions: handleUnaryCall<ListExecutionsRequest, ListExecutionsResponse>;
   /** The languages this node can run. */
   listLanguages: handleUnaryCall<ListLanguagesRequest, ListLanguagesResponse>;
+  /** By which mechanism this node holds each limit, for each engine. */
+  getEnforcement: handleUnaryCall<GetEnforcementRequest, GetEnforcementResponse>;
 }
 
 export interface ExecutionApiClient extends Client {
@@ -5978,6 +5837,35 @@ export interface ExecutionApiClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: WriteExecutionInputResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * What an execution uses now, or used in all once it has exited. Costs the guest nothing, and answers while the guest is
+   * stuck in native code.
+   */
+  getExecutionMetrics(
+    request: GetExecutionMetricsRequest,
+    callback: (error: ServiceError | null, response: ExecutionMetrics) => void,
+  ): ClientUnaryCall;
+  getExecutionMetrics(
+    request: GetExecutionMetricsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ExecutionMetrics) => void,
+  ): ClientUnaryCall;
+  getExecutionMetrics(
+    request: GetExecutionMetricsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ExecutionMetrics) => void,
+  ): ClientUnaryCall;
+  /** The same at an interval: of one execution until its end, its final figures last, or of all that run. */
+  watchExecutionMetrics(
+    request: WatchExecutionMetricsRequest,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<WatchExecutionMetricsResponse>;
+  watchExecutionMetrics(
+    request: WatchExecutionMetricsRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<WatchExecutionMetricsResponse>;
   listSessions(
     request: ListSessionsRequest,
     callback: (error: ServiceError | null, response: ListSessionsResponse) => void,
@@ -6024,6 +5912,22 @@ export interface ExecutionApiClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListLanguagesResponse) => void,
   ): ClientUnaryCall;
+  /** By which mechanism this node holds each limit, for each engine. */
+  getEnforcement(
+    request: GetEnforcementRequest,
+    callback: (error: ServiceError | null, response: GetEnforcementResponse) => void,
+  ): ClientUnaryCall;
+  getEnforcement(
+    request: GetEnforcementRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: GetEnforcementResponse) => void,
+  ): ClientUnaryCall;
+  getEnforcement(
+    request: GetEnforcementRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: GetEnforcementResponse) => void,
+  ): ClientUnaryCall;
 }
 
 export const ExecutionApiClient = makeGenericClientConstructor(
@@ -6034,14 +5938,6 @@ export const ExecutionApiClient = makeGenericClientConstructor(
   service: typeof ExecutionApiService;
   serviceName: string;
 };
-
-function bytesFromBase64(b64: string): Uint8Array {
-  return Uint8Array.from(globalThis.Buffer.from(b64, "base64"));
-}
-
-function base64FromBytes(arr: Uint8Array): string {
-  return globalThis.Buffer.from(arr).toString("base64");
-}
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | bigint | undefined;
 
@@ -6056,19 +5952,9 @@ type KeysOfUnion<T> = T extends T ? keyof T : never;
 export type Exact<P, I extends P> = P extends Builtin ? P
   : P & { [K in keyof P]: Exact<P[K], I[K]> } & { [K in Exclude<keyof I, KeysOfUnion<P>>]: never };
 
-function isObject(value: any): boolean {
-  return typeof value === "object" && value !== null;
-}
-
-function isSet(value: any): boolean {
-  return value !== null && value !== undefined;
-}
-
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
-  fromJSON(object: any): T;
-  toJSON(message: T): unknown;
   create<I extends Exact<DeepPartial<T>, I>>(base?: I): T;
   fromPartial<I extends Exact<DeepPartial<T>, I>>(object: I): T;
 }

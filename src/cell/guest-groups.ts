@@ -1,0 +1,179 @@
+import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import type { GuestLimits } from './engine.ts';
+
+/** How often the kernel's count of processes it killed for memory is read where it tells nobody (version 1), in ms. */
+const OUT_OF_MEMORY_LOOK_MS = 100;
+
+/** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
+const REMOVE_RETRY_MS = 5;
+const REMOVE_LIMIT_MS = 1_000;
+
+/** Names of files and of figures in them, by version. */
+const FILES = {
+  1: {
+    current: 'memory.usage_in_bytes',
+    peak: 'memory.max_usage_in_bytes',
+    inactiveFile: 'total_inactive_file',
+    file: 'total_cache',
+    events: 'memory.oom_control',
+    // Moves the one thread that writes. `cgroup.procs` would wait for the whole machine: 0.1 to 20 ms.
+    join: 'tasks',
+  },
+  2: {
+    current: 'memory.current',
+    peak: 'memory.peak',
+    inactiveFile: 'inactive_file',
+    file: 'file',
+    events: 'memory.events',
+    join: 'cgroup.procs',
+  },
+} as const;
+
+/** Makes a control group for each guest that has a limit the kernel can hold. */
+export class GuestGroups {
+  readonly #version: 1 | 2;
+  readonly #cgroups: Record<string, string>;
+
+  /** As the daemon told: the layout, 1 or 2, and the cell's directories by controller, `memory` and `pids`. */
+  constructor(options: { version: number; cgroups: Record<string, string> }) {
+    this.#version = options.version === 2 ? 2 : 1;
+    this.#cgroups = options.cgroups;
+  }
+
+  /** Makes a guest's group; undefined when it has no limit that one could hold. Throws the file system's error. */
+  create(executionKey: string, { memoryBytes, processes }: GuestLimits): GuestGroup | undefined {
+    const { memory, pids } = this.#cgroups;
+    const directoryIn = (parent: string) => join(parent, `guest-${executionKey}`);
+    const memoryDirectory = memory && memoryBytes !== undefined ? directoryIn(memory) : undefined;
+    const pidsDirectory = pids && processes !== undefined ? directoryIn(pids) : undefined;
+    const directories = new Set([memoryDirectory, pidsDirectory].filter((directory) => directory !== undefined));
+    if (directories.size === 0) return undefined;
+    const group = new GuestGroup(this.#version, directories, memoryDirectory);
+    try {
+      for (const directory of directories) mkdirSync(directory);
+      if (memoryDirectory !== undefined) this.#limitMemory(memoryDirectory, String(memoryBytes));
+      if (pidsDirectory !== undefined) writeFileSync(join(pidsDirectory, 'pids.max'), String(processes));
+    } catch (error) {
+      void group.remove();
+      throw error;
+    }
+    return group;
+  }
+
+  #limitMemory(directory: string, bytes: string): void {
+    const write = (file: string, value: string) => writeFileSync(join(directory, file), value);
+    if (this.#version === 2) {
+      write('memory.max', bytes);
+      write('memory.oom.group', '1');
+    } else {
+      write('memory.limit_in_bytes', bytes);
+    }
+    try {
+      if (this.#version === 2) write('memory.swap.max', '0');
+      else write('memory.memsw.limit_in_bytes', bytes);
+    } catch {
+      // a kernel that does not account for swap
+    }
+  }
+}
+
+/** One guest's control group, made before the guest and removed after its end. */
+export class GuestGroup {
+  readonly #files: (typeof FILES)[1 | 2];
+  readonly #version: 1 | 2;
+  readonly #directories: Set<string>;
+  readonly #memory: string | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(version: 1 | 2, directories: Set<string>, memory: string | undefined) {
+    this.#version = version;
+    this.#files = FILES[version];
+    this.#directories = directories;
+    this.#memory = memory;
+  }
+
+  /** Absolute paths of files: a process of one thread that writes `0` into each of them has joined. */
+  get joinPaths(): string[] {
+    return [...this.#directories].map((directory) => join(directory, this.#files.join));
+  }
+
+  /** What the guest holds, file cache that nobody uses excepted, in bytes; undefined where no memory is accounted. */
+  memoryBytes(): number | undefined {
+    const current = this.#number(this.#files.current);
+    return current === undefined ? undefined : Math.max(0, current - this.#statistic(this.#files.inactiveFile));
+  }
+
+  /** The most it ever held, without as much as there is file cache now; undefined where that is not known. */
+  peakBytes(): number | undefined {
+    const peak = this.#number(this.#files.peak);
+    return peak === undefined ? undefined : Math.max(0, peak - this.#statistic(this.#files.file));
+  }
+
+  /** True once the kernel has killed a process of the group for want of memory. */
+  get isOutOfMemory(): boolean {
+    return Number(/^oom_kill (\d+)$/m.exec(this.#read(this.#files.events))?.[1] ?? 0) > 0;
+  }
+
+  /** Calls the listener, once, after the kernel has killed only some of the group's processes. Version 2 kills them all. */
+  onOutOfMemory(listener: () => void): void {
+    if (this.#memory === undefined || this.#version === 2) return;
+    this.#timer = setInterval(() => {
+      if (!this.isOutOfMemory) return;
+      clearInterval(this.#timer);
+      listener();
+    }, OUT_OF_MEMORY_LOOK_MS).unref();
+  }
+
+  /** Removes it, with force against what may be left in it. */
+  async remove(): Promise<void> {
+    clearInterval(this.#timer);
+    const endMs = performance.now() + REMOVE_LIMIT_MS;
+    for (const directory of this.#directories) {
+      while (!tryRemove(directory) && performance.now() < endMs) {
+        killAll(directory);
+        await wait(REMOVE_RETRY_MS);
+      }
+    }
+  }
+
+  #number(file: string): number | undefined {
+    const text = this.#read(file);
+    return text === '' ? undefined : Number(text);
+  }
+
+  #statistic(name: string): number {
+    return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(this.#read('memory.stat'))?.[1] ?? 0);
+  }
+
+  #read(file: string): string {
+    if (this.#memory === undefined) return '';
+    try {
+      return readFileSync(join(this.#memory, file), 'latin1');
+    } catch {
+      // gone, or older than the file
+      return '';
+    }
+  }
+}
+
+function killAll(directory: string): void {
+  try {
+    const pids = readFileSync(join(directory, 'cgroup.procs'), 'latin1').split('\n').map(Number);
+    // 0 stands for a process of another pid namespace.
+    for (const pid of pids) if (pid > 0 && pid !== process.pid) process.kill(pid, 'SIGKILL');
+  } catch {
+    // gone already
+  }
+}
+
+/** True when it is gone. */
+function tryRemove(directory: string): boolean {
+  try {
+    rmdirSync(directory);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOENT';
+  }
+}

@@ -1,0 +1,78 @@
+import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
+import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
+import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+
+/** How often the files of a guest are looked at that has somebody else write to them. */
+const LOOK_MS = 50;
+
+/**
+ * The output files of one guest, kept to its limit. What its threads write they keep to it themselves; what its child
+ * processes write to the files they inherited is cut off here, up to 50 ms late.
+ */
+export class GuestOutput {
+  readonly descriptors: OutputDescriptors;
+  /** For what the cell has to say in the guest's place. */
+  readonly writer: OutputWriter;
+  readonly #shared: Int32Array;
+  readonly #limitBytes: number | undefined;
+  readonly #onExceeded: () => void;
+  #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
+  #timer: NodeJS.Timeout | undefined;
+  #told = false;
+
+  /** Opens the files in `directory`; throws when it cannot. `onExceeded` is called at most once. */
+  constructor(directory: string, shared: Int32Array, limitBytes: number | undefined, onExceeded: () => void) {
+    const [stdout, stderr, marks] = ['stdout', 'stderr', 'marks'].map((name) => openSync(join(directory, name), 'a'));
+    this.descriptors = { stdout: stdout as number, stderr: stderr as number, marks: marks as number };
+    this.writer = new OutputWriter(this.descriptors, outputLimit(shared, limitBytes));
+    this.#shared = shared;
+    this.#limitBytes = limitBytes;
+    this.#onExceeded = onExceeded;
+    if (limitBytes !== undefined) void this.#watch();
+  }
+
+  /** To be called when nobody writes any more. */
+  close(): void {
+    this.#cut();
+    this.#tell();
+    clearInterval(this.#timer);
+    announceOutput(this.#shared, OUTPUT.ended);
+    for (const fd of Object.values(this.descriptors)) closeSync(fd);
+  }
+
+  async #watch(): Promise<void> {
+    for (let seen = 0; (seen & OUTPUT.ended) === 0; seen = Atomics.load(this.#shared, SHARED.output)) {
+      this.#tell();
+      if ((seen & OUTPUT.direct) !== 0) this.#timer ??= setInterval(() => this.#cut(), LOOK_MS).unref();
+      const change = Atomics.waitAsync(this.#shared, SHARED.output, seen);
+      if (change.async) await change.value;
+    }
+  }
+
+  #tell(): void {
+    if (this.#told || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.exceeded) === 0) return;
+    this.#told = true;
+    this.#onExceeded();
+  }
+
+  /** Cuts the files back to the limit: first the one that grew most since the last time, as that is what came last. */
+  #cut(): void {
+    if (this.#limitBytes === undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
+    const before = this.#sizes;
+    const sizes = { stdout: fstatSync(this.descriptors.stdout).size, stderr: fstatSync(this.descriptors.stderr).size };
+    let excess = sizes.stdout + sizes.stderr - this.#limitBytes;
+    if (excess > 0) dropOutput(this.#shared, excess);
+    const order: OutputStream[] = ['stdout', 'stderr'];
+    order.sort((a, b) => sizes[b] - before[b] - (sizes[a] - before[a]));
+    for (const stream of order) {
+      if (excess <= 0) break;
+      const kept = Math.max(0, sizes[stream] - excess);
+      ftruncateSync(this.descriptors[stream], kept);
+      excess -= sizes[stream] - kept;
+      sizes[stream] = kept;
+    }
+    this.#sizes = sizes;
+  }
+}

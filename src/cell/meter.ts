@@ -1,0 +1,162 @@
+import { readFileSync } from 'node:fs';
+import type { Guest, GuestLimits, GuestUsage } from './engine.ts';
+
+/** How often guests with limits are looked at, in ms; and once one has used half of what it may. */
+const PERIOD_MS = 100;
+const CLOSE_PERIOD_MS = 20;
+/** How often the process is looked at when no guest has a limit, in ms. */
+const REST_PERIOD_MS = 500;
+
+/** How far back the guest that grew is looked for, in samples of a cell that is past half of its budget. */
+const HISTORY = 20;
+
+/** The signal a guest gets at its soft memory limit, if it listens for it. */
+const SOFT_SIGNAL = 'SIGUSR2';
+
+const PAGE_BYTES = 4096;
+const MIB = 1024 * 1024;
+
+/** What a guest can pass. Beyond `memory` the cell ends it by force. */
+export type MeteredLimit = 'cpu' | 'memory' | 'memory_soft';
+
+/** What {@link Meter} tells. */
+export interface MeterEvents {
+  /** A guest passed a limit; once for each of its limits. One line for people. */
+  passed(executionKey: string, limit: MeteredLimit, message: string): void;
+}
+
+interface Metered {
+  guest: Guest;
+  limits: GuestLimits;
+  passed: Set<MeteredLimit>;
+  /** Bytes held, newest last, while the cell is past half of its budget. */
+  history: number[];
+}
+
+/**
+ * Watches what the guests of a cell use. One that has limits is sampled; all are while the process itself comes close to
+ * its budget, and then it is the one that grew that has passed its limit.
+ */
+export class Meter {
+  readonly #events: MeterEvents;
+  readonly #budgetBytes: number;
+  readonly #guests = new Map<string, Metered>();
+  #timer: NodeJS.Timeout | undefined;
+  #dueMs = 0;
+  #sampling = false;
+
+  /** `budgetBytes` is what the whole process may hold; 0: no budget. */
+  constructor(budgetBytes: number, events: MeterEvents) {
+    this.#budgetBytes = budgetBytes;
+    this.#events = events;
+  }
+
+  add(executionKey: string, guest: Guest, limits: GuestLimits): void {
+    this.#guests.set(executionKey, { guest, limits, passed: new Set(), history: [] });
+    this.#schedule(isMetered(limits) ? PERIOD_MS : REST_PERIOD_MS);
+  }
+
+  remove(executionKey: string): void {
+    this.#guests.delete(executionKey);
+  }
+
+  /** What every guest uses now, by execution key. */
+  async measure(): Promise<Map<string, GuestUsage>> {
+    const entries = [...this.#guests];
+    const usages = await Promise.all(entries.map(([, { guest }]) => guest.usage()));
+    return new Map(entries.map(([executionKey], index) => [executionKey, usages[index] as GuestUsage]));
+  }
+
+  /** The next look is after `delayMs`, or when it was to be anyway if that is sooner. */
+  #schedule(delayMs: number): void {
+    if (this.#sampling || this.#guests.size === 0) return;
+    const dueMs = performance.now() + delayMs;
+    if (this.#timer !== undefined && this.#dueMs <= dueMs) return;
+    clearTimeout(this.#timer);
+    this.#dueMs = dueMs;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#sampling = true;
+      // A figure that cannot be had is no reason to end the others.
+      const sampled = this.#sample().catch(() => PERIOD_MS);
+      void sampled.then((periodMs) => {
+        this.#sampling = false;
+        this.#schedule(periodMs);
+      });
+    }, delayMs).unref();
+  }
+
+  /** Resolves with when to look again, in ms. */
+  async #sample(): Promise<number> {
+    const bytes = this.#budgetBytes > 0 ? residentBytes() : 0;
+    const crowded = bytes > 0 && bytes > this.#budgetBytes / 2;
+    let close = crowded;
+    const looked = [...this.#guests].filter(([, { limits }]) => crowded || isMetered(limits));
+    await Promise.all(
+      looked.map(async ([executionKey, metered]) => {
+        const usage = await metered.guest.usage();
+        if (this.#guests.get(executionKey) !== metered) return;
+        if (this.#compare(executionKey, metered, usage)) close = true;
+        metered.history.push(usage.memoryBytes);
+        if (!crowded) metered.history.length = 0;
+        else if (metered.history.length > HISTORY) metered.history.shift();
+      }),
+    );
+    if (crowded && bytes > this.#budgetBytes) this.#endGrown(bytes);
+    if (close) return CLOSE_PERIOD_MS;
+    // Asked now: one with limits may have come meanwhile.
+    const isWatched = [...this.#guests.values()].some(({ limits }) => isMetered(limits));
+    return isWatched ? PERIOD_MS : REST_PERIOD_MS;
+  }
+
+  #compare(executionKey: string, { guest, limits, passed }: Metered, usage: GuestUsage): boolean {
+    const pass = (limit: MeteredLimit, message: string) => {
+      if (passed.has(limit)) return;
+      passed.add(limit);
+      this.#events.passed(executionKey, limit, message);
+    };
+    const { memoryBytes: hard = Number.POSITIVE_INFINITY, memorySoftBytes: soft = Number.POSITIVE_INFINITY } = limits;
+    const { cpuTimeMs = Number.POSITIVE_INFINITY } = limits;
+    const cpuMs = (usage.userSeconds + usage.systemSeconds) * 1000;
+    if (usage.memoryBytes > hard) {
+      pass('memory', `${mib(usage.memoryBytes)} held; the memory limit is ${mib(hard)}`);
+    } else if (usage.memoryBytes > soft && !passed.has('memory_soft')) {
+      const told = guest.notify(SOFT_SIGNAL) ? `; the guest was sent ${SOFT_SIGNAL}` : '';
+      pass('memory_soft', `${mib(usage.memoryBytes)} held; the soft memory limit is ${mib(soft)}${told}`);
+    }
+    if (cpuMs > cpuTimeMs) pass('cpu', `${Math.round(cpuMs)} ms of CPU time used; the limit is ${cpuTimeMs} ms`);
+    return usage.memoryBytes > Math.min(hard, soft) / 2 || cpuMs > cpuTimeMs / 2;
+  }
+
+  /** The process is beyond its budget: the guest that grew most of late has passed its limit, whatever that is. */
+  #endGrown(bytes: number): void {
+    let grown: { executionKey: string; metered: Metered; growth: number } | undefined;
+    for (const [executionKey, metered] of this.#guests) {
+      // One that is being ended already may be all that is needed.
+      if (metered.passed.has('memory')) return;
+      const growth = (metered.history.at(-1) ?? 0) - Math.min(...metered.history);
+      if (grown === undefined || growth > grown.growth) grown = { executionKey, metered, growth };
+    }
+    if (grown === undefined) return;
+    const { executionKey, metered, growth } = grown;
+    metered.passed.add('memory');
+    this.#events.passed(
+      executionKey,
+      'memory',
+      `its cell holds ${mib(bytes)} of ${mib(this.#budgetBytes)}, and it grew most (by ${mib(growth)})`,
+    );
+  }
+}
+
+function isMetered({ cpuTimeMs, memoryBytes, memorySoftBytes }: GuestLimits): boolean {
+  return cpuTimeMs !== undefined || memoryBytes !== undefined || memorySoftBytes !== undefined;
+}
+
+/** What this process holds: proc_pid_statm(5), the second figure. */
+function residentBytes(): number {
+  return Number(readFileSync('/proc/self/statm', 'latin1').split(' ')[1]) * PAGE_BYTES;
+}
+
+function mib(bytes: number): string {
+  return `${Math.ceil(bytes / MIB)} MiB`;
+}

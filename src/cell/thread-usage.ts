@@ -1,0 +1,301 @@
+import { readFileSync } from 'node:fs';
+import { getHeapStatistics } from 'node:v8';
+import { CHILD_SLOTS, FIGURE, figuresOf, REAPED_BYTES, SHARED, THREAD_SLOTS } from '../../workers/javascript/shared.ts';
+import { childrenOfThread, usageOfTrees } from '../processes.ts';
+import type { Context } from './context-pool.ts';
+import type { GuestUsage } from './engine.ts';
+import { anonymousBytes, type ProcessMemory, type ThreadMemory, UnseenMemory } from './unseen-memory.ts';
+
+/** How long threads may take to tell what they hold. One stuck in native code does not: then the newest figures count. */
+const ANSWER_MS = 50;
+
+const SECOND_NS = 1e9;
+/** A clock tick of /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
+const TICK_US = 10_000;
+const TICK_NS = TICK_US * 1000;
+
+interface Cpu {
+  userSeconds: number;
+  systemSeconds: number;
+}
+
+/** Measures the threads of one engine: all together, because what no heap shows can only be told apart between all. */
+export class ThreadMeter {
+  /** For the threads, see `REAPED_BYTES`. */
+  readonly reaped = new SharedArrayBuffer(REAPED_BYTES);
+  readonly #countThreads: () => number;
+  readonly #guests = new Set<GuestMeter>();
+  readonly #unseen: UnseenMemory<GuestMeter>;
+  #sampling: Promise<void> | undefined;
+
+  /** `countThreads` tells how many threads have booted, spares included; there are none yet. */
+  constructor(countThreads: () => number) {
+    this.#countThreads = countThreads;
+    this.#unseen = new UnseenMemory(processMemory(0));
+    const fields = statFields('/proc/self/stat');
+    // cutime and cstime at 13 and 14.
+    new BigInt64Array(this.reaped).set([13, 14].map((at) => BigInt(Number(fields[at]) * TICK_US)));
+  }
+
+  add(guest: GuestMeter): void {
+    this.#guests.add(guest);
+    this.#unseen.add(guest, guest.booted, this.#process());
+  }
+
+  remove(guest: GuestMeter): void {
+    this.#guests.delete(guest);
+    this.#unseen.remove(guest, () => this.#process());
+  }
+
+  /** Brings the figures of all guests up to date; who asks meanwhile gets the same answer. */
+  sample(): Promise<void> {
+    this.#sampling ??= this.#sample().finally(() => {
+      this.#sampling = undefined;
+    });
+    return this.#sampling;
+  }
+
+  unseenBytes(guest: GuestMeter): number {
+    return this.#unseen.of(guest);
+  }
+
+  async #sample(): Promise<void> {
+    const answers = Promise.all([...this.#guests].map((guest) => guest.ask()));
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ANSWER_MS);
+    await Promise.race([answers, promise]);
+    clearTimeout(timer);
+    const threads = new Map([...this.#guests].map((guest) => [guest, guest.look()]));
+    this.#unseen.sample(this.#process(), threads);
+  }
+
+  #process(): ProcessMemory {
+    return processMemory(this.#countThreads());
+  }
+}
+
+/** Measures one guest, from the moment its code begins. */
+export class GuestMeter {
+  readonly #meter: ThreadMeter;
+  readonly #context: Context;
+  readonly #shared: Int32Array;
+  readonly #figures: BigInt64Array;
+  /** What its thread held when its program began. */
+  readonly booted: { heapBytes: number; externalBytes: number };
+  #asking = false;
+  #ended = false;
+  #heap: { usedBytes: number; totalBytes: number; externalBytes: number };
+  /** By kernel id, of its thread and those that it started, the ended ones included. */
+  readonly #faults = new Map<number, number>();
+  /** Of the threads it started that are there, and of those that it ended by force. */
+  #nested = new Map<number, Cpu>();
+  readonly #lost: Cpu = { userSeconds: 0, systemSeconds: 0 };
+  /** Of those that ended by themselves: they said so. */
+  #told: Cpu = { userSeconds: 0, systemSeconds: 0 };
+  #own: Cpu = { userSeconds: 0, systemSeconds: 0 };
+  #children: Cpu = { userSeconds: 0, systemSeconds: 0 };
+  #childBytes = 0;
+  #peakBytes = 0;
+
+  constructor(meter: ThreadMeter, context: Context, shared: Int32Array) {
+    this.#meter = meter;
+    this.#context = context;
+    this.#shared = shared;
+    this.#figures = figuresOf(shared);
+    const [usedBytes, externalBytes] = [this.#figure('startHeap'), this.#figure('startExternal')];
+    this.#heap = { usedBytes, totalBytes: usedBytes, externalBytes };
+    this.booted = { heapBytes: usedBytes, externalBytes };
+  }
+
+  /** What it uses now; within 100 ms also while its thread is stuck. */
+  async usage(): Promise<GuestUsage> {
+    await this.#meter.sample();
+    const { processes, threads } = this.lookAtChildren();
+    return { ...this.#summary(), processes, threads: 1 + this.#nested.size + threads };
+  }
+
+  /** Its thread is gone: another one may get its id. Returns the process ids of the children it left. */
+  end(): Set<number> {
+    this.#ended = true;
+    this.lookAtChildren();
+    return this.children();
+  }
+
+  /** What it used, once it is gone. `heapLimitBytes` is given when it ended at that. */
+  final(heapLimitBytes: number | undefined): GuestUsage {
+    const end = this.#cpu('endUser', 'endSystem');
+    if (totalOf(end) > 0) {
+      this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), end));
+      this.#heap.usedBytes = this.#figure('endHeap');
+      this.#heap.externalBytes = this.#figure('endExternal');
+    }
+    this.#heap.usedBytes = Math.max(this.#heap.usedBytes, heapLimitBytes ?? 0);
+    return { ...this.#summary(), processes: 0, threads: 0 };
+  }
+
+  /** Asks the thread what it holds, unless it still owes an answer. */
+  async ask(): Promise<void> {
+    if (this.#asking) return;
+    this.#asking = true;
+    try {
+      const heap = await this.#context.heapStatistics();
+      const usedBytes = heap.used_heap_size + heap.malloced_memory;
+      const totalBytes = heap.total_heap_size + heap.malloced_memory;
+      this.#heap = { usedBytes, totalBytes, externalBytes: heap.external_memory };
+      this.#asking = false;
+    } catch {
+      // It has ended.
+    }
+  }
+
+  /** Reads what the kernel knows of its threads. */
+  look(): ThreadMemory {
+    if (!this.#ended) {
+      const own = this.#lookAt(Atomics.load(this.#shared, SHARED.threads));
+      if (own !== undefined) this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), own));
+      this.#lookAtNested();
+    }
+    let faults = 0;
+    for (const count of this.#faults.values()) faults += count;
+    return { faults, heapBytes: this.#heap.totalBytes, externalBytes: this.#heap.externalBytes };
+  }
+
+  /**
+   * Reads what its child processes use. What is missed: a process that left its parent, and the last of a child that
+   * nobody waited for, since it was looked at.
+   */
+  lookAtChildren(): { processes: number; threads: number } {
+    const tree = usageOfTrees(this.children());
+    add(tree, this.#cpu('childUser', 'childSystem'));
+    this.#children = later(this.#children, tree);
+    this.#childBytes = tree.memoryBytes;
+    return tree;
+  }
+
+  /** Process ids of its child processes, those included that a thread waits for synchronously. */
+  children(): Set<number> {
+    const children = new Set(this.#ids(SHARED.children, CHILD_SLOTS));
+    const threads = this.#ended ? [] : this.#ids(SHARED.threads, THREAD_SLOTS);
+    for (const thread of threads) for (const pid of childrenOfThread(thread)) children.add(pid);
+    return children;
+  }
+
+  #summary(): Omit<GuestUsage, 'processes' | 'threads'> {
+    const cpu: Cpu = { ...this.#own };
+    const told = this.#cpu('threadUser', 'threadSystem');
+    for (const part of [this.#children, this.#lost, told, ...this.#nested.values()]) add(cpu, part);
+    const { usedBytes: heapBytes, externalBytes } = this.#heap;
+    const wasmBytes = this.#meter.unseenBytes(this);
+    const memoryBytes = heapBytes + externalBytes + wasmBytes + this.#childBytes;
+    this.#peakBytes = Math.max(this.#peakBytes, memoryBytes);
+    return {
+      ...cpu,
+      memoryBytes,
+      peakMemoryBytes: this.#peakBytes,
+      heapBytes,
+      externalBytes,
+      wasmBytes,
+      droppedBytes: this.#figure('dropped'),
+    };
+  }
+
+  #lookAtNested(): void {
+    const nested = new Map<number, Cpu>();
+    for (const id of this.#ids(SHARED.threads + 1, THREAD_SLOTS - 1)) {
+      const cpu = this.#lookAt(id);
+      if (cpu !== undefined) nested.set(id, cpu);
+    }
+    const gone: Cpu = { userSeconds: 0, systemSeconds: 0 };
+    for (const [id, cpu] of this.#nested) if (!nested.has(id)) add(gone, cpu);
+    const told = this.#cpu('threadUser', 'threadSystem');
+    // What was seen of threads that are gone, and none of them told.
+    add(this.#lost, since(since(this.#told, told), gone));
+    this.#told = told;
+    this.#nested = nested;
+  }
+
+  #lookAt(thread: number): Cpu | undefined {
+    const found = taskUsage(thread);
+    if (found !== undefined) this.#faults.set(thread, found.faults);
+    return found;
+  }
+
+  /** The ids in so many cells, without those that are free or stand for nothing. */
+  #ids(first: number, count: number): number[] {
+    return Array.from(this.#shared.subarray(first, first + count).filter((id) => id > 0));
+  }
+
+  #figure(name: keyof typeof FIGURE): number {
+    return Number(Atomics.load(this.#figures, FIGURE[name]));
+  }
+
+  #cpu(user: keyof typeof FIGURE, system: keyof typeof FIGURE): Cpu {
+    return { userSeconds: this.#figure(user) / 1e6, systemSeconds: this.#figure(system) / 1e6 };
+  }
+}
+
+/** CPU time only ever rises: what was read late must not undo what another source told. */
+function later(a: Cpu, b: Cpu): Cpu {
+  return totalOf(a) > totalOf(b) ? a : b;
+}
+
+function totalOf({ userSeconds, systemSeconds }: Cpu): number {
+  return userSeconds + systemSeconds;
+}
+
+/** What was added from one reading to another. Ticks make the parts coarse; the sum stays right. */
+function since(start: Cpu, now: Cpu): Cpu {
+  const total = Math.max(0, totalOf(now) - totalOf(start));
+  const userSeconds = Math.min(total, Math.max(0, now.userSeconds - start.userSeconds));
+  return { userSeconds, systemSeconds: total - userSeconds };
+}
+
+function add(to: Cpu, part: Cpu | undefined): void {
+  to.userSeconds += part?.userSeconds ?? 0;
+  to.systemSeconds += part?.systemSeconds ?? 0;
+}
+
+/** CPU time and minor faults of a thread of this process; undefined for one that is gone. */
+function taskUsage(thread: number): (Cpu & { faults: number }) | undefined {
+  try {
+    const fields = statFields(`/proc/self/task/${thread}/stat`);
+    // minflt at 7, utime and stime at 11 and 12.
+    const [user, system] = [Number(fields[11]) * TICK_NS, Number(fields[12]) * TICK_NS];
+    const total = preciseNs(thread) ?? user + system;
+    // Ticks are coarse: they only tell in which proportion the whole divides.
+    const userPart = user + system === 0 ? 1 : user / (user + system);
+    return {
+      userSeconds: (total * userPart) / SECOND_NS,
+      systemSeconds: (total * (1 - userPart)) / SECOND_NS,
+      faults: Number(fields[7]),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** proc_pid_stat(5) from the state on. */
+function statFields(path: string): string[] {
+  const stat = readFileSync(path, 'latin1');
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+}
+
+/** The first field of schedstat is the time on a CPU in ns; a kernel may be built without. */
+function preciseNs(thread: number): number | undefined {
+  try {
+    return Number(readFileSync(`/proc/self/task/${thread}/schedstat`, 'latin1').split(' ', 1)[0]);
+  } catch {
+    return undefined;
+  }
+}
+
+function processMemory(threads: number): ProcessMemory {
+  const { total_heap_size: heapBytes, external_memory: externalBytes } = getHeapStatistics();
+  return {
+    anonymousBytes: anonymousBytes(),
+    faults: process.resourceUsage().minorPageFault,
+    mainBytes: heapBytes + externalBytes,
+    threads,
+    nowMs: performance.now(),
+  };
+}

@@ -1,0 +1,35 @@
+import type { Command } from 'commander';
+import { write, writeJson, writeTable } from '../output.ts';
+import { type Finish, REFUSED } from '../result.ts';
+import { withDaemon } from '../target.ts';
+
+/** A daemon that does not answer within this time, in ms, is not well. */
+const ANSWER_MS = 5_000;
+
+export function addDoctor(program: Command, finish: Finish): void {
+  program
+    .command('doctor')
+    .description('say what this node can run, and by which mechanism it holds each limit')
+    .option('--json', 'one JSON document')
+    .action((flags: { json?: boolean }, command: Command) =>
+      withDaemon(command, async ({ client }) => {
+        const { healthy, version } = await client.health({ deadlineMs: ANSWER_MS });
+        const [languages, limits] = await Promise.all([client.languages(), client.enforcement()]);
+        finish(healthy ? 0 : REFUSED);
+        if (flags.json) return writeJson({ healthy, version, languages, limits });
+        await write(`${healthy ? 'healthy' : 'not healthy'}: elide-daemon ${version} on ${client.address}\n\n`);
+        await writeTable(
+          ['LANGUAGE', 'AVAILABLE'],
+          languages.map(({ name, available, version: found, message }) => [
+            name,
+            available ? `yes, ${found}` : `no: ${message}`,
+          ]),
+        );
+        await write('\n');
+        return writeTable(
+          ['LIMIT', 'ENGINE', 'HELD BY', 'NOTE'],
+          limits.map(({ limit, engine, mechanism, note }) => [limit, engine, mechanism, note]),
+        );
+      }),
+    );
+}

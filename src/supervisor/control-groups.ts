@@ -1,0 +1,318 @@
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join, relative } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import { nanoid } from 'nanoid';
+
+/** The controllers a daemon has a use for. */
+export const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
+export type Controller = (typeof CONTROLLERS)[number];
+
+/** What the cells get where a processor is contended; the default, which the daemon keeps, is 1024 (v1) and 100 (v2). */
+const CELL_SHARES = 512;
+const CELL_WEIGHT = 50;
+/** The daemon's own on v2, where it is one group beside those of its cells. */
+const DAEMON_WEIGHT = 1_000;
+
+/** How often a directory that is still busy is tried again, and for how long, in ms. */
+const REMOVE_RETRY_MS = 5;
+const REMOVE_LIMIT_MS = 2_000;
+
+/** `elide-PID-STARTTIME-RANDOM`: says whether the daemon that made it still lives. */
+const DAEMON_DIRECTORY = /^elide-(\d+)-(\d+)-/;
+
+/** Where one cell may make groups for its guests: what `GuestGroups` takes. */
+export interface CellGroups {
+  /** 0: nowhere. */
+  version: 0 | 1 | 2;
+  /** Absolute directories by controller: `memory` and `pids`, those of them that there are. */
+  cgroups: Record<string, string>;
+}
+
+/** What {@link ControlGroups} found: directories of its own, by controller. Those of version 2 are one and the same. */
+interface Layout {
+  version: 0 | 1 | 2;
+  directories: Map<Controller, string>;
+  why: string;
+  /** The daemon was moved out of this group, which may not hold processes beside groups. */
+  movedFrom?: string;
+}
+
+/**
+ * The daemon's control groups (Linux cgroups, version 1 or 2): one directory below its own group, and in it one for each
+ * cell. Where that is not possible it has version 0 and says why.
+ */
+export class ControlGroups {
+  readonly version: 0 | 1 | 2;
+  readonly controllers: ReadonlySet<Controller>;
+  /** Why there are none, one line for people; empty when there are. */
+  readonly why: string;
+  readonly #layout: Layout;
+  readonly #cells = new Set<string>();
+
+  private constructor(layout: Layout) {
+    this.#layout = layout;
+    this.version = layout.version;
+    this.controllers = new Set(layout.directories.keys());
+    this.why = layout.why;
+  }
+
+  /**
+   * Makes the daemon's directory and removes those of daemons that are gone with all their cells. Never throws. On
+   * version 2 this process, if it is alone in its group, moves into a group below it. Nothing wanted: nothing is done.
+   */
+  static open(wanted: readonly Controller[] = CONTROLLERS): ControlGroups {
+    if (wanted.length === 0) return new ControlGroups({ version: 0, directories: new Map(), why: 'switched off' });
+    const name = `elide-${process.pid}-${startTimeOf(process.pid)}-${nanoid(8)}`;
+    const reasons: string[] = [];
+    for (const attempt of [openVersion2, openVersion1]) {
+      const layout = attempt(name, wanted);
+      if (layout.version > 0) return new ControlGroups(layout);
+      reasons.push(layout.why);
+    }
+    return new ControlGroups({ version: 0, directories: new Map(), why: reasons.join('; ') });
+  }
+
+  /**
+   * Makes a cell's groups and moves its process in, which has no children yet, or they stay outside. Throws the file
+   * system's error; that the process is gone already is none.
+   */
+  add(cellKey: string, pid: number): CellGroups {
+    const { version, directories } = this.#layout;
+    this.#cells.add(cellKey);
+    const cgroups: Record<string, string> = {};
+    for (const [controller, parent] of directories) {
+      const directory = join(parent, `cell-${cellKey}`);
+      mkdirSync(directory, { recursive: true });
+      if (controller !== 'cpu') cgroups[controller] = directory;
+      else if (version === 1) write(directory, 'cpu.shares', CELL_SHARES);
+      else write(directory, 'cpu.weight', CELL_WEIGHT);
+      if (version === 1) moveInto(directory, pid);
+    }
+    const [directory] = Object.values(cgroups);
+    if (version === 2 && directory !== undefined) {
+      write(directory, 'cgroup.subtree_control', enabling(Object.keys(cgroups)));
+      moveInto(makeDirectory(directory, 'cell'), pid);
+    } else if (version === 2) {
+      for (const parent of directories.values()) moveInto(join(parent, `cell-${cellKey}`), pid);
+    }
+    return { version, cgroups };
+  }
+
+  /** Removes a cell's groups, with force against what may be left in them. Resolves when they are gone, or after 2 s. */
+  async remove(cellKey: string): Promise<void> {
+    if (!this.#cells.delete(cellKey)) return;
+    await Promise.all(this.#unique().map((parent) => removeTree(join(parent, `cell-${cellKey}`))));
+  }
+
+  /** Removes every cell's groups and the daemon's own. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#cells].map((cellKey) => this.remove(cellKey)));
+    const { movedFrom, directories } = this.#layout;
+    for (const directory of this.#unique()) {
+      if (movedFrom !== undefined) moveBack(movedFrom, directory, [...directories.keys()]);
+      await removeTree(directory);
+    }
+  }
+
+  #unique(): string[] {
+    return [...new Set(this.#layout.directories.values())];
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------- version 2
+
+function openVersion2(name: string, wanted: readonly Controller[]): Layout {
+  const none = (why: string): Layout => ({ version: 0, directories: new Map(), why: `cgroup v2: ${why}` });
+  const own = ownDirectory('cgroup2', '');
+  if (own === undefined) return none('not mounted, or this process is in none of its groups');
+  const made: string[] = [];
+  const make = (parent: string, child: string) => {
+    const directory = makeDirectory(parent, child);
+    made.unshift(directory);
+    return directory;
+  };
+  let movedFrom: string | undefined;
+  try {
+    const offered = readFileSync(join(own, 'cgroup.controllers'), 'utf8').trim().split(/\s+/);
+    const controllers = wanted.filter((controller) => offered.includes(controller));
+    if (controllers.length === 0) return none(`"${own}" offers none of ${wanted.join(', ')}`);
+    removeStale(own);
+    const directory = make(own, name);
+    try {
+      write(own, 'cgroup.subtree_control', enabling(controllers));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
+      const others = processesOf(own).filter((pid) => pid !== process.pid);
+      if (others.length > 0) throw new Error(`"${own}" holds other processes than the daemon, ${others[0]} for one`);
+      moveInto(make(directory, 'daemon'), process.pid);
+      movedFrom = own;
+      write(own, 'cgroup.subtree_control', enabling(controllers));
+      write(directory, 'cgroup.subtree_control', enabling(controllers));
+      if (controllers.includes('cpu')) write(join(directory, 'daemon'), 'cpu.weight', DAEMON_WEIGHT);
+    }
+    write(directory, 'cgroup.subtree_control', enabling(controllers));
+    const directories = new Map(controllers.map((controller) => [controller, directory]));
+    return { version: 2, directories, why: '', ...(movedFrom !== undefined && { movedFrom }) };
+  } catch (error) {
+    if (movedFrom !== undefined) moveBack(movedFrom, made.at(-1) ?? movedFrom, wanted);
+    for (const directory of made) tryRemove(directory);
+    return none((error as Error).message);
+  }
+}
+
+/** Undoes the move of {@link openVersion2}, as far as that goes: a group that others use now stays as it is. */
+function moveBack(own: string, directory: string, controllers: readonly Controller[]): void {
+  const disabling = controllers.map((controller) => `-${controller}`).join(' ');
+  try {
+    for (const from of [directory, own]) write(from, 'cgroup.subtree_control', disabling);
+    moveInto(own, process.pid);
+  } catch {
+    // the daemon stays where it is, and its directory is removed by the next one
+  }
+}
+
+function enabling(controllers: readonly string[]): string {
+  return controllers.map((controller) => `+${controller}`).join(' ');
+}
+
+// ------------------------------------------------------------------------------------------------------- version 1
+
+function openVersion1(name: string, wanted: readonly Controller[]): Layout {
+  const directories = new Map<Controller, string>();
+  const reasons: string[] = [];
+  for (const controller of wanted) {
+    const own = ownDirectory('cgroup', controller);
+    if (own === undefined) {
+      reasons.push(`${controller} is not mounted`);
+      continue;
+    }
+    try {
+      removeStale(own);
+      const directory = join(own, name);
+      mkdirSync(directory, { recursive: true }); // several controllers may share a hierarchy
+      directories.set(controller, directory);
+      // A group weighs on each processor a share of this, by what it runs there.
+      if (controller === 'cpu') write(directory, 'cpu.shares', CELL_SHARES * availableParallelism());
+    } catch (error) {
+      reasons.push((error as Error).message);
+    }
+  }
+  if (directories.size > 0) return { version: 1, directories, why: '' };
+  return { version: 0, directories, why: `cgroup v1: ${reasons.join(', ')}` };
+}
+
+// ---------------------------------------------------------------------------------------------------------- shared
+
+/** The directory of this process's own group; undefined when its hierarchy is not mounted where it can be seen. */
+function ownDirectory(type: 'cgroup' | 'cgroup2', controller: string): string | undefined {
+  const path = readLines('/proc/self/cgroup')
+    .map((line) => /^\d+:([^:]*):(.*)$/.exec(line))
+    .find((match) => match?.[1]?.split(',').includes(controller))?.[2];
+  if (path === undefined) return undefined;
+  for (const line of readLines('/proc/self/mountinfo')) {
+    const [before = '', after = ''] = line.split(' - ');
+    const [, , , root = '', mountPoint = ''] = before.split(' ').map(unescapeOctal);
+    const [mounted, , options = ''] = after.split(' ');
+    if (mounted !== type || (type === 'cgroup' && !options.split(',').includes(controller))) continue;
+    // In a container the mount may show only a part of the tree.
+    const below = relative(root, path);
+    if (!below.startsWith('..')) return join(mountPoint, below);
+  }
+  return undefined;
+}
+
+function readLines(path: string): string[] {
+  try {
+    return readFileSync(path, 'utf8').split('\n').filter(Boolean);
+  } catch {
+    return [];
+  }
+}
+
+/** Blanks in the fields of proc_pid_mountinfo(5). */
+function unescapeOctal(field: string): string {
+  return field.replaceAll(/\\(\d{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+function makeDirectory(parent: string, name: string): string {
+  const directory = join(parent, name);
+  mkdirSync(directory);
+  return directory;
+}
+
+function write(directory: string, file: string, value: string | number): void {
+  writeFileSync(join(directory, file), String(value));
+}
+
+function moveInto(directory: string, pid: number): void {
+  try {
+    write(directory, 'cgroup.procs', pid);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/** Removes what dead daemons left. One with a process in it, a cell that outlives its daemon, is not touched. */
+function removeStale(parent: string): void {
+  for (const name of subdirectories(parent)) {
+    const [, pid, startTime] = DAEMON_DIRECTORY.exec(name) ?? [];
+    if (pid === undefined || startTimeOf(Number(pid)) === startTime) continue;
+    const tree = treeBelow(join(parent, name));
+    if (tree.every((directory) => processesOf(directory).length === 0)) tree.forEach(tryRemove);
+  }
+}
+
+async function removeTree(directory: string): Promise<void> {
+  const endMs = performance.now() + REMOVE_LIMIT_MS;
+  for (;;) {
+    const tree = treeBelow(directory);
+    for (const pid of tree.flatMap(processesOf)) killByForce(pid);
+    if (tree.map(tryRemove).at(-1) || performance.now() > endMs) return;
+    await wait(REMOVE_RETRY_MS);
+  }
+}
+
+/** A directory and all below it, children first. */
+function treeBelow(directory: string): string[] {
+  return [...subdirectories(directory).flatMap((name) => treeBelow(join(directory, name))), directory];
+}
+
+function subdirectories(directory: string): string[] {
+  try {
+    const entries = readdirSync(directory, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  } catch {
+    return [];
+  }
+}
+
+function processesOf(directory: string): number[] {
+  return readLines(join(directory, 'cgroup.procs')).map(Number);
+}
+
+function killByForce(pid: number): void {
+  // 0 stands for a process of another pid namespace.
+  if (pid <= 0 || pid === process.pid) return;
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // gone already
+  }
+}
+
+/** True when it is gone. */
+function tryRemove(directory: string): boolean {
+  try {
+    rmdirSync(directory);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOENT';
+  }
+}
+
+/** In clock ticks since boot, as proc_pid_stat(5) has it: with the process id it names a process for good. */
+function startTimeOf(pid: number): string | undefined {
+  const [stat = ''] = readLines(`/proc/${pid}/stat`);
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+}

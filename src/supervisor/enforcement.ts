@@ -1,0 +1,69 @@
+import { type Enforcement, LIMITS } from './limits.ts';
+
+/** What control groups this node offers: 0 for none, with the reason. */
+export interface GroupSupport {
+  version: 0 | 1 | 2;
+  controllers: ReadonlySet<string>;
+  /** Why there are none; empty when there are. */
+  why: string;
+}
+
+interface Held {
+  mechanism: string;
+  note: string;
+}
+
+const none = (note: string): Held => ({ mechanism: 'none', note });
+
+/** By which mechanism this node holds each limit, for each engine: the one place that says so. */
+export function enforcementOf(groups: GroupSupport): Enforcement[] {
+  const { timeoutMs, queueTimeoutMs, cpuTimeLimitMs, memoryLimitMb, memorySoftLimitMb } = LIMITS;
+  const { outputLimitBytes, processLimit, openFileLimit } = LIMITS;
+  const timer = { mechanism: 'timer of the daemon', note: 'monotonic; a clock that is set does not move it' };
+  const sampled = { mechanism: 'sampling', note: 'every 100 ms, every 20 ms past half of the limit' };
+  return [
+    ...both(timeoutMs.field, timer, timer),
+    ...both(queueTimeoutMs.field, timer, timer),
+    ...both(cpuTimeLimitMs.field, sampled, sampled),
+    ...both(
+      memoryLimitMb.field,
+      {
+        mechanism: 'heap limit, sampling',
+        note: 'WebAssembly and shared buffers are measured by the growth of the process, page by page',
+      },
+      byGroup(groups, 'memory', sampled),
+    ),
+    ...both(memorySoftLimitMb.field, sampled, sampled),
+    ...both(
+      outputLimitBytes.field,
+      {
+        mechanism: 'at each write',
+        note: 'a child process that inherits the output writes by itself: cut back every 50 ms',
+      },
+      { mechanism: 'at each write', note: '' },
+    ),
+    ...both(
+      processLimit.field,
+      { mechanism: 'at each start', note: 'counts what node:child_process starts, not what that starts itself' },
+      byGroup(groups, 'pids', none('needs a control group for pids')),
+    ),
+    ...both(openFileLimit.field, none('threads of one process share its descriptors'), {
+      mechanism: 'rlimit',
+      note: 'of each process of the guest',
+    }),
+  ];
+}
+
+function both(limit: string, thread: Held, python: Held): Enforcement[] {
+  return [entryOf(limit, 'thread', thread), entryOf(limit, 'python', python)];
+}
+
+function entryOf(limit: string, engine: string, { mechanism, note }: Held): Enforcement {
+  return { limit, engine, mechanism, enforced: mechanism !== 'none', note };
+}
+
+function byGroup({ version, controllers, why }: GroupSupport, controller: string, otherwise: Held): Held {
+  if (version !== 0 && controllers.has(controller)) return { mechanism: `cgroup v${version}`, note: '' };
+  const missing = why || `the cgroup controller ${controller} is not available`;
+  return { ...otherwise, note: [otherwise.note, `no cgroup: ${missing}`].filter(Boolean).join('; ') };
+}

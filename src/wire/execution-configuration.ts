@@ -1,0 +1,149 @@
+import type { Usage } from '../../machines/execution.ts';
+import { InvalidArgumentError } from '../errors.ts';
+import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import type { ExecutionDefaults, Isolation, OutputPolicy, TimeoutAction } from '../supervisor/limits.ts';
+
+// What an execution runs under, between the library's words and the wire's. Used by server and client alike.
+
+/** The word of an enum's value: `timed_out` for `TIMED_OUT`; undefined for none, and for one that this side is too old to know. */
+export function wordOf<Word extends string>(words: Record<string, number>, value: number): Word | undefined {
+  const name = Object.keys(words).find((key) => words[key] === value);
+  return name === undefined || value === 0 ? undefined : (name.toLowerCase() as Word);
+}
+
+/** The value of an enum's word; 0 (unspecified) for none. */
+export function enumOf<Value extends number>(words: Record<string, Value>, word: string | undefined): Value {
+  return words[word?.toUpperCase() ?? 'UNSPECIFIED'] as Value;
+}
+
+/** A 64-bit integer that is small enough to count with. */
+export function numberOf(value: bigint, field: string): number {
+  const number = Number(value);
+  if (!Number.isSafeInteger(number)) throw new InvalidArgumentError(`${field} is ${value}: out of range`);
+  return number;
+}
+
+export const bigintOf = (value: number | undefined) => (value === undefined ? undefined : BigInt(value));
+
+/** A duration that may be given in ms or in whole seconds; ms win. */
+export function millisecondsOf(ms: bigint | undefined, seconds: number | undefined, field: string): number | undefined {
+  if (ms !== undefined) return numberOf(ms, field);
+  return seconds === undefined ? undefined : seconds * 1000;
+}
+
+/** Throws for figures that no number holds; whether they are allowed is for others to say. */
+export function optionsOf(config: Api.ExecutionConfiguration, prefix: string): ExecutionDefaults {
+  const number = (value: bigint | undefined, field: string) =>
+    value === undefined ? undefined : numberOf(value, `${prefix}.${field}`);
+  return {
+    timeoutMs: millisecondsOf(config.timeoutMs, config.timeoutSeconds, `${prefix}.timeout`),
+    graceMs: number(config.graceMs, 'grace_ms'),
+    queueTimeoutMs: number(config.queueTimeoutMs, 'queue_timeout_ms'),
+    cpuTimeLimitMs: number(config.cpuTimeLimitMs, 'cpu_time_limit_ms'),
+    memoryLimitMb: number(config.memoryLimitMb, 'memory_limit_mb'),
+    memorySoftLimitMb: number(config.memorySoftLimitMb, 'memory_soft_limit_mb'),
+    outputLimitBytes: number(config.outputLimitBytes, 'output_limit_bytes'),
+    processLimit: config.processLimit,
+    openFileLimit: config.openFileLimit,
+    onTimeout: wordOf<TimeoutAction>(Api.TimeoutAction, config.onTimeout),
+    timeoutSignal: config.timeoutSignal || undefined,
+    outputPolicy: wordOf<OutputPolicy>(Api.OutputPolicy, config.outputPolicy),
+    isolation: wordOf<Isolation>(Api.Isolation, config.isolation),
+    signalTree: config.signalTree,
+    requireEnforcement: config.requireEnforcement,
+  };
+}
+
+export function configurationOf(options: ExecutionDefaults): Api.ExecutionConfiguration {
+  return Api.ExecutionConfiguration.fromPartial({
+    timeoutMs: bigintOf(options.timeoutMs),
+    graceMs: bigintOf(options.graceMs),
+    queueTimeoutMs: bigintOf(options.queueTimeoutMs),
+    cpuTimeLimitMs: bigintOf(options.cpuTimeLimitMs),
+    memoryLimitMb: bigintOf(options.memoryLimitMb),
+    memorySoftLimitMb: bigintOf(options.memorySoftLimitMb),
+    outputLimitBytes: bigintOf(options.outputLimitBytes),
+    processLimit: options.processLimit,
+    openFileLimit: options.openFileLimit,
+    onTimeout: enumOf(Api.TimeoutAction, options.onTimeout),
+    timeoutSignal: options.timeoutSignal ?? '',
+    outputPolicy: enumOf(Api.OutputPolicy, options.outputPolicy),
+    isolation: enumOf(Api.Isolation, options.isolation),
+    signalTree: options.signalTree,
+    requireEnforcement: options.requireEnforcement,
+  });
+}
+
+/** What one execution uses, and when that was so. */
+export interface ExecutionMetrics extends Usage {
+  sessionId: string;
+  executionId: string;
+  /** Unix ms. */
+  atMs: number;
+  /** CPU of one core, since the round before, else since the start: 150 is one and a half cores. */
+  cpuPercent: number;
+  /** The final figures. */
+  complete: boolean;
+}
+
+export function metricsOf(metrics: ExecutionMetrics): Api.ExecutionMetrics {
+  const { sessionId, executionId, atMs, complete, processes, threads } = metrics;
+  const whole = (value: number) => BigInt(Math.round(value));
+  return {
+    cpu: { userSeconds: metrics.userSeconds, systemSeconds: metrics.systemSeconds, percent: metrics.cpuPercent },
+    memory: {
+      bytes: whole(metrics.memoryBytes),
+      peakBytes: whole(metrics.peakMemoryBytes),
+      heapBytes: whole(metrics.heapBytes),
+      externalBytes: whole(metrics.externalBytes),
+      wasmBytes: whole(metrics.wasmBytes),
+    },
+    timestamp: whole(atMs),
+    sessionId,
+    executionId,
+    stdoutBytes: whole(metrics.stdoutBytes),
+    stderrBytes: whole(metrics.stderrBytes),
+    droppedBytes: whole(metrics.droppedBytes),
+    processes,
+    threads,
+    complete,
+  };
+}
+
+export function metricsFrom(metrics: Api.ExecutionMetrics): ExecutionMetrics {
+  const { cpu, memory, sessionId, executionId, timestamp, complete } = metrics;
+  return {
+    sessionId,
+    executionId,
+    atMs: Number(timestamp),
+    cpuPercent: cpu?.percent ?? 0,
+    complete,
+    ...usageFrom(metrics, cpu, memory),
+  };
+}
+
+function usageFrom(
+  { processes, threads, stdoutBytes, stderrBytes, droppedBytes }: Api.ExecutionMetrics,
+  cpu: Api.CpuMetrics | undefined,
+  memory: Api.MemoryMetrics | undefined,
+): Usage {
+  return {
+    userSeconds: cpu?.userSeconds ?? 0,
+    systemSeconds: cpu?.systemSeconds ?? 0,
+    memoryBytes: Number(memory?.bytes ?? 0n),
+    peakMemoryBytes: Number(memory?.peakBytes ?? 0n),
+    heapBytes: Number(memory?.heapBytes ?? 0n),
+    externalBytes: Number(memory?.externalBytes ?? 0n),
+    wasmBytes: Number(memory?.wasmBytes ?? 0n),
+    processes,
+    threads,
+    stdoutBytes: Number(stdoutBytes),
+    stderrBytes: Number(stderrBytes),
+    droppedBytes: Number(droppedBytes),
+  };
+}
+
+/** The usage in a result, which knows no percentage. */
+export function resultUsageFrom(metrics: Api.ExecutionMetrics | undefined): Usage | undefined {
+  return metrics && usageFrom(metrics, metrics.cpu, metrics.memory);
+}

@@ -1,0 +1,285 @@
+import { Worker } from 'node:worker_threads';
+import { afterAll, expect, test, vi } from 'vitest';
+import type { GuestUsage } from '../../src/cell/engine.ts';
+import { Harness, type Running } from './javascript-harness.ts';
+
+const MB = 1e6;
+const shared = new Harness();
+shared.engine.keepWarm(2);
+afterAll(() => shared[Symbol.asyncDispose]());
+
+const cpuMs = ({ userSeconds, systemSeconds }: GuestUsage) => (userSeconds + systemSeconds) * 1000;
+
+/** Uses 300 ms of CPU time, and says how much exactly. */
+const BURN = `(() => {
+  const spent = () => { const { user, system } = process.threadCpuUsage(); return (user + system) / 1000 };
+  const start = spent();
+  while (spent() - start < 300) for (let i = 0; i < 1e5; i++);
+  require('fs').writeSync(1, 'burnt ' + (spent() - start) + '\\n');
+})()`;
+
+function expectBurnt(usage: GuestUsage | undefined, out: string): void {
+  const burntMs = Number(/burnt (.*)/.exec(out)?.[1]);
+  expect(cpuMs(usage as GuestUsage) / burntMs).toBeGreaterThan(0.95);
+  // A start and an end are in it too, and those of a process that was started.
+  expect(cpuMs(usage as GuestUsage) - burntMs).toBeLessThan(burntMs * 0.1 + 20);
+}
+
+test.each([
+  ['at its end', `${BURN}`],
+  ['when it exits', `${BURN}; process.exit(3)`],
+  ['when it fails', `${BURN}; throw new Error('x')`],
+  ['when it passes by its exit event', `${BURN}; process.reallyExit(1)`],
+  ['when it ends itself by a signal', `${BURN}; process.abort()`],
+  ['when its exit listener burns it', `process.on('exit', () => ${BURN})`],
+  [
+    'when it removes all listeners',
+    `process.removeAllListeners('exit'); process.listeners('exit').length = 0; ${BURN}`,
+  ],
+])('the CPU time of a program is told %s', async (_, code) => {
+  const { usage, out } = await shared.run(code);
+
+  expectBurnt(usage, out);
+});
+
+test('the CPU time of a program is told while it runs, and when it is killed', async () => {
+  const running = shared.start(`${BURN}; Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)`);
+  await running.printed('burnt');
+
+  expectBurnt(await running.guest.usage(), running.out());
+
+  running.guest.kill();
+  expectBurnt((await running.result).usage, running.out());
+});
+
+test('a program that was never measured is measured when it is killed', async () => {
+  const running = shared.start(`${BURN}; Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)`);
+  await running.printed('burnt');
+
+  running.guest.kill();
+
+  expectBurnt((await running.result).usage, running.out());
+});
+
+test.each([
+  [
+    'ends by itself',
+    `new Worker(burn, { eval: true }).on('exit', () => { console.log('done'); setInterval(() => {}, 1000) })`,
+  ],
+  ['runs on', `new Worker(burn + '; console.log("done"); setInterval(() => {}, 1000)', { eval: true })`],
+])('a thread of the program that %s counts', async (_, code) => {
+  const running = shared.start(
+    `const { Worker } = require('worker_threads'); const burn = ${JSON.stringify(BURN)}; ${code}`,
+  );
+  await running.printed('done');
+
+  const usage = await running.guest.usage();
+
+  // The boot of that thread is the program's doing.
+  expect(cpuMs(usage)).toBeGreaterThan(285);
+  expect(cpuMs(usage)).toBeLessThan(420);
+  running.guest.kill();
+  expect(cpuMs((await running.result).usage as GuestUsage)).toBeGreaterThanOrEqual(cpuMs(usage));
+});
+
+test('a thread that the program ends by force keeps counting as it was last seen', async () => {
+  const running = shared.start(`const { Worker } = require('worker_threads');
+    const worker = new Worker(${JSON.stringify(`${BURN}; for (;;);`)}, { eval: true });
+    process.on('SIGUSR2', () => worker.terminate().then(() => console.log('gone'))); setInterval(() => {}, 1000)`);
+  await running.printed('burnt');
+  const seen = cpuMs(await running.guest.usage());
+  expect(seen).toBeGreaterThan(285);
+
+  running.guest.notify('SIGUSR2');
+  await running.printed('gone');
+
+  expect(cpuMs(await running.guest.usage())).toBeGreaterThanOrEqual(seen);
+});
+
+/** A child that burns 300 ms: its program says `burnt`. */
+const CHILD = `process.execPath, ['-e', ${JSON.stringify(BURN.replace('process.threadCpuUsage()', 'process.cpuUsage()'))}], { stdio: 'inherit' }`;
+
+test.each([
+  ['waits for', `execFileSync(${CHILD})`],
+  ['starts', `spawn(${CHILD})`],
+])('a child process that a program %s counts after its end', async (_, code) => {
+  const { usage, out } = await shared.run(`const { spawn, execFileSync } = require('child_process'); ${code}`);
+
+  const burntMs = Number(/burnt (.*)/.exec(out)?.[1]);
+  // Node's own start is the child's as well.
+  expect(cpuMs(usage as GuestUsage) / burntMs).toBeGreaterThan(0.95);
+  expect(cpuMs(usage as GuestUsage) - burntMs).toBeLessThan(250);
+});
+
+test('a child process counts while it runs, and when it ends with its program', async () => {
+  const running = shared.start(
+    `require('child_process').execFileSync('sh', ['-c', 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo ready; sleep 1000'], { stdio: 'inherit' })`,
+  );
+  await running.printed('ready');
+
+  const usage = await running.guest.usage();
+
+  expect(usage).toMatchObject({ processes: 2, threads: 3 });
+  expect(cpuMs(usage)).toBeGreaterThan(50);
+  running.guest.kill();
+  const { usage: final } = await running.result;
+  expect(cpuMs(final as GuestUsage)).toBeGreaterThanOrEqual(cpuMs(usage));
+  expect(final).toMatchObject({ processes: 0, threads: 0 });
+});
+
+/** A WebAssembly module that holds 1526 pages, fills 100 MB of them with ones when it starts, and exports nothing. */
+const HIDDEN = `new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from([0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0,
+  5, 4, 1, 0, 246, 11, 8, 1, 0, 10, 16, 1, 14, 0, 65, 0, 65, 1, 65, 128, 128, 216, 47, 252, 11, 0, 11])))`;
+
+async function held(running: Running): Promise<GuestUsage> {
+  await running.printed('ready');
+  // A thread of a busy machine may be late with its answer.
+  let usage = await running.guest.usage();
+  for (let round = 0; round < 20 && usage.heapBytes + usage.externalBytes + usage.wasmBytes < 90 * MB; round += 1) {
+    usage = await running.guest.usage();
+  }
+  return usage;
+}
+
+test.each([
+  ['a buffer', 'externalBytes', 'Buffer.alloc(1e8, 1)'],
+  ['typed arrays', 'externalBytes', 'Array.from({ length: 100 }, () => new Float64Array(125_000).fill(1))'],
+  ['objects', 'heapBytes', 'Array.from({ length: 8e5 }, (_, i) => ({ a: i, b: [i, i + 0.5], c: i }))'],
+  [
+    'strings',
+    'heapBytes',
+    'Array.from({ length: 100 }, (_, i) => { const s = "a".repeat(1e6) + i; s.charCodeAt(0); return s })',
+  ],
+  ['WebAssembly memory', 'wasmBytes', 'new Uint8Array(new WebAssembly.Memory({ initial: 1526 }).buffer).fill(1)'],
+  ['WebAssembly memory that no one sees', 'wasmBytes', HIDDEN],
+  ['a shared buffer', 'wasmBytes', 'new Uint8Array(new SharedArrayBuffer(1e8)).fill(1)'],
+] as const)('100 MB held as %s are seen', async (_, kind, code) => {
+  const running = shared.start(`globalThis.all = ${code}; console.log('ready'); setInterval(() => {}, 1000)`);
+
+  const usage = await held(running);
+
+  expect(usage[kind] / MB).toBeGreaterThan(90);
+  expect(usage[kind] / MB).toBeLessThan(kind === 'heapBytes' ? 116 : 110);
+  expect(usage.memoryBytes).toBe(usage.heapBytes + usage.externalBytes + usage.wasmBytes);
+  expect(usage.memoryBytes / MB).toBeLessThan(120);
+  running.guest.kill();
+  const { usage: final } = await running.result;
+  expect(final?.peakMemoryBytes).toBeGreaterThanOrEqual(usage.memoryBytes);
+  expect(final?.memoryBytes).toBe(usage.memoryBytes);
+});
+
+test('memory that no heap shows is of the thread that touched it', async () => {
+  const hold = (code: string) => shared.start(`${code}; console.log('ready'); setInterval(() => {}, 1000)`);
+  const bystander = hold('globalThis.all = Buffer.alloc(3e7, 1)');
+  await bystander.printed('ready');
+  await bystander.guest.usage();
+
+  const holder = hold('globalThis.all = new Uint8Array(new SharedArrayBuffer(1e8)).fill(1)');
+  const [theirs, others] = [await held(holder), await bystander.guest.usage()];
+
+  expect(theirs.wasmBytes / MB).toBeGreaterThan(90);
+  expect(others.wasmBytes / MB).toBeLessThan(10);
+  holder.guest.kill();
+  await holder.result;
+  expect((await bystander.guest.usage()).wasmBytes / MB).toBeLessThan(10);
+});
+
+test('memory that no heap shows is given back', async () => {
+  await using harness = new Harness();
+  const running = harness.start(`let all = new Uint8Array(new SharedArrayBuffer(1e8)).fill(1); console.log('ready');
+    process.on('SIGUSR2', () => { all = undefined; require('v8').setFlagsFromString('--expose-gc');
+      require('vm').runInNewContext('gc')(); console.log('free') }); setInterval(() => {}, 1000)`);
+  await held(running);
+
+  running.guest.notify('SIGUSR2');
+  await running.printed('free');
+
+  // V8 frees it on a thread of its own.
+  const usage = await vi.waitFor(async () => {
+    const now = await running.guest.usage();
+    expect(now.wasmBytes / MB).toBeLessThan(20);
+    return now;
+  }, 5000);
+  expect(usage.peakMemoryBytes / MB).toBeGreaterThan(95);
+});
+
+test('what a program held when it ended is told though nobody asked before', async () => {
+  const { usage } = await shared.run('globalThis.all = Buffer.alloc(5e7); process.exit()');
+
+  expect((usage?.externalBytes ?? 0) / MB).toBeGreaterThan(50);
+  expect((usage?.peakMemoryBytes ?? 0) / MB).toBeGreaterThan(50);
+});
+
+test('a program that ended at its heap limit held that much', async () => {
+  await using harness = new Harness({ resourceLimits: { maxOldGenerationSizeMb: 32 } });
+
+  const { usage } = await harness.run(
+    'const all = []; setInterval(() => { for (let i = 0; i < 20000; i++) all.push({ i, s: [i] }) }, 0)',
+  );
+
+  expect(usage?.peakMemoryBytes).toBeGreaterThanOrEqual(32 * 2 ** 20);
+});
+
+test.each([
+  ['native code', 'require("crypto").pbkdf2Sync("a", "b", 2e8, 64, "sha512")'],
+  ['a wait', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)'],
+  ['a child', 'require("child_process").execSync("sleep 1000")'],
+])('a program stuck in %s is measured all the same', async (_, code) => {
+  await using harness = new Harness();
+  const running = harness.start(`console.log('ready'); ${code}`);
+  await Promise.all([running.started, running.printed('ready')]);
+
+  const times: number[] = [];
+  for (let round = 0; round < 5; round += 1) {
+    const start = performance.now();
+    const usage = await running.guest.usage();
+    times.push(performance.now() - start);
+    expect(usage.memoryBytes / MB).toBeGreaterThan(5);
+    expect(cpuMs(usage)).toBeGreaterThan(0);
+  }
+
+  expect(Math.min(...times)).toBeLessThan(100);
+  running.guest.kill();
+});
+
+test('a program that owes an answer is not asked again', async () => {
+  await using harness = new Harness();
+  const asked = vi.spyOn(Worker.prototype, 'getHeapStatistics');
+  const running = harness.start('require("child_process").execSync("sleep 1000")');
+  await vi.waitFor(async () => expect((await running.guest.usage()).processes).toBeGreaterThan(0));
+  await running.guest.usage();
+  const before = asked.mock.calls.length;
+
+  for (let round = 0; round < 5; round += 1) await running.guest.usage();
+
+  expect(asked.mock.calls.length).toBe(before);
+  asked.mockRestore();
+  running.guest.kill();
+});
+
+test('what never ran used nothing, and what has ended uses what it did', async () => {
+  expect((await shared.run('const a: number = ;', { language: 'typescript' })).usage).toBeUndefined();
+
+  const running = shared.start('0');
+  expect(await running.guest.usage()).toMatchObject({ memoryBytes: 0, threads: 0 });
+  const { usage } = await running.result;
+
+  expect(usage).toMatchObject({ droppedBytes: 0, processes: 0, threads: 0 });
+  expect(await running.guest.usage()).toEqual(usage);
+});
+
+test('a program gives way to its cell, and so do its children', async () => {
+  const { out } = await shared.run(`console.log(require('os').getPriority());
+    console.log(require('child_process').execSync('nice').toString())`);
+
+  expect(out).toBe('5\n5\n\n');
+});
+
+test('each start names its own thread', async () => {
+  const results = await Promise.all([shared.run('0'), shared.run('0')]);
+
+  const [first, second] = results.map(({ thread }) => thread);
+  expect(first).toBeGreaterThan(0);
+  expect(second).toBeGreaterThan(0);
+  expect(first).not.toBe(second);
+});

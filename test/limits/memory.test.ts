@@ -1,0 +1,174 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { TestDaemon, type TestSession } from '../support/daemon.ts';
+
+// An execution has the memory it was given, whatever it is made of; and its neighbours have theirs.
+
+const MIB = 1024 * 1024;
+
+let node: TestDaemon;
+let session: TestSession;
+beforeAll(async () => {
+  node = await TestDaemon.start();
+  session = await node.session();
+});
+afterAll(() => node[Symbol.asyncDispose]());
+
+/** Grows by some MiB every few ms, and never ends by itself. */
+const GROWING: [string, string, string][] = [
+  ['javascript', 'buffers', 'const held = []; setInterval(() => held.push(Buffer.alloc(4 << 20, 1)), 5);'],
+  [
+    'javascript',
+    'objects',
+    'const held = []; setInterval(() => held.push(Array.from({ length: 1e4 }, (_, i) => ({ i }))), 2);',
+  ],
+  [
+    'javascript',
+    'buffers in a busy loop',
+    'const held = []; for (;;) { held.push(Buffer.alloc(1 << 20, 1)); for (let i = 0; i < 1e6; i++); }',
+  ],
+  [
+    'javascript',
+    'WebAssembly memory',
+    'const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 }); setInterval(() => { const from = memory.buffer.byteLength; memory.grow(64); new Uint8Array(memory.buffer).fill(1, from); }, 5);',
+  ],
+  [
+    'javascript',
+    'shared buffers',
+    'const held = []; setInterval(() => { const b = new SharedArrayBuffer(4 << 20); new Uint8Array(b).fill(1); held.push(b); }, 5);',
+  ],
+  [
+    'javascript',
+    'a child process',
+    `require('child_process').spawn('python3', ['-c', 'import time\\nheld = []\\nwhile True:\\n    held.append(bytearray(b"x") * (4 << 20)); time.sleep(0.005)']); setInterval(() => {}, 1000);`,
+  ],
+  [
+    'python',
+    'bytearrays',
+    'import time\nheld = []\nwhile True:\n    held.append(bytearray(b"x") * (4 << 20)); time.sleep(0.005)',
+  ],
+  ['python', 'small objects', 'held = []\nwhile True: held.append([len(held)])'],
+  [
+    'python',
+    'a child process',
+    'import subprocess, sys\nsubprocess.run([sys.executable, "-c", "import time\\nheld = []\\nwhile True:\\n    held.append(bytearray(b\'x\') * (4 << 20)); time.sleep(0.005)"])\nimport time\ntime.sleep(60)',
+  ],
+];
+
+test.each(GROWING)(
+  'a %s guest that grows by %s ends at its memory limit, and its neighbour goes on',
+  async (language, _, code) => {
+    const neighbour = await session.ready({
+      language,
+      code:
+        language === 'python'
+          ? 'print("ready", flush=True)\nprint(input())'
+          : 'console.log("ready"); process.stdin.once("data", (text) => { console.log(String(text)); process.exit(); })',
+      stdin: true,
+      memoryLimitMb: 96,
+    });
+
+    const { result } = await session.run({ language, code, memoryLimitMb: 96, timeoutMs: 30_000 });
+
+    expect(result).toMatchObject({ reason: 'memory_exceeded', exitCode: 137, signal: 'SIGKILL' });
+    await neighbour.write('still here\n', true);
+    expect(await neighbour.end()).toMatchObject({
+      stdout: expect.stringContaining('still here'),
+      result: { exitCode: 0 },
+    });
+  },
+);
+
+test.each(['javascript', 'python'])('a %s guest that stays below its limit is left alone', async (language) => {
+  const code = {
+    javascript: 'const held = Buffer.alloc(60 << 20, 1); setTimeout(() => console.log(held.length), 600)',
+    python: 'import time\nheld = bytearray(b"x") * (60 << 20)\ntime.sleep(0.6)\nprint(len(held))',
+  }[language] as string;
+
+  const { result, stdout } = await session.run({ language, code, memoryLimitMb: 96 });
+
+  expect({ reason: result.reason, stdout }).toEqual({ reason: 'completed', stdout: `${60 * MIB}\n` });
+});
+
+test.each(['javascript', 'python'])(
+  'at its soft limit a %s guest that listens is told, and everyone who watches',
+  async (language) => {
+    const code = {
+      javascript: `process.on('SIGUSR2', () => { console.log('shed'); process.exit(4); });
+      const held = Buffer.alloc(64 << 20, 1); setInterval(() => held.length, 1000)`,
+      python: `import signal, sys, time
+def shed(*_):
+    print('shed')
+    sys.exit(4)
+signal.signal(signal.SIGUSR2, shed)
+held = bytearray(b'x') * (64 << 20)
+while True: time.sleep(0.05)`,
+    }[language] as string;
+
+    const { result, stdout, snapshot, steps } = await session.run({
+      language,
+      code,
+      memorySoftLimitMb: 32,
+      memoryLimitMb: 256,
+    });
+
+    expect({ exitCode: result.exitCode, reason: result.reason, stdout }).toEqual({
+      exitCode: 4,
+      reason: 'failed',
+      stdout: 'shed\n',
+    });
+    expect(snapshot.warnings).toEqual([
+      expect.stringMatching(/soft memory limit is 32 MiB; the guest was sent SIGUSR2/),
+    ]);
+    expect(steps.filter((step) => step === 'running')).toHaveLength(2);
+  },
+);
+
+test.each(['javascript', 'python'])(
+  'a %s guest that does not listen is not sent the signal, which would end it',
+  async (language) => {
+    const code = {
+      javascript: 'const held = Buffer.alloc(64 << 20, 1); setTimeout(() => console.log(held.length), 600)',
+      python: 'import time\nheld = bytearray(b"x") * (64 << 20)\ntime.sleep(0.6)\nprint(len(held))',
+    }[language] as string;
+
+    const { result, snapshot } = await session.run({ language, code, memorySoftLimitMb: 32 });
+
+    expect(result.reason).toBe('completed');
+    expect(snapshot.warnings).toEqual([expect.stringMatching(/held; the soft memory limit is 32 MiB$/)]);
+  },
+);
+
+test('when V8 aborts a whole cell, the one that grew has exceeded its memory, and the others have lost their cell', async () => {
+  const small = await node.session({ memoryLimitMb: 64 });
+  const idle = 'console.log("ready"); setInterval(() => {}, 1000)';
+  const before = [await small.ready(idle), await small.ready(idle)];
+  const pid = await small.cellPid();
+
+  // One array of a size that V8 gives up on at once.
+  const grown = await small.submit('console.log("ready"); setTimeout(() => new Array(2 ** 27 - 1).fill({}), 100)');
+  const after = await small.ready(idle);
+  const { result } = await grown.end();
+
+  expect(await small.cellPids()).not.toContain(pid);
+  expect(result.reason).toBe('memory_exceeded');
+  for (const other of [...before, after]) expect((await other.end()).result.reason).toBe('cell_lost');
+});
+
+test('a cell beyond its budget ends the guest that grew, not the one that holds most', async () => {
+  await using tight = await TestDaemon.start({ cellMemoryMb: 400 });
+  const one = await tight.session();
+  const big = await one.ready(
+    'const held = Buffer.alloc(150 << 20, 1); setInterval(() => held.length, 1000); console.log("ready")',
+  );
+  const small = await one.ready('setInterval(() => {}, 1000); console.log("ready")');
+
+  const { result } = await one.run(
+    'const held = []; setInterval(() => { if (held.length < 50) held.push(Buffer.alloc(4 << 20, 1)) }, 20)',
+  );
+
+  expect(result).toMatchObject({
+    reason: 'memory_exceeded',
+    message: expect.stringMatching(/its cell holds .* of 400 MiB/),
+  });
+  for (const other of [big, small]) expect((await other.snapshot()).state).toBe('running');
+});

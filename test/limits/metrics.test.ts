@@ -1,0 +1,164 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connectDaemon, type DaemonClient } from '../../src/index.ts';
+import { TestDaemon, type TestSession } from '../support/daemon.ts';
+
+const MIB = 1024 * 1024;
+
+let node: TestDaemon;
+let session: TestSession;
+let client: DaemonClient;
+beforeAll(async () => {
+  node = await TestDaemon.start();
+  session = await node.session();
+  client = connectDaemon({ socket: node.endpoints.socket as string });
+});
+afterAll(async () => {
+  client.close();
+  await node[Symbol.asyncDispose]();
+});
+
+/** Uses so much CPU time, by the clock of its own thread or process, and says so. */
+const BURN = {
+  javascript: `const spent = () => { const { user, system } = process.threadCpuUsage(); return (user + system) / 1000; };
+    const from = spent(); while (spent() - from < 300); console.log('ready');`,
+  python: `import time
+start = time.process_time()
+while time.process_time() - start < 0.3: pass
+print('ready', flush=True)`,
+};
+const STAY = {
+  javascript: 'setInterval(() => {}, 1000);',
+  python: '\nimport time\ntime.sleep(60)',
+};
+const LANGUAGES = ['javascript', 'python'] as const;
+
+const within = (value: number, expected: number, share: number) => Math.abs(value - expected) <= expected * share;
+
+test.each(LANGUAGES)('300 ms of CPU time of a %s guest are 300 ms, live and in the result', async (language) => {
+  const execution = await session.ready({ language, code: BURN[language] + STAY[language] });
+  const idle = await session.ready({
+    language,
+    code: `${{ javascript: 'console.log("ready");', python: 'print("ready", flush=True)' }[language]}${STAY[language]}`,
+  });
+
+  const live = await client.getExecutionMetrics(session.sessionId, execution.executionId);
+  const other = await client.getExecutionMetrics(session.sessionId, idle.executionId);
+  await execution.cancel({ signal: 'SIGKILL' });
+  const { result } = await execution.end();
+
+  const spent = (usage: { userSeconds: number; systemSeconds: number } | undefined) =>
+    (usage?.userSeconds ?? 0) + (usage?.systemSeconds ?? 0);
+  // What the guest's own start takes is its own as well.
+  const base = spent(other);
+  expect(spent(live) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
+  expect(spent(result.usage) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
+  expect(base).toBeLessThan(0.15);
+  expect(live).toMatchObject({ complete: false, processes: expect.any(Number) });
+  await idle.cancel({ signal: 'SIGKILL' });
+});
+
+test.each([
+  ['javascript', 'buffers', 'const held = Buffer.alloc(100 << 20, 1);'],
+  ['javascript', 'heap', 'const held = Array.from({ length: 100 }, () => new Array((1 << 20) / 8).fill(1.5));'],
+  [
+    'javascript',
+    'WebAssembly',
+    'const held = new WebAssembly.Memory({ initial: 1600, maximum: 1600 }); new Uint8Array(held.buffer).fill(1);',
+  ],
+  ['python', 'bytes', 'held = bytearray(b"x") * (100 << 20)'],
+] as const)('100 MiB that a %s guest holds as %s are 100 MiB, live and in the result', async (language, _, hold) => {
+  const say = { javascript: 'console.log("ready");', python: '\nprint("ready", flush=True)' }[language];
+  const idle = await session.ready({ language, code: say + STAY[language] });
+  const execution = await session.ready({ language, code: hold + say + STAY[language] });
+
+  const base = await client.getExecutionMetrics(session.sessionId, idle.executionId);
+  const live = await client.getExecutionMetrics(session.sessionId, execution.executionId);
+  await execution.cancel({ signal: 'SIGKILL' });
+  const { result } = await execution.end();
+
+  expect(live.memoryBytes - base.memoryBytes).toSatisfy((bytes: number) => within(bytes, 100 * MIB, 0.1));
+  expect(live.peakMemoryBytes).toBeGreaterThanOrEqual(live.memoryBytes);
+  expect((result.usage?.peakMemoryBytes ?? 0) - base.memoryBytes).toSatisfy((bytes: number) =>
+    within(bytes, 100 * MIB, 0.1),
+  );
+  await idle.cancel({ signal: 'SIGKILL' });
+});
+
+test('a guest that is stuck in native code is measured all the same, and soon', async () => {
+  const execution = await session.ready(
+    'console.log("ready"); require("crypto").pbkdf2Sync("a", "b", 5e7, 64, "sha512")',
+  );
+  const fromMs = performance.now();
+
+  const first = await client.getExecutionMetrics(session.sessionId, execution.executionId);
+  let second = first;
+  while (second.userSeconds < first.userSeconds + 0.05 && performance.now() - fromMs < 10_000) {
+    second = await client.getExecutionMetrics(session.sessionId, execution.executionId);
+  }
+
+  expect(second.userSeconds).toBeGreaterThanOrEqual(first.userSeconds + 0.05);
+  await execution.cancel({ signal: 'SIGKILL' });
+  await execution.end();
+});
+
+test('one that waits has used nothing, one that has exited keeps its last figures, one that is unknown is not found', async () => {
+  await using busy = await TestDaemon.start({ maxRunning: 1 });
+  const one = await busy.session();
+  const holder = await one.ready('console.log("ready"); setInterval(() => {}, 1000)');
+  const waiting = await one.submit('0');
+
+  expect(await busy.daemon.getExecutionMetrics(one.sessionId, waiting.executionId)).toMatchObject({
+    userSeconds: 0,
+    memoryBytes: 0,
+    complete: false,
+  });
+  await holder.cancel({ signal: 'SIGKILL' });
+  const { result } = await holder.end();
+  const last = await busy.daemon.getExecutionMetrics(one.sessionId, holder.executionId);
+  expect(last).toMatchObject({ ...result.usage, complete: true });
+  expect(last.stdoutBytes).toBe(6);
+  await expect(busy.daemon.getExecutionMetrics(one.sessionId, 'nope')).rejects.toThrow(/execution "nope" not found/);
+});
+
+test('the watch of one execution ends with its final figures', async () => {
+  const execution = await session.ready('console.log("ready"); setInterval(() => {}, 1000)');
+  const rounds: boolean[] = [];
+
+  const watch = client.watchExecutionMetrics({
+    sessionId: session.sessionId,
+    executionId: execution.executionId,
+    intervalMs: 100,
+  });
+  for await (const round of watch) {
+    rounds.push(...round.map(({ complete }) => complete));
+    if (rounds.length === 3) await execution.cancel({ signal: 'SIGKILL' });
+  }
+
+  expect(rounds.length).toBeGreaterThanOrEqual(4);
+  expect(rounds.indexOf(true)).toBe(rounds.length - 1);
+});
+
+test('the watch of all shows each that runs, with the CPU share of the last interval', async () => {
+  const busy = await session.ready('console.log("ready"); for (;;);');
+  const idle = await session.ready('console.log("ready"); setInterval(() => {}, 1000)');
+  const shares = new Map<string, number>();
+
+  for await (const round of client.watchExecutionMetrics({ sessionId: session.sessionId, intervalMs: 300 })) {
+    const before = shares.size;
+    for (const { executionId, cpuPercent } of round) shares.set(executionId, cpuPercent);
+    if (before > 0) break;
+  }
+
+  expect([...shares.keys()].sort()).toEqual([busy.executionId, idle.executionId].sort());
+  expect(shares.get(busy.executionId)).toBeGreaterThan(20);
+  expect(shares.get(idle.executionId)).toBeLessThan(10);
+  for (const execution of [busy, idle]) await execution.cancel({ signal: 'SIGKILL' });
+});
+
+test.each([
+  [{ intervalMs: 99 }, /interval_ms is 99; it must be 100 to 3600000/],
+  [{ executionId: 'x' }, /execution_id without session_id/],
+  [{ sessionId: 'nope' }, /session "nope" not found/],
+])('a watch of %j is refused', async (options, message) => {
+  await expect(client.watchExecutionMetrics(options).next()).rejects.toThrow(message);
+});

@@ -1,0 +1,122 @@
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+
+let node: TestDaemon;
+let session: TestSession;
+beforeAll(async () => {
+  node = await TestDaemon.start();
+  session = await node.session();
+});
+afterAll(() => node[Symbol.asyncDispose]());
+
+const LIMIT = 100_000;
+
+/** Writes 1 MB in lines, then says on the other stream that it did. */
+const WORDY = {
+  javascript: 'for (let i = 0; i < 10_000; i++) console.log("x".repeat(99)); process.exitCode = 5;',
+  python: 'import sys\nfor i in range(10_000): print("x" * 99)\nsys.exit(5)',
+};
+const FLOOD = {
+  javascript: 'for (;;) console.log("x".repeat(99));',
+  python: 'while True: print("x" * 99)',
+};
+const LANGUAGES = ['javascript', 'python'] as const;
+
+test.each(LANGUAGES)(
+  'what a %s guest writes beyond its limit is counted and dropped, and it goes on',
+  async (language) => {
+    const { result, stdout } = await session.run({ language, code: WORDY[language], outputLimitBytes: LIMIT });
+
+    expect(result).toMatchObject({ reason: 'failed', exitCode: 5 });
+    expect(stdout).toBe(`${'x'.repeat(99)}\n`.repeat(LIMIT / 100));
+    expect(result.usage).toMatchObject({ stdoutBytes: LIMIT, stderrBytes: 0, droppedBytes: 1_000_000 - LIMIT });
+  },
+);
+
+test.each(LANGUAGES)('a %s guest that is to end at its output limit does, with the head kept', async (language) => {
+  const { result, stdout } = await session.run({
+    language,
+    code: FLOOD[language],
+    outputLimitBytes: LIMIT,
+    outputPolicy: 'kill',
+  });
+
+  expect(result).toMatchObject({ reason: 'output_exceeded', rung: 'forced', exitCode: 137 });
+  expect(result.message).toMatch(/more than 100000 bytes/);
+  expect(stdout).toBe(`${'x'.repeat(99)}\n`.repeat(LIMIT / 100));
+});
+
+test.each(LANGUAGES)('both streams of a %s guest count together', async (language) => {
+  const code = {
+    javascript:
+      'process.stdout.write("o".repeat(60)); process.stderr.write("e".repeat(60)); process.stdout.write("o");',
+    python:
+      'import sys\nsys.stdout.write("o" * 60); sys.stdout.flush(); sys.stderr.write("e" * 60); sys.stderr.flush()\nimport time\ntime.sleep(0.2)\nsys.stdout.write("o")',
+  }[language];
+
+  const { stdout, stderr, result } = await session.run({ language, code, outputLimitBytes: 100 });
+
+  expect(stdout.length + stderr.length).toBe(100);
+  expect(result.usage?.droppedBytes).toBe(21);
+});
+
+test.each(LANGUAGES)('a line of 100 MB from a %s guest is fine, limited or not', async (language) => {
+  const code = {
+    javascript: 'process.stdout.write(Buffer.alloc(100_000_000, "x")); process.stderr.write("end");',
+    python: 'import sys\nsys.stdout.write("x" * 100_000_000); sys.stdout.flush(); sys.stderr.write("end")',
+  }[language];
+
+  const [whole, cut] = await Promise.all([
+    session.submit({ language, code }),
+    session.submit({ language, code, outputLimitBytes: 1_000 }),
+  ]);
+  await whole.daemon.wait(session.sessionId, whole.executionId);
+  await cut.daemon.wait(session.sessionId, cut.executionId);
+
+  expect((await whole.snapshot()).result).toMatchObject({
+    reason: 'completed',
+    usage: { stdoutBytes: 100_000_000, stderrBytes: 3, droppedBytes: 0 },
+  });
+  expect((await cut.snapshot()).result).toMatchObject({
+    reason: 'completed',
+    usage: { stdoutBytes: 1_000, stderrBytes: 0, droppedBytes: 99_999_003 },
+  });
+});
+
+test.each([
+  ['javascript', `require('child_process').spawn('sh', ['-c', 'yes'], { stdio: 'inherit' })`],
+  ['python', `import subprocess\nsubprocess.run(['sh', '-c', 'yes'])`],
+])('a child process of a %s guest has no output of its own to fill the disk with', async (language, code) => {
+  const flooding = await session.submit({ language, code, outputLimitBytes: LIMIT });
+  const ending = await session.run({
+    language,
+    code,
+    outputLimitBytes: LIMIT,
+    outputPolicy: 'kill',
+    timeoutMs: 20_000,
+  });
+
+  expect(ending.result.reason).toBe('output_exceeded');
+  await eventually('more than the limit', async () => {
+    const { droppedBytes } = await node.daemon.getExecutionMetrics(session.sessionId, flooding.executionId);
+    return droppedBytes > 0;
+  });
+  await flooding.cancel({ signal: 'SIGKILL' });
+  const { result, stdout } = await flooding.end();
+  expect(result.reason).toBe('cancelled');
+  expect(stdout).toHaveLength(LIMIT);
+  expect(result.usage?.droppedBytes).toBeGreaterThan(0);
+});
+
+test('no file of an execution is larger than its limit', async () => {
+  const output = join(node.root, 's', 'daemon', 'output');
+  const files = readdirSync(output, { recursive: true, withFileTypes: true }).filter(
+    (entry) => entry.isFile() && entry.name !== 'marks',
+  );
+
+  expect(files.length).toBeGreaterThan(0);
+  const sizes = files.map(({ parentPath, name }) => statSync(join(parentPath, name)).size);
+  expect(sizes.filter((size) => size > LIMIT && size !== 100_000_000)).toEqual([]);
+});

@@ -1,0 +1,136 @@
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { TestDaemon, type TestSession } from '../support/daemon.ts';
+
+// How long what is asked for may take, and how much of the processor. The ladder itself is tested in test/ladder.
+
+let node: TestDaemon;
+let session: TestSession;
+beforeAll(async () => {
+  node = await TestDaemon.start({ graceMs: 300 });
+  session = await node.session();
+});
+afterAll(() => node[Symbol.asyncDispose]());
+
+const LANGUAGES = ['javascript', 'python'] as const;
+type Language = (typeof LANGUAGES)[number];
+
+/** Prints the signals of a stop instead of ending. */
+const DEAF: Record<Language, string> = {
+  javascript: `for (const name of ['SIGTERM', 'SIGUSR1']) process.on(name, () => console.log(name));
+    setInterval(() => {}, 1000); console.log('ready');`,
+  python: `import signal, time
+for name in ('SIGTERM', 'SIGUSR1'):
+    signal.signal(getattr(signal, name), lambda number, _: print(signal.Signals(number).name, flush=True))
+print('ready', flush=True)
+while True: time.sleep(1)`,
+};
+const BUSY: Record<Language, string> = {
+  javascript: 'for (;;);',
+  python: 'while True: pass',
+};
+
+test.each(LANGUAGES)('at the run limit a %s guest gets the ladder, a named signal, or force', async (language) => {
+  const run = (onTimeout: 'cancel' | 'signal' | 'kill', timeoutSignal?: string) =>
+    session.run({ language, code: DEAF[language], timeoutMs: 400, onTimeout, timeoutSignal });
+
+  const [cancel, signal, kill] = await Promise.all([run('cancel'), run('signal', 'SIGUSR1'), run('kill')]);
+
+  expect(cancel.stdout).toContain('SIGTERM');
+  expect(signal.stdout).toContain('SIGUSR1');
+  expect(signal.stdout).not.toContain('SIGTERM');
+  expect(kill.stdout).not.toContain('SIG');
+  for (const { result } of [cancel, signal, kill])
+    expect(result).toMatchObject({ reason: 'timed_out', rung: 'forced' });
+  expect(kill.steps).not.toContain('signaled.graceful');
+});
+
+test('a clock that is set an hour ahead, or back, moves no limit', async () => {
+  const now = Date.now.bind(Date);
+  for (const jumpMs of [3_600_000, -3_600_000]) {
+    const long = await session.ready({ code: `${DEAF.javascript}`, timeoutMs: 60_000 });
+    const short = await session.submit({ code: 'setInterval(() => {}, 1000)', timeoutMs: 500 });
+    await short.reached('running');
+    const jumped = vi.spyOn(Date, 'now').mockImplementation(() => now() + jumpMs);
+
+    const { result } = await short.end();
+
+    expect(result.reason).toBe('timed_out');
+    expect((await long.snapshot()).state).toBe('running');
+    jumped.mockRestore();
+    await long.cancel({ signal: 'SIGKILL' });
+    expect((await long.end()).result.reason).toBe('cancelled');
+  }
+});
+
+test.each(LANGUAGES)(
+  'a %s guest that used its CPU time gets the ladder, and the message says how much',
+  async (language) => {
+    const { result, steps } = await session.run({ language, code: BUSY[language], cpuTimeLimitMs: 300 });
+
+    expect(result).toMatchObject({ reason: 'timed_out', message: expect.stringMatching(/ms of CPU time.*300 ms/) });
+    expect(steps).toContain('signaled.graceful');
+    const { userSeconds = 0, systemSeconds = 0 } = result.usage ?? {};
+    expect(userSeconds + systemSeconds).toBeGreaterThan(0.29);
+  },
+);
+
+test.each(LANGUAGES)('a %s guest that sleeps uses no CPU time', async (language) => {
+  const code = { javascript: 'setTimeout(() => {}, 600)', python: 'import time\ntime.sleep(0.6)' }[language];
+
+  const { result } = await session.run({ language, code, cpuTimeLimitMs: 500 });
+
+  expect(result).toMatchObject({ reason: 'completed' });
+});
+
+test.each([
+  ['javascript', `require('child_process').spawn('sh', ['-c', 'while :; do :; done']); setInterval(() => {}, 1000)`],
+  ['python', `import subprocess\nsubprocess.run(['sh', '-c', 'while :; do :; done'])`],
+  [
+    'python',
+    `import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True: pass
+    os._exit(0)
+time.sleep(60)`,
+  ],
+])('CPU time of processes below a %s guest is its own', async (language, code) => {
+  const { result } = await session.run({ language, code, cpuTimeLimitMs: 300 });
+
+  expect(result).toMatchObject({ reason: 'timed_out', message: expect.stringContaining('CPU time') });
+});
+
+test('one that waits for a place longer than it may ends before any of its code has run', async () => {
+  await using busy = await TestDaemon.start({ maxRunning: 1 });
+  const one = await busy.session();
+  const holder = await one.ready(DEAF.javascript);
+
+  const waiting = await one.submit({ code: 'console.log("ran")', queueTimeoutMs: 200 });
+  const patient = await one.submit({ code: 'console.log("ran")', queueTimeoutMs: 60_000 });
+  const { result, snapshot, stdout } = await waiting.end();
+
+  expect(result).toMatchObject({ reason: 'queue_timed_out', rung: undefined, exitCode: -1, usage: undefined });
+  expect(snapshot.times.startedAtMs).toBeUndefined();
+  expect(stdout).toBe('');
+  await holder.cancel({ signal: 'SIGKILL' });
+  expect(await patient.end()).toMatchObject({ stdout: 'ran\n', result: { reason: 'completed' } });
+});
+
+test('limits of a session are those of its executions, and its ceilings cannot be switched off', async () => {
+  const strict = await node.session({
+    executionDefaults: { timeoutMs: 200 },
+    executionCeilings: { timeoutMs: 5_000, cpuTimeLimitMs: 300 },
+  });
+
+  const [byDefault, byCeiling] = await Promise.all([
+    strict.run('setInterval(() => {}, 1000)'),
+    strict.run({ code: BUSY.javascript, timeoutMs: 5_000 }),
+  ]);
+
+  expect(byDefault.result).toMatchObject({ reason: 'timed_out', message: undefined });
+  expect(byCeiling.result).toMatchObject({ reason: 'timed_out', message: expect.stringContaining('CPU time') });
+  await expect(strict.submit({ code: '0', timeoutMs: 5_001 })).rejects.toThrow(
+    /config.timeout is 5001 ms; the ceiling of session ".*" is 5000 ms/,
+  );
+});

@@ -1,0 +1,130 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { InvalidArgumentError } from '../../src/errors.ts';
+import {
+  applyDefaults,
+  checkDefaults,
+  checkEnforcement,
+  type ExecutionDefaults,
+  type ExecutionLimits,
+  LIMITS,
+} from '../../src/supervisor/limits.ts';
+
+const names = Object.keys(LIMITS) as (keyof ExecutionLimits)[];
+const apply = (own: ExecutionDefaults, defaults: ExecutionDefaults = {}, ceilings: ExecutionLimits = {}) =>
+  applyDefaults(own, defaults, ceilings, 'session "s"');
+
+test.each(names)('%s out of range is refused, with its name and its bounds', (name) => {
+  const { field, least, most } = LIMITS[name];
+  for (const value of [0, -1, least - 1, most + 1, least + 0.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+    expect(() => apply({ [name]: value })).toThrow(InvalidArgumentError);
+    expect(() => apply({ [name]: value })).toThrow(`config.${field} is ${value}`);
+    expect(() => apply({ [name]: value })).toThrow(`${least} to ${most}`);
+  }
+  for (const value of [least, most]) expect(apply({ [name]: value })[name]).toBe(value);
+});
+
+test.each(names)('%s above the ceiling is refused, with both figures', (name) => {
+  const { field, unit, least } = LIMITS[name];
+  const ceiling = { [name]: least + 1 };
+
+  expect(() => apply({ [name]: least + 2 }, {}, ceiling)).toThrow(
+    `config.${field} is ${least + 2}${unit}; the ceiling of session "s" is ${least + 1}${unit}`,
+  );
+  expect(apply({ [name]: least }, {}, ceiling)[name]).toBe(least);
+});
+
+test('what an execution does not say it has from its session, and a ceiling is a limit too', () => {
+  const options = apply(
+    { cpuTimeLimitMs: 1 },
+    { cpuTimeLimitMs: 5, timeoutMs: 7, outputPolicy: 'kill', isolation: 'process', signalTree: true, graceMs: 3 },
+    { timeoutMs: 100, memoryLimitMb: 64 },
+  );
+
+  expect(options).toMatchObject({
+    cpuTimeLimitMs: 1,
+    timeoutMs: 7,
+    memoryLimitMb: 64,
+    outputPolicy: 'kill',
+    isolation: 'process',
+    signalTree: true,
+    graceMs: 3,
+  });
+});
+
+test('whatever is asked for: what comes of it is never above a ceiling', () => {
+  const limits = fc.record(
+    Object.fromEntries(names.map((name) => [name, fc.integer({ min: 16, max: 40 })])) as Record<
+      keyof ExecutionLimits,
+      fc.Arbitrary<number>
+    >,
+    { requiredKeys: [] },
+  );
+  fc.assert(
+    fc.property(limits, limits, (own, ceilings) => {
+      let options: ExecutionLimits;
+      try {
+        options = apply(own, {}, ceilings);
+      } catch (error) {
+        expect(error).toBeInstanceOf(InvalidArgumentError);
+        return;
+      }
+      for (const name of names) {
+        const ceiling = ceilings[name];
+        if (ceiling !== undefined && name !== 'memorySoftLimitMb') {
+          expect(options[name]).toBeLessThanOrEqual(ceiling);
+          expect(options[name]).toBeDefined();
+        }
+      }
+    }),
+  );
+});
+
+test.each([
+  [
+    { memorySoftLimitMb: 64, memoryLimitMb: 64 },
+    'memory_soft_limit_mb is 64 MiB; it must be below memory_limit_mb, 64',
+  ],
+  [{ onTimeout: 'explode' }, 'config.on_timeout is "explode"; it must be one of cancel, signal, kill'],
+  [{ onTimeout: 'signal' }, 'config.timeout_signal is empty'],
+  [{ timeoutSignal: 'SIGUSR1' }, 'config.on_timeout is not "signal"'],
+  [{ onTimeout: 'signal', timeoutSignal: 'SIGNOPE' }, 'unknown signal "SIGNOPE"'],
+  [{ outputPolicy: 'shout' }, 'config.output_policy is "shout"; it must be one of truncate, kill'],
+  [{ isolation: 'moon' }, 'config.isolation is "moon"; it must be one of thread, process'],
+  [{ graceMs: -1 }, 'config.grace is -1 ms'],
+] as [ExecutionDefaults, string][])('%j is refused', (options, message) => {
+  expect(() => checkDefaults(options, 'config')).toThrow(InvalidArgumentError);
+  expect(() => checkDefaults(options, 'config')).toThrow(message);
+});
+
+test('a soft limit of the session gives way to a smaller hard one of the execution', () => {
+  const options = apply({ memoryLimitMb: 32 }, { memorySoftLimitMb: 48, memoryLimitMb: 64 });
+
+  expect(options.memoryLimitMb).toBe(32);
+  expect(options.memorySoftLimitMb).toBeUndefined();
+});
+
+test('the signal of a run limit belongs to the action it was said with', () => {
+  const defaults = { onTimeout: 'signal', timeoutSignal: 'SIGUSR1' } as const;
+
+  expect(apply({}, defaults).timeoutSignal).toBe('SIGUSR1');
+  expect(apply({ onTimeout: 'cancel' }, defaults).timeoutSignal).toBe('SIGTERM');
+  expect(apply({ onTimeout: 'kill' }, defaults).timeoutSignal).toBe('SIGKILL');
+  expect(apply({ onTimeout: 'signal', timeoutSignal: 'hup' }, defaults).timeoutSignal).toBe('SIGHUP');
+});
+
+test('a limit that the node cannot hold is a warning, or refused when it must be held', () => {
+  const known = [
+    { limit: 'open_file_limit', engine: 'thread', mechanism: 'none', enforced: false, note: 'shared descriptors' },
+    { limit: 'timeout', engine: 'thread', mechanism: 'timer', enforced: true, note: '' },
+  ];
+  const options = apply({ openFileLimit: 100, timeoutMs: 5 });
+
+  expect(checkEnforcement(options, 'thread', known)).toEqual([
+    'config.open_file_limit is not enforced on this node: shared descriptors',
+  ]);
+  expect(checkEnforcement(options, 'python', known)).toEqual([]);
+  expect(() => checkEnforcement({ ...options, requireEnforcement: true }, 'thread', known)).toThrow(
+    'shared descriptors',
+  );
+});

@@ -1,0 +1,125 @@
+import fs from 'node:fs';
+import os from 'node:os';
+import { define, program } from './program.ts';
+import { FIGURE, UNKNOWN_THREAD } from './shared.ts';
+
+// What a program used, noted by its own thread: the cell cannot ask a thread that has ended. Everything is taken from
+// Node before guest code could replace it.
+const { add: atomicAdd, compareExchange, load: atomicLoad, store: atomicStore } = Atomics;
+const { readFileSync, readlinkSync } = fs;
+const toBigInt = BigInt;
+const toNumber = Number;
+const { apply } = Reflect;
+const { lastIndexOf, slice, split } = String.prototype;
+const threadCpuUsage = process.threadCpuUsage.bind(process);
+const memoryUsage = process.memoryUsage.bind(process);
+const { setPriority } = os;
+
+/** Programs give way to the cell they run in, by so much (`nice`), so that it can always stop them. */
+const NICE = 5;
+
+/** Microseconds of a clock tick in /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
+const TICK_US = 10_000;
+
+/** The kernel's id of this thread: PID/task/TID. */
+export const threadId = Number(readlinkSync('/proc/thread-self').split('/')[2]);
+
+/** Lowers the priority of this thread, and of the processes and threads it will start. */
+export function giveWay(): void {
+  try {
+    setPriority(NICE);
+  } catch {
+    // Not allowed here: it competes as an equal.
+  }
+}
+
+let booted = { heapUsed: 0, external: 0 };
+
+/** To be called when this thread has booted: what it holds then is what a program finds it with. */
+export function noteBoot(): void {
+  booted = memoryUsage();
+  // Run once ahead, as a program's end is to be quick.
+  noteEnd();
+}
+
+/** Notes what this thread has used and holds before guest code runs. */
+export function noteStart(): void {
+  const { user, system } = threadCpuUsage();
+  atomicStore(program.figures, FIGURE.startUser, toBigInt(user));
+  atomicStore(program.figures, FIGURE.startSystem, toBigInt(system));
+  atomicStore(program.figures, FIGURE.startHeap, toBigInt(booted.heapUsed));
+  atomicStore(program.figures, FIGURE.startExternal, toBigInt(booted.external));
+}
+
+/** Notes what this thread has used and holds; called at its end, perhaps more than once. */
+export function noteEnd(): void {
+  const { user, system } = threadCpuUsage();
+  const { heapUsed, external } = memoryUsage();
+  atomicStore(program.figures, FIGURE.endUser, toBigInt(user));
+  atomicStore(program.figures, FIGURE.endSystem, toBigInt(system));
+  atomicStore(program.figures, FIGURE.endHeap, toBigInt(heapUsed));
+  atomicStore(program.figures, FIGURE.endExternal, toBigInt(external));
+}
+
+let note = () => {};
+
+/** To be called by what ends this thread without an `exit` event. */
+export function noteEarlyEnd(): void {
+  note();
+}
+
+/** Has `noteIt` called when this thread ends by itself: after the program's `exit` listeners, and unseen by them. */
+export function atEnd(noteIt: () => void): void {
+  note = noteIt;
+  const { emit, reallyExit } = process as unknown as Record<string, (...args: unknown[]) => unknown>;
+  define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
+    if (args[0] !== 'exit' || this !== process) return apply(emit as never, this, args);
+    try {
+      return apply(emit as never, this, args);
+    } finally {
+      note();
+    }
+  });
+  // An `exit` listener may end the thread, and so may a program that passes by the event.
+  define(process, 'reallyExit', function reallyExitLast(this: NodeJS.Process, ...args: unknown[]) {
+    note();
+    return apply(reallyExit as never, this, args);
+  });
+}
+
+/** Makes this thread, started by the guest, known to the cell, and adds what it used when it ends. */
+export function joinProgram(slot: number | undefined): void {
+  if (slot !== undefined) atomicStore(program.shared, slot, threadId);
+  let noted = false;
+  atEnd(() => {
+    if (noted) return;
+    noted = true;
+    // From now on it is not looked at any more: it would count twice.
+    if (slot !== undefined) atomicStore(program.shared, slot, UNKNOWN_THREAD);
+    const { user, system } = threadCpuUsage();
+    atomicAdd(program.figures, FIGURE.threadUser, toBigInt(user));
+    atomicAdd(program.figures, FIGURE.threadSystem, toBigInt(system));
+  });
+}
+
+/**
+ * Called right after this thread has waited for a child process: what the kernel added to the cell's account of ended
+ * children is that child's. Exact to 10 ms, unless two threads do so in the same moment: then one gets the other's share.
+ */
+export function noteReaped(): void {
+  if (program.reaped === undefined) return;
+  const stat = readFileSync('/proc/self/stat', 'latin1');
+  // proc_pid_stat(5), from the state on: cutime and cstime at 13 and 14.
+  const fields = apply(split, apply(slice, stat, [apply(lastIndexOf, stat, [')']) + 2]), [' ']) as string[];
+  takeOver(program.reaped, 0, FIGURE.childUser, toNumber(fields[13]));
+  takeOver(program.reaped, 1, FIGURE.childSystem, toNumber(fields[14]));
+}
+
+function takeOver(reaped: BigInt64Array, at: number, figure: number, ticks: number): void {
+  const now = toBigInt(ticks * TICK_US);
+  for (let before = atomicLoad(reaped, at); before < now; before = atomicLoad(reaped, at)) {
+    if (compareExchange(reaped, at, before, now) !== before) continue;
+    atomicAdd(program.figures, figure, now - before);
+    return;
+  }
+}
