@@ -1,0 +1,267 @@
+import { ABOVE, BY_ITSELF, deaf, type Family, FORCED, PERHAPS_WITH_ITS_CELL, stubborn } from '../guest.ts';
+
+const SPAWN = "const { execSync, fork, spawn } = require('node:child_process');\nconst { MARK } = process.env;\n";
+
+/** `ready` comes when the child's own first word has come. */
+const child = (script: string, options = '{ detached: true }') => `
+  process.on('SIGTERM', () => {});
+  ${SPAWN}
+  const child = spawn('sh', ['-c', ${JSON.stringify(script)}], ${options});
+  child.stdout.once('data', () => console.log('ready'));
+  setInterval(() => {}, 1000);`;
+
+/** A grandchild in a session of its own, whose parent has ended. */
+const RUNAWAY = `
+import subprocess
+def run_away():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0: os.execvp("sleep", ["sleep", os.environ["MARK"]])
+        os._exit(0)
+    os.wait()
+run_away()`;
+
+/** Programs that make processes, and programs that end or stop those they live by. */
+export const processes: Family = {
+  family: 'processes',
+  guests: [
+    {
+      name: 'a detached tree',
+      language: 'javascript',
+      code: child('trap "" TERM; (sleep $MARK & sleep $MARK & wait) & echo up; wait'),
+      ...FORCED,
+    },
+    {
+      name: 'a detached tree whose root ends: nobody is above it any more',
+      language: 'javascript',
+      code: child('setsid sh -c "echo up; sleep $MARK & wait" & exit 0'),
+      ...FORCED,
+      leaves: 'a JavaScript cell is no subreaper, and knows only its direct children',
+    },
+    {
+      name: 'a child that outlives the program and has its output',
+      language: 'javascript',
+      code: `${SPAWN}
+        const child = spawn('sh', ['-c', 'trap "" TERM HUP; sleep $MARK & wait'], { stdio: 'inherit' });
+        child.unref();
+        child.once('spawn', () => console.log('ready'));`,
+      ...BY_ITSELF,
+    },
+    {
+      name: 'children one after another, each waited for',
+      language: 'javascript',
+      // The first says that it is ready: by then the thread waits for it.
+      code: `${SPAWN} process.on('SIGTERM', () => {});
+        for (;;) try { execSync('echo ready; sleep $MARK; true', { stdio: 'inherit' }); } catch {}`,
+      ...FORCED,
+    },
+    {
+      name: 'a hundred children',
+      language: 'javascript',
+      code: stubborn(
+        'setInterval(() => {}, 1000);',
+        `${SPAWN} for (let at = 0; at < 100; at += 1) spawn('sleep', [MARK], { stdio: 'ignore', detached: at % 2 === 0 });`,
+      ),
+      ...FORCED,
+      alone: true,
+    },
+    {
+      name: 'children without end, each as soon as one has ended',
+      language: 'javascript',
+      code: stubborn(
+        'for (let at = 0; at < 4; at += 1) again();',
+        `${SPAWN} const again = () => spawn('true', [], { stdio: 'ignore' }).once('exit', again);`,
+      ),
+      ...FORCED,
+      alone: true,
+    },
+    {
+      name: 'a child that has stopped itself',
+      language: 'javascript',
+      code: child('echo up; kill -STOP $$; sleep $MARK'),
+      ...FORCED,
+    },
+    {
+      name: 'a forked program that loops',
+      language: 'javascript',
+      code: `${SPAWN}
+        process.on('SIGTERM', () => {});
+        require('node:fs').writeFileSync('child.js', 'process.send(1); process.on("SIGTERM", () => {}); for (;;);');
+        fork('./child.js').once('message', () => console.log('ready'));`,
+      ...FORCED,
+    },
+    {
+      name: 'a child that kills its process group, which is the cell’s',
+      language: 'javascript',
+      code: `console.log('ready'); ${SPAWN} spawn('sh', ['-c', 'kill -KILL 0']); setInterval(() => {}, 1000);`,
+      ...BY_ITSELF,
+      reasons: ['cell_lost'],
+      neighbours: 'may be cell_lost',
+    },
+    {
+      name: 'a child that stops its process group, which is the cell’s',
+      language: 'javascript',
+      // Not at once: a cell that is stopped before it has told of a start is given the time of one.
+      code: stubborn("setTimeout(() => { execSync('kill -STOP 0'); for (;;); }, 200);", SPAWN),
+      ...PERHAPS_WITH_ITS_CELL,
+      stop: { by: 'cancel', graceMs: 600 },
+    },
+    {
+      name: 'a tree of forks',
+      language: 'python',
+      code: deaf(
+        'while True: signal.pause()',
+        'first = os.getpid()\nfor _ in range(4): os.fork()\nif os.getpid() != first: signal.pause()',
+      ),
+      ...FORCED,
+    },
+    {
+      name: 'a fork bomb of 200',
+      language: 'python',
+      // Each fork takes a byte: there are never more, whatever happens to those that took one.
+      code: deaf(
+        'while os.read(bombs, 1): os.fork()\nwhile True: signal.pause()',
+        'bombs, fill = os.pipe()\nos.write(fill, bytes(200))\nos.close(fill)',
+      ),
+      ...FORCED,
+    },
+    {
+      name: 'a process that runs away from whoever looks for it',
+      language: 'python',
+      code: deaf(
+        `
+if os.fork() == 0:
+    while os.read(hops, 1):
+        if os.fork(): os._exit(0)
+        os.setsid()
+    os.execvp("sleep", ["sleep", os.environ["MARK"]])
+while True: signal.pause()`,
+        'hops, fill = os.pipe()\nos.write(fill, bytes(300))\nos.close(fill)',
+      ),
+      ...FORCED,
+    },
+    {
+      name: 'a runaway that is left behind',
+      language: 'python',
+      code: `import os\n${RUNAWAY}\nprint("ready", flush=True)`,
+      ...BY_ITSELF,
+    },
+    {
+      name: 'a child that keeps its output open when it has ended',
+      language: 'python',
+      code: `
+import os, signal
+pid = os.fork()
+if pid == 0:
+    for number in (1, 2, 15): signal.signal(number, signal.SIG_IGN)
+    signal.pause()
+print("ready", flush=True)`,
+      ...BY_ITSELF,
+    },
+    {
+      name: 'a tree of subprocesses in sessions of their own',
+      language: 'python',
+      code: deaf(
+        'while True: signal.pause()',
+        `
+import subprocess
+script = 'trap "" TERM HUP; sleep $MARK & setsid sleep $MARK & echo up; wait'
+for _ in range(3): subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE).stdout.readline()`,
+      ),
+      ...FORCED,
+    },
+    {
+      name: 'a parent that its child holds in vfork',
+      language: 'python',
+      code: deaf('if ctypes.PyDLL(None).vfork() == 0:\n    while True: signal.pause()', 'import ctypes'),
+      ...FORCED,
+    },
+    {
+      name: 'itself stopped',
+      language: 'python',
+      code: deaf('while True: os.kill(os.getpid(), signal.SIGSTOP)'),
+      ...FORCED,
+    },
+    {
+      name: 'its own group killed',
+      language: 'python',
+      code: `import os, signal\n${RUNAWAY}\nprint("ready", flush=True)\nos.killpg(0, signal.SIGKILL)`,
+      ...BY_ITSELF,
+      reasons: ['signaled'],
+      exitCode: 137,
+    },
+    {
+      name: 'its shepherd killed',
+      language: 'python',
+      code: deaf(`${RUNAWAY}\nos.kill(os.getppid(), signal.SIGKILL)\nwhile True: pass`),
+      ...BY_ITSELF,
+      reasons: ['signaled'],
+      exitCode: 137,
+    },
+    {
+      name: 'its shepherd stopped',
+      language: 'python',
+      code: deaf('os.kill(os.getppid(), signal.SIGSTOP)\nwhile True: pass'),
+      ...FORCED,
+    },
+    {
+      name: 'its shepherd stopped, and an end that nobody sees',
+      language: 'python',
+      code: deaf('os.kill(os.getppid(), signal.SIGSTOP)'),
+      ...FORCED,
+    },
+    {
+      name: 'its zygote killed',
+      language: 'python',
+      code: deaf('os.kill(zygote, signal.SIGKILL)', ABOVE),
+      ...BY_ITSELF,
+      alone: true,
+    },
+    {
+      name: 'its zygote stopped',
+      language: 'python',
+      code: deaf('os.kill(zygote, signal.SIGSTOP)', ABOVE),
+      ...BY_ITSELF,
+      alone: true,
+    },
+    {
+      name: 'its zygote stopped, its shepherd killed',
+      language: 'python',
+      code: deaf(`${RUNAWAY}\nos.kill(zygote, signal.SIGSTOP)\nos.kill(shepherd, signal.SIGKILL)`, ABOVE),
+      ...BY_ITSELF,
+      reasons: ['signaled'],
+      alone: true,
+      leaves: 'a stopped zygote sweeps up behind nobody',
+    },
+    {
+      name: 'its zygote and its shepherd killed, with a runaway',
+      language: 'python',
+      code: deaf(`${RUNAWAY}\nos.kill(zygote, signal.SIGKILL)\nos.kill(shepherd, signal.SIGKILL)`, ABOVE),
+      ...BY_ITSELF,
+      reasons: ['signaled'],
+      alone: true,
+      leaves: 'with both gone no subreaper is left below the cell',
+    },
+    {
+      name: 'its cell killed',
+      language: 'python',
+      code: deaf(`${RUNAWAY}\nos.kill(cell, signal.SIGKILL)\nwhile True: pass`, ABOVE),
+      ...BY_ITSELF,
+      reasons: ['cell_lost'],
+      neighbours: 'may be cell_lost',
+      // What a pipe held is gone with the cell that was to read it.
+      stdout: () => true,
+    },
+    {
+      name: 'its cell stopped',
+      language: 'python',
+      // Not at once, as above.
+      code: deaf(
+        `${RUNAWAY}\ntime.sleep(0.2)\nos.kill(cell, signal.SIGSTOP)\nwhile True: pass`,
+        `${ABOVE}\nimport time`,
+      ),
+      ...PERHAPS_WITH_ITS_CELL,
+      stop: { by: 'cancel', graceMs: 600 },
+    },
+  ],
+};

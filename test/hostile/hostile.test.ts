@@ -1,0 +1,131 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { afterAll, beforeAll, describe, expect, type RunnerTask, test } from 'vitest';
+import { eventually, openDescriptors } from '../support/daemon.ts';
+import { Arena, type Outcome } from './arena.ts';
+import type { HostileGuest } from './guest.ts';
+import { GUESTS } from './guests.ts';
+
+/** What the heap may grow by over a whole table: the records of executions stay, code is compiled. */
+const HEAP_GROWTH_BYTES = 16 * 1024 * 1024;
+
+/** Eight lanes run ahead of the tests that tell of them; one at a time, a test waits for its own row only. */
+const ROW_LIMIT_MS = 60_000;
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
+
+/** Run before anything is counted: what is opened and compiled once stays. */
+const ORDINARY: Omit<HostileGuest, 'language'> = {
+  name: 'an ordinary program',
+  family: 'ordinary',
+  code: '0',
+  stop: { by: 'itself' },
+  reasons: ['completed'],
+  rungs: [undefined],
+  endsWithinMs: 10_000,
+  neighbours: 'untouched',
+};
+
+/**
+ * How long force may take before a cell is killed, by how many run at a time. Not the daemon's default of 250 ms, which
+ * the tests of the ladder look at: two cores full of hostile guests tell of an end later than that, and rows next to each
+ * other would lose their cell.
+ */
+const FORCED_LIMIT_MS: Record<number, number> = { 1: 500, 8: 2_000 };
+
+describe.each([1, 8])('%i at a time', (width) => {
+  const forcedLimitMs = FORCED_LIMIT_MS[width] as number;
+  let arena: Arena;
+  let before: { descriptors: number; heapBytes: number };
+  let outcomes: Map<HostileGuest, Promise<Outcome>>;
+  let beganMs: number;
+
+  beforeAll(async () => {
+    beganMs = performance.now();
+    arena = await Arena.open(forcedLimitMs);
+    for (const language of ['javascript', 'python'] as const) await arena.run({ ...ORDINARY, language });
+    await arena.clear();
+    collectGarbage();
+    before = { descriptors: openDescriptors(), heapBytes: process.memoryUsage().heapUsed };
+  });
+  afterAll(() => arena[Symbol.asyncDispose]());
+
+  for (const guest of GUESTS) {
+    test(title(guest), { timeout: ROW_LIMIT_MS }, async ({ task }) => {
+      outcomes ??= runAll(arena, width, namesOf(task.suite?.tasks));
+
+      const outcome = await (outcomes.get(guest) as Promise<Outcome>);
+
+      expectAsTold(guest, outcome, forcedLimitMs);
+    });
+  }
+
+  test('nothing is left of any of them', async () => {
+    await arena.clear();
+
+    // Of bystanders, each in a session of its own: two cells, one of them with a zygote, and a shepherd with its guest twice,
+    // for one is kept warm.
+    const { daemon } = arena.node;
+    const onlyBystanders = () => arena.processes().length <= 2 + 1 + 2 * 2 && arena.directories().work.length === 2;
+    await eventually('only bystanders are left', onlyBystanders).catch(() => {});
+    expect(arena.processes().length, arena.processes().join('\n')).toBeLessThanOrEqual(2 + 1 + 2 * 2);
+    expect(arena.directories().work).toHaveLength(2);
+    // A socket, a token and a log of each cell.
+    expect(arena.directories().cells).toHaveLength(2 * 3);
+    // Output stays as long as its execution can be asked for.
+    const executions = await daemon.listExecutions();
+    expect(arena.directories().output).toHaveLength(executions.length);
+    await eventually('all descriptors are closed', () => openDescriptors() <= before.descriptors);
+    collectGarbage();
+    expect(process.memoryUsage().heapUsed - before.heapBytes).toBeLessThan(HEAP_GROWTH_BYTES);
+    console.info(
+      `${width} at a time: ${executions.length} executions, ${((performance.now() - beganMs) / 1000).toFixed(1)} s`,
+    );
+  }, 60_000);
+});
+
+/** The tests that run: those of a filter, or all. */
+function namesOf(tasks: RunnerTask[] = []): Set<string> {
+  return new Set(tasks.filter(({ mode }) => mode !== 'skip').map(({ name }) => name));
+}
+
+function expectAsTold(guest: HostileGuest, outcome: Outcome, forcedLimitMs: number): void {
+  const { result, next, stdout } = outcome;
+  const about = `${result?.reason} at ${result?.rung}, code ${result?.exitCode}, ${result?.message ?? 'no message'}`;
+  expect(result?.reason, about).toBeOneOf([...guest.reasons]);
+  expect(result?.rung, about).toBeOneOf([...guest.rungs]);
+  if (guest.exitCode !== undefined) expect(result?.exitCode, about).toBe(guest.exitCode);
+  const { stop, rungs } = guest;
+  const mayBeForced = rungs.includes('forced') || rungs.includes('cell');
+  const forceMs = stop.by !== 'itself' && mayBeForced ? stop.graceMs + forcedLimitMs : 0;
+  expect(outcome.tookMs, about).toBeLessThan(guest.endsWithinMs + forceMs);
+  if (guest.leaves === undefined) expect(outcome.left, 'processes of it that are left').toEqual([]);
+  expect(outcome.bystanders, 'bystanders in other sessions').toEqual(['untouched', 'untouched']);
+  const fates = guest.neighbours === 'untouched' ? ['untouched'] : ['untouched', 'cell_lost'];
+  expect(outcome.neighbour, 'the neighbour in its cell').toBeOneOf(fates);
+  if (next !== undefined) expect(next, 'the next execution of its session').toBe('completed');
+  const { stdout: holds = (bytes: Buffer) => bytes.includes('ready\n') } = guest;
+  expect(holds(stdout), `its output: ${JSON.stringify(stdout.toString('latin1').slice(0, 300))}`).toBe(true);
+}
+
+function title({ family, name, language }: HostileGuest): string {
+  return `${family}: ${name} (${language})`;
+}
+
+/** Runs all that are wanted, so many at a time, in the order of the table. */
+function runAll(arena: Arena, width: number, wanted: ReadonlySet<string>): Map<HostileGuest, Promise<Outcome>> {
+  const waiting = GUESTS.filter((guest) => wanted.has(title(guest))).map((guest) => ({
+    guest,
+    outcome: Promise.withResolvers<Outcome>(),
+  }));
+  const outcomes = new Map(waiting.map(({ guest, outcome }) => [guest, outcome.promise]));
+  for (const promise of outcomes.values()) promise.catch(() => {});
+  const work = async () => {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      await arena.run(next.guest).then(next.outcome.resolve, next.outcome.reject);
+    }
+  };
+  for (let worker = 0; worker < width; worker += 1) void work();
+  return outcomes;
+}
