@@ -3,12 +3,26 @@ import { cpus, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { choices } from './choices.bench.ts';
 import { hello, throughput } from './hello.bench.ts';
+import { isolation, lateness, limits, metering } from './limits.bench.ts';
 import { memory } from './memory.bench.ts';
 import { output } from './output.bench.ts';
 import { queue } from './queue.bench.ts';
+import { stops } from './stops.bench.ts';
 
 /** Runs the benchmarks named on the command line, or all of them; all of them are written to `bench/RESULTS.md`. */
-const BENCHMARKS = { hello, throughput, output, memory, queue, choices };
+const BENCHMARKS = {
+  hello,
+  throughput,
+  output,
+  memory,
+  queue,
+  stops,
+  limits,
+  metering,
+  lateness,
+  isolation,
+  choices,
+};
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.find((name) => !Object.hasOwn(BENCHMARKS, name));

@@ -45,6 +45,7 @@ async function fillAndCancel(): Promise<{ us: number[]; kb: number[]; cancelMs: 
     logLevel: 'warn',
     maxRunning: 1,
     retainedExecutions: 100_000,
+    maxQueued: 100_000,
   });
   await daemon.start();
   try {

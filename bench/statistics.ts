@@ -3,6 +3,7 @@ export interface Spread {
   min: number;
   median: number;
   p99: number;
+  p999: number;
   max: number;
   count: number;
 }
@@ -10,12 +11,17 @@ export interface Spread {
 export function spreadOf(values: number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b);
   const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] as number;
-  return { min: at(0), median: at(0.5), p99: at(0.99), max: at(1), count: sorted.length };
+  return { min: at(0), median: at(0.5), p99: at(0.99), p999: at(0.999), max: at(1), count: sorted.length };
 }
 
 /** `12.3 (10.1-20.4)`: the median and the spread. */
 export function show({ min, median, max }: Spread, digits = 1): string {
   return `${median.toFixed(digits)} (${min.toFixed(digits)}-${max.toFixed(digits)})`;
+}
+
+/** `12.3 / 20.4 / 31.0`: the median, the 99th percentile and the maximum. */
+export function showTail({ median, p99, max }: Spread, digits = 1): string {
+  return [median, p99, max].map((value) => value.toFixed(digits)).join(' / ');
 }
 
 /** Runs each of the contenders once a round, so that a machine whose speed drifts is fair to all. In ms. */

@@ -1,0 +1,237 @@
+import { readFileSync } from 'node:fs';
+import { connectDaemon } from '../src/client/index.ts';
+import { DaemonUnderTest, pssMb } from './daemon-under-test.ts';
+import { inTurn, show, showTail, spreadOf, table } from './statistics.ts';
+
+const ROUNDS = 60;
+const MEASURED = 200;
+const WATCH_MS = 10_000;
+const BUSY = 8;
+const TIMERS = 300;
+const TIMER_MS = 200;
+const SLEEPERS = 30;
+const SETTLE_MS = 3_000;
+const TICKS = 100;
+
+const HELLO = { javascript: 'console.log("hello")', python: 'print("hello")' } as const;
+const SLEEP = 'setInterval(() => {}, 1e6)';
+const EVERYTHING = {
+  timeoutMs: 60_000,
+  queueTimeoutMs: 60_000,
+  cpuTimeLimitMs: 60_000,
+  memoryLimitMb: 512,
+  memorySoftLimitMb: 256,
+  outputLimitBytes: 1_000_000,
+  processLimit: 100,
+};
+
+/** A hello under every limit there is, against one without any. */
+export async function limits(): Promise<string> {
+  await using daemon = await DaemonUnderTest.start();
+  using client = connectDaemon({ socket: daemon.socket });
+  await client.createSession('free');
+  await client.createSession('limited', { executionDefaults: EVERYTHING });
+  let next = 0;
+  const run = async (sessionId: string, language: keyof typeof HELLO) => {
+    next += 1;
+    const executionId = `e${next}`;
+    await client.executeSnippet({ sessionId, executionId, language, code: HELLO[language] });
+    const { result } = await client.wait(sessionId, executionId);
+    if (result?.reason !== 'completed') throw new Error(`not completed: ${JSON.stringify(result)}`);
+  };
+  const rows: string[][] = [];
+  for (const language of ['javascript', 'python'] as const) {
+    for (let warmUp = 0; warmUp < 10; warmUp += 1) {
+      await run('free', language);
+      await run('limited', language);
+    }
+    const { free, limited } = await inTurn(ROUNDS, {
+      free: () => run('free', language),
+      limited: () => run('limited', language),
+    });
+    rows.push([language, show(free, 2), show(limited, 2), (limited.median / free.median).toFixed(2)]);
+  }
+  return [
+    '## What limits cost',
+    '',
+    `A hello under all limits against one under none; ${ROUNDS} rounds in turn; ms, median (min-max). Aim: below 1.10.`,
+    '',
+    table(['language', 'none', 'all', 'ratio'], rows),
+  ].join('\n');
+}
+
+/** The share of a core that watching many executions takes, of daemon and cells together. */
+export async function metering(): Promise<string> {
+  await using daemon = await DaemonUnderTest.start();
+  using client = connectDaemon({ socket: daemon.socket });
+  const rows: string[][] = [];
+  for (const [language, code] of [
+    ['javascript', SLEEP],
+    ['python', 'import time\ntime.sleep(600)'],
+  ] as const) {
+    await client.createSession(language);
+    for (let count = 0; count < MEASURED; count += 1) {
+      await client.executeSnippet({ sessionId: language, executionId: `e${count}`, language, code });
+    }
+    const session = await client.getSession(language);
+    if (session.counts.running + session.counts.pending !== MEASURED) throw new Error('some have ended');
+    while ((await client.getSession(language)).counts.pending > 0) await settle(100);
+    await settle(SETTLE_MS);
+    const pids = [daemon.pid, ...(await daemon.cellPids())];
+    const idle = await share(pids, async () => settle(WATCH_MS));
+    const watched = await share(pids, async () => {
+      const signal = AbortSignal.timeout(WATCH_MS);
+      try {
+        for await (const round of client.watchExecutionMetrics({ sessionId: language, signal })) {
+          if (round.length !== MEASURED) throw new Error(`${round.length} measured`);
+        }
+      } catch (error) {
+        if (!signal.aborted) throw error;
+      }
+    });
+    rows.push([language, idle.toFixed(1), watched.toFixed(1), (watched - idle).toFixed(1)]);
+    await client.deleteSession(language);
+  }
+  return [
+    '## What metrics cost',
+    '',
+    `${MEASURED} sleeping executions, all of them watched each second for ${WATCH_MS / 1000} s; CPU time of daemon, cells and guests`,
+    'in percent of one core. Aim: 2 more than unwatched.',
+    '',
+    table(['language', 'unwatched', 'watched', 'difference'], rows),
+  ].join('\n');
+}
+
+/** How late the daemon's timers are while guests burn every core. */
+export async function lateness(): Promise<string> {
+  const rows: string[][] = [];
+  for (const busy of [0, BUSY]) {
+    await using daemon = await DaemonUnderTest.start();
+    using client = connectDaemon({ socket: daemon.socket });
+    await client.createSession('s');
+    for (let count = 0; count < busy; count += 1) {
+      const [language, code] = count % 2 === 0 ? ['javascript', 'for (;;);'] : ['python', 'while True: pass'];
+      await client.executeSnippet({
+        sessionId: 's',
+        executionId: `busy${count}`,
+        language: language as string,
+        code: code as string,
+      });
+    }
+    while ((await client.getSession('s')).counts.pending > 0) await settle(50);
+    const late: number[] = [];
+    for (let count = 0; count < TIMERS; count += 10) {
+      const ids = Array.from({ length: 10 }, (_, index) => `t${count + index}`);
+      // One that waits needs no core but the daemon's: what is late is its timer.
+      await client.createSession(`w${count}`, { maxRunning: 1 });
+      await client.executeSnippet({
+        sessionId: `w${count}`,
+        executionId: 'holder',
+        language: 'python',
+        code: 'import time\ntime.sleep(600)',
+      });
+      for (const executionId of ids) {
+        await client.executeSnippet({
+          sessionId: `w${count}`,
+          executionId,
+          language: 'python',
+          code: '0',
+          queueTimeoutMs: TIMER_MS,
+        });
+      }
+      for (const executionId of ids) {
+        const { times } = await client.wait(`w${count}`, executionId);
+        late.push((times.exitedAtMs ?? 0) - times.acceptedAtMs - TIMER_MS);
+      }
+      await client.deleteSession(`w${count}`);
+    }
+    rows.push([String(busy), showTail(spreadOf(late), 0)]);
+  }
+  return [
+    '## Timers under load',
+    '',
+    `How late ${TIMERS} limits of ${TIMER_MS} ms fire; ms, median / p99 / maximum. Aim: p99 below 50 with ${BUSY} busy guests.`,
+    '',
+    table(['busy guests', 'late'], rows),
+  ].join('\n');
+}
+
+/** A JavaScript execution with a cell of its own, against a thread of a shared one. */
+export async function isolation(): Promise<string> {
+  await using daemon = await DaemonUnderTest.start();
+  using client = connectDaemon({ socket: daemon.socket });
+  let next = 0;
+  const run = async (kind: 'thread' | 'process') => {
+    next += 1;
+    const snippet = { sessionId: 's', executionId: `e${next}`, language: 'javascript', code: HELLO.javascript };
+    await client.executeSnippet({ ...snippet, isolation: kind });
+    await client.wait('s', snippet.executionId);
+  };
+  await client.createSession('s');
+  for (let warmUp = 0; warmUp < 5; warmUp += 1) {
+    await run('thread');
+    await run('process');
+  }
+  const times = await inTurn(ROUNDS / 2, {
+    thread: () => run('thread'),
+    refill: () => settle(300),
+    process: () => run('process'),
+    rest: () => settle(300),
+  });
+  const memory: Record<'thread' | 'process', number> = { thread: 0, process: 0 };
+  for (const kind of ['thread', 'process'] as const) {
+    await using own = await DaemonUnderTest.start();
+    using ownClient = connectDaemon({ socket: own.socket });
+    await ownClient.createSession('s');
+    const count = kind === 'thread' ? 100 : SLEEPERS;
+    for (let index = 0; index < count; index += 1) {
+      await ownClient.executeSnippet({
+        sessionId: 's',
+        executionId: `e${index}`,
+        language: 'javascript',
+        code: SLEEP,
+        isolation: kind,
+      });
+    }
+    while ((await ownClient.getSession('s')).counts.pending > 0) await settle(100);
+    await settle(SETTLE_MS);
+    memory[kind] = (await pssMb(await own.cellPids())) / count;
+  }
+  return [
+    '## A thread, or a cell of its own',
+    '',
+    `A JavaScript hello from call to end, ms, ${ROUNDS / 2} rounds in turn with spares ready; memory of one that sleeps, spares included, MiB.`,
+    'Aim: 5 ms more at most, twice the memory at most.',
+    '',
+    table(
+      ['isolation', 'hello, median (min-max)', 'MiB each'],
+      [
+        ['thread', show(times.thread, 2), memory.thread.toFixed(1)],
+        ['process', show(times.process, 2), memory.process.toFixed(1)],
+        [
+          'difference, ratio',
+          (times.process.median - times.thread.median).toFixed(2),
+          (memory.process / memory.thread).toFixed(2),
+        ],
+      ],
+    ),
+  ].join('\n');
+}
+
+/** CPU time of some processes while something goes on, in percent of one core. */
+async function share(pids: number[], during: () => Promise<unknown>): Promise<number> {
+  const startedMs = performance.now();
+  const before = ticksOf(pids);
+  await during();
+  return (((ticksOf(pids) - before) / TICKS) * 100_000) / (performance.now() - startedMs);
+}
+
+function ticksOf(pids: number[]): number {
+  return pids.reduce((sum, pid) => {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return sum + Number(fields[11]) + Number(fields[12]);
+  }, 0);
+}
+
+const settle = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

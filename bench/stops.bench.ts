@@ -1,0 +1,172 @@
+import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
+import { DaemonUnderTest } from './daemon-under-test.ts';
+import { showTail, spreadOf, table } from './statistics.ts';
+
+const GENTLE = 300;
+const FORCED = 2_000;
+const CELLS = 60;
+const AT_ONCE = 1_000;
+/** How many run at one time while stops are timed one by one. */
+const BATCH = 100;
+const GRACE_MS = 50;
+
+const EXITING = {
+  javascript: `process.on('SIGTERM', () => { console.log(performance.timeOrigin + performance.now()); process.exit(3); });
+    console.log('ready'); setInterval(() => {}, 1e6);`,
+  python: `import signal, sys, time
+def leave(*_):
+    print(time.time() * 1000)
+    sys.exit(3)
+signal.signal(signal.SIGTERM, leave)
+print('ready', flush=True)
+while True: time.sleep(1000)`,
+} as const;
+const DEAF = {
+  javascript: `process.on('SIGTERM', () => {}); console.log('ready'); setInterval(() => {}, 1e6);`,
+  python: `import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('ready', flush=True)
+while True: time.sleep(1000)`,
+} as const;
+/** Native code that goes on for seconds: only the end of its process ends it. */
+const STUCK = `console.log('ready'); 'x'.repeat(2 ** 28).replace(/x/g, 'yy');`;
+
+/** From the call that stops to the guest's handler, to the end as the client hears it, and how late force is. */
+export async function stops(): Promise<string> {
+  const gentle: string[][] = [];
+  const forced: string[][] = [];
+  for (const language of ['javascript', 'python'] as const) {
+    await using daemon = await DaemonUnderTest.start();
+    using client = connectDaemon({ socket: daemon.socket });
+    const runner = await Runner.create(client, language);
+    const { seen, ended } = await runner.gently();
+    gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
+    const late = spreadOf(await runner.forcibly(FORCED));
+    forced.push([language, String(FORCED), showTail(late), late.p999.toFixed(1), 'p99.9 below 50']);
+  }
+  forced.push(await throughTheCell());
+  return [
+    '## Stops',
+    '',
+    `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
+    `${GENTLE} one after the other; ms, median / p99 / maximum.`,
+    '',
+    table(['language', 'handler runs', 'end is heard'], gentle),
+    '',
+    `How long after the grace period of ${GRACE_MS} ms a guest that does not listen is gone; one stop at a time among`,
+    `${BATCH} guests; ms.`,
+    '',
+    table(['guest', 'stops', 'late: median / p99 / maximum', 'p99.9', 'aim'], forced),
+    '',
+    await allAtOnce(),
+  ].join('\n');
+}
+
+/** Starts guests in one session and stops them. */
+class Runner {
+  readonly #client: DaemonClient;
+  readonly #language: 'javascript' | 'python';
+  #next = 0;
+
+  private constructor(client: DaemonClient, language: 'javascript' | 'python') {
+    this.#client = client;
+    this.#language = language;
+  }
+
+  static async create(client: DaemonClient, language: 'javascript' | 'python'): Promise<Runner> {
+    await client.createSession('s');
+    const runner = new Runner(client, language);
+    await runner.start(EXITING[language]).then((id) => runner.stop(id, 1_000));
+    return runner;
+  }
+
+  async start(code: string): Promise<string> {
+    this.#next += 1;
+    const executionId = `e${this.#next}`;
+    await this.#client.executeSnippet({ sessionId: 's', executionId, language: this.#language, code });
+    await this.#printed(executionId);
+    return executionId;
+  }
+
+  /** Resolves with how long the stop took to be heard as the end, in ms. */
+  async stop(executionId: string, graceMs: number): Promise<number> {
+    const end = this.#client.wait('s', executionId);
+    const startedMs = performance.now();
+    await this.#client.cancelExecution('s', executionId, { graceMs });
+    await end;
+    return performance.now() - startedMs;
+  }
+
+  async gently(): Promise<{ seen: number[]; ended: number[] }> {
+    const [seen, ended]: [number[], number[]] = [[], []];
+    for (let count = 0; count < GENTLE; count += 1) {
+      const executionId = await this.start(EXITING[this.#language]);
+      const calledMs = performance.timeOrigin + performance.now();
+      ended.push(await this.stop(executionId, 5_000));
+      seen.push(Number((await this.#printed(executionId)).split('\n')[1]) - calledMs);
+    }
+    return { seen, ended };
+  }
+
+  async forcibly(stops: number): Promise<number[]> {
+    const late: number[] = [];
+    while (late.length < stops) {
+      const ids: string[] = [];
+      while (ids.length < BATCH) {
+        ids.push(...(await Promise.all(Array.from({ length: 10 }, () => this.start(DEAF[this.#language])))));
+      }
+      for (const id of ids) late.push((await this.stop(id, GRACE_MS)) - GRACE_MS);
+    }
+    return late;
+  }
+
+  async #printed(executionId: string): Promise<string> {
+    let text = '';
+    for await (const { data } of this.#client.streamOutput('s', executionId)) {
+      text += data.toString();
+      if (text.includes('ready')) break;
+    }
+    if (!text.includes('ready')) throw new Error(`${executionId} printed ${JSON.stringify(text)}`);
+    if (text.split('\n').length > 2) return text;
+    // After the end: all of it.
+    for await (const { data } of this.#client.streamOutput('s', executionId, {
+      follow: false,
+      stdoutPosition: text.length,
+    })) {
+      text += data.toString();
+    }
+    return text;
+  }
+}
+
+async function throughTheCell(): Promise<string[]> {
+  await using daemon = await DaemonUnderTest.start();
+  using client = connectDaemon({ socket: daemon.socket });
+  const runner = await Runner.create(client, 'javascript');
+  const late: number[] = [];
+  for (let count = 0; count < CELLS; count += 1) {
+    late.push((await runner.stop(await runner.start(STUCK), GRACE_MS)) - GRACE_MS);
+  }
+  const spread = spreadOf(late);
+  return [
+    'javascript, stuck in native code: its cell is killed',
+    String(CELLS),
+    showTail(spread),
+    spread.p999.toFixed(1),
+    'below 250 + kill',
+  ];
+}
+
+async function allAtOnce(): Promise<string> {
+  await using daemon = await DaemonUnderTest.start({ maxStarting: 64 });
+  using client = connectDaemon({ socket: daemon.socket });
+  const runner = await Runner.create(client, 'python');
+  const ids: string[] = [];
+  while (ids.length < AT_ONCE) {
+    ids.push(...(await Promise.all(Array.from({ length: 50 }, () => runner.start(DEAF.python)))));
+  }
+  const startedMs = performance.now();
+  await Promise.all(ids.map((id) => runner.stop(id, GRACE_MS)));
+  const ms = performance.now() - startedMs;
+  return `${AT_ONCE} Python guests that do not listen, stopped at once: all are gone after ${ms.toFixed(0)} ms (aim: within 3 s).`;
+}
