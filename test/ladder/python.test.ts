@@ -71,9 +71,10 @@ test('a program that swallows every exception is forced, and its neighbours noti
   const running = await ready(`
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-print("ready", flush=True)
 while True:
-    try: time.sleep(60)
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
     except BaseException: continue`);
 
   await running.cancel({ graceMs: 200 });
