@@ -1,6 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
-import type { Usage } from '../machines/execution.ts';
 import type { CheckedConfig } from './config.ts';
 import { FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError, UnavailableError } from './errors.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
@@ -9,8 +7,9 @@ import { StateDirectory } from './state-directory.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
-import { enforcementOf } from './supervisor/enforcement.ts';
-import type { ExecutionRecord, ExecutionSnapshot, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
+import { enforcementOf, summaryOf } from './supervisor/enforcement.ts';
+import { type ExecutionMetrics, metricsOf, metricsOfAll, metricsOfOne } from './supervisor/execution-metrics.ts';
+import type { ExecutionSnapshot, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
 import { type Language, Languages, specOf } from './supervisor/languages.ts';
 import { checkDuration, type Enforcement } from './supervisor/limits.ts';
 import {
@@ -24,7 +23,6 @@ import {
 import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
 import { SessionMachines, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
-import type { ExecutionMetrics } from './wire/execution-configuration.ts';
 
 /** A session as it stands. */
 export interface SessionSnapshot {
@@ -110,26 +108,6 @@ const CELL_GRACE_MS = 2_000;
 /** When it is worth trying again after a queue, or the number of sessions, was found full. */
 const RETRY_QUEUE_MS = 1_000;
 const RETRY_SESSION_MS = 5_000;
-
-const SHORTEST_INTERVAL_MS = 100;
-const LONGEST_INTERVAL_MS = 3_600_000;
-const DEFAULT_INTERVAL_MS = 1_000;
-
-/** What is known of an execution that no cell has. */
-const NOTHING_USED: Usage = {
-  userSeconds: 0,
-  systemSeconds: 0,
-  memoryBytes: 0,
-  peakMemoryBytes: 0,
-  heapBytes: 0,
-  externalBytes: 0,
-  wasmBytes: 0,
-  processes: 0,
-  threads: 0,
-  stdoutBytes: 0,
-  stderrBytes: 0,
-  droppedBytes: 0,
-};
 
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
@@ -380,30 +358,15 @@ export class Daemon {
   async *watchExecutionMetrics(
     options: MetricsOptions & { signal?: AbortSignal } = {},
   ): AsyncGenerator<ExecutionMetrics[]> {
-    const { sessionId, executionId, intervalMs = DEFAULT_INTERVAL_MS, signal = NEVER } = options;
-    if (!(intervalMs >= SHORTEST_INTERVAL_MS && intervalMs <= LONGEST_INTERVAL_MS)) {
-      throw new InvalidArgumentError(
-        `interval_ms is ${intervalMs}; it must be ${SHORTEST_INTERVAL_MS} to ${LONGEST_INTERVAL_MS}`,
-      );
-    }
+    const { sessionId, executionId, intervalMs, signal = NEVER } = options;
     if (executionId !== undefined && sessionId === undefined) {
       throw new InvalidArgumentError('execution_id without session_id');
     }
     if (sessionId !== undefined && executionId === undefined) this.#registry.session(sessionId);
-    const one =
-      executionId === undefined ? undefined : this.#registry.execution(sessionId as string, executionId).record;
-    let before = new Map<ExecutionRecord, ExecutionMetrics>();
-    while (!signal.aborted) {
-      const records = one ? [one] : this.#registry.running(sessionId);
-      const round = await Promise.all(
-        records.map(async (record) => [record, await metricsOf(record, before.get(record))] as const),
-      );
-      before = new Map(round);
-      yield [...before.values()];
-      if (one?.state === 'exited' && before.get(one)?.complete) return;
-      const next = AbortSignal.any([signal, AbortSignal.timeout(intervalMs)]);
-      if (one) await one.exited(next);
-      else await sleep(intervalMs, undefined, { signal }).catch(() => {});
+    if (executionId === undefined) {
+      yield* metricsOfAll(() => this.#registry.running(sessionId), intervalMs, signal);
+    } else {
+      yield* metricsOfOne(this.#registry.execution(sessionId as string, executionId).record, intervalMs, signal);
     }
   }
 
@@ -514,34 +477,6 @@ export class Daemon {
     if (this.#stopping !== undefined) throw new UnavailableError('the daemon is stopping');
     return this.#started();
   }
-}
-
-/** `before` is the round before of the same stream. */
-async function metricsOf(record: ExecutionRecord, before: ExecutionMetrics | undefined): Promise<ExecutionMetrics> {
-  const { sessionId, executionId } = record;
-  const now = await record.measure?.();
-  // It may have exited while its cell was asked.
-  const { state, result, times } = record.snapshot;
-  const complete = state === 'exited';
-  const atMs = complete ? (times.exitedAtMs ?? 0) : Date.now();
-  const usage = (complete ? result?.usage : now) ?? NOTHING_USED;
-  const sinceMs = atMs - (before?.atMs ?? times.startedAtMs ?? atMs);
-  const seconds = secondsOf(usage) - (before ? secondsOf(before) : 0);
-  const cpuPercent = sinceMs > 0 ? Math.max(0, (seconds * 100_000) / sinceMs) : 0;
-  return { ...usage, sessionId, executionId, atMs, cpuPercent, complete };
-}
-
-function secondsOf({ userSeconds, systemSeconds }: Usage): number {
-  return userSeconds + systemSeconds;
-}
-
-/** Limit by limit: `python: cgroup v1, thread: sampling`. */
-function summaryOf(enforcement: Enforcement[]): Record<string, string> {
-  const summary: Record<string, string> = {};
-  for (const { limit, engine, mechanism } of enforcement) {
-    summary[limit] = [summary[limit], `${engine}: ${mechanism}`].filter(Boolean).join(', ');
-  }
-  return summary;
 }
 
 function requireDeliverable({ record }: KnownExecution, signal: NodeJS.Signals): void {

@@ -26,6 +26,7 @@ export {
   UnavailableError,
 } from './errors.ts';
 export type { OutputChunk } from './output/output-files.ts';
+export type { ExecutionMetrics } from './supervisor/execution-metrics.ts';
 export type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
 export type { Language } from './supervisor/languages.ts';
 export type {
@@ -38,4 +39,3 @@ export type {
 } from './supervisor/limits.ts';
 export type { SessionConfiguration, Snippet } from './supervisor/requests.ts';
 export { VERSION } from './version.ts';
-export type { ExecutionMetrics } from './wire/execution-configuration.ts';

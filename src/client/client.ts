@@ -17,11 +17,12 @@ import type {
 } from '../daemon.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
+import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 import type { Language } from '../supervisor/languages.ts';
 import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import { bigintOf, type ExecutionMetrics, metricsFrom } from '../wire/execution-configuration.ts';
+import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
 import { errorOf } from './client-error.ts';
 import {
   chunkOf,

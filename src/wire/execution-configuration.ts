@@ -1,6 +1,7 @@
 import type { Usage } from '../../machines/execution.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
 import type { ExecutionDefaults, Isolation, OutputPolicy, TimeoutAction } from '../supervisor/limits.ts';
 
 // What an execution runs under, between the library's words and the wire's. Used by server and client alike.
@@ -72,18 +73,6 @@ export function configurationOf(options: ExecutionDefaults): Api.ExecutionConfig
     signalTree: options.signalTree,
     requireEnforcement: options.requireEnforcement,
   });
-}
-
-/** What one execution uses, and when that was so. */
-export interface ExecutionMetrics extends Usage {
-  sessionId: string;
-  executionId: string;
-  /** Unix ms. */
-  atMs: number;
-  /** CPU of one core, since the round before, else since the start: 150 is one and a half cores. */
-  cpuPercent: number;
-  /** The final figures. */
-  complete: boolean;
 }
 
 export function metricsOf(metrics: ExecutionMetrics): Api.ExecutionMetrics {

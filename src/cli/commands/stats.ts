@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import type { ExecutionMetrics } from '../../wire/execution-configuration.ts';
+import type { ExecutionMetrics } from '../../supervisor/execution-metrics.ts';
 import { write, writeJson, writeTable } from '../output.ts';
 import { findExecution, withDaemon } from '../target.ts';
 import { formatBytes, formatDuration, parseDuration } from '../values.ts';
