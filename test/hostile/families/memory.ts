@@ -16,6 +16,8 @@ const MEMORY_LIMIT: Pick<HostileGuest, 'stop' | 'reasons' | 'rungs' | 'endsWithi
   ...BY_ITSELF,
   rungs: [undefined, 'forced'],
   reasons: ['memory_exceeded'],
+  // Counted from where it begins to take memory: how long it takes to have too much is its own affair.
+  endsWithinMs: 5_000,
   limits: { memoryLimitMb: 128 },
 };
 
