@@ -138,8 +138,9 @@ test('doctor says for every limit and engine what holds it', async () => {
 });
 
 test('signal --tree reaches child processes', async () => {
-  const code = `process.getBuiltinModule('child_process').spawn('sh', ['-c', 'trap "echo child heard; exit" HUP; echo ready; while :; do sleep 0.01; done'], { stdio: 'inherit' });
-    process.on('SIGHUP', () => console.log('parent heard')); setInterval(() => {}, 1000)`;
+  const code = `process.on('SIGHUP', () => console.log('parent heard'));
+    process.getBuiltinModule('child_process').spawn('sh', ['-c', 'trap "echo child heard; exit" HUP; echo ready; while :; do sleep 0.01; done'], { stdio: 'inherit' });
+    setInterval(() => {}, 1000)`;
   const id = (await ctl.text('run', '--detach', '-l', 'js', '-s', 'tree', '-e', code)).trim();
   const logs = ctl.start(['logs', '-f', '-s', 'tree', id]);
   await logs.wrote('ready');

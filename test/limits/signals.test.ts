@@ -55,8 +55,8 @@ test.each(['SIGSTOP', 'SIGCONT', 'SIGTSTP'])('%s to a thread is refused by name'
 
 /** Starts a child that says what it is sent, and passes its process id on. */
 const PARENT = {
-  javascript: `const child = require('child_process').spawn('sh', ['-c', 'trap "echo child heard; exit 0" HUP TERM; echo ready $$; while :; do sleep 0.01; done'], { stdio: 'inherit' });
-    for (const name of ['SIGHUP', 'SIGTERM']) process.on(name, () => console.log('parent heard'));
+  javascript: `for (const name of ['SIGHUP', 'SIGTERM']) process.on(name, () => console.log('parent heard'));
+    require('child_process').spawn('sh', ['-c', 'trap "echo child heard; exit 0" HUP TERM; echo ready $$; while :; do sleep 0.01; done'], { stdio: 'inherit' });
     setInterval(() => {}, 1000);`,
   python: `import signal, subprocess, time
 for number in (signal.SIGHUP, signal.SIGTERM): signal.signal(number, lambda *_: print('parent heard', flush=True))
