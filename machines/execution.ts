@@ -222,6 +222,7 @@ export const executionMachine = setup({
     isQueueLimited: ({ context }) => context.queueTimeoutMs !== undefined,
     isLimited: ({ context }) => context.timeoutMs !== undefined,
     isHardLimit: (_, p: { limit: WatchedLimit }) => p.limit !== 'cpu',
+    isLimitForced: ({ context }, p: { limit: WatchedLimit }) => p.limit !== 'cpu' || context.graceMs <= 0,
     isTimeoutHard: ({ context }) => context.timeoutSignal === 'SIGKILL' || context.graceMs <= 0,
     isHard: (_, p: { signal: string; graceMs: number }) => p.signal === 'SIGKILL' || p.graceMs <= 0,
     isKill: (_, p: { signal: string }) => p.signal === 'SIGKILL',
@@ -397,7 +398,7 @@ export const executionMachine = setup({
     ],
     'guest.limitReached': [
       {
-        guard: { type: 'isHardLimit', params: ({ event }) => event },
+        guard: { type: 'isLimitForced', params: ({ event }) => event },
         target: '.signaled.forced',
         actions: {
           type: 'keepStop',

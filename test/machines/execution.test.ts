@@ -218,6 +218,15 @@ test('too much memory or output is forced, too much CPU time has its grace perio
   }
 });
 
+test('too much CPU time is forced when there is no grace period', () => {
+  const { actor, told } = running({ graceMs: 0 });
+
+  actor.send({ type: 'guest.limitReached', limit: 'cpu', message: 'too much' });
+
+  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(told).toEqual(['guest.kill']);
+});
+
 test('a limit that is passed during a stop forces it, and the stop stays the reason', () => {
   const { actor } = running();
   actor.send(cancel);
