@@ -235,7 +235,7 @@ test('a signal to the tree that ends the program has reached its processes first
   running.guest.signal('SIGTERM', true);
 
   expect(await running.result).toMatchObject({ signal: 'SIGTERM' });
-  expect(pids.map(isAlive)).toEqual([false, false]);
+  await vi.waitFor(() => expect(pids.map(isAlive)).toEqual([false, false]));
 });
 
 test('a notification reaches only a program that listens for it', async () => {

@@ -19,7 +19,7 @@ const GROWING: [string, string, string][] = [
   [
     'javascript',
     'objects',
-    'const held = []; setInterval(() => held.push(Array.from({ length: 1e4 }, (_, i) => ({ i }))), 2);',
+    'const held = []; setInterval(() => held.push(Array.from({ length: 2e3 }, (_, i) => ({ i }))), 2);',
   ],
   [
     'javascript',
