@@ -16,6 +16,7 @@ export default defineConfig([
       'src/index': 'src/index.ts',
       'src/main': 'src/main.ts',
       'src/cli/main': 'src/cli/main.ts',
+      'src/journal/thread': 'src/journal/thread.ts',
       'src/cell/main': 'src/cell/main.ts',
       'src/cell/javascript-engine': 'src/cell/javascript-engine.ts',
       'examples/demo': 'examples/demo.ts',

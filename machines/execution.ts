@@ -100,6 +100,8 @@ export interface Stop {
 export interface ExecutionContext extends ExecutionInput {
   /** Guest code has begun. */
   started: boolean;
+  /** How long it had run when that was told, in ms. */
+  ranMs: number;
   stop: Stop | undefined;
   /** The rung a stop has reached. */
   rung: Rung | undefined;
@@ -113,18 +115,22 @@ export type ExecutionEvent =
   | { type: 'execution.stop'; reason: StopReason; signal: string; graceMs: number }
   /** Deliver one signal, without a ladder unless it is `SIGKILL`; with `tree` to the guest's child processes too. */
   | { type: 'execution.signal'; signal: string; tree?: boolean | undefined }
-  /** Guest code runs. */
-  | { type: 'guest.started' }
+  /** Guest code runs, since `agoMs`. */
+  | { type: 'guest.started'; agoMs?: number | undefined }
   /** The guest passed a limit. Beyond memory and output its cell has begun to force it. */
   | { type: 'guest.limitReached'; limit: WatchedLimit; message: string }
   /** The guest's thread or process is gone. */
   | { type: 'guest.exited'; exit: GuestExit }
   /** The cell is gone, and the guest with it. */
-  | { type: 'guest.lost'; reason: 'cell_lost' | 'memory_exceeded'; message: string; usage?: Usage | undefined };
+  | { type: 'guest.lost'; reason: LostReason; message: string; usage?: Usage | undefined };
+
+/** Whose end nobody saw: with its cell, with its cell whose memory it had exhausted, or while there was no daemon. */
+export type LostReason = Extract<ExitReason, 'cell_lost' | 'memory_exceeded' | 'daemon_lost'>;
 
 /** What the guest port is told. */
 export type GuestCommand =
-  | { type: 'guest.signal'; signal: string; tree?: boolean | undefined }
+  /** With `stop` it begins a stop, and is delivered once however often it is said. */
+  | { type: 'guest.signal'; signal: string; tree?: boolean | undefined; stop?: boolean | undefined }
   | { type: 'guest.kill' }
   | { type: 'guest.killCell' };
 
@@ -202,7 +208,7 @@ export const executionMachine = setup({
       id: 'guest',
       input: ({ context: { sessionKey, executionKey } }) => ({ sessionKey, executionKey }),
     }),
-    noteStarted: assign({ started: true }),
+    noteStarted: assign({ started: true, ranMs: (_, p: { agoMs?: number | undefined }) => p.agoMs ?? 0 }),
     reachRung: assign({ rung: (_, p: { rung: Rung }) => p.rung }),
     keepStop: assign({ stop: (_, p: Stop) => p }),
     forwardSignal: sendTo('guest', (_, p: { signal: string; tree?: boolean | undefined }) => ({
@@ -213,6 +219,7 @@ export const executionMachine = setup({
     sendStopSignal: sendTo('guest', ({ context }) => ({
       type: 'guest.signal' as const,
       signal: context.stop?.signal ?? 'SIGTERM',
+      stop: true,
     })),
     kill: sendTo('guest', { type: 'guest.kill' }),
     killCell: sendTo('guest', { type: 'guest.killCell' }),
@@ -230,7 +237,7 @@ export const executionMachine = setup({
   },
   delays: {
     queueTimeout: ({ context }) => context.queueTimeoutMs ?? 0,
-    timeout: ({ context }) => context.timeoutMs ?? 0,
+    timeout: ({ context }) => Math.max(0, (context.timeoutMs ?? 0) - context.ranMs),
     grace: ({ context }) => context.stop?.graceMs ?? 0,
     startLimit: ({ context }) => context.startLimitMs,
     // Before any guest code there is none that could resist: a cell that takes long to confirm is only busy starting.
@@ -239,7 +246,7 @@ export const executionMachine = setup({
   },
 }).createMachine({
   id: 'execution',
-  context: ({ input }) => ({ ...input, started: false, stop: undefined, rung: undefined, result: undefined }),
+  context: ({ input }) => ({ ...input, started: false, ranMs: 0, stop: undefined, rung: undefined, result: undefined }),
   initial: 'pending',
   states: {
     pending: {
@@ -282,8 +289,15 @@ export const executionMachine = setup({
         starting: {
           on: {
             'guest.started': [
-              { guard: 'isLimited', target: '#execution.running.limited', actions: 'noteStarted' },
-              { target: '#execution.running.unlimited', actions: 'noteStarted' },
+              {
+                guard: 'isLimited',
+                target: '#execution.running.limited',
+                actions: { type: 'noteStarted', params: ({ event }) => event },
+              },
+              {
+                target: '#execution.running.unlimited',
+                actions: { type: 'noteStarted', params: ({ event }) => event },
+              },
             ],
           },
           after: {
@@ -349,7 +363,13 @@ export const executionMachine = setup({
           entry: [{ type: 'reachRung', params: { rung: 'forced' } }, 'kill'],
           after: { forcedLimit: 'cell' },
           // From now on the limit is the short one.
-          on: { 'guest.started': { target: 'forced', reenter: true, actions: 'noteStarted' } },
+          on: {
+            'guest.started': {
+              target: 'forced',
+              reenter: true,
+              actions: { type: 'noteStarted', params: ({ event }) => event },
+            },
+          },
         },
         cell: {
           entry: [{ type: 'reachRung', params: { rung: 'cell' } }, 'killCell'],
@@ -360,7 +380,7 @@ export const executionMachine = setup({
         'execution.stop': {},
         'execution.signal': {},
         'guest.limitReached': {},
-        'guest.started': { actions: 'noteStarted' },
+        'guest.started': { actions: { type: 'noteStarted', params: ({ event }) => event } },
         'guest.exited': {
           target: 'exited',
           actions: {

@@ -8,6 +8,8 @@ export interface SessionInput {
   slackMs: number;
   /** How long force may take before the session's cells are killed, in ms. */
   forcedLimitMs: number;
+  /** Executions that exited before this actor began. */
+  exited: number;
 }
 
 export interface SessionContext extends SessionInput {
@@ -15,7 +17,6 @@ export interface SessionContext extends SessionInput {
   queued: number;
   /** Executions dispatched and not exited. */
   active: number;
-  exited: number;
 }
 
 export type SessionEvent =
@@ -83,7 +84,7 @@ export const sessionMachine = setup({
 }).createMachine({
   id: 'session',
   options: { maxIterations: 1000 },
-  context: ({ input }) => ({ ...input, queued: 0, active: 0, exited: 0 }),
+  context: ({ input }) => ({ ...input, queued: 0, active: 0 }),
   initial: 'pending',
   invoke: {
     id: 'executions',

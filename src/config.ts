@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { StartupError } from './errors.ts';
+import { DURABILITIES } from './journal/entries.ts';
 import {
   checkCeilings,
   checkDefaults,
@@ -16,6 +17,8 @@ import {
 
 /** What one JavaScript context needs, generously, in bytes: the default limit of running executions counts with it. */
 const CONTEXT_BYTES = 16 * 1024 * 1024;
+/** What a stop of the daemon does. */
+export const ON_STOP = ['stop', 'detach'] as const;
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 /** The most the protocol between daemon and cell carries. */
 const LARGEST_CODE_BYTES = 1024 * 1024 * 1024;
@@ -97,7 +100,11 @@ const schema = v.strictObject({
   restartIntensity: v.optional(count(0, 1_000_000), 10),
   restartPeriodMs: v.optional(duration(1), 5_000),
   /** How long a cell lives on without its daemon, in ms. */
-  orphanGraceMs: v.optional(duration(0), 10_000),
+  orphanGraceMs: v.optional(duration(0), 3_600_000),
+  /** How far what is acknowledged is on disk: `full` survives the machine, `normal` the daemon, `off` waits for nothing. */
+  durability: v.optional(v.picklist(DURABILITIES), 'normal'),
+  /** What a stop of the daemon does: end everything, or leave it to the next daemon. */
+  onStop: v.optional(v.picklist(ON_STOP), 'stop'),
   /** How many finished executions stay queryable. */
   retainedExecutions: v.optional(count(1, 10_000_000), 10_000),
   /** Name or path of the Python interpreter, 3.9 or later. */

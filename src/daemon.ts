@@ -1,15 +1,35 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
+import { monotonicMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
-import { FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError, UnavailableError } from './errors.ts';
+import {
+  FailedPreconditionError,
+  InvalidArgumentError,
+  NotFoundError,
+  ResourceExhaustedError,
+  UnavailableError,
+} from './errors.ts';
+import type { JournalContents, Moment, UnclosedSession } from './journal/entries.ts';
+import { Journal, type OpenedJournal } from './journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
+import { killTrees } from './processes.ts';
 import { StateDirectory } from './state-directory.ts';
+import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
+import { guestExitOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
 import { enforcementOf, summaryOf } from './supervisor/enforcement.ts';
 import { type ExecutionMetrics, metricsOf, metricsOfAll, metricsOfOne } from './supervisor/execution-metrics.ts';
-import type { ExecutionSnapshot, LifecycleState, StatusEvent } from './supervisor/execution-record.ts';
+import {
+  ExecutionRecord,
+  type ExecutionSnapshot,
+  type LifecycleState,
+  type StatusEvent,
+} from './supervisor/execution-record.ts';
+import { FinishedRecord } from './supervisor/finished-record.ts';
 import { type Language, Languages, specOf } from './supervisor/languages.ts';
 import { checkDuration, type Enforcement } from './supervisor/limits.ts';
 import {
@@ -94,6 +114,7 @@ export interface BoundServer {
 /** What a started daemon has. */
 interface Started {
   directory: StateDirectory;
+  journal: Journal;
   languages: Languages;
   controlGroups: ControlGroups;
 }
@@ -122,6 +143,8 @@ export class Daemon {
   readonly #registry: SessionRegistry;
   #enforcement: Enforcement[] = [];
   #directory: StateDirectory | undefined;
+  #journal: Journal | undefined;
+  #nextNumber = 1;
   #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
   #server: BoundServer | undefined;
@@ -135,25 +158,39 @@ export class Daemon {
     this.#dispatcher = new Dispatcher({ maxActive: config.maxRunning, maxStarting: config.maxStarting });
     this.#registry = new SessionRegistry({
       retain: config.retainedExecutions,
-      onEvicted: ({ outputDirectory }) => void new OutputFiles(outputDirectory).remove(),
+      onEvicted: (entry) => {
+        const { journal } = this.#started();
+        journal.append({ type: 'execution.released', number: entry.number });
+        void this.#output(entry).remove();
+      },
     });
   }
 
-  /** Takes the state directory, looks for the languages, and serves. Rejects with a `StartupError`, nothing left behind. */
+  /**
+   * Takes the state directory, goes on with what an older daemon left there, and serves. Rejects with a `StartupError`,
+   * nothing left behind, and nothing of an older daemon's touched.
+   */
   async start(): Promise<Endpoints> {
     if (this.#directory !== undefined) throw new FailedPreconditionError('the daemon was started before');
-    const [directory, languages] = await Promise.all([
-      StateDirectory.open(this.config.stateDir),
-      Languages.probe(this.config.python),
-    ]);
+    const { stateDir, python, durability, orphanGraceMs } = this.config;
+    const [directory, languages] = await Promise.all([StateDirectory.open(stateDir), Languages.probe(python)]);
     this.#directory = directory;
     this.#languages = languages;
-    this.#controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
-    this.#enforcement = enforcementOf(this.#controlGroups);
+    let journal: Journal | undefined;
     try {
+      const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
+      ({ journal } = opened);
+      this.#journal = journal;
+      const found = await findCells(directory.paths.cells, orphanGraceMs);
+      this.#controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
+      this.#enforcement = enforcementOf(this.#controlGroups);
+      const left = this.#restore(opened, found);
       this.#server = await this.#serve(this, this.config, this.#log);
+      void directory.remove(left);
     } catch (error) {
-      await this.#controlGroups.close();
+      for (const session of this.#registry.sessions()) session.detach();
+      await this.#controlGroups?.close({ detach: this.#registry.sessions().length > 0 });
+      await journal?.close();
       await directory.close();
       throw error;
     }
@@ -168,13 +205,16 @@ export class Daemon {
     return this.#server.endpoints;
   }
 
-  /** Stops everything, with the ladder, and resolves when all is gone. A call with `force` skips the grace periods. */
-  stop(options: { force?: boolean } = {}): Promise<void> {
+  /**
+   * Stops everything, with the ladder, and resolves when all is gone; sessions stay in the journal. With `detach` it leaves
+   * everything running to the next daemon instead. A call with `force` skips the grace periods.
+   */
+  stop(options: { force?: boolean; detach?: boolean } = {}): Promise<void> {
     if (options.force === true && !this.#forced) {
       this.#forced = true;
       for (const session of this.#registry.sessions()) void session.close(0);
     }
-    this.#stopping ??= this.#stop();
+    this.#stopping ??= options.detach === true ? this.#detach() : this.#stop();
     return this.#stopping;
   }
 
@@ -192,14 +232,16 @@ export class Daemon {
 
   /** Creates a session. The same id with the same configuration again answers with the session there is. */
   async createSession(sessionId: string, config: SessionConfiguration = {}): Promise<SessionSnapshot> {
-    const { languages, directory, controlGroups } = this.#accepting();
+    const { languages, journal } = this.#accepting();
     checkId(sessionId, 'session_id');
     const checked = checkSessionConfiguration(config, languages, this.config);
     const session = this.#registry.createSession(sessionId, checked, () => {
       this.#requireRoomForSession();
+      journal.requireWritable();
       this.#log.info({ sessionId }, 'session created');
-      return this.#newSession(sessionId, checked, { directory, controlGroups });
+      return this.#newSession(sessionId, checked, undefined);
     });
+    await journal.written();
     return snapshotOf(session);
   }
 
@@ -217,44 +259,56 @@ export class Daemon {
   /** Stops everything in the session; resolves when all of it is gone. Its executions stay queryable. */
   async deleteSession(sessionId: string, options: { graceMs?: number } = {}): Promise<void> {
     const session = this.#registry.session(sessionId);
-    await this.#close(session, options.graceMs ?? this.config.graceMs);
+    await this.#delete(session, this.#forced ? 0 : (options.graceMs ?? this.config.graceMs));
   }
 
   /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */
   async executeSnippet(snippet: Snippet): Promise<ExecutionSnapshot> {
-    const { languages } = this.#accepting();
+    const { languages, journal } = this.#accepting();
     const session = this.#registry.session(snippet.sessionId);
     session.requireOpen();
     const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
     const request = await checkSnippet(snippet, session.config, languages, node);
     const known = this.#registry.find(snippet.sessionId, snippet.executionId);
     if (known !== undefined) {
-      known.record.requireSame(request.fingerprint);
-      return known.record.snapshot;
+      const record = await this.#recordOf(known);
+      record.requireSame(request.fingerprint);
+      await journal.written();
+      return record.snapshot;
     }
     this.#accepting();
+    journal.requireWritable();
     this.#requireRoomInQueue(session);
     const record = session.admit(request);
-    this.#registry.add({ record, outputDirectory: session.outputDirectory(record) });
+    this.#registry.add(record);
+    await journal.written();
     return record.snapshot;
   }
 
   /** An execution as it stands, without a look at what it wrote. */
   async getExecution(sessionId: string, executionId: string): Promise<ExecutionSnapshot> {
-    return this.#registry.execution(sessionId, executionId).record.snapshot;
+    return (await this.#execution(sessionId, executionId)).snapshot;
   }
 
   async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
-    const { record, outputDirectory } = this.#registry.execution(sessionId, executionId);
-    const { stdout, stderr } = await new OutputFiles(outputDirectory).sizes();
-    return { ...record.snapshot, stdoutBytes: stdout, stderrBytes: stderr };
+    const known = this.#registry.execution(sessionId, executionId);
+    const { snapshot } = await this.#recordOf(known);
+    const { stdout, stderr } = await this.#output(known).sizes();
+    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr };
   }
 
-  /** Oldest first; of one session or of all. */
-  async listExecutions(sessionId?: string): Promise<ExecutionSnapshot[]> {
-    const found = this.#registry.executions(sessionId);
-    if (sessionId !== undefined && found.length === 0) this.#registry.session(sessionId);
-    return found.map(({ record }) => record.snapshot);
+  /** Oldest first; of one session or of all; of those from the `from`th on, before the `to`th. */
+  async listExecutions(sessionId?: string, { from = 0, to }: { from?: number; to?: number } = {}) {
+    const all = this.#registry.executions(sessionId);
+    if (sessionId !== undefined && all.length === 0) this.#registry.session(sessionId);
+    const wanted = all.slice(from, to);
+    const numbers = wanted.flatMap((known) => (known instanceof ExecutionRecord ? [] : [known.number]));
+    const finished = numbers.length === 0 ? [] : await this.#started().journal.finished(numbers);
+    const byNumber = new Map(finished.map((execution) => [execution.number, new FinishedRecord(execution)]));
+    return wanted.flatMap((known): ExecutionSnapshot[] => {
+      const record = known instanceof ExecutionRecord ? known : byNumber.get(known.number);
+      return record === undefined ? [] : [record.snapshot];
+    });
   }
 
   /**
@@ -264,16 +318,16 @@ export class Daemon {
   async cancelExecution(sessionId: string, executionId: string, options: StopOptions = {}): Promise<boolean> {
     const signal = parseSignal(options.signal || 'SIGTERM', 'signal');
     if (options.graceMs !== undefined) checkDuration(options.graceMs, 'grace', 0);
-    const known = this.#registry.find(sessionId, executionId);
-    if (known === undefined || known.record.state === 'exited') return false;
-    const { record } = known;
-    requireDeliverable(known, signal);
+    const record = this.#registry.find(sessionId, executionId);
+    if (!(record instanceof ExecutionRecord) || record.isOver) return false;
+    requireDeliverable(record, signal);
     record.actor.send({
       type: 'execution.stop',
       reason: 'cancelled',
       signal,
-      graceMs: options.graceMs ?? record.graceMs,
+      graceMs: options.graceMs ?? record.options.graceMs,
     });
+    await this.#started().journal.written();
     return true;
   }
 
@@ -285,10 +339,9 @@ export class Daemon {
     options: SignalOptions = {},
   ): Promise<boolean> {
     const name = parseSignal(signal, 'signal');
-    const known = this.#registry.execution(sessionId, executionId);
-    const { record } = known;
-    if (record.state === 'exited') return false;
-    requireDeliverable(known, name);
+    const record = this.#registry.execution(sessionId, executionId);
+    if (!(record instanceof ExecutionRecord) || record.isOver) return false;
+    requireDeliverable(record, name);
     if (record.state === 'pending' && name !== 'SIGKILL') {
       throw new FailedPreconditionError(
         `execution "${executionId}" has not started; it can be cancelled, not signalled`,
@@ -299,13 +352,13 @@ export class Daemon {
   }
 
   /** Every status event from a sequence number on, those to come included; ends after the last one. */
-  watchExecution(
+  async *watchExecution(
     sessionId: string,
     executionId: string,
     options: { fromSequence?: number; signal?: AbortSignal } = {},
   ): AsyncGenerator<StatusEvent> {
-    const { record } = this.#registry.execution(sessionId, executionId);
-    return record.watch(options.fromSequence ?? 1, options.signal ?? NEVER);
+    const record = await this.#execution(sessionId, executionId);
+    yield* record.watch(options.fromSequence ?? 1, options.signal ?? NEVER);
   }
 
   /** The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. */
@@ -314,7 +367,7 @@ export class Daemon {
     executionId: string,
     options: StreamOptions & { signal?: AbortSignal } = {},
   ): AsyncGenerator<OutputChunk> {
-    const { record, outputDirectory } = this.#registry.execution(sessionId, executionId);
+    const known = this.#registry.execution(sessionId, executionId);
     const { streams = ['stdout', 'stderr'], stdoutPosition = 0, stderrPosition = 0, follow = true } = options;
     const range: OutputRange = {
       streams: new Set(streams),
@@ -322,17 +375,17 @@ export class Daemon {
       follow,
     };
     const signal = options.signal ?? NEVER;
+    const record = await this.#recordOf(known);
     // There is nothing to read, nor a directory to look at, until the guest has started.
     if (follow) {
       for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
     }
-    yield* new OutputFiles(outputDirectory).read(range, record.exited(signal), signal);
+    yield* this.#output(known).read(range, record.exited(signal), signal);
   }
 
   /** The newest output of a stream, `maxBytes` at most, and where it begins. */
   async tailOutput(sessionId: string, executionId: string, stream: 'stdout' | 'stderr', maxBytes: number) {
-    const { outputDirectory } = this.#registry.execution(sessionId, executionId);
-    return new OutputFiles(outputDirectory).tail(stream, maxBytes);
+    return this.#output(this.#registry.execution(sessionId, executionId)).tail(stream, maxBytes);
   }
 
   /** Resolves when the execution has exited, or when `signal` aborts: look at the state to see which. */
@@ -341,14 +394,14 @@ export class Daemon {
     executionId: string,
     options: { signal?: AbortSignal } = {},
   ): Promise<ExecutionSnapshot> {
-    const { record } = this.#registry.execution(sessionId, executionId);
+    const record = await this.#execution(sessionId, executionId);
     await record.exited(options.signal ?? NEVER);
     return record.snapshot;
   }
 
   /** What an execution uses now, or used in all once it has exited. Costs the guest nothing. */
   async getExecutionMetrics(sessionId: string, executionId: string): Promise<ExecutionMetrics> {
-    return metricsOf(this.#registry.execution(sessionId, executionId).record, undefined);
+    return metricsOf(await this.#execution(sessionId, executionId), undefined);
   }
 
   /**
@@ -366,7 +419,7 @@ export class Daemon {
     if (executionId === undefined) {
       yield* metricsOfAll(() => this.#registry.running(sessionId), intervalMs, signal);
     } else {
-      yield* metricsOfOne(this.#registry.execution(sessionId as string, executionId).record, intervalMs, signal);
+      yield* metricsOfOne(await this.#execution(sessionId as string, executionId), intervalMs, signal);
     }
   }
 
@@ -377,7 +430,7 @@ export class Daemon {
 
   /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
   async writeInput(sessionId: string, executionId: string, data: Uint8Array, end = false): Promise<void> {
-    const { record } = this.#registry.execution(sessionId, executionId);
+    const record = await this.#execution(sessionId, executionId);
     if (!record.stdin) {
       throw new FailedPreconditionError(`execution "${executionId}" was started without stdin (config.stdin)`);
     }
@@ -388,16 +441,60 @@ export class Daemon {
     await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end);
   }
 
+  /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
+  #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): string[] {
+    const { sessions, unfinished, finished, nextNumber } = contents;
+    this.#nextNumber = nextNumber;
+    if (setAside !== undefined)
+      this.#log.error(setAside, 'the journal was damaged: it was set aside, and a new one begun');
+    for (const unclosed of sessions)
+      this.#registry.addSession(this.#newSession(unclosed.sessionId, unclosed.config, unclosed));
+    const byKey = new Map(this.#registry.sessions().map((session) => [session.sessionKey, session]));
+    for (const cell of found.cells) {
+      const session = byKey.get(cell.sessionKey);
+      if (session !== undefined) session.adopt(cell);
+      else dropCell(cell);
+    }
+    const agoMs = (moment: Moment) =>
+      Math.max(0, contents.sameBoot ? monotonicMs() - moment.monotonicMs : Date.now() - moment.atMs);
+    for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#registry.add(entry);
+    for (const entry of finished) this.#registry.retain(entry);
+    for (const execution of unfinished) {
+      const end = found.ends.get(execution.executionKey);
+      const session = byKey.get(execution.sessionKey);
+      if (session === undefined) {
+        this.#log.error({ execution }, 'an execution without its session: it is forgotten');
+        journal.append({ type: 'execution.released', number: execution.number });
+        continue;
+      }
+      this.#registry.add(session.resume(execution, agoMs, end && { exit: guestExitOf(end), atMs: end.atMs }));
+    }
+    for (const session of byKey.values()) session.resumed();
+    for (const { sessionKey, closing } of sessions) {
+      const session = byKey.get(sessionKey);
+      if (session && closing) void this.#delete(session, Math.max(0, closing.graceMs - agoMs(closing)));
+    }
+    if (sessions.length + unfinished.length > 0) {
+      const cells = found.cells.length;
+      this.#log.info({ sessions: sessions.length, executions: unfinished.length, cells }, 'goes on with what was left');
+    }
+    return setAside === undefined ? this.#unknownDirectories(contents) : [];
+  }
+
   #newSession(
     sessionId: string,
     config: CheckedSessionConfiguration,
-    { directory, controlGroups }: Pick<Started, 'directory' | 'controlGroups'>,
+    unclosed: UnclosedSession | undefined,
   ): SessionSupervisor {
+    const { directory, controlGroups, journal } = this.#started();
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
     const { processesPerCell, restartIntensity, restartPeriodMs, python } = this.config;
     const session: SessionSupervisor = new SessionSupervisor({
       sessionId,
       config,
+      unclosed,
+      journal,
+      nextNumber: () => this.#nextNumber++,
       machines: this.#machines,
       dispatcher: this.#dispatcher,
       workDirectory: directory.paths.work,
@@ -422,10 +519,20 @@ export class Daemon {
         onCrash: (cellKey, message) => this.#log.warn({ sessionId, cellKey }, message),
       },
       onExited: (record) => {
-        const { executionId, result } = record.snapshot;
+        const { executionId, result, times } = record.snapshot;
         this.#log.debug({ sessionId, executionId, ...result }, 'execution exited');
-        const known = this.#registry.find(sessionId, executionId);
-        if (known !== undefined) this.#registry.retain(known);
+        const { number, sessionKey, executionKey } = record.accepted;
+        const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
+        this.#registry.retain({
+          number,
+          sessionId,
+          executionId,
+          sessionKey,
+          executionKey,
+          exitedAtMs: times.exitedAtMs ?? 0,
+          outputBytes: stdoutBytes + stderrBytes,
+          outputEvicted: false,
+        });
       },
     });
     return session;
@@ -450,27 +557,75 @@ export class Daemon {
     if (inAll >= this.config.maxQueuedInAll) refuse(`${inAll} executions wait in all sessions, as many as may`);
   }
 
-  async #close(session: SessionSupervisor, graceMs: number): Promise<void> {
-    await session.close(this.#forced ? 0 : graceMs);
+  async #execution(sessionId: string, executionId: string): Promise<ExecutionRecord | FinishedRecord> {
+    return this.#recordOf(this.#registry.execution(sessionId, executionId));
+  }
+
+  async #recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
+    if (known instanceof ExecutionRecord) return known;
+    const [finished] = await this.#started().journal.finished([known.number]);
+    if (finished !== undefined) return new FinishedRecord(finished);
+    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+  }
+
+  async #delete(session: SessionSupervisor, graceMs: number): Promise<void> {
+    await session.delete(graceMs);
     this.#registry.forget(session);
     this.#log.info({ sessionId: session.sessionId }, 'session deleted');
   }
 
+  #output(known: KnownExecution): OutputFiles {
+    const { sessionKey, executionKey } = known instanceof ExecutionRecord ? known.accepted : known;
+    return new OutputFiles(join(this.#started().directory.paths.output, sessionKey, executionKey));
+  }
+
+  /** Directories of sessions and executions that nobody can ask for any more. */
+  #unknownDirectories({ unfinished, finished }: JournalContents): string[] {
+    const { output, work } = this.#started().directory.paths;
+    const live = new Set(unfinished.map(({ executionKey }) => executionKey));
+    const known = new Set([...live, ...finished.map(({ executionKey }) => executionKey)]);
+    const below = (directory: string, kept: Set<string>) =>
+      readdirSync(directory)
+        .flatMap((sessionKey) => readdirSync(join(directory, sessionKey)).map((key) => [sessionKey, key] as const))
+        .filter(([, executionKey]) => !kept.has(executionKey))
+        .map(([sessionKey, executionKey]) => join(directory, sessionKey, executionKey));
+    return [...below(output, known), ...below(work, live)];
+  }
+
+  #onJournal(failure: string | undefined): void {
+    if (failure === undefined) this.#log.info('the journal can be written');
+    else this.#log.error(`the journal cannot be written: ${failure}`);
+  }
+
   async #stop(): Promise<void> {
-    const { config } = this;
-    await Promise.all(this.#registry.sessions().map((session) => this.#close(session, config.graceMs)));
-    await this.#server?.close();
-    await this.#controlGroups?.close();
-    await this.#directory?.close();
+    const { graceMs } = this.config;
+    await Promise.all(this.#registry.sessions().map((session) => session.close(this.#forced ? 0 : graceMs)));
+    await this.#release({ detach: false });
     this.#log.info('stopped');
   }
 
+  async #detach(): Promise<void> {
+    const { journal } = this.#started();
+    await journal.written();
+    for (const session of this.#registry.sessions()) session.detach();
+    await this.#release({ detach: true });
+    this.#log.info('stopped; what runs is left to the next daemon');
+  }
+
+  async #release({ detach }: { detach: boolean }): Promise<void> {
+    await this.#server?.close();
+    await this.#controlGroups?.close({ detach });
+    await this.#journal?.close();
+    await this.#directory?.close();
+  }
+
   #started(): Started {
-    const [directory, languages, controlGroups] = [this.#directory, this.#languages, this.#controlGroups];
-    if (directory === undefined || languages === undefined || controlGroups === undefined) {
+    const [directory, journal, languages] = [this.#directory, this.#journal, this.#languages];
+    const controlGroups = this.#controlGroups;
+    if (!directory || !journal || !languages || !controlGroups) {
       throw new FailedPreconditionError('the daemon is not started');
     }
-    return { directory, languages, controlGroups };
+    return { directory, journal, languages, controlGroups };
   }
 
   #accepting(): Started {
@@ -479,7 +634,13 @@ export class Daemon {
   }
 }
 
-function requireDeliverable({ record }: KnownExecution, signal: NodeJS.Signals): void {
+/** A cell of a session that nobody knows: nobody could ask for its executions, or stop them. */
+function dropCell({ pid, connection }: FoundCells['cells'][number]): void {
+  connection.destroy();
+  killTrees([pid]);
+}
+
+function requireDeliverable(record: ExecutionRecord, signal: NodeJS.Signals): void {
   if (specOf(record.language).engine === 'javascript') requireThreadSignal(signal, record.language);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { Command, Option } from 'commander';
-import { type DaemonConfig, readConfigFile } from './config.ts';
+import { type DaemonConfig, ON_STOP, readConfigFile } from './config.ts';
 import { createDaemon } from './create-daemon.ts';
 import type { Daemon } from './daemon.ts';
 import { StartupError } from './errors.ts';
@@ -11,6 +11,7 @@ interface Flags {
   tcp?: string;
   stateDir?: string;
   config?: string;
+  onStop?: NonNullable<DaemonConfig['onStop']>;
   logLevel?: NonNullable<DaemonConfig['logLevel']>;
 }
 
@@ -24,6 +25,7 @@ const program = new Command('elide-daemon')
   .option('--tcp <host:port>', 'loopback address to serve beside it (default: none)')
   .option('--state-dir <dir>', 'state directory (default: /var/lib/elide as root, else $XDG_STATE_HOME/elide)')
   .option('--config <file>', 'configuration file: one JSON object; flags win over it')
+  .addOption(new Option('--on-stop <what>', 'end everything, or leave it to the next daemon').choices(ON_STOP))
   .addOption(
     new Option('--log-level <level>', 'what to log on stderr').choices([
       'fatal',
@@ -55,13 +57,13 @@ async function run({ config: file, ...flags }: Flags): Promise<void> {
   }
 }
 
-/** The first SIGTERM or SIGINT climbs the ladder on everything; a second one forces. */
+/** The first SIGTERM or SIGINT climbs the ladder on everything, or leaves it to the next daemon; a second one forces. */
 function stopOnSignals(daemon: Daemon): void {
   let asked = false;
   const stop = () => {
     const force = asked;
     asked = true;
-    daemon.stop({ force }).then(
+    daemon.stop({ force, detach: daemon.config.onStop === 'detach' }).then(
       () => process.exit(0),
       (error: Error) => {
         process.stderr.write(`elide-daemon: ${error.stack}\n`);

@@ -7,6 +7,8 @@ export const PACKAGE_ROOT = findRoot(import.meta.dirname);
 /** What runs beside guest code is always the built program, also for a daemon that runs from source. */
 export const CELL_MAIN = join(PACKAGE_ROOT, 'dist', 'src', 'cell', 'main.js');
 export const JAVASCRIPT_WORKER = join(PACKAGE_ROOT, 'dist', 'workers', 'javascript.cjs');
+/** The thread that writes the journal. */
+export const JOURNAL_THREAD = join(PACKAGE_ROOT, 'dist', 'src', 'journal', 'thread.js');
 export const ZYGOTE = join(PACKAGE_ROOT, 'workers', 'zygote.py');
 /** Descriptors of every proto file, built by buf. */
 export const PROTO_IMAGE = join(PACKAGE_ROOT, 'proto', 'image.binpb');

@@ -151,6 +151,17 @@ export function isAlive(pid: number): boolean {
   return statOf(pid)?.ended === false;
 }
 
+/** In clock ticks since boot, as proc_pid_stat(5) has it: with the process id it names a process for good. */
+export function startTimeOf(pid: number): string | undefined {
+  return fieldsOf(pid)?.[19];
+}
+
+/** True while that very process exists and has not ended: a process id is used again. */
+export function isSameProcess(pid: number, startTime: string | undefined): boolean {
+  const fields = fieldsOf(pid);
+  return fields !== undefined && !isEnded(fields) && fields[19] === startTime;
+}
+
 interface ProcessStat {
   pid: number;
   parent: number;

@@ -1,7 +1,8 @@
-import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { StartupError } from './errors.ts';
+import { removeTree } from './remove-tree.ts';
 
 /** The longest path a unix socket can have on Linux, in bytes (sun_path without its NUL). */
 const LONGEST_SOCKET_PATH = 107;
@@ -13,6 +14,7 @@ const LOCK_NAME = 'lock.db';
 /** The places below the state directory. `daemon/` is the daemon's alone; `work/` is what guests may touch. */
 export interface StatePaths {
   daemon: string;
+  journal: string;
   cells: string;
   output: string;
   work: string;
@@ -39,10 +41,11 @@ export class StateDirectory {
     this.#lock = lock;
   }
 
-  /** Makes the directories and takes the lock; what an older daemon left there is ended and removed. */
+  /** Makes the directories and takes the lock. */
   static async open(root: string): Promise<StateDirectory> {
     const daemon = join(root, 'daemon');
-    const paths = { daemon, cells: join(daemon, 'cells'), output: join(daemon, 'output'), work: join(root, 'work') };
+    const [cells, output] = [join(daemon, 'cells'), join(daemon, 'output')];
+    const paths = { daemon, journal: join(daemon, 'journal.db'), cells, output, work: join(root, 'work') };
     const cellSocketBytes = Buffer.byteLength(paths.cells) + CELL_SOCKET_CHARS;
     if (cellSocketBytes > LONGEST_SOCKET_PATH) {
       throw new StartupError(
@@ -52,46 +55,25 @@ export class StateDirectory {
     }
     await requireOurs(root, join(daemon, LOCK_NAME));
     try {
-      for (const path of [root, ...Object.values(paths)]) await mkdir(path, { recursive: true, mode: 0o700 });
+      for (const path of [root, daemon, cells, output, paths.work]) await mkdir(path, { recursive: true, mode: 0o700 });
       if (((await stat(daemon)).mode & 0o077) !== 0) {
         throw new Error(`${daemon} is open to others; make it 0700`);
       }
     } catch (error) {
       throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
     }
-    const directory = new StateDirectory(paths, takeLock(root, join(daemon, LOCK_NAME)));
-    await directory.#reap();
-    return directory;
+    return new StateDirectory(paths, takeLock(root, join(daemon, LOCK_NAME)));
   }
 
-  /** Lets the directory go. What lies in it stays, but for what a daemon keeps in memory only. */
+  /** Lets the directory go. What lies in it stays. */
   async close(): Promise<void> {
     this.#lock.close();
   }
 
-  /** Ends the cells of a daemon that died, and removes what belonged to its executions. */
-  async #reap(): Promise<void> {
-    for (const name of await readdir(this.paths.cells)) {
-      if (!name.endsWith('.sock')) continue;
-      const pid = await cellPid(join(this.paths.cells, name));
-      if (pid !== undefined) process.kill(pid, 'SIGKILL');
-    }
-    for (const path of [this.paths.cells, this.paths.output, this.paths.work]) {
-      await rm(path, { recursive: true, force: true, maxRetries: 3 });
-      await mkdir(path, { recursive: true, mode: 0o700 });
-    }
+  /** Removes directories below it that belong to nothing any more. */
+  async remove(directories: string[]): Promise<void> {
+    for (const directory of directories) await removeTree(directory);
   }
-}
-
-/** The process that was started for this cell socket, found by its command line: a reused pid has another. */
-async function cellPid(socket: string): Promise<number | undefined> {
-  for (const entry of await readdir('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
-    const command = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '');
-    // SOCKET and TOKEN_FILE, the last two arguments, and the NUL behind them.
-    if (command.split('\0').at(-3) === socket) return Number(entry);
-  }
-  return undefined;
 }
 
 /** A directory that holds something else is not ours to clean. */

@@ -1,9 +1,19 @@
 import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
-import { FromCell, type Hello, type Start, ToCell, type Usage } from '../gen/elide/cell/v1/cell.ts';
+import { monotonicMs } from '../clock.ts';
+import {
+  type Exited,
+  FromCell,
+  Hello,
+  type Start,
+  type Started,
+  ToCell,
+  type Usage,
+} from '../gen/elide/cell/v1/cell.ts';
 import { JAVASCRIPT_WORKER } from '../package-root.ts';
 import { zombiesOf } from '../processes.ts';
+import { EndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { Engine, Guest, GuestLimits, GuestUsage, StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
@@ -16,9 +26,13 @@ import { Meter } from './meter.ts';
 
 const [socketPath, tokenPath] = process.argv.slice(2);
 if (socketPath === undefined || tokenPath === undefined) throw new TypeError('usage: main SOCKET TOKEN_FILE');
+const endsPath = socketPath.replace(/\.sock$/, '.ends');
 
 /** How long a cell that no daemon ever spoke to lives, in ms. */
 const UNCLAIMED_MS = 30_000;
+
+/** How long a cell without guests and without a daemon lives at most, in ms. */
+const EMPTY_GRACE_MS = 10_000;
 
 /** How long the engine may take to end its guests before the cell ends with them, in ms. */
 const CLOSE_LIMIT_MS = 1_000;
@@ -31,15 +45,28 @@ const MOST_ZOMBIES = 64;
 const WEAR_LOOK_MS = 1_000;
 
 const token = readFileSync(tokenPath, 'utf8');
-const guests = new Map<string, { guest: Guest; outputDir: string }>();
-/** Ends that no daemon was there to hear, told to the next one. */
-const unreported: FromCell[] = [];
+const guests = new Map<string, RunningGuest>();
+/** Ends that no daemon has acknowledged. */
+const ends = new EndRecord(endsPath);
+/** What the cell was made as: the first greeting. */
+let made = Hello.create();
 let engine: Engine | undefined;
 let meter: Meter | undefined;
 let daemon: FramedSocket<ToCell, FromCell> | undefined;
 let orphanTimer = setTimeout(shutdown, UNCLAIMED_MS);
 let orphanGraceMs = UNCLAIMED_MS;
 let looksForWear = false;
+let worn = false;
+/** It stands by, its engine in the making. */
+let claiming: Promise<void> | undefined;
+
+interface RunningGuest {
+  guest: Guest;
+  outputDir: string;
+  started: Started | undefined;
+  /** The signal that begins its stop was delivered. */
+  stopped: boolean;
+}
 
 // A daemon's terminal must not reach its cells, and a log that is gone must not end them.
 process.on('SIGINT', () => {});
@@ -67,24 +94,42 @@ function accept(socket: Socket): void {
   connection.on('close', () => {
     if (connection !== daemon) return;
     daemon = undefined;
-    orphanTimer = setTimeout(shutdown, orphanGraceMs);
+    waitForDaemon();
   });
+}
+
+/** Without a daemon, a cell with guests waits for the next one; the ends of those that are gone lie on disk for it. */
+function waitForDaemon(): void {
+  clearTimeout(orphanTimer);
+  orphanTimer = setTimeout(shutdown, guests.size === 0 ? Math.min(orphanGraceMs, EMPTY_GRACE_MS) : orphanGraceMs);
 }
 
 /** A daemon that knows the token takes the cell; an older connection of its own is dropped. */
 async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): Promise<void> {
-  connection.send({ body: { $case: 'welcome', value: { protocolVersion: PROTOCOL_VERSION, pid: process.pid } } });
+  const { engine: kind, sessionKey, own } = made;
+  const executionKeys = [...new Set([...guests.keys(), ...ends.kept().map(({ executionKey }) => executionKey)])];
+  const welcome = { protocolVersion: PROTOCOL_VERSION, pid: process.pid, engine: kind, sessionKey, own, executionKeys };
+  connection.send({ body: { $case: 'welcome', value: welcome } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;
-  engine ??= await createEngine(hello);
-  meter ??= new Meter(Number(hello.memoryBudgetBytes), { passed: limitPassed });
-  engine.keepWarm(hello.keepWarm);
   orphanGraceMs = hello.orphanGraceMs;
   clearTimeout(orphanTimer);
   const before = daemon;
   daemon = connection;
   before?.destroy();
-  for (const message of unreported.splice(0)) report(message);
-  connection.send({ body: { $case: 'ready', value: {} } });
+  claiming ??= setUp(hello);
+  await claiming;
+  if (daemon !== connection) return;
+  for (const { started } of guests.values()) if (started) report({ body: { $case: 'started', value: started } });
+  for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
+  if (worn) report({ body: { $case: 'worn', value: {} } });
+  report({ body: { $case: 'ready', value: {} } });
+}
+
+async function setUp(hello: Hello): Promise<void> {
+  made = hello;
+  engine = await createEngine(hello);
+  meter = new Meter(Number(hello.memoryBudgetBytes), { passed: limitPassed });
+  engine.keepWarm(hello.keepWarm);
 }
 
 async function createEngine(hello: Hello): Promise<Engine> {
@@ -109,9 +154,14 @@ function obey(body: NonNullable<ToCell['body']>): void {
     case 'start':
       start(body.value);
       break;
-    case 'signal':
-      guests.get(body.value.executionKey)?.guest.signal(body.value.signal as NodeJS.Signals, body.value.tree);
+    case 'signal': {
+      const { executionKey, signal, tree, stop } = body.value;
+      const known = guests.get(executionKey);
+      if (known === undefined || (stop && known.stopped)) break;
+      known.stopped ||= stop;
+      known.guest.signal(signal as NodeJS.Signals, tree);
       break;
+    }
     case 'kill':
       guests.get(body.value.executionKey)?.guest.kill();
       break;
@@ -129,6 +179,9 @@ function obey(body: NonNullable<ToCell['body']>): void {
     case 'measure':
       void measure(body.value.request);
       break;
+    case 'acknowledge':
+      ends.forget(body.value.executionKey);
+      break;
     case 'shutdown':
       void shutdown();
       break;
@@ -138,20 +191,22 @@ function obey(body: NonNullable<ToCell['body']>): void {
 /** Starts a guest; a second request for the same execution is the first. */
 function start(request: Start): void {
   const { executionKey } = request;
-  if (engine === undefined || guests.has(executionKey)) return;
+  if (engine === undefined || guests.has(executionKey) || ends.has(executionKey)) return;
   try {
     prepareDirectories(request);
   } catch (error) {
     const { message } = error as Error;
     const value = { executionKey, exitCode: -1, signal: '', cause: 'start_failed', message, atMs: Date.now() };
-    report({ body: { $case: 'exited', value: { ...value, usage: undefined } } });
+    reportEnd({ ...value, usage: undefined });
     return;
   }
   const limits = limitsOf(request);
   const guest = engine.start(startRequestOf(request, limits), {
     started: ({ pid = 0, thread = 0 }) => {
       meter?.add(executionKey, guest, limits);
-      report({ body: { $case: 'started', value: { executionKey, pid, thread, atMs: Date.now() } } });
+      const value = { executionKey, pid, thread, atMs: Date.now(), monotonicMs: monotonicMs() };
+      running.started = value;
+      report({ body: { $case: 'started', value } });
     },
     outputExceeded: () => {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
@@ -159,18 +214,21 @@ function start(request: Start): void {
     exited: ({ exitCode, signal = '', cause = '', message = '', usage }) => {
       meter?.remove(executionKey);
       const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now() };
-      report({ body: { $case: 'exited', value: { ...value, usage: usage && usageOf(executionKey, usage) } } });
+      reportEnd({ ...value, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
+      if (daemon === undefined && guests.size === 0) waitForDaemon();
       if (!looksForWear) setTimeout(lookForWear, WEAR_LOOK_MS).unref();
       looksForWear = true;
     },
   });
-  guests.set(executionKey, { guest, outputDir: request.outputDir });
+  const running: RunningGuest = { guest, outputDir: request.outputDir, started: undefined, stopped: false };
+  guests.set(executionKey, running);
 }
 
 function lookForWear(): void {
   // Set for good once it has asked: it asks once.
-  if (zombiesOf(process.pid) >= MOST_ZOMBIES) report({ body: { $case: 'worn', value: {} } });
+  worn = zombiesOf(process.pid) >= MOST_ZOMBIES;
+  if (worn) report({ body: { $case: 'worn', value: {} } });
   else looksForWear = false;
 }
 
@@ -266,8 +324,13 @@ function makeDirectory(directory: string): void {
 }
 
 function report(message: FromCell): void {
-  if (daemon !== undefined) daemon.send(message);
-  else unreported.push(message);
+  daemon?.send(message);
+}
+
+/** The end of an execution is kept until a daemon has it. */
+function reportEnd(exited: Exited): void {
+  ends.keep(exited);
+  report({ body: { $case: 'exited', value: exited } });
 }
 
 let ending = false;

@@ -151,10 +151,14 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
     listExecutions: unary(async ({ sessionId, pageSize, pageToken }: Api.ListExecutionsRequest) => {
       if (pageSize > LARGEST_PAGE) throw new InvalidArgumentError(`page_size is ${pageSize}; at most ${LARGEST_PAGE}`);
       if (!/^\d{0,9}$/.test(pageToken)) throw new InvalidArgumentError(`page_token "${pageToken}" is none of ours`);
-      const all = await daemon.listExecutions(sessionId || undefined);
       const from = Number(pageToken);
       const to = from + (pageSize || LARGEST_PAGE);
-      return { executions: all.slice(from, to).map(summaryOf), nextPageToken: to < all.length ? String(to) : '' };
+      // One more than asked for says whether there is another page.
+      const found = await daemon.listExecutions(sessionId || undefined, { from, to: to + 1 });
+      return {
+        executions: found.slice(0, to - from).map(summaryOf),
+        nextPageToken: found.length > to - from ? String(to) : '',
+      };
     }),
 
     listLanguages: unary(async () => ({ languages: daemon.languages() })),

@@ -2,11 +2,28 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
-import type { GuestExit, Usage } from '../../machines/execution.ts';
-import { type Usage as CellUsage, FromCell, type Hello, type Start, ToCell } from '../gen/elide/cell/v1/cell.ts';
+import type { GuestExit, LostReason, Usage } from '../../machines/execution.ts';
+import { monotonicMs } from '../clock.ts';
+import {
+  type Usage as CellUsage,
+  type Exited,
+  FromCell,
+  type Hello,
+  type Start,
+  ToCell,
+} from '../gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN } from '../package-root.ts';
-import { isAlive, killGroupUntilGone, killSessionUntilGone, killTrees, untilGone } from '../processes.ts';
+import {
+  isSameProcess,
+  killGroupUntilGone,
+  killSessionUntilGone,
+  killTrees,
+  startTimeOf,
+  untilGone,
+} from '../processes.ts';
+import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
 
@@ -39,12 +56,13 @@ const LOG_TAIL_CHARS = 400;
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
-  started(info: { pid: number; atMs: number }): void;
+  /** `agoMs`: how long ago that was. */
+  started(info: { pid: number; atMs: number; agoMs: number }): void;
   /** It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. */
   limitReached(limit: GuestLimit, message: string): void;
   exited(exit: GuestExit, atMs: number): void;
   /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
-  lost(reason: 'cell_lost' | 'memory_exceeded', message: string, usage: Usage | undefined): void;
+  lost(reason: LostReason, message: string, usage: Usage | undefined): void;
 }
 
 /** Limits that a cell watches. */
@@ -60,7 +78,36 @@ export interface CellObserver {
   exited(message: string): void;
 }
 
-type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion'>;
+export type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion'>;
+
+/** The files of a cell. */
+export function cellFiles(directory: string, cellKey: string) {
+  const base = join(directory, cellKey);
+  return {
+    socket: `${base}.sock`,
+    token: `${base}.token`,
+    log: `${base}.log`,
+    report: `${base}.report`,
+    ends: `${base}.ends`,
+  };
+}
+
+/** A cell of an older daemon that has let itself be claimed. */
+export interface FoundCell {
+  cellKey: string;
+  pid: number;
+  startTime: string;
+  connection: FramedSocket<FromCell, ToCell>;
+  /** The executions it holds. */
+  executionKeys: string[];
+  /** What it has said beyond its welcome; taken from here once it is taken over. */
+  said: FromCell[];
+}
+
+type CellOrigin = { found: FoundCell } | { hello: HelloOptions };
+
+/** How often a process that is no child of this one is looked at for its end, in ms. */
+const LOOK_MS = 5;
 
 interface RemoteGuest {
   observer: GuestObserver;
@@ -77,13 +124,17 @@ interface RemoteGuest {
 export class CellProcess {
   readonly #guests = new Map<string, RemoteGuest>();
   readonly #observer: CellObserver;
-  readonly #files: { socket: string; token: string; log: string; report: string };
-  readonly #hello: HelloOptions;
+  readonly #files: ReturnType<typeof cellFiles>;
   readonly #cellKey: string;
   readonly #controlGroups: ControlGroups;
   #groups: CellGroups = { version: 0, cgroups: {} };
   readonly #token = nanoid(32);
   #child: ChildProcess | undefined;
+  /** Names the process for good; 0 and empty before there is one. */
+  #pid = 0;
+  #startTime: string | undefined = '';
+  /** What an adopted cell holds and nobody here has asked for yet, with what it said of it, by execution. */
+  #early: Map<string, NonNullable<FromCell['body']>[]> | undefined;
   #connection: FramedSocket<FromCell, ToCell> | undefined;
   #ready = false;
   #measuring: Promise<Map<string, Usage>> | undefined;
@@ -92,23 +143,26 @@ export class CellProcess {
   #killed = new Set<number>();
   #gone = false;
 
-  /** Starts the process. `directory` exists, is 0700 and short enough for a socket's path. */
+  /** Starts the process, or takes over one that was found. `directory` exists, is 0700 and short enough for a socket's path. */
   constructor(options: {
     cellKey: string;
     directory: string;
-    hello: HelloOptions;
+    origin: CellOrigin;
     controlGroups: ControlGroups;
     observer: CellObserver;
   }) {
-    const base = join(options.directory, options.cellKey);
-    this.#files = { socket: `${base}.sock`, token: `${base}.token`, log: `${base}.log`, report: `${base}.report` };
-    this.#hello = options.hello;
+    const { origin } = options;
+    this.#files = cellFiles(options.directory, options.cellKey);
     this.#cellKey = options.cellKey;
     this.#controlGroups = options.controlGroups;
     this.#observer = options.observer;
+    if ('found' in origin) {
+      this.#takeOver(origin.found);
+      return;
+    }
     // A throw here would reach the machine as an error; a cell that cannot start is a cell that exited.
     try {
-      this.#spawn();
+      this.#spawn(origin.hello);
     } catch (error) {
       queueMicrotask(() => this.#exited((error as Error).message));
     }
@@ -126,12 +180,36 @@ export class CellProcess {
       return;
     }
     this.#wake();
-    this.#guests.set(request.executionKey, { observer, pid: 0, thread: 0, usage: undefined, inputs: [] });
+    this.#observe(request.executionKey, observer);
     this.#send({ $case: 'start', value: request });
   }
 
-  signal(executionKey: string, signal: string, tree: boolean): void {
-    this.#send({ $case: 'signal', value: { executionKey, signal, tree } });
+  /** Goes on with a guest that the cell has held since an older daemon's time; what it has said since is told at once. */
+  resume(executionKey: string, observer: GuestObserver): void {
+    this.#observe(executionKey, observer);
+    const early = this.#early?.get(executionKey) ?? [];
+    this.#early?.delete(executionKey);
+    for (const body of early) this.#hear(body);
+    if (this.#gone && this.#guests.delete(executionKey)) observer.lost('cell_lost', 'the cell is gone', undefined);
+  }
+
+  /** Ends what an adopted cell holds and nobody here knows. */
+  dropUnknown(): void {
+    for (const executionKey of this.#early?.keys() ?? []) {
+      this.killGuest(executionKey);
+      this.acknowledge(executionKey);
+    }
+    this.#early = undefined;
+  }
+
+  /** The end of this execution is kept safe: the cell may forget it. */
+  acknowledge(executionKey: string): void {
+    this.#send({ $case: 'acknowledge', value: { executionKey } });
+  }
+
+  /** With `stop` the signal begins a stop, and is delivered once however often it is said. */
+  signal(executionKey: string, signal: string, tree: boolean, stop: boolean): void {
+    this.#send({ $case: 'signal', value: { executionKey, signal, tree, stop } });
   }
 
   /**
@@ -188,11 +266,45 @@ export class CellProcess {
 
   /** Ends the process and all below it: what its guests started would outlive it. Confirmed by `exited`. */
   kill(): void {
-    const pid = this.#child?.pid;
-    if (!this.#gone && pid !== undefined && isAlive(pid)) this.#killed = killTrees([pid]);
+    if (!this.#gone && this.#isRunning()) this.#killed = killTrees([this.#pid]);
   }
 
-  #spawn(): void {
+  /** Leaves the process to the next daemon. */
+  detach(): void {
+    this.#gone = true;
+    this.#connection?.destroy();
+    this.#child?.unref();
+  }
+
+  #observe(executionKey: string, observer: GuestObserver): void {
+    this.#guests.set(executionKey, { observer, pid: 0, thread: 0, usage: undefined, inputs: [] });
+  }
+
+  #isRunning(): boolean {
+    return this.#pid > 0 && isSameProcess(this.#pid, this.#startTime);
+  }
+
+  #takeOver({ pid, startTime, connection, executionKeys, said }: FoundCell): void {
+    this.#early = new Map(executionKeys.map((executionKey) => [executionKey, []]));
+    this.#pid = pid;
+    this.#startTime = startTime;
+    this.#ready = true;
+    this.#controlGroups.adopt(this.#cellKey);
+    this.#listen(connection);
+    for (const { body } of said) if (body) this.#hear(body);
+    queueMicrotask(() => {
+      this.#observer.spawned(pid);
+      this.#observer.ready();
+    });
+  }
+
+  /** To nobody's child here the kernel says nothing of its end. */
+  async #awaitEnd(): Promise<void> {
+    while (this.#isRunning()) await sleep(LOOK_MS);
+    this.#exited('ended');
+  }
+
+  #spawn(hello: HelloOptions): void {
     writeFileSync(this.#files.token, this.#token, { mode: 0o600 });
     const log = openSync(this.#files.log, 'a', 0o600);
     try {
@@ -208,10 +320,12 @@ export class CellProcess {
       child.once('exit', (code, signal) => this.#exited(signal ? `ended by ${signal}` : `exited with code ${code}`));
       child.stdout?.once('data', () => {
         child.stdout?.destroy();
-        this.#connect();
+        this.#connect(hello);
       });
       if (child.pid !== undefined) {
         const { pid } = child;
+        this.#pid = pid;
+        this.#startTime = startTimeOf(pid);
         this.#groups = this.#join(pid);
         queueMicrotask(() => this.#observer.spawned(pid));
       }
@@ -229,24 +343,26 @@ export class CellProcess {
     }
   }
 
-  #connect(): void {
+  #connect(hello: HelloOptions): void {
     const connection = new FramedSocket<FromCell, ToCell>(connect(this.#files.socket), FromCell, ToCell);
+    this.#listen(connection);
+    const { version, cgroups } = this.#groups;
+    const value = { ...hello, cgroupVersion: version, cgroups, protocolVersion: PROTOCOL_VERSION, token: this.#token };
+    connection.send({ body: { $case: 'hello', value } });
+  }
+
+  #listen(connection: FramedSocket<FromCell, ToCell>): void {
     this.#connection = connection;
+    connection.removeAllListeners();
     connection.on('message', ({ body }) => body && this.#hear(body));
-    // A cell whose channel is gone can neither be told nor believed: its end is the truth.
-    connection.on('close', () => this.kill());
-    connection.send({
-      body: {
-        $case: 'hello',
-        value: {
-          ...this.#hello,
-          cgroupVersion: this.#groups.version,
-          cgroups: this.#groups.cgroups,
-          protocolVersion: PROTOCOL_VERSION,
-          token: this.#token,
-        },
-      },
-    });
+    connection.on('close', () => this.#disconnected());
+    if (connection.isClosed) queueMicrotask(() => this.#disconnected());
+  }
+
+  /** A cell whose channel is gone can neither be told nor believed: its end is the truth. */
+  #disconnected(): void {
+    this.kill();
+    if (this.#child === undefined && !this.#gone) void this.#awaitEnd();
   }
 
   #hear(body: NonNullable<FromCell['body']>): void {
@@ -262,23 +378,21 @@ export class CellProcess {
         this.#observer.worn();
         break;
       case 'started': {
-        const guest = this.#guests.get(body.value.executionKey);
-        if (guest === undefined) break;
-        guest.pid = body.value.pid;
-        guest.thread = body.value.thread;
-        guest.observer.started({ pid: body.value.pid, atMs: body.value.atMs });
-        break;
-      }
-      case 'exited': {
-        const { executionKey, exitCode, signal, cause, message, atMs, usage } = body.value;
+        const { executionKey, pid, thread, atMs, monotonicMs: startedMs } = body.value;
         const guest = this.#guests.get(executionKey);
-        if (guest === undefined) break;
-        this.#guests.delete(executionKey);
-        for (const taken of guest.inputs) taken();
-        const exit = { exitCode, signal: signal || undefined, message: message || undefined };
-        guest.observer.exited({ ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage) }, atMs);
+        if (guest === undefined) {
+          this.#keepEarly(executionKey, body);
+          break;
+        }
+        guest.pid = pid;
+        guest.thread = thread;
+        guest.observer.started({ pid, atMs, agoMs: Math.max(0, monotonicMs() - startedMs) });
         break;
       }
+      case 'exited':
+        if (this.#guests.has(body.value.executionKey)) this.#guestExited(body.value);
+        else this.#keepEarly(body.value.executionKey, body);
+        break;
       case 'limitReached': {
         const { executionKey, limit, message } = body.value;
         this.#guests.get(executionKey)?.observer.limitReached(limit as GuestLimit, message);
@@ -297,21 +411,35 @@ export class CellProcess {
     }
   }
 
+  #keepEarly(executionKey: string, body: NonNullable<FromCell['body']>): void {
+    this.#early?.set(executionKey, [...(this.#early.get(executionKey) ?? []), body]);
+  }
+
+  #guestExited(exited: Exited): void {
+    const guest = this.#guests.get(exited.executionKey);
+    if (guest === undefined) return;
+    this.#guests.delete(exited.executionKey);
+    for (const taken of guest.inputs) taken();
+    guest.observer.exited(guestExitOf(exited), exited.atMs);
+  }
+
   /** The process is gone: so are its threads. What is left of processes below it is seen to its end before it counts. */
   #exited(how: string): void {
     if (this.#gone) return;
     this.#gone = true;
     this.#connection?.destroy();
     const log = readTail(this.#files.log);
+    // Its last words may not have been heard.
+    for (const exited of readEndRecord(this.#files.ends)) this.#hear({ $case: 'exited', value: exited });
     const exhausted = HEAP_EXHAUSTED.test(log) ? threadOf(readTail(this.#files.report)) : undefined;
     for (const file of Object.values(this.#files)) rmSync(file, { force: true });
     const message = `the cell ${how}${log === '' ? '' : `: ${log.slice(-LOG_TAIL_CHARS).trim()}`}`;
     const guests = [...this.#guests.values()];
     this.#guests.clear();
     for (const { inputs } of guests) for (const taken of inputs) taken();
-    const cell = this.#child?.pid;
+    const cell = this.#pid;
     // What ran away from all of that is still in the cell's control group.
-    const swept = Promise.all([untilGone(this.#killed), cell !== undefined && killSessionUntilGone(cell)]).then(() =>
+    const swept = Promise.all([untilGone(this.#killed), cell > 0 && killSessionUntilGone(cell)]).then(() =>
       this.#controlGroups.remove(this.#cellKey),
     );
     const ends = guests.map(async ({ pid, thread, usage, observer }) => {
@@ -324,12 +452,18 @@ export class CellProcess {
 
   /** A guest can stop the process it runs in, which then hears nothing. */
   #wake(): void {
-    if (!this.#gone) this.#child?.kill('SIGCONT');
+    if (!this.#gone && this.#isRunning()) process.kill(this.#pid, 'SIGCONT');
   }
 
   #send(body: NonNullable<ToCell['body']>): void {
     this.#connection?.send({ body });
   }
+}
+
+/** How a guest ended, in its cell's words. */
+export function guestExitOf({ exitCode, signal, cause, message, usage }: Exited): GuestExit {
+  const exit = { exitCode, signal: signal || undefined, message: message || undefined };
+  return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage) };
 }
 
 function usageOf(usage: CellUsage): Usage {

@@ -3,7 +3,7 @@ import { type Actor, createActor, fromCallback } from 'xstate';
 import { cellMachine, type ProcessCommand } from '../../machines/cell.ts';
 import type { Usage } from '../../machines/execution.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
-import { CellProcess, type GuestObserver } from './cell-process.ts';
+import { CellProcess, type FoundCell, type GuestObserver, type HelloOptions } from './cell-process.ts';
 import type { ControlGroups } from './control-groups.ts';
 import { RestartIntensity } from './restart-intensity.ts';
 
@@ -12,6 +12,8 @@ export type EngineKind = 'javascript' | 'python';
 
 /** How a session's cells are made. Durations in ms. */
 export interface CellOptions {
+  /** The session they are of. */
+  sessionKey: string;
   /** Where sockets, tokens and logs of cells lie. */
   directory: string;
   /** How many guests share one cell of each kind: the blast radius of a crash. */
@@ -36,8 +38,13 @@ export interface CellOptions {
 
 /** A place in a cell, held by one execution. */
 export interface CellPlace {
+  readonly cellKey: string;
   start(request: Start, observer: GuestObserver): void;
-  signal(executionKey: string, signal: string, tree: boolean): void;
+  /** Goes on with an execution that the cell has held since an older daemon's time. */
+  resume(executionKey: string, observer: GuestObserver): void;
+  signal(executionKey: string, signal: string, tree: boolean, stop: boolean): void;
+  /** The end of this execution is kept safe; also after the place was given back. */
+  acknowledge(executionKey: string): void;
   /** What the guests of its cell use now, by execution key. */
   measure(): Promise<Map<string, Usage>>;
   killGuest(executionKey: string): void;
@@ -64,13 +71,22 @@ interface Cell {
   ready: Promise<void>;
   /** Resolves when its process is gone. */
   exited: Promise<void>;
+  /** Of a cell that was just adopted: the executions it holds. */
+  holds: Set<string> | undefined;
   guests: number;
   /** For one guest alone, and none after it. */
   own: boolean;
   /** It gets no more guests, and is let go after its last. */
   worn: boolean;
-  /** How many contexts it keeps booted ahead at most. */
+  /** How many contexts it keeps booted ahead at most; -1: as an older daemon said. */
   warm: number;
+}
+
+/** A cell of an older daemon, with what it was made as. */
+export interface AdoptableCell extends FoundCell {
+  sessionKey: string;
+  kind: EngineKind;
+  own: boolean;
 }
 
 /** How many cells for one guest are kept booted ahead, once one was asked for. */
@@ -78,6 +94,9 @@ const OWN_SPARES = 2;
 
 /** How long after one was taken its replacement boots: a short guest ends sooner than a process boots beside it. */
 const OWN_REFILL_MS = 50;
+
+/** Cell keys: names of fixed length, part of a socket's path. */
+const CELL_KEY_CHARS = 10;
 
 const CELL_STATES = { pending: 'starting', running: 'ready', signaled: 'stopping' } as const;
 
@@ -103,7 +122,7 @@ export class CellSupervisor {
       await this.#mayStart(signal);
       signal.throwIfAborted();
       if (this.#closed) throw new Error('the session has no cells any more');
-      cell = this.#withRoom(kind, own) ?? this.#start(kind, own);
+      cell = this.#withRoom(kind, own) ?? this.#start(kind, own, nanoid(CELL_KEY_CHARS));
     }
     const release = this.#take(cell);
     if (own) setTimeout(() => this.#keepOwnSpares(kind), OWN_REFILL_MS).unref();
@@ -114,15 +133,58 @@ export class CellSupervisor {
       release();
       throw error;
     }
-    const { actor, process } = cell;
+    return this.#place(cell, release);
+  }
+
+  /** Takes over a cell of an older daemon. What it holds is then resumed, one by one, or dropped. */
+  adopt(found: AdoptableCell): void {
+    const { kind, own, cellKey } = found;
+    const cell = this.#start(kind, own, cellKey, found);
+    cell.holds = new Set(found.executionKeys);
+  }
+
+  /** The place of an execution that an adopted cell holds; undefined when none does. */
+  held(executionKey: string): CellPlace | undefined {
+    const cell = [...this.#cells].find(({ holds }) => holds?.has(executionKey));
+    return cell && this.#place(cell, this.#take(cell));
+  }
+
+  /** True when this cell is one of those here, and not gone. */
+  has(cellKey: string): boolean {
+    return [...this.#cells].some((cell) => cell.cellKey === cellKey);
+  }
+
+  /** Ends what adopted cells hold and nobody has asked for. */
+  dropUnknown(): void {
+    for (const cell of this.#cells) {
+      cell.process?.dropUnknown();
+      cell.holds = undefined;
+    }
+  }
+
+  /** Leaves every cell to the next daemon. */
+  detach(): void {
+    this.#closed = true;
+    for (const { actor, process } of this.#cells) {
+      process?.detach();
+      actor.stop();
+    }
+    this.#cells.clear();
+  }
+
+  #place(cell: Cell, release: () => void): CellPlace {
+    const { actor, process, own, cellKey } = cell;
     if (process === undefined) throw new Error('a ready cell without a process');
     return {
+      cellKey,
       start: (request, observer) => {
         process.start(request, observer);
         // Its one context is taken.
         if (own) process.keepWarm(0);
       },
-      signal: (executionKey, name, tree) => process.signal(executionKey, name, tree),
+      resume: (executionKey, observer) => process.resume(executionKey, observer),
+      signal: (executionKey, name, tree, stop) => process.signal(executionKey, name, tree, stop),
+      acknowledge: (executionKey) => process.acknowledge(executionKey),
       measure: () => process.measure(),
       killGuest: (executionKey) => process.killGuest(executionKey),
       write: (executionKey, data, end) => process.write(executionKey, data, end),
@@ -186,7 +248,7 @@ export class CellSupervisor {
     const wanted = Math.min(OWN_SPARES, this.#options.contextPoolSize);
     for (let count = spares; count < wanted && !this.#closed; count += 1) {
       if (this.#restarts.waitMs(performance.now()) > 0) return;
-      this.#start(kind, true);
+      this.#start(kind, true, nanoid(CELL_KEY_CHARS));
     }
   }
 
@@ -238,8 +300,8 @@ export class CellSupervisor {
     }
   }
 
-  #start(kind: EngineKind, own: boolean): Cell {
-    const { options, cellKey } = { options: this.#options, cellKey: nanoid(10) };
+  #start(kind: EngineKind, own: boolean, cellKey: string, found?: FoundCell): Cell {
+    const options = this.#options;
     const ready = Promise.withResolvers<void>();
     const exited = Promise.withResolvers<void>();
     // Nobody may be waiting when it fails.
@@ -248,15 +310,7 @@ export class CellSupervisor {
       const child = new CellProcess({
         cellKey,
         directory: options.directory,
-        hello: {
-          engine: kind,
-          keepWarm: cell.warm,
-          heapLimitMb: options.heapLimitMb,
-          interpreter: options.python,
-          zygotePath: options.zygotePath,
-          orphanGraceMs: options.orphanGraceMs,
-          memoryBudgetBytes: BigInt(options.memoryBudgetBytes),
-        },
+        origin: found === undefined ? { hello: this.#hello(cell) } : { found },
         controlGroups: options.controlGroups,
         observer: {
           spawned: (pid) => sendBack({ type: 'process.spawned', pid }),
@@ -287,10 +341,11 @@ export class CellSupervisor {
       process: undefined,
       ready: ready.promise,
       exited: exited.promise,
+      holds: undefined,
       guests: 0,
       own,
       worn: false,
-      warm: own ? 1 : 0,
+      warm: found === undefined ? Number(own) : -1,
     };
     actor.subscribe({
       complete: () => {
@@ -311,5 +366,20 @@ export class CellSupervisor {
     this.#cells.add(cell);
     actor.start();
     return cell;
+  }
+
+  #hello({ kind, own, warm }: Cell): HelloOptions {
+    const { sessionKey, heapLimitMb, python, zygotePath, orphanGraceMs, memoryBudgetBytes } = this.#options;
+    return {
+      engine: kind,
+      sessionKey,
+      own,
+      keepWarm: warm,
+      heapLimitMb,
+      interpreter: python,
+      zygotePath,
+      orphanGraceMs,
+      memoryBudgetBytes: BigInt(memoryBudgetBytes),
+    };
   }
 }

@@ -1,8 +1,9 @@
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
+import { startTimeOf } from '../processes.ts';
 
 /** The controllers a daemon has a use for. */
 export const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
@@ -49,6 +50,8 @@ export class ControlGroups {
   readonly why: string;
   readonly #layout: Layout;
   readonly #cells = new Set<string>();
+  /** Groups that an older daemon made for cells that were taken over, by cell. */
+  readonly #adopted = new Map<string, string[]>();
 
   private constructor(layout: Layout) {
     this.#layout = layout;
@@ -99,14 +102,36 @@ export class ControlGroups {
     return { version, cgroups };
   }
 
+  /** Takes over the groups that an older daemon made for a cell. */
+  adopt(cellKey: string): void {
+    const siblings = this.#unique().flatMap((directory) => {
+      const parent = dirname(directory);
+      return subdirectories(parent).map((name) => join(parent, name));
+    });
+    const groups = siblings.filter((directory) => DAEMON_DIRECTORY.test(basename(directory)));
+    const name = `cell-${cellKey}`;
+    const found = groups.filter((directory) => subdirectories(directory).includes(name));
+    this.#adopted.set(
+      cellKey,
+      found.map((directory) => join(directory, name)),
+    );
+    this.#cells.add(cellKey);
+  }
+
   /** Removes a cell's groups, with force against what may be left in them. Resolves when they are gone, or after 2 s. */
   async remove(cellKey: string): Promise<void> {
     if (!this.#cells.delete(cellKey)) return;
-    await Promise.all(this.#unique().map((parent) => removeTree(join(parent, `cell-${cellKey}`))));
+    const adopted = this.#adopted.get(cellKey);
+    this.#adopted.delete(cellKey);
+    const groups = adopted ?? this.#unique().map((parent) => join(parent, `cell-${cellKey}`));
+    await Promise.all(groups.map(removeTree));
+    // The last cell of the older daemon leaves nothing of that behind.
+    for (const group of adopted ?? []) tryRemove(dirname(group));
   }
 
-  /** Removes every cell's groups and the daemon's own. */
-  async close(): Promise<void> {
+  /** Removes every cell's groups and the daemon's own; with `detach` leaves them to the cells, which live on. */
+  async close({ detach = false } = {}): Promise<void> {
+    if (detach) return;
     await Promise.all([...this.#cells].map((cellKey) => this.remove(cellKey)));
     const { movedFrom, directories } = this.#layout;
     for (const directory of this.#unique()) {
@@ -309,10 +334,4 @@ function tryRemove(directory: string): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'ENOENT';
   }
-}
-
-/** In clock ticks since boot, as proc_pid_stat(5) has it: with the process id it names a process for good. */
-function startTimeOf(pid: number): string | undefined {
-  const [stat = ''] = readLines(`/proc/${pid}/stat`);
-  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
 }

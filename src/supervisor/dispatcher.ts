@@ -42,6 +42,12 @@ export class Dispatcher {
     this.#pump();
   }
 
+  /** An execution has its place since an older daemon's time. */
+  resumed(): void {
+    this.#active += 1;
+    this.#starting += 1;
+  }
+
   /** An execution that was dispatched has started, or ended without starting. */
   started(): void {
     this.#starting -= 1;

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Usage } from '../../machines/execution.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { ExecutionRecord } from './execution-record.ts';
+import type { FinishedRecord } from './finished-record.ts';
 
 const SHORTEST_INTERVAL_MS = 100;
 const LONGEST_INTERVAL_MS = 3_600_000;
@@ -37,7 +38,7 @@ const NOTHING_USED: Usage = {
 
 /** What an execution uses now, or used in all once it has exited. `before` is the round before of the same stream. */
 export async function metricsOf(
-  record: ExecutionRecord,
+  record: ExecutionRecord | FinishedRecord,
   before: ExecutionMetrics | undefined,
 ): Promise<ExecutionMetrics> {
   const { sessionId, executionId } = record;
@@ -59,7 +60,7 @@ function secondsOf({ userSeconds, systemSeconds }: Usage): number {
 
 /** Round after round until the execution has exited, its final figures last, or until `signal` aborts. */
 export async function* metricsOfOne(
-  record: ExecutionRecord,
+  record: ExecutionRecord | FinishedRecord,
   intervalMs: number | undefined,
   signal: AbortSignal,
 ): AsyncGenerator<ExecutionMetrics[]> {

@@ -1,6 +1,10 @@
 import { type Actor, type AnyStateMachine, createActor } from 'xstate';
-import type { ExecutionResult, executionMachine, Rung, Usage } from '../../machines/execution.ts';
+import type { ExecutionResult, executionMachine, Rung, Stop, Usage } from '../../machines/execution.ts';
+import { monotonicMs } from '../clock.ts';
 import { AlreadyExistsError } from '../errors.ts';
+import type { AcceptedExecution, JournaledEvent } from '../journal/entries.ts';
+import type { Journal } from '../journal/journal.ts';
+import type { CheckedOptions } from './limits.ts';
 import type { ExecutionRequest } from './requests.ts';
 
 /** The four states of a session and of an execution. */
@@ -48,20 +52,32 @@ export interface ExecutionSnapshot {
 
 type ExecutionActor = Actor<typeof executionMachine>;
 
+/** What a record is made of that goes on from where an earlier daemon's journal ends. */
+export interface Resumed {
+  events: JournaledEvent[];
+  /** How long ago something was, in ms. */
+  agoMs(moment: { atMs: number; monotonicMs: number }): number;
+}
+
+/** What {@link ExecutionRecord} is made with. */
+export interface RecordOptions {
+  accepted: AcceptedExecution;
+  /** What to run; undefined for one that runs already. */
+  request: ExecutionRequest | undefined;
+  machine: typeof executionMachine;
+  limits: { startLimitMs: number; forcedLimitMs: number };
+  journal: Pick<Journal, 'append'>;
+  /** Hears of each state when the machine reaches it: before it is journaled, and so before anyone else may know. */
+  onReached(record: ExecutionRecord, state: LifecycleState): void;
+  resumed?: Resumed | undefined;
+}
+
 /**
- * One execution: its actor, and what has become of it as a list of events. The list is the one truth that status,
- * watch streams and waits are served from.
+ * One execution: its actor, and what has become of it as a list of events. An event counts once it is journaled: the list
+ * holds no other, and status, watch streams and waits are served from it.
  */
 export class ExecutionRecord {
-  readonly sessionId: string;
-  readonly executionId: string;
-  /** Made by us, of fixed length: names the execution in paths and to its cell. */
-  readonly executionKey: string;
-  readonly language: string;
-  /** The execution's own grace period, in ms. */
-  readonly graceMs: number;
-  readonly #fingerprint: string;
-  readonly #warnings: string[];
+  readonly accepted: AcceptedExecution;
   readonly events: StatusEvent[] = [];
   readonly actor: ExecutionActor;
   /** What to run; let go once the cell has it. */
@@ -70,75 +86,106 @@ export class ExecutionRecord {
   measure: (() => Promise<Usage | undefined>) | undefined;
   /** Set while a cell holds the guest: appends to its standard input. */
   write: ((data: Buffer, end: boolean) => Promise<void>) | undefined;
-  readonly stdin: boolean;
   pid = 0;
   dispatched = false;
+  readonly #options: RecordOptions;
+  /** The newest event, which may not be journaled yet. */
+  #newest: StatusEvent | undefined;
   #startedAtMs: number | undefined;
   #exitedAtMs: number | undefined;
   #listeners: ((event: StatusEvent) => void)[] = [];
   #rung: Rung | undefined;
+  /** The machine is being brought to where the journal ends: its steps are no news. */
+  #resuming: boolean;
 
-  constructor(options: {
-    sessionKey: string;
-    executionKey: string;
-    request: ExecutionRequest;
-    machine: typeof executionMachine;
-    limits: { startLimitMs: number; forcedLimitMs: number };
-  }) {
-    const { sessionKey, executionKey, request, machine, limits } = options;
-    this.sessionId = request.sessionId;
-    this.executionId = request.executionId;
-    this.executionKey = executionKey;
-    this.language = request.language;
-    this.#fingerprint = request.fingerprint;
-    this.graceMs = request.options.graceMs;
-    this.#warnings = [...request.warnings];
-    this.stdin = request.stdin;
+  constructor(options: RecordOptions) {
+    const { accepted, request, machine, limits, resumed } = options;
+    this.#options = options;
+    this.accepted = accepted;
     this.request = request;
-    const { queueTimeoutMs, timeoutMs, timeoutSignal, graceMs } = request.options;
+    this.#resuming = resumed !== undefined;
+    const { sessionKey, executionKey } = accepted;
+    const { queueTimeoutMs, timeoutMs, timeoutSignal, graceMs } = accepted.options;
+    const [first] = resumed?.events ?? [];
+    const waitedMs = first === undefined ? 0 : (resumed?.agoMs(first) ?? 0);
     this.actor = createActor(machine as AnyStateMachine as typeof executionMachine, {
-      input: { sessionKey, executionKey, queueTimeoutMs, timeoutMs, timeoutSignal, graceMs, ...limits },
+      input: {
+        sessionKey,
+        executionKey,
+        queueTimeoutMs: queueTimeoutMs === undefined ? undefined : Math.max(0, queueTimeoutMs - waitedMs),
+        timeoutMs,
+        timeoutSignal,
+        graceMs,
+        ...limits,
+      },
     });
     this.actor.subscribe({ next: (snapshot) => this.#observe(snapshot), error: () => {} });
-    this.actor.start();
-    this.#append('pending', Date.now(), undefined);
+    if (resumed === undefined) {
+      this.actor.start();
+      const event = this.#eventOf('pending', Date.now(), undefined, undefined, undefined);
+      const journaled = { ...event, monotonicMs: monotonicMs() };
+      if (request === undefined) throw new TypeError('a new execution without a request');
+      options.journal.append({ type: 'execution.accepted', execution: accepted, request, event: journaled }, () =>
+        this.#publish(event),
+      );
+    } else {
+      for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid } of resumed.events) {
+        this.events.push({ sequence, atMs, state, rung, result, warning });
+        this.#startedAtMs = startedAtMs ?? this.#startedAtMs;
+        this.pid = pid ?? this.pid;
+      }
+      this.#newest = this.events.at(-1);
+      this.#rung = this.#newest?.rung;
+      this.actor.start();
+    }
   }
 
+  get sessionId(): string {
+    return this.accepted.sessionId;
+  }
+
+  get executionId(): string {
+    return this.accepted.executionId;
+  }
+
+  get executionKey(): string {
+    return this.accepted.executionKey;
+  }
+
+  get language(): string {
+    return this.accepted.language;
+  }
+
+  get options(): CheckedOptions {
+    return this.accepted.options;
+  }
+
+  get stdin(): boolean {
+    return this.accepted.stdin;
+  }
+
+  /** Its newest state that is journaled; one that is not even accepted yet is `pending`. */
   get state(): LifecycleState {
-    return (this.events.at(-1) as StatusEvent).state;
+    return this.events.at(-1)?.state ?? 'pending';
   }
 
-  get result(): ExecutionResult | undefined {
-    return this.events.at(-1)?.result;
+  /** The machine has come to its end, which may not be journaled yet. */
+  get isOver(): boolean {
+    return this.#newest?.state === 'exited';
   }
 
   get snapshot(): ExecutionSnapshot {
-    const last = this.events.at(-1) as StatusEvent;
-    return {
-      sessionId: this.sessionId,
-      executionId: this.executionId,
-      language: this.language,
-      state: last.state,
-      rung: last.rung,
-      result: last.result,
-      times: {
-        acceptedAtMs: (this.events[0] as StatusEvent).atMs,
-        startedAtMs: this.#startedAtMs,
-        signaledAtMs: this.events.find(({ state }) => state === 'signaled')?.atMs,
-        exitedAtMs: last.state === 'exited' ? last.atMs : undefined,
-      },
-      warnings: [...this.#warnings],
-      sequence: last.sequence,
-      pid: last.state === 'exited' ? 0 : this.pid,
-    };
+    return snapshotOf(this.accepted, this.events, this.#startedAtMs, this.pid);
   }
 
   /** Throws when the execution was accepted for another request. */
   requireSame(fingerprint: string): void {
-    if (fingerprint === this.#fingerprint) return;
-    throw new AlreadyExistsError(
-      `execution "${this.executionId}" exists in session "${this.sessionId}" with another request`,
-    );
+    requireSameRequest(this.accepted, fingerprint);
+  }
+
+  /** From here on the machine's steps are news: it has been brought to where the journal ends. */
+  resumed(): void {
+    this.#resuming = false;
   }
 
   /** The guest's own word on when its code began, told before the machine is. */
@@ -154,10 +201,9 @@ export class ExecutionRecord {
 
   /** Tells everyone who watches, and keeps it for the result. */
   warn(message: string): void {
-    if (this.state === 'exited') return;
-    this.#warnings.push(message);
-    const { state, rung } = this.events.at(-1) as StatusEvent;
-    this.#append(state, Date.now(), rung, undefined, message);
+    const newest = this.#newest;
+    if (newest === undefined || newest.state === 'exited') return;
+    this.#append(newest.state, Date.now(), newest.rung, { warning: message });
   }
 
   /** Calls `listener` with every later event. Returns what stops that. */
@@ -214,31 +260,98 @@ export class ExecutionRecord {
   #observe(snapshot: ReturnType<ExecutionActor['getSnapshot']>): void {
     const value = snapshot.value as string | Record<string, string>;
     const state = (typeof value === 'string' ? value : Object.keys(value)[0]) as LifecycleState;
-    const { rung, result } = snapshot.context;
-    const last = this.events.at(-1);
-    if (last !== undefined && last.state === state && this.#rung === rung) return;
+    if (this.#resuming) {
+      this.#options.onReached(this, state);
+      return;
+    }
+    const { rung, result, stop } = snapshot.context;
+    const newest = this.#newest;
+    if (newest !== undefined && newest.state === state && this.#rung === rung) return;
     this.#rung = rung;
     if (state === 'exited') {
-      this.#append(state, this.#exitedAtMs ?? Date.now(), result?.rung, result);
+      this.#append(state, this.#exitedAtMs ?? Date.now(), result?.rung, { result });
       this.request = undefined;
       this.write = undefined;
       this.measure = undefined;
-    } else if (last !== undefined) {
-      this.#append(state, state === 'running' ? (this.#startedAtMs ?? Date.now()) : Date.now(), rung);
+    } else if (newest !== undefined) {
+      this.#append(state, state === 'running' ? (this.#startedAtMs ?? Date.now()) : Date.now(), rung, { stop });
     }
+    this.#options.onReached(this, state);
   }
 
   #append(
     state: LifecycleState,
     toldMs: number,
     rung: Rung | undefined,
-    result?: ExecutionResult,
-    warning?: string,
+    { result, warning, stop }: { result?: ExecutionResult | undefined; warning?: string; stop?: Stop | undefined },
   ): void {
+    const event = this.#eventOf(state, toldMs, rung, result, warning);
+    const journaled = { ...event, monotonicMs: monotonicMs(), stop, startedAtMs: this.#startedAtMs, pid: this.pid };
+    const { journal, accepted } = this.#options;
+    journal.append({ type: 'execution.event', number: accepted.number, event: journaled }, () => this.#publish(event));
+  }
+
+  #eventOf(
+    state: LifecycleState,
+    toldMs: number,
+    rung: Rung | undefined,
+    result: ExecutionResult | undefined,
+    warning: string | undefined,
+  ): StatusEvent {
     // The cell's word on an end may be older than the daemon's newest step; a later event is never the earlier one.
-    const atMs = Math.max(toldMs, this.events.at(-1)?.atMs ?? 0);
-    const event = { sequence: this.events.length + 1, atMs, state, rung, result, warning };
+    const atMs = Math.max(toldMs, this.#newest?.atMs ?? 0);
+    const event = { sequence: (this.#newest?.sequence ?? 0) + 1, atMs, state, rung, result, warning };
+    this.#newest = event;
+    return event;
+  }
+
+  #publish(event: StatusEvent): void {
     this.events.push(event);
     for (const listener of this.#listeners) listener(event);
   }
+}
+
+/** The stop that was under way, with what is left of its grace period. */
+export function stopUnderWay({ events, agoMs }: Resumed): Stop | undefined {
+  const reached = events.findLast(({ state, rung }) => state === 'signaled' && rung !== undefined);
+  if (reached?.stop === undefined) return undefined;
+  if (reached.rung !== 'graceful') return { ...reached.stop, graceMs: 0 };
+  return { ...reached.stop, graceMs: Math.max(0, reached.stop.graceMs - agoMs(reached)) };
+}
+
+/** Throws when the execution was accepted for another request. */
+export function requireSameRequest(
+  { executionId, sessionId, ...accepted }: AcceptedExecution,
+  fingerprint: string,
+): void {
+  if (fingerprint === accepted.fingerprint) return;
+  throw new AlreadyExistsError(`execution "${executionId}" exists in session "${sessionId}" with another request`);
+}
+
+/** An execution as its events say. */
+export function snapshotOf(
+  { sessionId, executionId, language, warnings }: AcceptedExecution,
+  events: readonly StatusEvent[],
+  startedAtMs: number | undefined,
+  pid: number,
+): ExecutionSnapshot {
+  const last = events.at(-1);
+  const state = last?.state ?? 'pending';
+  return {
+    sessionId,
+    executionId,
+    language,
+    state,
+    rung: last?.rung,
+    result: last?.result,
+    times: {
+      acceptedAtMs: events[0]?.atMs ?? Date.now(),
+      startedAtMs: state === 'pending' ? undefined : startedAtMs,
+      signaledAtMs: events.find((event) => event.state === 'signaled')?.atMs,
+      exitedAtMs: state === 'exited' ? last?.atMs : undefined,
+    },
+    warnings: [...warnings, ...events.flatMap(({ warning }) => (warning === undefined ? [] : [warning]))],
+    sequence: last?.sequence ?? 0,
+    pid: state === 'exited' ? 0 : pid,
+  };
 }

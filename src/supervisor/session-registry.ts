@@ -1,13 +1,11 @@
 import { NotFoundError, UnavailableError } from '../errors.ts';
-import type { ExecutionRecord } from './execution-record.ts';
+import type { FinishedEntry } from '../journal/entries.ts';
+import { ExecutionRecord } from './execution-record.ts';
 import type { CheckedSessionConfiguration } from './requests.ts';
 import type { SessionSupervisor } from './session-supervisor.ts';
 
-/** An execution, live or finished, and where its output lies. */
-export interface KnownExecution {
-  record: ExecutionRecord;
-  outputDirectory: string;
-}
+/** An execution that has not exited, or the little that is kept in memory of one that has. */
+export type KnownExecution = ExecutionRecord | FinishedEntry;
 
 /**
  * Every session by its id, and every execution by session and its id. Executions outlive their session: they stay
@@ -16,11 +14,12 @@ export interface KnownExecution {
 export class SessionRegistry {
   readonly #sessions = new Map<string, SessionSupervisor>();
   readonly #executions = new Map<string, Map<string, KnownExecution>>();
-  readonly #finished = new Set<KnownExecution>();
+  /** In the order they exited. */
+  readonly #finished = new Set<FinishedEntry>();
   readonly #retain: number;
-  readonly #onEvicted: (known: KnownExecution) => void;
+  readonly #onEvicted: (entry: FinishedEntry) => void;
 
-  constructor(options: { retain: number; onEvicted: (known: KnownExecution) => void }) {
+  constructor(options: { retain: number; onEvicted: (entry: FinishedEntry) => void }) {
     this.#retain = options.retain;
     this.#onEvicted = options.onEvicted;
   }
@@ -38,8 +37,12 @@ export class SessionRegistry {
       return existing;
     }
     const session = create();
-    this.#sessions.set(sessionId, session);
+    this.addSession(session);
     return session;
+  }
+
+  addSession(session: SessionSupervisor): void {
+    this.#sessions.set(session.sessionId, session);
   }
 
   /** Throws when there is no such session. */
@@ -59,7 +62,7 @@ export class SessionRegistry {
   }
 
   add(known: KnownExecution): void {
-    const { sessionId, executionId } = known.record;
+    const { sessionId, executionId } = known;
     const executions = this.#executions.get(sessionId) ?? new Map<string, KnownExecution>();
     executions.set(executionId, known);
     this.#executions.set(sessionId, executions);
@@ -89,13 +92,16 @@ export class SessionRegistry {
     return sessions.flatMap((session) => session.running());
   }
 
-  /** Notes that an execution has exited, and lets go the oldest finished one when there are too many. */
-  retain(known: KnownExecution): void {
-    this.#finished.add(known);
+  /** Keeps little of an execution that has exited, and lets go the oldest finished one when there are too many. */
+  retain(entry: FinishedEntry): void {
+    const known = this.find(entry.sessionId, entry.executionId);
+    if (known instanceof ExecutionRecord && known.accepted.number !== entry.number) return;
+    this.add(entry);
+    this.#finished.add(entry);
     const [oldest] = this.#finished;
     if (this.#finished.size <= this.#retain || oldest === undefined) return;
     this.#finished.delete(oldest);
-    const { sessionId, executionId } = oldest.record;
+    const { sessionId, executionId } = oldest;
     const executions = this.#executions.get(sessionId);
     executions?.delete(executionId);
     if (executions?.size === 0) this.#executions.delete(sessionId);

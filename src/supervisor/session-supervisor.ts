@@ -1,16 +1,30 @@
-import { execFile } from 'node:child_process';
-import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { promisify } from 'node:util';
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
-import { type ExecutionEvent, executionMachine, type GuestCommand, type GuestInput } from '../../machines/execution.ts';
+import {
+  type ExecutionEvent,
+  executionMachine,
+  type GuestCommand,
+  type GuestExit,
+  type GuestInput,
+} from '../../machines/execution.ts';
 import { type ExecutionsCommand, sessionMachine } from '../../machines/session.ts';
+import { monotonicMs } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
 import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
-import { type CellOptions, type CellPlace, type CellSummary, CellSupervisor } from './cell-supervisor.ts';
+import type { UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
+import type { Journal } from '../journal/journal.ts';
+import { removeTree } from '../remove-tree.ts';
+import type { GuestObserver } from './cell-process.ts';
+import {
+  type AdoptableCell,
+  type CellOptions,
+  type CellPlace,
+  type CellSummary,
+  CellSupervisor,
+} from './cell-supervisor.ts';
 import type { Dispatcher, Waiting } from './dispatcher.ts';
-import { ExecutionRecord, type LifecycleState } from './execution-record.ts';
+import { ExecutionRecord, type LifecycleState, type Resumed, stopUnderWay } from './execution-record.ts';
 import { specOf } from './languages.ts';
 import type { CheckedOptions } from './limits.ts';
 import type { CheckedSessionConfiguration, ExecutionRequest } from './requests.ts';
@@ -20,8 +34,13 @@ export interface SessionOptions {
   sessionId: string;
   machines: SessionMachines;
   config: CheckedSessionConfiguration;
-  cells: CellOptions;
+  cells: Omit<CellOptions, 'sessionKey'>;
   dispatcher: Dispatcher;
+  journal: Journal;
+  /** Numbers for new executions. */
+  nextNumber(): number;
+  /** Set for a session that an older daemon has left. */
+  unclosed?: UnclosedSession | undefined;
   /** `work/` of the state directory: what guests may touch. */
   workDirectory: string;
   /** `daemon/output/` of the state directory. */
@@ -71,6 +90,26 @@ export class SessionMachines {
   }
 }
 
+/** The end of a guest as its cell wrote it down. */
+export interface GuestEnd {
+  exit: GuestExit;
+  atMs: number;
+}
+
+/** The place of a guest whose cell is gone. */
+const GONE: CellPlace = {
+  cellKey: '',
+  start: () => {},
+  resume: () => {},
+  signal: () => {},
+  acknowledge: () => {},
+  measure: async () => new Map(),
+  killGuest: () => {},
+  write: async () => {},
+  killCell: () => {},
+  release: () => {},
+};
+
 /** Execution keys, session keys: names of fixed length that never come from a client. */
 const KEY_CHARS = 12;
 
@@ -81,10 +120,10 @@ const KEY_CHARS = 12;
 export class SessionSupervisor implements Waiting {
   readonly sessionId: string;
   readonly config: CheckedSessionConfiguration;
-  readonly createdAtMs = Date.now();
+  readonly createdAtMs: number;
   readonly weight: number;
   readonly #options: SessionOptions;
-  readonly #sessionKey = nanoid(KEY_CHARS);
+  readonly #sessionKey: string;
   readonly #cells: CellSupervisor;
   readonly #actor: Actor<typeof sessionMachine>;
   /** Executions that have not exited, by key. */
@@ -92,13 +131,20 @@ export class SessionSupervisor implements Waiting {
   /** Waiting for a place, oldest first; a set, so that one that is cancelled leaves from anywhere at no cost. */
   readonly #queue = new Set<ExecutionRecord>();
   readonly #closed = Promise.withResolvers<void>();
+  /** How executions come to the cells that hold them since an older daemon's time, by execution. */
+  readonly #resuming = new Map<string, (observer: GuestObserver) => CellPlace>();
+  /** It goes for good, not only with its daemon. */
+  #deleted = false;
 
   constructor(options: SessionOptions) {
     this.#options = options;
     this.sessionId = options.sessionId;
     this.config = options.config;
     this.weight = options.config.weight;
-    this.#cells = new CellSupervisor(options.cells);
+    const { unclosed } = options;
+    this.#sessionKey = unclosed?.sessionKey ?? nanoid(KEY_CHARS);
+    this.createdAtMs = unclosed?.createdAtMs ?? Date.now();
+    this.#cells = new CellSupervisor({ ...options.cells, sessionKey: this.#sessionKey });
     options.machines.add(this.#sessionKey, this);
     this.#actor = createActor(options.machines.session, {
       input: {
@@ -106,14 +152,24 @@ export class SessionSupervisor implements Waiting {
         graceMs: options.graceMs,
         slackMs: options.slackMs,
         forcedLimitMs: options.limits.forcedLimitMs,
+        exited: unclosed?.exited ?? 0,
       },
     });
     this.#actor.subscribe({
-      complete: () => void this.#free(),
+      // Also told of an actor that is stopped, with its session left to the next daemon.
+      complete: () => this.#actor.getSnapshot().status === 'done' && void this.#free(),
       error: (error) => this.#closed.reject(error),
     });
     this.#actor.start();
     this.#actor.send({ type: 'session.open' });
+    if (unclosed !== undefined) return;
+    const { sessionId, createdAtMs, config } = this;
+    const session = { sessionKey: this.#sessionKey, sessionId, config, createdAtMs };
+    options.journal.append({ type: 'session.created', session });
+  }
+
+  get sessionKey(): string {
+    return this.#sessionKey;
   }
 
   get state(): LifecycleState {
@@ -131,29 +187,93 @@ export class SessionSupervisor implements Waiting {
     return this.#cells.summaries();
   }
 
-  /** Accepts an execution; it is dispatched when there is a place. */
+  /** Accepts an execution; it is dispatched when there is a place. Nobody may be told before it is journaled. */
   admit(request: ExecutionRequest): ExecutionRecord {
     this.requireOpen();
-    const record = new ExecutionRecord({
-      sessionKey: this.#sessionKey,
-      executionKey: nanoid(KEY_CHARS),
-      request,
-      machine: this.#options.machines.execution,
-      limits: this.#options.limits,
-    });
-    this.#live.set(record.executionKey, record);
+    const { sessionId, executionId, language, fingerprint, options, warnings, stdin } = request;
+    const keys = { sessionKey: this.#sessionKey, executionKey: nanoid(KEY_CHARS) };
+    const ids = { number: this.#options.nextNumber(), ...keys, sessionId, executionId };
+    const accepted = { ...ids, language, fingerprint, options, warnings, stdin };
+    const record = this.#record(accepted, request, undefined);
     this.#queue.add(record);
-    this.#actor.send({ type: 'execution.admitted' });
-    let starting = false;
-    record.onEvent(({ state }) => {
-      if (state !== 'pending' && record.dispatched && !starting) {
-        starting = true;
-        this.#options.dispatcher.started();
-      }
-      if (state === 'exited') this.#exited(record);
-    });
     this.#options.dispatcher.offer(this);
     return record;
+  }
+
+  #record(
+    accepted: ExecutionRecord['accepted'],
+    request: ExecutionRequest | undefined,
+    resumed: Resumed | undefined,
+  ): ExecutionRecord {
+    const { machines, limits, journal, dispatcher } = this.#options;
+    let starting = true;
+    const record = new ExecutionRecord({
+      accepted,
+      request,
+      machine: machines.execution,
+      limits,
+      journal,
+      resumed,
+      onReached: ({ dispatched }, state) => {
+        if (!dispatched || state === 'pending') return;
+        if (starting) dispatcher.started();
+        starting = false;
+        if (state === 'exited') dispatcher.exited();
+      },
+    });
+    this.#live.set(record.executionKey, record);
+    this.#actor.send({ type: 'execution.admitted' });
+    record.onEvent(({ state }) => {
+      if (state === 'exited') this.#exited(record);
+    });
+    return record;
+  }
+
+  /** Takes over a cell of an older daemon that was this session's. */
+  adopt(cell: AdoptableCell): void {
+    this.#cells.adopt(cell);
+  }
+
+  /**
+   * Goes on with an execution from where an older daemon's journal ends: with its guest where a cell holds it, from the
+   * start where it never began, else to its end. `written` is that end as its cell, now gone, wrote it down.
+   */
+  resume(unfinished: UnfinishedExecution, agoMs: Resumed['agoMs'], written: GuestEnd | undefined): ExecutionRecord {
+    const { events, request, cellKey, ...accepted } = unfinished;
+    const resumed = { events, agoMs };
+    const record = this.#record(accepted, request, resumed);
+    const { executionKey } = record;
+    const place = this.#cells.held(executionKey);
+    const neverBegan = record.state === 'pending' && (cellKey === undefined || this.#cells.has(cellKey));
+    if (place === undefined && written === undefined && neverBegan && request !== undefined) {
+      this.#queue.add(record);
+      record.resumed();
+      return record;
+    }
+    let observer: GuestObserver | undefined;
+    this.#resuming.set(executionKey, (guest) => {
+      observer = guest;
+      return place ?? GONE;
+    });
+    this.#options.dispatcher.resumed();
+    this.#dispatch(record);
+    const started = events.find(({ state }) => state === 'running');
+    if (started !== undefined) record.actor.send({ type: 'guest.started', agoMs: agoMs(started) });
+    const stop = stopUnderWay(resumed);
+    if (stop !== undefined) record.actor.send({ type: 'execution.stop', ...stop });
+    record.resumed();
+    this.#resuming.delete(executionKey);
+    if (observer === undefined) throw new Error(`an execution that was not resumed: ${executionKey}`);
+    if (place !== undefined) place.resume(executionKey, observer);
+    else if (written !== undefined) observer.exited(written.exit, written.atMs);
+    else observer.lost('daemon_lost', 'it ended while no daemon was there to see', undefined);
+    return record;
+  }
+
+  /** All that an older daemon left was resumed: what adopted cells hold beyond it is ended, and the queue is served. */
+  resumed(): void {
+    this.#cells.dropUnknown();
+    if (this.#queue.size > 0) this.#options.dispatcher.offer(this);
   }
 
   /** As many run as the session may have. */
@@ -187,27 +307,45 @@ export class SessionSupervisor implements Waiting {
     const [record] = this.#queue;
     if (record === undefined || this.#isFull()) return false;
     this.#queue.delete(record);
-    record.dispatched = true;
-    this.#actor.send({ type: 'execution.dispatched' });
-    record.actor.send({ type: 'execution.dispatch' });
+    this.#dispatch(record);
     return true;
   }
 
-  /** Stops everything in the session; resolves when all of it is gone. `graceMs` 0 forces. */
+  #dispatch(record: ExecutionRecord): void {
+    record.dispatched = true;
+    this.#actor.send({ type: 'execution.dispatched' });
+    record.actor.send({ type: 'execution.dispatch' });
+  }
+
+  /**
+   * Stops everything in the session; resolves when all of it is gone. `graceMs` 0 forces. The session itself stays in the
+   * journal, for the next daemon.
+   */
   close(graceMs: number): Promise<void> {
     if (this.state !== 'exited') this.#actor.send({ type: 'session.close', graceMs });
     return this.#closed.promise;
   }
 
-  /** Where an execution's output lies. */
-  outputDirectory(record: ExecutionRecord): string {
-    return join(this.#options.outputDirectory, this.#sessionKey, record.executionKey);
+  /** Closes the session for good. */
+  delete(graceMs: number): Promise<void> {
+    if (!this.#deleted) {
+      this.#deleted = true;
+      const closing = { graceMs, atMs: Date.now(), monotonicMs: monotonicMs() };
+      this.#options.journal.append({ type: 'session.closing', sessionKey: this.#sessionKey, closing });
+    }
+    return this.close(graceMs);
+  }
+
+  /** Leaves everything as it is to the next daemon. */
+  detach(): void {
+    for (const { actor } of this.#live.values()) actor.stop();
+    this.#actor.stop();
+    this.#cells.detach();
   }
 
   #exited(record: ExecutionRecord): void {
     this.#live.delete(record.executionKey);
     this.#queue.delete(record);
-    if (record.dispatched) this.#options.dispatcher.exited();
     this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched });
     this.#options.onExited(record);
     // One may have waited for a place in the session, not in the node.
@@ -234,7 +372,7 @@ export class SessionSupervisor implements Waiting {
    */
   runGuest(executionKey: string, { sendBack, receive }: Guest): void {
     const record = this.#live.get(executionKey);
-    if (record?.request === undefined) throw new Error(`no such execution to run: ${executionKey}`);
+    if (record === undefined) throw new Error(`no such execution to run: ${executionKey}`);
     const { request } = record;
     const cancelled = new AbortController();
     let place: CellPlace | undefined;
@@ -243,7 +381,7 @@ export class SessionSupervisor implements Waiting {
       if (place === undefined) {
         cancelled.abort();
       } else if (command.type === 'guest.signal') {
-        place.signal(executionKey, command.signal, command.tree ?? false);
+        place.signal(executionKey, command.signal, command.tree ?? false, command.stop ?? false);
       } else if (command.type === 'guest.kill') {
         place.killGuest(executionKey);
       } else {
@@ -251,34 +389,57 @@ export class SessionSupervisor implements Waiting {
       }
     });
 
-    const run = (ready: CellPlace) => {
+    const hold = (ready: CellPlace): void => {
       place = ready;
-      const end = () => {
-        ready.release();
-        void this.#removeWorkspace(executionKey);
-      };
-      ready.start(this.#startMessage(record, request), {
-        started: ({ pid, atMs }) => {
-          record.noteStarted(atMs, pid);
-          sendBack({ type: 'guest.started' });
-        },
-        limitReached: (limit, message) => {
-          if (limit === 'memory_soft') record.warn(message);
-          else sendBack({ type: 'guest.limitReached', limit, message });
-        },
-        exited: (exit, atMs) => {
-          end();
-          record.noteExited(atMs);
-          sendBack({ type: 'guest.exited', exit });
-        },
-        lost: (reason, message, usage) => {
-          end();
-          sendBack({ type: 'guest.lost', reason, message, usage });
-        },
-      });
-      record.request = undefined;
       record.measure = async () => (await ready.measure()).get(executionKey);
       if (record.stdin) record.write = (data, isEnd) => ready.write(executionKey, data, isEnd);
+      record.onEvent(({ state }) => {
+        if (state === 'exited') ready.acknowledge(executionKey);
+      });
+    };
+    const end = () => {
+      place?.release();
+      void this.#removeWorkspace(executionKey);
+    };
+    const observer: GuestObserver = {
+      started: ({ pid, atMs, agoMs }) => {
+        record.noteStarted(atMs, pid);
+        sendBack({ type: 'guest.started', agoMs });
+      },
+      limitReached: (limit, message) => {
+        if (limit === 'memory_soft') record.warn(message);
+        else sendBack({ type: 'guest.limitReached', limit, message });
+      },
+      exited: (exit, atMs) => {
+        end();
+        record.noteExited(atMs);
+        sendBack({ type: 'guest.exited', exit });
+      },
+      lost: (reason, message, usage) => {
+        end();
+        sendBack({ type: 'guest.lost', reason, message, usage });
+      },
+    };
+    const resume = this.#resuming.get(executionKey);
+    if (resume !== undefined) {
+      hold(resume(observer));
+      return;
+    }
+    if (request === undefined) throw new Error(`nothing to run: ${executionKey}`);
+
+    const run = async (ready: CellPlace) => {
+      // From the moment the cell is told, the guest may run: a later daemon must know where to look.
+      const { journal } = this.#options;
+      const { number } = record.accepted;
+      journal.append({ type: 'execution.dispatched', number, cellKey: ready.cellKey });
+      await journal.written();
+      if (cancelled.signal.aborted) {
+        ready.release();
+        throw cancelled.signal.reason;
+      }
+      hold(ready);
+      record.request = undefined;
+      ready.start(this.#startMessage(record, request), observer);
     };
     const fail = (error: Error) => {
       const exit = cancelled.signal.aborted
@@ -288,7 +449,7 @@ export class SessionSupervisor implements Waiting {
     };
     const { engine } = specOf(request.language);
     const own = engine === 'javascript' && request.options.isolation === 'process';
-    this.#cells.acquire(engine, cancelled.signal, own).then(run, fail);
+    this.#cells.acquire(engine, cancelled.signal, own).then(run).catch(fail);
   }
 
   #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {
@@ -307,7 +468,7 @@ export class SessionSupervisor implements Waiting {
       createCwd,
       writeMain: createCwd && mainPath.startsWith(`${cwd}/`),
       tmpDir: join(workspace, 'tmp'),
-      outputDir: this.outputDirectory(record),
+      outputDir: join(this.#options.outputDirectory, this.#sessionKey, record.executionKey),
       stdin: request.stdin,
       limits: limitsOf(request.options),
       signalTree: request.options.signalTree,
@@ -327,16 +488,12 @@ export class SessionSupervisor implements Waiting {
     this.#options.machines.remove(this.#sessionKey);
     await this.#cells.close();
     await removeTree(join(this.#options.workDirectory, this.#sessionKey));
+    if (this.#deleted) {
+      const { journal } = this.#options;
+      journal.append({ type: 'session.closed', sessionKey: this.#sessionKey });
+      await journal.written();
+    }
     this.#closed.resolve();
-  }
-}
-
-/** Removes a directory that a guest has filled as it liked; one deeper than any path can say, by a program that climbs down. */
-async function removeTree(path: string): Promise<void> {
-  try {
-    await rm(path, { recursive: true, force: true, maxRetries: 3 });
-  } catch {
-    await promisify(execFile)('rm', ['-rf', '--', path]).catch(() => {});
   }
 }
 

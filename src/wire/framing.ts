@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 
 /** The version both sides of a cell's socket speak. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 /** Frames above this are garbage, not messages: the largest code (64 MiB by default, 1 GiB at most) and its envelope. */
 const MAX_FRAME_BYTES = 1024 * 1024 * 1024 + 16 * 1024 * 1024;
@@ -36,6 +36,10 @@ export class FramedSocket<In, Out> extends EventEmitter<{ message: [In]; close: 
       this.#failure ??= error;
     });
     socket.once('close', () => this.emit('close', this.#failure));
+  }
+
+  get isClosed(): boolean {
+    return this.#socket.closed;
   }
 
   /** Sends a message; after the close, drops it. */

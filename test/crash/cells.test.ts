@@ -290,6 +290,8 @@ test('a cell obeys nobody without its token', async () => {
     interpreter: '',
     orphanGraceMs: 0,
     zygotePath: '',
+    sessionKey: '',
+    own: false,
     memoryBudgetBytes: 0n,
     cgroups: {},
     cgroupVersion: 0,
@@ -479,7 +481,7 @@ test('a cell that a daemon comes back to in time lives on', async () => {
   expect(second.stdout('e')).toBe('lived on\n');
 });
 
-test('an end that no daemon was there to hear is told to the next one, and only to that', async () => {
+test('an end that no daemon was there to hear is told to the next ones, until one acknowledges it', async () => {
   const cell = new BareCell();
   const first = await cell.connect();
   first.start('e', SLEEP);
@@ -496,6 +498,9 @@ test('an end that no daemon was there to hear is told to the next one, and only 
   );
   const second = await cell.connect();
   const { value } = await second.hears('exited', 'e');
+  const again = await cell.connect();
+  expect((await again.hears('exited', 'e')).value).toEqual(value);
+  again.send({ $case: 'acknowledge', value: { executionKey: 'e' } });
   const third = await cell.connect();
 
   expect(value).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });

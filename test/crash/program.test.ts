@@ -98,25 +98,6 @@ test('a second signal while it stops skips the grace periods', async () => {
   expect(below.filter(isAlive)).toEqual([]);
 });
 
-test('a daemon that is killed leaves a directory the next one cleans and uses, cells and guests included', async () => {
-  const root = temporaryDirectory();
-  writeFileSync(join(root, 'config.json'), '{ "orphanGraceMs": 1000000 }');
-  await using first = await new Program(root, ['--config', join(root, 'config.json')]).ready();
-  await first.start('js', IDLE);
-  await first.start('py', PYTHON_IDLE, 'python');
-  const below = descendants(first.child.pid);
-  expect(below.length).toBeGreaterThanOrEqual(4);
-
-  first.kill('SIGKILL');
-  await first.exited;
-  await using second = await new Program(root).ready();
-
-  await eventually('what the first one had is gone', () => below.filter(isAlive).length === 0);
-  await second.client.createSession('s');
-  await second.client.execute({ sessionId: 's', executionId: 'new', code: "console.log('works')" });
-  expect((await second.client.ended('s', 'new')).stdout).toBe('works\n');
-});
-
 test('cells of a daemon that is killed end by themselves when no other comes', async () => {
   const root = temporaryDirectory();
   writeFileSync(join(root, 'config.json'), '{ "orphanGraceMs": 200 }');

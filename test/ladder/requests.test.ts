@@ -315,8 +315,9 @@ test('a daemon that stops ends everything and leaves no process', async () => {
   const mine = () => descendants().filter((pid) => !before.has(pid));
 
   expect(mine().length).toBeGreaterThanOrEqual(4);
+  const waits = running.map(({ sessionId, executionId }) => node.daemon.wait(sessionId, executionId));
   await node.daemon.stop();
-  const ends = await Promise.all(running.map((execution) => execution.snapshot()));
+  const ends = await Promise.all(waits);
 
   expect(ends.map(({ result }) => result?.reason)).toEqual(new Array(4).fill('session_closed'));
   expect(ends.map(({ rung }) => rung)).toEqual(['forced', 'graceful', 'forced', 'graceful']);
@@ -333,10 +334,11 @@ test('a second stop of the daemon skips the grace period', async () => {
   await running.reached('signaled.graceful');
   expect(node.daemon.healthy).toBe(false);
   await expect(session.submit('0')).rejects.toMatchObject({ code: 'unavailable' });
+  const end = node.daemon.wait(running.sessionId, running.executionId);
   await node.daemon.stop({ force: true });
   await stopped;
 
-  expect((await running.snapshot()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+  expect((await end).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
 });
 
 test('an idle cell is let go, and the session starts another when it needs one', async () => {

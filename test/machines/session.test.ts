@@ -3,7 +3,7 @@ import { type Actor, createActor, fromCallback, SimulatedClock } from 'xstate';
 import { getShortestPaths } from 'xstate/graph';
 import { type ExecutionsCommand, type SessionEvent, sessionMachine } from '../../machines/session.ts';
 
-const input = { sessionKey: 's', graceMs: 5000, slackMs: 500, forcedLimitMs: 250 };
+const input = { sessionKey: 's', graceMs: 5000, slackMs: 500, forcedLimitMs: 250, exited: 0 };
 
 function start() {
   const clock = new SimulatedClock();

@@ -5,32 +5,34 @@ import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
 
 test('a later event never has an earlier time, whatever the cell says', () => {
   const guest = fromCallback<GuestCommand, GuestInput>(() => {});
+  const request = {
+    sessionId: 's',
+    executionId: 'e',
+    code: '1',
+    language: 'javascript',
+    env: {},
+    args: [],
+    options: {
+      graceMs: 1000,
+      timeoutSignal: 'SIGTERM' as const,
+      outputPolicy: 'truncate' as const,
+      isolation: 'thread' as const,
+      signalTree: false,
+      requireEnforcement: false,
+    },
+    warnings: [],
+    workingDirectory: undefined,
+    sourceFileName: 'main.js',
+    stdin: false,
+    fingerprint: 'f',
+  };
   const record = new ExecutionRecord({
-    sessionKey: 's',
-    executionKey: 'e',
+    accepted: { ...request, number: 1, sessionKey: 's', executionKey: 'e' },
+    request,
     machine: executionMachine.provide({ actors: { guest } }) as typeof executionMachine,
     limits: { startLimitMs: 1000, forcedLimitMs: 1000 },
-    request: {
-      sessionId: 's',
-      executionId: 'e',
-      code: '1',
-      language: 'javascript',
-      env: {},
-      args: [],
-      options: {
-        graceMs: 1000,
-        timeoutSignal: 'SIGTERM',
-        outputPolicy: 'truncate',
-        isolation: 'thread',
-        signalTree: false,
-        requireEnforcement: false,
-      },
-      warnings: [],
-      workingDirectory: undefined,
-      sourceFileName: 'main.js',
-      stdin: false,
-      fingerprint: 'f',
-    },
+    journal: { append: (_entry, onWritten) => onWritten?.() },
+    onReached: () => {},
   });
   record.actor.send({ type: 'execution.dispatch' });
   record.noteStarted(Date.now(), 0);

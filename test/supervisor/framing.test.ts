@@ -8,7 +8,7 @@ import { FramedSocket } from '../../src/wire/framing.ts';
 
 const message: fc.Arbitrary<ToCell> = fc.oneof(
   fc
-    .record({ executionKey: fc.string(), signal: fc.string(), tree: fc.boolean() })
+    .record({ executionKey: fc.string(), signal: fc.string(), tree: fc.boolean(), stop: fc.boolean() })
     .map((value) => body({ $case: 'signal', value })),
   fc
     .record({

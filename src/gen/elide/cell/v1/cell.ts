@@ -21,6 +21,7 @@ export interface ToCell {
     | { $case: "shutdown"; value: Shutdown }
     | { $case: "keepWarm"; value: KeepWarm }
     | { $case: "measure"; value: Measure }
+    | { $case: "acknowledge"; value: Acknowledge }
     | undefined;
 }
 
@@ -37,7 +38,10 @@ export interface FromCell {
     | undefined;
 }
 
-/** First message of a connection. A wrong token or version closes it. */
+/**
+ * First message of a connection. A wrong token closes it; a wrong version is answered, and changes nothing. To a cell
+ * that has an engine already, only the token, the version and orphan_grace_ms matter.
+ */
 export interface Hello {
   protocolVersion: number;
   token: string;
@@ -59,6 +63,10 @@ export interface Hello {
   cgroups: { [key: string]: string };
   /** The layout of those: 1 or 2. */
   cgroupVersion: number;
+  /** Whose cell this is, as the daemon names sessions; told to the next daemon. */
+  sessionKey: string;
+  /** It is for one execution alone. */
+  own: boolean;
 }
 
 export interface Hello_CgroupsEntry {
@@ -66,14 +74,24 @@ export interface Hello_CgroupsEntry {
   value: string;
 }
 
-/** The other half of the handshake: what this side speaks. */
+/** The other half of the handshake: what this side speaks, and what it was made as; empty before its first Hello. */
 export interface Welcome {
   protocolVersion: number;
   pid: number;
+  engine: string;
+  sessionKey: string;
+  own: boolean;
+  /** Every execution it holds, those included whose end is not acknowledged. Started and Exited of each follow. */
+  executionKeys: string[];
 }
 
-/** The engine is set up; starts may come. */
+/** The engine is set up, and everything was told that an earlier daemon may not have heard; starts may come. */
 export interface Ready {
+}
+
+/** The end of this execution is kept safe: the cell may forget it. */
+export interface Acknowledge {
+  executionKey: string;
 }
 
 /** Guests that ended have left behind what only the end of the process frees: it should get no more of them. */
@@ -128,6 +146,8 @@ export interface Signal {
   signal: string;
   /** Its child processes get it too, also where Start did not say so. */
   tree: boolean;
+  /** It begins a stop: delivered once to an execution, however often it is said. */
+  stop: boolean;
 }
 
 export interface Kill {
@@ -156,6 +176,8 @@ export interface Started {
   atMs: number;
   /** Names a guest that is a thread in the words V8 leaves when it aborts the process; 0 otherwise. */
   thread: number;
+  /** When that was, by a clock that nobody sets (CLOCK_MONOTONIC). */
+  monotonicMs: number;
 }
 
 export interface Exited {
@@ -239,6 +261,9 @@ export const ToCell: MessageFns<ToCell> = {
       case "measure":
         Measure.encode(message.body.value, writer.uint32(66).fork()).join();
         break;
+      case "acknowledge":
+        Acknowledge.encode(message.body.value, writer.uint32(74).fork()).join();
+        break;
     }
     return writer;
   },
@@ -320,6 +345,14 @@ export const ToCell: MessageFns<ToCell> = {
             message.body = { $case: "measure", value: Measure.decode(reader, reader.uint32()) };
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.body = { $case: "acknowledge", value: Acknowledge.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -383,6 +416,12 @@ export const ToCell: MessageFns<ToCell> = {
       case "measure": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "measure", value: Measure.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "acknowledge": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "acknowledge", value: Acknowledge.fromPartial(object.body.value) };
         }
         break;
       }
@@ -587,6 +626,8 @@ function createBaseHello(): Hello {
     memoryBudgetBytes: 0n,
     cgroups: {},
     cgroupVersion: 0,
+    sessionKey: "",
+    own: false,
   };
 }
 
@@ -627,6 +668,12 @@ export const Hello: MessageFns<Hello> = {
     });
     if (message.cgroupVersion !== 0) {
       writer.uint32(88).uint32(message.cgroupVersion);
+    }
+    if (message.sessionKey !== "") {
+      writer.uint32(98).string(message.sessionKey);
+    }
+    if (message.own !== false) {
+      writer.uint32(104).bool(message.own);
     }
     return writer;
   },
@@ -735,6 +782,22 @@ export const Hello: MessageFns<Hello> = {
             message.cgroupVersion = reader.uint32();
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.sessionKey = reader.string();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.own = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -773,6 +836,8 @@ export const Hello: MessageFns<Hello> = {
       {},
     );
     message.cgroupVersion = object.cgroupVersion ?? 0;
+    message.sessionKey = object.sessionKey ?? "";
+    message.own = object.own ?? false;
     return message;
   },
 };
@@ -845,7 +910,7 @@ export const Hello_CgroupsEntry: MessageFns<Hello_CgroupsEntry> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { protocolVersion: 0, pid: 0 };
+  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", own: false, executionKeys: [] };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -855,6 +920,18 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.pid !== 0) {
       writer.uint32(16).int32(message.pid);
+    }
+    if (message.engine !== "") {
+      writer.uint32(26).string(message.engine);
+    }
+    if (message.sessionKey !== "") {
+      writer.uint32(34).string(message.sessionKey);
+    }
+    if (message.own !== false) {
+      writer.uint32(40).bool(message.own);
+    }
+    for (const v of message.executionKeys) {
+      writer.uint32(50).string(v!);
     }
     return writer;
   },
@@ -888,6 +965,38 @@ export const Welcome: MessageFns<Welcome> = {
             message.pid = reader.int32();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.engine = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.sessionKey = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.own = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.executionKeys.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -907,6 +1016,10 @@ export const Welcome: MessageFns<Welcome> = {
     const message = createBaseWelcome();
     message.protocolVersion = object.protocolVersion ?? 0;
     message.pid = object.pid ?? 0;
+    message.engine = object.engine ?? "";
+    message.sessionKey = object.sessionKey ?? "";
+    message.own = object.own ?? false;
+    message.executionKeys = object.executionKeys?.map((e) => e) || [];
     return message;
   },
 };
@@ -950,6 +1063,61 @@ export const Ready: MessageFns<Ready> = {
   },
   fromPartial<I extends Exact<DeepPartial<Ready>, I>>(_: I): Ready {
     const message = createBaseReady();
+    return message;
+  },
+};
+
+function createBaseAcknowledge(): Acknowledge {
+  return { executionKey: "" };
+}
+
+export const Acknowledge: MessageFns<Acknowledge> = {
+  encode(message: Acknowledge, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.executionKey !== "") {
+      writer.uint32(10).string(message.executionKey);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Acknowledge {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAcknowledge();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executionKey = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Acknowledge>, I>>(base?: I): Acknowledge {
+    return Acknowledge.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Acknowledge>, I>>(object: I): Acknowledge {
+    const message = createBaseAcknowledge();
+    message.executionKey = object.executionKey ?? "";
     return message;
   },
 };
@@ -1512,7 +1680,7 @@ export const Measure: MessageFns<Measure> = {
 };
 
 function createBaseSignal(): Signal {
-  return { executionKey: "", signal: "", tree: false };
+  return { executionKey: "", signal: "", tree: false, stop: false };
 }
 
 export const Signal: MessageFns<Signal> = {
@@ -1525,6 +1693,9 @@ export const Signal: MessageFns<Signal> = {
     }
     if (message.tree !== false) {
       writer.uint32(24).bool(message.tree);
+    }
+    if (message.stop !== false) {
+      writer.uint32(32).bool(message.stop);
     }
     return writer;
   },
@@ -1566,6 +1737,14 @@ export const Signal: MessageFns<Signal> = {
             message.tree = reader.bool();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.stop = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1586,6 +1765,7 @@ export const Signal: MessageFns<Signal> = {
     message.executionKey = object.executionKey ?? "";
     message.signal = object.signal ?? "";
     message.tree = object.tree ?? false;
+    message.stop = object.stop ?? false;
     return message;
   },
 };
@@ -1823,7 +2003,7 @@ export const Shutdown: MessageFns<Shutdown> = {
 };
 
 function createBaseStarted(): Started {
-  return { executionKey: "", pid: 0, atMs: 0, thread: 0 };
+  return { executionKey: "", pid: 0, atMs: 0, thread: 0, monotonicMs: 0 };
 }
 
 export const Started: MessageFns<Started> = {
@@ -1839,6 +2019,9 @@ export const Started: MessageFns<Started> = {
     }
     if (message.thread !== 0) {
       writer.uint32(32).uint32(message.thread);
+    }
+    if (message.monotonicMs !== 0) {
+      writer.uint32(41).double(message.monotonicMs);
     }
     return writer;
   },
@@ -1888,6 +2071,14 @@ export const Started: MessageFns<Started> = {
             message.thread = reader.uint32();
             continue;
           }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.monotonicMs = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1909,6 +2100,7 @@ export const Started: MessageFns<Started> = {
     message.pid = object.pid ?? 0;
     message.atMs = object.atMs ?? 0;
     message.thread = object.thread ?? 0;
+    message.monotonicMs = object.monotonicMs ?? 0;
     return message;
   },
 };

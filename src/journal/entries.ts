@@ -1,0 +1,112 @@
+import type { Stop } from '../../machines/execution.ts';
+import type { StatusEvent } from '../supervisor/execution-record.ts';
+import type { CheckedOptions } from '../supervisor/limits.ts';
+import type { CheckedSessionConfiguration, ExecutionRequest } from '../supervisor/requests.ts';
+
+/** How far what is acknowledged is on disk: see docs/durability.md. */
+export const DURABILITIES = ['full', 'normal', 'off'] as const;
+export type Durability = (typeof DURABILITIES)[number];
+
+/** When something became true, by both clocks: Unix ms, and ms of `monotonicMs`. */
+export interface Moment {
+  atMs: number;
+  monotonicMs: number;
+}
+
+/** A fact as it is journaled. */
+export type Entry =
+  | { type: 'session.created'; session: JournaledSession }
+  | { type: 'session.closing'; sessionKey: string; closing: Closing }
+  | { type: 'session.closed'; sessionKey: string }
+  | { type: 'execution.accepted'; execution: AcceptedExecution; request: ExecutionRequest; event: JournaledEvent }
+  /** The cell is about to be told to start it. */
+  | { type: 'execution.dispatched'; number: number; cellKey: string }
+  | { type: 'execution.event'; number: number; event: JournaledEvent }
+  /** Nobody asks for it any more. */
+  | { type: 'execution.released'; number: number }
+  /** It is finished, and its output was removed to make room. */
+  | { type: 'execution.outputEvicted'; number: number };
+
+export interface JournaledSession {
+  sessionKey: string;
+  sessionId: string;
+  config: CheckedSessionConfiguration;
+  createdAtMs: number;
+}
+
+/** A session that is being deleted. */
+export interface Closing extends Moment {
+  graceMs: number;
+}
+
+/** What never changes of an execution. */
+export interface AcceptedExecution {
+  /** 1 for the first a state directory has seen; later ones have higher numbers. */
+  number: number;
+  executionKey: string;
+  sessionKey: string;
+  sessionId: string;
+  executionId: string;
+  language: string;
+  fingerprint: string;
+  options: CheckedOptions;
+  /** Limits that the node could not hold when it was accepted, one line each. */
+  warnings: string[];
+  stdin: boolean;
+}
+
+/** A status event with what a later daemon needs to go on from there. */
+export interface JournaledEvent extends StatusEvent {
+  monotonicMs: number;
+  /** With the rung that was reached: the stop under way. */
+  stop?: Stop | undefined;
+  /** Of the guest, once it has started: when that was, in Unix ms, and its process id. */
+  startedAtMs?: number | undefined;
+  pid?: number | undefined;
+}
+
+/** An execution that had not exited when its daemon went. */
+export interface UnfinishedExecution extends AcceptedExecution {
+  /** What to run; kept until the guest has started. */
+  request: ExecutionRequest | undefined;
+  /** The cell that was to start it. */
+  cellKey: string | undefined;
+  events: JournaledEvent[];
+}
+
+/** What is known of a finished execution without a look into the journal. */
+export interface FinishedEntry {
+  number: number;
+  sessionId: string;
+  executionId: string;
+  sessionKey: string;
+  executionKey: string;
+  exitedAtMs: number;
+  outputBytes: number;
+  outputEvicted: boolean;
+}
+
+/** A session that was open, or being deleted, when its daemon went. */
+export interface UnclosedSession extends JournaledSession {
+  closing: Closing | undefined;
+  /** How many of its executions have exited since it was created. */
+  exited: number;
+}
+
+/** All that a journal holds, but for what finished executions came to. */
+export interface JournalContents {
+  sessions: UnclosedSession[];
+  /** In the order they were accepted. */
+  unfinished: UnfinishedExecution[];
+  /** In the order they exited. */
+  finished: FinishedEntry[];
+  /** The number for the next execution. */
+  nextNumber: number;
+  /** The journal was written since the machine's last start: its monotonic times are of this boot. */
+  sameBoot: boolean;
+}
+
+/** What a finished execution came to. */
+export interface FinishedExecution extends AcceptedExecution {
+  events: JournaledEvent[];
+}

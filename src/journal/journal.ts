@@ -1,0 +1,228 @@
+import { Worker } from 'node:worker_threads';
+import { ResourceExhaustedError, StartupError, UnavailableError } from '../errors.ts';
+import { JOURNAL_THREAD } from '../package-root.ts';
+import type { Durability, Entry, FinishedExecution } from './entries.ts';
+import type { Opened } from './store.ts';
+import type { JournalAnswer, JournalCommand, JournalThreadData } from './thread.ts';
+
+/** How long after a failure the same entries are tried again, and whether there is room again, in ms. */
+const RETRY_MS = 250;
+/** How long a journal that is closed waits for its last entries, in ms. */
+const CLOSE_LIMIT_MS = 5_000;
+
+/** What a journal held when it was opened. */
+export type OpenedJournal = Omit<Opened, 'store'> & { journal: Journal };
+
+interface Appended {
+  entry: Entry;
+  onWritten: (() => void) | undefined;
+}
+
+/**
+ * The one truth of sessions and executions, on disk. Entries are written in their order by a thread of their own;
+ * whatever comes while it writes shares the next transaction (group commit). What cannot be written is kept and tried
+ * again until it can.
+ */
+export class Journal {
+  readonly #data: JournalThreadData;
+  readonly #onFailure: (failure: string | undefined) => void;
+  #thread: Worker | undefined;
+  /** On their way to the disk. */
+  #writing: Appended[] = [];
+  /** The thread has them. */
+  #sent = false;
+  #next: Appended[] = [];
+  /** What is on its way failed, and will be tried again. */
+  #retrying = false;
+  #scheduled = false;
+  #failure: string | undefined;
+  #closing = false;
+  readonly #finds = new Map<number, PromiseWithResolvers<FinishedExecution[]>>();
+  #lastFind = 0;
+  #opened = false;
+  #recovery: NodeJS.Timeout | undefined;
+  readonly #opening = Promise.withResolvers<OpenedJournal>();
+
+  private constructor(data: JournalThreadData, onFailure: (failure: string | undefined) => void) {
+    this.#data = data;
+    this.#onFailure = onFailure;
+    this.#start();
+  }
+
+  /**
+   * Opens the journal or begins it. Rejects with a `StartupError` for a file that it cannot use. `onFailure` hears why
+   * nothing can be written, and undefined when it can again.
+   */
+  static open(
+    path: string,
+    durability: Durability,
+    onFailure: (failure: string | undefined) => void,
+  ): Promise<OpenedJournal> {
+    return new Journal({ path, durability }, onFailure).#opening.promise;
+  }
+
+  /** Throws when nothing new can be accepted now, because it could not be kept. */
+  requireWritable(): void {
+    if (this.#failure === undefined) return;
+    const message = `the journal cannot be written (${this.#failure}); nothing new is accepted until it can`;
+    if (/full|ENOSPC|EDQUOT/.test(this.#failure)) throw new ResourceExhaustedError(message, { retryAfterMs: 1_000 });
+    throw new UnavailableError(message);
+  }
+
+  /** Adds an entry; `onWritten` is called once it is as durable as asked for, in the order of the entries. */
+  append(entry: Entry, onWritten?: () => void): void {
+    const told = this.#data.durability === 'off';
+    this.#next.push({ entry, onWritten: told ? undefined : onWritten });
+    this.#schedule();
+    if (told) onWritten?.();
+  }
+
+  /** Resolves when everything appended so far is as durable as asked for. */
+  async written(): Promise<void> {
+    if (this.#data.durability !== 'off') await this.#flushed();
+  }
+
+  /** What finished executions came to, those left out that are not known (any more). */
+  async finished(numbers: number[]): Promise<FinishedExecution[]> {
+    // Its end may still be on its way.
+    await this.#flushed();
+    if (this.#closing) throw new UnavailableError('the daemon has stopped');
+    const found = Promise.withResolvers<FinishedExecution[]>();
+    this.#lastFind += 1;
+    this.#finds.set(this.#lastFind, found);
+    this.#ask({ type: 'find', request: this.#lastFind, numbers });
+    return found.promise;
+  }
+
+  /** Writes what is left, and lets the file go. Rejects when that takes longer than 5 s, with the number of entries lost. */
+  async close(): Promise<void> {
+    const limit = Promise.withResolvers<void>();
+    const timer = setTimeout(limit.resolve, CLOSE_LIMIT_MS);
+    await Promise.race([this.#flushed(), limit.promise]);
+    clearTimeout(timer);
+    clearTimeout(this.#recovery);
+    this.#closing = true;
+    const lost = this.#writing.length + this.#next.length;
+    const thread = this.#thread;
+    if (thread !== undefined) {
+      const exited = new Promise((resolve) => thread.once('exit', resolve));
+      this.#ask({ type: 'close' });
+      const forced = setTimeout(() => void thread.terminate(), CLOSE_LIMIT_MS);
+      await exited;
+      clearTimeout(forced);
+    }
+    if (lost > 0) throw new Error(`${lost} entries of the journal were not written: ${this.#failure ?? 'too slow'}`);
+  }
+
+  async #flushed(): Promise<void> {
+    const last = this.#next.at(-1) ?? this.#writing.at(-1);
+    if (last === undefined) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const { onWritten } = last;
+    last.onWritten = () => {
+      onWritten?.();
+      resolve();
+    };
+    await promise;
+  }
+
+  #start(): void {
+    const thread = new Worker(JOURNAL_THREAD, { workerData: this.#data, execArgv: [], env: {} });
+    this.#thread = thread;
+    thread.on('message', (answer: JournalAnswer) => this.#hear(answer));
+    thread.on('error', (error) => this.#tell((error as Error).message));
+    thread.once('exit', () => {
+      this.#thread = undefined;
+      this.#sent = false;
+      for (const { reject } of this.#finds.values()) reject(new UnavailableError('the journal cannot be read now'));
+      this.#finds.clear();
+      if (this.#closing) return;
+      this.#tell(this.#failure ?? 'its thread has ended');
+      setTimeout(() => this.#start(), RETRY_MS);
+    });
+  }
+
+  #hear(answer: JournalAnswer): void {
+    switch (answer.type) {
+      case 'opened': {
+        const { contents, setAside, strain } = answer;
+        this.#opened = true;
+        this.#tell(strain);
+        this.#opening.resolve({ journal: this, contents, setAside });
+        this.#send();
+        break;
+      }
+      case 'refused':
+        // The thread ends with that: once it was open, it is tried again.
+        this.#closing ||= !this.#opened;
+        this.#opening.reject(new StartupError(`journal: ${answer.message}`));
+        this.#tell(answer.message);
+        break;
+      case 'written': {
+        this.#sent = false;
+        this.#retrying = false;
+        const written = this.#writing;
+        this.#writing = [];
+        this.#tell(answer.strain);
+        for (const { onWritten } of written) onWritten?.();
+        this.#send();
+        break;
+      }
+      case 'failed':
+        this.#retrying = true;
+        this.#tell(answer.message);
+        setTimeout(() => {
+          this.#sent = false;
+          this.#send();
+        }, RETRY_MS);
+        break;
+      case 'recovered':
+        // What could not be written decides, not the room there is.
+        if (!this.#retrying) this.#tell(answer.strain);
+        break;
+      case 'found': {
+        const { request, executions, failure } = answer;
+        const found = this.#finds.get(request);
+        this.#finds.delete(request);
+        if (failure === undefined) found?.resolve(executions);
+        else found?.reject(new UnavailableError(`the journal cannot be read: ${failure}`));
+        break;
+      }
+    }
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#send();
+    });
+  }
+
+  #send(): void {
+    if (this.#sent || this.#thread === undefined) return;
+    if (this.#writing.length === 0) {
+      this.#writing = this.#next;
+      this.#next = [];
+    }
+    if (this.#writing.length === 0) return;
+    this.#sent = true;
+    this.#ask({ type: 'write', entries: this.#writing.map(({ entry }) => entry) });
+  }
+
+  #ask(command: JournalCommand): void {
+    this.#thread?.postMessage(command);
+  }
+
+  /** As long as something is wrong, it is looked again whether there is room; a failed write is tried again by itself. */
+  #tell(failure: string | undefined): void {
+    if (failure !== undefined && this.#opened && !this.#closing) {
+      clearTimeout(this.#recovery);
+      this.#recovery = setTimeout(() => this.#ask({ type: 'recover' }), RETRY_MS).unref();
+    }
+    if (failure === this.#failure) return;
+    this.#failure = failure;
+    this.#onFailure(failure);
+  }
+}

@@ -1,0 +1,426 @@
+import { chmodSync, closeSync, existsSync, openSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { bootId } from '../clock.ts';
+import type {
+  AcceptedExecution,
+  Durability,
+  Entry,
+  FinishedEntry,
+  FinishedExecution,
+  JournalContents,
+  JournaledEvent,
+  UnclosedSession,
+  UnfinishedExecution,
+} from './entries.ts';
+
+/** `PRAGMA application_id`: whose file this is ("elij"). */
+const APPLICATION_ID = 0x656c696a;
+
+/** Migrations, oldest first: a journal of version N has seen the first N of them (`PRAGMA user_version`). */
+const MIGRATIONS = [
+  `
+  CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+  CREATE TABLE sessions (
+    session_key TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    config TEXT NOT NULL,
+    created_at_ms REAL NOT NULL,
+    closing TEXT,
+    exited INTEGER NOT NULL DEFAULT 0
+  ) STRICT, WITHOUT ROWID;
+  CREATE TABLE executions (
+    number INTEGER PRIMARY KEY,
+    execution_key TEXT NOT NULL,
+    session_key TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    execution_id TEXT NOT NULL,
+    language TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    options TEXT NOT NULL,
+    warnings TEXT NOT NULL,
+    stdin INTEGER NOT NULL,
+    cell_key TEXT,
+    exited_at_ms REAL,
+    output_bytes INTEGER NOT NULL DEFAULT 0,
+    output_evicted INTEGER NOT NULL DEFAULT 0
+  ) STRICT;
+  CREATE INDEX unfinished ON executions (number) WHERE exited_at_ms IS NULL;
+  CREATE TABLE requests (number INTEGER PRIMARY KEY, request TEXT NOT NULL) STRICT;
+  CREATE TABLE events (
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (number, sequence)
+  ) STRICT, WITHOUT ROWID;
+  `,
+];
+
+/** The file is no journal that this program can use; the message says why. */
+export class ForeignJournalError extends Error {
+  override readonly name = 'ForeignJournalError';
+}
+
+/** What {@link JournalStore.open} found beside a usable journal. */
+export interface Opened {
+  store: JournalStore;
+  contents: JournalContents;
+  /** Where a damaged journal was put before this one was begun, and what was wrong with it. */
+  setAside: { path: string; why: string } | undefined;
+}
+
+/** Keeps a write-ahead log from staying as large as it once was, in bytes. */
+const LARGEST_LOG_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Room that is kept beside the journal, in bytes: on a full disk it is given up, so that what runs can still end in the
+ * journal. An end needs about 1 KiB.
+ */
+const RESERVE_BYTES = 1024 * 1024;
+
+/** The journal's file: an SQLite database in WAL mode with one writer. Everything here waits for the disk. */
+export class JournalStore {
+  readonly #database: DatabaseSync;
+  readonly #statements: ReturnType<typeof prepareAll>;
+  readonly #reserve: string;
+  #strain: string | undefined;
+
+  private constructor(database: DatabaseSync, path: string) {
+    this.#database = database;
+    this.#statements = prepareAll(database);
+    this.#reserve = `${path}.reserve`;
+    this.recover();
+  }
+
+  /** Why nothing new should be begun, though the rest can still be written; undefined when all is well. */
+  get strain(): string | undefined {
+    return this.#strain;
+  }
+
+  /** Tries to have the reserve again. */
+  recover(): void {
+    try {
+      const { size } = statSync(this.#reserve, { throwIfNoEntry: false }) ?? { size: 0 };
+      if (size < RESERVE_BYTES) writeFileSync(this.#reserve, Buffer.alloc(RESERVE_BYTES, 1), { mode: 0o600 });
+      this.#strain = undefined;
+    } catch (error) {
+      rmSync(this.#reserve, { force: true });
+      this.#strain = (error as Error).message;
+    }
+  }
+
+  /**
+   * Opens the file, or begins it. One that is damaged is put aside under a new name, never overwritten. Throws a
+   * {@link ForeignJournalError} for a file that is none of ours or newer than this program, else the system's error.
+   */
+  static open(path: string, durability: Durability): Opened {
+    try {
+      return { ...openSound(path, durability, (database) => new JournalStore(database, path)), setAside: undefined };
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      const aside = `${path}.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
+      for (const suffix of ['', '-wal', '-shm']) {
+        if (existsSync(path + suffix)) renameSync(path + suffix, aside + suffix);
+      }
+      const opened = openSound(path, durability, (database) => new JournalStore(database, path));
+      return { ...opened, setAside: { path: aside, why: (error as Error).message } };
+    }
+  }
+
+  /** Writes all of them or, when it throws, none. Entries that were written before may come again. */
+  write(entries: readonly Entry[]): void {
+    try {
+      this.#write(entries);
+    } catch (error) {
+      if (this.#strain !== undefined || !existsSync(this.#reserve)) throw error;
+      rmSync(this.#reserve, { force: true });
+      this.#strain = (error as Error).message;
+      this.#write(entries);
+    }
+  }
+
+  #write(entries: readonly Entry[]): void {
+    this.#database.exec('BEGIN IMMEDIATE');
+    try {
+      for (const entry of entries) this.#apply(entry);
+      this.#database.exec('COMMIT');
+    } catch (error) {
+      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
+      throw error;
+    }
+  }
+
+  /** What a finished execution came to; undefined when it is not known (any more). */
+  finished(number: number): FinishedExecution | undefined {
+    const row = this.#statements.execution.get(number) as ExecutionRow | undefined;
+    return row && { ...acceptedOf(row), events: this.#events(number) };
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  #apply(entry: Entry): void {
+    const statements = this.#statements;
+    switch (entry.type) {
+      case 'session.created': {
+        const { sessionKey, sessionId, config, createdAtMs } = entry.session;
+        statements.createSession.run(sessionKey, sessionId, JSON.stringify(config), createdAtMs);
+        break;
+      }
+      case 'session.closing':
+        statements.closeSession.run(JSON.stringify(entry.closing), entry.sessionKey);
+        break;
+      case 'session.closed':
+        statements.removeSession.run(entry.sessionKey);
+        break;
+      case 'execution.accepted': {
+        const { execution, request } = entry;
+        const { number, executionKey, sessionKey, sessionId, executionId, language, fingerprint, stdin } = execution;
+        const options = JSON.stringify(execution.options);
+        const ids = [number, executionKey, sessionKey, sessionId, executionId] as const;
+        const warnings = JSON.stringify(execution.warnings);
+        statements.accept.run(...ids, language, fingerprint, options, warnings, Number(stdin));
+        statements.keepRequest.run(number, JSON.stringify(request));
+        statements.addEvent.run(number, entry.event.sequence, JSON.stringify(entry.event));
+        break;
+      }
+      case 'execution.dispatched':
+        statements.dispatch.run(entry.cellKey, entry.number);
+        break;
+      case 'execution.event':
+        this.#addEvent(entry.number, entry.event);
+        break;
+      case 'execution.released':
+        statements.removeEvents.run(entry.number);
+        statements.removeRequest.run(entry.number);
+        statements.release.run(entry.number);
+        break;
+      case 'execution.outputEvicted':
+        statements.evictOutput.run(entry.number);
+        break;
+    }
+  }
+
+  #addEvent(number: number, event: JournaledEvent): void {
+    const statements = this.#statements;
+    statements.addEvent.run(number, event.sequence, JSON.stringify(event));
+    if (event.state === 'running' || event.state === 'exited') statements.removeRequest.run(number);
+    if (event.state !== 'exited') return;
+    const { stdoutBytes = 0, stderrBytes = 0 } = event.result?.usage ?? {};
+    const { changes } = statements.exit.run(event.atMs, stdoutBytes + stderrBytes, number);
+    if (changes === 1) statements.countExited.run(number);
+  }
+
+  #events(number: number): JournaledEvent[] {
+    const rows = this.#statements.events.all(number) as { event: string }[];
+    return rows.map(({ event }) => eventOf(event));
+  }
+
+  /** Everything, for a daemon that starts. */
+  contents(): JournalContents {
+    const statements = this.#statements;
+    const boot = statements.boot.get() as { id: string } | undefined;
+    const sameBoot = boot?.id === bootId();
+    if (!sameBoot) {
+      this.#database.exec('DELETE FROM boot');
+      statements.keepBoot.run(bootId());
+    }
+    const unfinished = (statements.unfinished.all() as unknown as (ExecutionRow & { cell_key: string | null })[]).map(
+      (row): UnfinishedExecution => {
+        const { request } = (statements.request.get(row.number) as { request: string } | undefined) ?? {};
+        return {
+          ...acceptedOf(row),
+          cellKey: row.cell_key ?? undefined,
+          request: request === undefined ? undefined : JSON.parse(request),
+          events: this.#events(row.number),
+        };
+      },
+    );
+    const sessions = (statements.sessions.all() as unknown as SessionRow[]).map(
+      (row): UnclosedSession => ({
+        sessionKey: row.session_key,
+        sessionId: row.session_id,
+        config: JSON.parse(row.config),
+        createdAtMs: row.created_at_ms,
+        closing: row.closing === null ? undefined : JSON.parse(row.closing),
+        exited: row.exited,
+      }),
+    );
+    const finished = (statements.finished.all() as unknown as FinishedRow[]).map(
+      (row): FinishedEntry => ({
+        number: row.number,
+        sessionId: row.session_id,
+        executionId: row.execution_id,
+        sessionKey: row.session_key,
+        executionKey: row.execution_key,
+        exitedAtMs: row.exited_at_ms,
+        outputBytes: row.output_bytes,
+        outputEvicted: row.output_evicted === 1,
+      }),
+    );
+    const { last } = statements.last.get() as { last: number | null };
+    return { sessions, unfinished, finished, nextNumber: (last ?? 0) + 1, sameBoot };
+  }
+}
+
+interface SessionRow {
+  session_key: string;
+  session_id: string;
+  config: string;
+  created_at_ms: number;
+  closing: string | null;
+  exited: number;
+}
+
+interface ExecutionRow {
+  number: number;
+  execution_key: string;
+  session_key: string;
+  session_id: string;
+  execution_id: string;
+  language: string;
+  fingerprint: string;
+  options: string;
+  warnings: string;
+  stdin: number;
+}
+
+interface FinishedRow extends ExecutionRow {
+  exited_at_ms: number;
+  output_bytes: number;
+  output_evicted: number;
+}
+
+function acceptedOf(row: ExecutionRow): AcceptedExecution {
+  return {
+    number: row.number,
+    executionKey: row.execution_key,
+    sessionKey: row.session_key,
+    sessionId: row.session_id,
+    executionId: row.execution_id,
+    language: row.language,
+    fingerprint: row.fingerprint,
+    options: JSON.parse(row.options),
+    warnings: JSON.parse(row.warnings),
+    stdin: row.stdin === 1,
+  };
+}
+
+/** An event with every key, those that JSON leaves out included. */
+function eventOf(json: string): JournaledEvent {
+  const event = JSON.parse(json) as JournaledEvent;
+  const { result } = event;
+  return {
+    ...event,
+    rung: event.rung,
+    warning: event.warning,
+    result: result && {
+      ...result,
+      rung: result.rung,
+      signal: result.signal,
+      message: result.message,
+      usage: result.usage,
+    },
+  };
+}
+
+function openSound(
+  path: string,
+  durability: Durability,
+  create: (database: DatabaseSync) => JournalStore,
+): { store: JournalStore; contents: JournalContents } {
+  // Made here, so that nobody else can read it from its first moment on.
+  closeSync(openSync(path, 'a', 0o600));
+  chmodSync(path, 0o600);
+  const database = new DatabaseSync(path, { timeout: 0 });
+  try {
+    requireOurs(database, path);
+    database.exec(`
+      PRAGMA journal_mode = WAL;
+      PRAGMA synchronous = ${durability.toUpperCase()};
+      PRAGMA secure_delete = ON;
+      PRAGMA journal_size_limit = ${LARGEST_LOG_BYTES};
+    `);
+    migrate(database);
+    const check = database.prepare('PRAGMA quick_check(1)').get() as { quick_check: string };
+    if (check.quick_check !== 'ok') throw new DamagedError(check.quick_check);
+    const store = create(database);
+    return { store, contents: store.contents() };
+  } catch (error) {
+    database.close();
+    throw error;
+  }
+}
+
+class DamagedError extends Error {}
+
+/** SQLite's result codes that speak of the file's contents: SQLITE_CORRUPT, SQLITE_NOTADB. */
+const DAMAGE_CODES = new Set([11, 26]);
+
+function isDamage(error: unknown): boolean {
+  if (error instanceof DamagedError || error instanceof SyntaxError) return true;
+  return DAMAGE_CODES.has(Number((error as { errcode?: number }).errcode) & 0xff);
+}
+
+function requireOurs(database: DatabaseSync, path: string): void {
+  const { application_id: id } = database.prepare('PRAGMA application_id').get() as { application_id: number };
+  const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number };
+  const { count } = database.prepare('SELECT count(*) AS count FROM sqlite_schema').get() as { count: number };
+  if (id !== APPLICATION_ID && count > 0) {
+    throw new ForeignJournalError(`${path} is a database of another program`);
+  }
+  if (version > MIGRATIONS.length) {
+    throw new ForeignJournalError(
+      `${path} was written by a newer version (schema ${version}; this one knows up to ${MIGRATIONS.length})`,
+    );
+  }
+}
+
+function migrate(database: DatabaseSync): void {
+  const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number };
+  for (const [index, migration] of MIGRATIONS.entries()) {
+    if (index < version) continue;
+    database.exec(`
+      BEGIN IMMEDIATE;
+      ${migration}
+      PRAGMA application_id = ${APPLICATION_ID};
+      PRAGMA user_version = ${index + 1};
+      COMMIT;
+    `);
+  }
+}
+
+function prepareAll(database: DatabaseSync) {
+  const prepare = (sql: string): StatementSync => database.prepare(sql);
+  return {
+    boot: prepare('SELECT id FROM boot'),
+    keepBoot: prepare('INSERT INTO boot VALUES (?)'),
+    createSession: prepare(
+      'INSERT OR REPLACE INTO sessions (session_key, session_id, config, created_at_ms) VALUES (?, ?, ?, ?)',
+    ),
+    closeSession: prepare('UPDATE sessions SET closing = ? WHERE session_key = ?'),
+    removeSession: prepare('DELETE FROM sessions WHERE session_key = ?'),
+    sessions: prepare('SELECT * FROM sessions ORDER BY created_at_ms'),
+    accept: prepare(`
+      INSERT OR REPLACE INTO executions
+        (number, execution_key, session_key, session_id, execution_id, language, fingerprint, options, warnings, stdin)
+      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+    keepRequest: prepare('INSERT OR REPLACE INTO requests VALUES (?, ?)'),
+    removeRequest: prepare('DELETE FROM requests WHERE number = ?'),
+    request: prepare('SELECT request FROM requests WHERE number = ?'),
+    addEvent: prepare('INSERT OR REPLACE INTO events VALUES (?, ?, ?)'),
+    removeEvents: prepare('DELETE FROM events WHERE number = ?'),
+    events: prepare('SELECT event FROM events WHERE number = ? ORDER BY sequence'),
+    dispatch: prepare('UPDATE executions SET cell_key = ? WHERE number = ?'),
+    exit: prepare('UPDATE executions SET exited_at_ms = ?, output_bytes = ? WHERE number = ? AND exited_at_ms IS NULL'),
+    countExited: prepare(`
+      UPDATE sessions SET exited = exited + 1
+      WHERE session_key = (SELECT session_key FROM executions WHERE number = ?)`),
+    release: prepare('DELETE FROM executions WHERE number = ?'),
+    evictOutput: prepare('UPDATE executions SET output_evicted = 1 WHERE number = ?'),
+    execution: prepare('SELECT * FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL'),
+    unfinished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NULL ORDER BY number'),
+    finished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NOT NULL ORDER BY exited_at_ms, number'),
+    last: prepare('SELECT max(number) AS last FROM executions'),
+  };
+}

@@ -1,0 +1,120 @@
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { StartupError } from '../errors.ts';
+import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
+import { killTrees, startTimeOf, untilGone } from '../processes.ts';
+import { readEndRecord } from '../wire/end-record.ts';
+import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import { cellFiles } from './cell-process.ts';
+import type { AdoptableCell, EngineKind } from './cell-supervisor.ts';
+
+/** How long a cell may take to answer a daemon that comes back, in ms. It needs a few. */
+const ANSWER_LIMIT_MS = 2_000;
+/** How long a cell that is of no use may take to be gone once it was killed, in ms. */
+const KILL_LIMIT_MS = 2_000;
+
+/** What an older daemon left of its cells. */
+export interface FoundCells {
+  /** They run, and have let themselves be claimed. */
+  cells: AdoptableCell[];
+  /** Ends that cells wrote down which are gone, by execution. */
+  ends: Map<string, Exited>;
+}
+
+/**
+ * Finds the cells of an older daemon by their sockets, and claims them. Cells that do not answer are killed, and what is
+ * left of those that are gone is removed. Rejects with a `StartupError` when one speaks another version of the protocol:
+ * it and its guests are left alone.
+ */
+export async function findCells(directory: string, orphanGraceMs: number): Promise<FoundCells> {
+  const names = readdirSync(directory);
+  const cellKeys = new Set(names.map((name) => name.replace(/\.\w+$/, '')));
+  const pids = cellProcesses();
+  const ends = new Map<string, Exited>();
+  const claims = [...cellKeys].map(async (cellKey) => {
+    const files = cellFiles(directory, cellKey);
+    const pid = pids.get(files.socket);
+    const cell = pid === undefined ? undefined : await claim(cellKey, pid, files, orphanGraceMs);
+    if (cell !== undefined) return cell;
+    if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
+    for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
+    for (const file of Object.values(files)) rmSync(file, { force: true });
+    return undefined;
+  });
+  const settled = await Promise.allSettled(claims);
+  const cells = settled.flatMap((claimed) => (claimed.status === 'fulfilled' && claimed.value ? [claimed.value] : []));
+  const refused = settled.find(({ status }) => status === 'rejected');
+  if (refused !== undefined) {
+    for (const { connection } of cells) connection.destroy();
+    throw (refused as PromiseRejectedResult).reason;
+  }
+  return { cells, ends };
+}
+
+/** Every process that was started for a cell, by its socket: a process id that is used again has another command line. */
+function cellProcesses(): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    // SOCKET and TOKEN_FILE are the last two arguments, with a NUL behind each.
+    const socket = commandOf(entry).split('\0').at(-3);
+    if (socket !== undefined) found.set(socket, Number(entry));
+  }
+  return found;
+}
+
+function commandOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    // Gone meanwhile.
+    return '';
+  }
+}
+
+/** Undefined when the cell is of no use: it does not answer, or no daemon ever made it anything. */
+async function claim(
+  cellKey: string,
+  pid: number,
+  files: ReturnType<typeof cellFiles>,
+  orphanGraceMs: number,
+): Promise<AdoptableCell | undefined> {
+  let token: string;
+  try {
+    token = readFileSync(files.token, 'utf8');
+    // A guest can stop the process it runs in, which then does not answer.
+    process.kill(pid, 'SIGCONT');
+  } catch {
+    return undefined;
+  }
+  const connection = new FramedSocket<FromCell, ToCell>(connect(files.socket), FromCell, ToCell);
+  const answered = Promise.withResolvers<Welcome | undefined>();
+  const said: FromCell[] = [];
+  let welcome: Welcome | undefined;
+  connection.on('message', (message) => {
+    if (message.body?.$case === 'welcome') welcome = message.body.value;
+    else said.push(message);
+    const isOther = welcome !== undefined && welcome.protocolVersion !== PROTOCOL_VERSION;
+    if (isOther || message.body?.$case === 'ready') answered.resolve(welcome);
+  });
+  connection.on('close', () => answered.resolve(undefined));
+  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs });
+  connection.send({ body: { $case: 'hello', value: hello } });
+  const limit = setTimeout(() => answered.resolve(undefined), ANSWER_LIMIT_MS);
+  const made = await answered.promise;
+  clearTimeout(limit);
+  if (made !== undefined && made.protocolVersion !== PROTOCOL_VERSION) {
+    connection.destroy();
+    throw new StartupError(
+      `cell ${cellKey} (process ${pid}) of an older daemon speaks version ${made.protocolVersion} of the protocol, ` +
+        `this daemon version ${PROTOCOL_VERSION}; it was left alone: start the daemon that made it, or end it`,
+    );
+  }
+  const startTime = startTimeOf(pid);
+  if (made === undefined || made.sessionKey === '' || startTime === undefined) {
+    connection.destroy();
+    return undefined;
+  }
+  const { sessionKey, own, executionKeys } = made;
+  return { cellKey, pid, startTime, connection, said, sessionKey, kind: made.engine as EngineKind, own, executionKeys };
+}

@@ -1,0 +1,82 @@
+import { constants, fstatSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { Exited } from '../gen/elide/cell/v1/cell.ts';
+
+/** A record that grew beyond this is emptied once nothing in it is needed, in bytes. */
+const LARGEST_BYTES = 64 * 1024;
+const HEADER_BYTES = 4;
+
+/**
+ * The ends of a cell's executions, on disk until the daemon has them: each an `Exited` message behind its 4-byte
+ * big-endian length. The cell writes it, and a daemon that finds the cell dead reads it.
+ */
+export class EndRecord {
+  readonly #fd: number;
+  readonly #kept = new Map<string, Exited>();
+
+  /** Begins an empty record. */
+  constructor(path: string) {
+    const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND } = constants;
+    this.#fd = openSync(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0o600);
+  }
+
+  /** Ends that nobody has acknowledged, oldest first. */
+  kept(): Exited[] {
+    return [...this.#kept.values()];
+  }
+
+  has(executionKey: string): boolean {
+    return this.#kept.has(executionKey);
+  }
+
+  /** Writes an end down. Where the disk is full only memory has it, until there is room for the next one. */
+  keep(exited: Exited): void {
+    this.#kept.set(exited.executionKey, exited);
+    if (!this.#write(exited)) this.#rewrite();
+  }
+
+  forget(executionKey: string): void {
+    if (!this.#kept.delete(executionKey) || this.#kept.size > 0) return;
+    if (fstatSync(this.#fd).size > LARGEST_BYTES) this.#rewrite();
+  }
+
+  /** Behind an end of which only a part is there, nothing could be read. */
+  #rewrite(): void {
+    ftruncateSync(this.#fd, 0);
+    for (const exited of this.#kept.values()) if (!this.#write(exited)) return;
+  }
+
+  /** False when there was no room for all of it. */
+  #write(exited: Exited): boolean {
+    const body = Exited.encode(exited).finish();
+    const frame = Buffer.allocUnsafe(HEADER_BYTES + body.byteLength);
+    frame.writeUInt32BE(body.byteLength);
+    frame.set(body, HEADER_BYTES);
+    try {
+      return writeSync(this.#fd, frame) === frame.byteLength;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** What a record says, oldest first; nothing when there is none. A half-written end at its tail is left out. */
+export function readEndRecord(path: string): Exited[] {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(path);
+  } catch {
+    return [];
+  }
+  const ends: Exited[] = [];
+  for (let at = 0; at + HEADER_BYTES <= bytes.byteLength; ) {
+    const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
+    if (end > bytes.byteLength) break;
+    try {
+      ends.push(Exited.decode(bytes.subarray(at + HEADER_BYTES, end)));
+    } catch {
+      break;
+    }
+    at = end;
+  }
+  return ends;
+}

@@ -1,0 +1,134 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
+import type { DaemonConfig } from '../../src/config.ts';
+import type { Snippet } from '../../src/supervisor/requests.ts';
+import { eventually, temporaryDirectory } from '../support/daemon.ts';
+
+const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
+
+/** One state directory, and the daemons that come and go on it: each the built program. Gone when it is disposed. */
+export class FaultNode implements AsyncDisposable {
+  readonly root = temporaryDirectory();
+  readonly socket = join(this.root, 'd.sock');
+  readonly stateDir = join(this.root, 's');
+  readonly #config = join(this.root, 'config.json');
+  #daemon: ChildProcess | undefined;
+  #exited: Promise<unknown> = Promise.resolve();
+  #client: DaemonClient | undefined;
+  /** What all of them said on stderr. */
+  log = '';
+
+  private constructor() {}
+
+  static async start(config: DaemonConfig = {}): Promise<FaultNode> {
+    const node = new FaultNode();
+    await node.start(config);
+    return node;
+  }
+
+  /** Starts a daemon; resolves when it is ready, rejects with what it said when it ends before. */
+  async start(config?: DaemonConfig): Promise<void> {
+    if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ cellIdleMs: 2_000, ...config }));
+    const flags = ['--socket', this.socket, '--state-dir', this.stateDir, '--config', this.#config];
+    const daemon = spawn(process.execPath, [MAIN, ...flags, '--log-level', 'warn'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const said = this.log.length;
+    daemon.stderr.on('data', (data) => {
+      this.log += data;
+    });
+    const ended = once(daemon, 'close');
+    this.#exited = ended;
+    this.#daemon = daemon;
+    const ready = once(daemon.stdout, 'data').then(() => true);
+    if (await Promise.race([ready, ended.then(() => false)])) return;
+    this.#daemon = undefined;
+    throw new Error(this.log.slice(said).trim());
+  }
+
+  get pid(): number {
+    if (this.#daemon?.pid === undefined) throw new Error('no daemon runs');
+    return this.#daemon.pid;
+  }
+
+  /** Connects with the first call, and again to the next daemon. */
+  get client(): DaemonClient {
+    this.#client ??= connectDaemon({ socket: this.socket });
+    return this.#client;
+  }
+
+  /** Ends the daemon, and resolves when it is gone. */
+  async end(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    this.#daemon?.kill(signal);
+    await this.#exited;
+    this.#daemon = undefined;
+    this.#client?.close();
+    this.#client = undefined;
+  }
+
+  /** Kills the daemon and starts the next one. */
+  async restart(config?: DaemonConfig): Promise<void> {
+    await this.end();
+    await this.start(config);
+  }
+
+  /** Starts a snippet of session `s`, JavaScript unless it says, and waits until it printed `ready`. */
+  async ready(snippet: Partial<Snippet> & { executionId: string; code: string }): Promise<void> {
+    await this.client.executeSnippet({ sessionId: 's', language: 'javascript', ...snippet });
+    await this.printed(snippet.executionId, 'ready');
+  }
+
+  /** Resolves once its standard output holds `text`. */
+  async printed(executionId: string, text: string): Promise<void> {
+    let written = '';
+    for await (const { data } of this.client.streamOutput('s', executionId, { streams: ['stdout'] })) {
+      written += data;
+      if (written.includes(text)) return;
+    }
+    throw new Error(`${executionId} ended without "${text}": ${written}`);
+  }
+
+  async stdout(executionId: string): Promise<string> {
+    const chunks: Buffer[] = [];
+    for await (const { data } of this.client.streamOutput('s', executionId, { streams: ['stdout'] })) chunks.push(data);
+    return Buffer.concat(chunks).toString();
+  }
+
+  /** `pending`, `running`, `signaled.graceful`: each step of an execution, in order. */
+  async steps(executionId: string): Promise<string[]> {
+    const steps: string[] = [];
+    for await (const { state, rung } of this.client.watchExecution('s', executionId)) {
+      steps.push(rung === undefined || state === 'exited' ? state : `${state}.${rung}`);
+    }
+    return steps;
+  }
+
+  /** The processes of its cells, found by the sockets they listen on. */
+  cellPids(): number[] {
+    const cells = join(this.stateDir, 'daemon', 'cells');
+    return readdirSync('/proc').flatMap((entry) => {
+      if (!/^\d+$/.test(entry)) return [];
+      try {
+        const socket = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0').at(-3) ?? '';
+        return socket.startsWith(cells) ? [Number(entry)] : [];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Only a daemon knows everything that is to be ended.
+    if (this.#daemon === undefined) await this.start().catch(() => {});
+    this.#daemon?.kill('SIGTERM');
+    this.#daemon?.kill('SIGINT');
+    await this.end('SIGTERM');
+    for (const pid of this.cellPids()) process.kill(pid, 'SIGKILL');
+    await eventually('no cell is left', () => this.cellPids().length === 0);
+    rmSync(this.root, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,284 @@
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { descendants, eventually, isAlive } from '../support/daemon.ts';
+import { FaultNode } from './node.ts';
+
+/** Counts as fast as it can, asked by a line of its input, or on its own every 5 ms; ends with code 7 when told. */
+const COUNTER = {
+  javascript: `
+    let count = 0;
+    setInterval(() => console.log(count++), 5);
+    process.stdin.on('data', (data) => { console.log('got ' + data); if (String(data).includes('end')) process.exit(7); });
+    console.log('ready');`,
+  python: `
+import os, select, sys
+print('ready', flush=True)
+count = 0
+while True:
+    if select.select([0], [], [], 0.005)[0]:
+        text = os.read(0, 100).decode()
+        print('got', text, flush=True)
+        if 'end' in text:
+            sys.exit(7)
+    print(count, flush=True)
+    count += 1`,
+};
+
+const LANGUAGES = ['javascript', 'python'] as const;
+
+/** Every number that was printed. */
+const numbers = (text: string) =>
+  text
+    .split('\n')
+    .filter((line) => /^\d+$/.test(line))
+    .map(Number);
+
+test.each(LANGUAGES)(
+  'a %s guest runs on while its daemon is killed and replaced, and nothing of it is lost',
+  async (language) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', language, code: COUNTER[language], stdin: true });
+    const before = await node.client.getExecutionStatus('s', 'e');
+
+    await node.restart();
+
+    const after = await node.client.getExecutionStatus('s', 'e');
+    expect(after).toMatchObject({ state: 'running', pid: before.pid, times: before.times, sequence: before.sequence });
+    await node.client.writeInput('s', 'e', Buffer.from('end\n'));
+    const { result } = await node.client.wait('s', 'e');
+    expect(result).toMatchObject({ reason: 'failed', exitCode: 7 });
+    const counted = numbers(await node.stdout('e'));
+    expect(counted).toEqual(counted.map((_, index) => index));
+    expect(await node.steps('e')).toEqual(['pending', 'running', 'exited']);
+  },
+);
+
+test.each(LANGUAGES)('the end of a %s guest while there is no daemon is known to the next one', async (language) => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = {
+    javascript: `setTimeout(() => { console.log('last'); process.exit(3); }, 600); console.log('ready');`,
+    python: `import time\nprint('ready', flush=True)\ntime.sleep(0.6)\nprint('last')\nexit(3)`,
+  }[language];
+  await node.ready({ executionId: 'e', language, code });
+
+  await node.end();
+  await eventually('it has ended', () => endsWritten(node).length > 0);
+  await node.start();
+
+  const { state, result, times } = await node.client.getExecutionStatus('s', 'e');
+  expect(state).toBe('exited');
+  expect(result).toMatchObject({ reason: 'failed', exitCode: 3 });
+  expect(times.exitedAtMs).toBeGreaterThan(times.startedAtMs as number);
+  expect(await node.stdout('e')).toBe('ready\nlast\n');
+  expect(await node.steps('e')).toEqual(['pending', 'running', 'exited']);
+});
+
+test('an end is known even when its cell is gone as well', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: "setTimeout(() => process.exit(3), 600); console.log('ready');" });
+  await node.ready({ executionId: 'other', code: "setInterval(() => {}, 1000); console.log('ready');" });
+
+  await node.end();
+  await eventually('it has ended', () => endsWritten(node).length > 0);
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  await node.start();
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+  expect((await node.client.wait('s', 'other')).result).toMatchObject({ reason: 'daemon_lost', exitCode: -1 });
+  expect(await node.steps('other')).toEqual(['pending', 'running', 'exited']);
+  await node.restart();
+  expect((await node.client.wait('s', 'other')).result).toMatchObject({ reason: 'daemon_lost' });
+  expect(await node.steps('other')).toEqual(['pending', 'running', 'exited']);
+});
+
+test('a run limit stands over a restart, and one that passed meanwhile is held at once', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "setInterval(() => {}, 1000); console.log('ready');";
+  await node.ready({ executionId: 'due', code, timeoutMs: 700 });
+  await node.ready({ executionId: 'later', code, timeoutMs: 4_000 });
+  const { times } = await node.client.getExecutionStatus('s', 'later');
+  const started = times.startedAtMs as number;
+
+  await node.end();
+  await eventually('its time is up', () => Date.now() > started + 800);
+  await node.start();
+  const due = await node.client.wait('s', 'due', { timeoutMs: 2_000 });
+  const later = await node.client.wait('s', 'later');
+
+  expect(due.result).toMatchObject({ reason: 'timed_out', signal: 'SIGTERM' });
+  expect(later.result).toMatchObject({ reason: 'timed_out' });
+  const ranMs = (later.times.exitedAtMs as number) - started;
+  expect(ranMs).toBeGreaterThan(3_900);
+  // Counted from the restart it would be 800 more.
+  expect(ranMs).toBeLessThan(4_600);
+});
+
+test('a stop under way goes on: its signal comes once, and force when the grace period has passed', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "process.on('SIGTERM', () => console.log('asked')); setInterval(() => {}, 1000); console.log('ready');";
+  await node.ready({ executionId: 'e', code });
+  await node.client.cancelExecution('s', 'e', { graceMs: 3_000 });
+  await node.printed('e', 'asked');
+
+  await node.restart();
+
+  expect(await node.client.getExecutionStatus('s', 'e')).toMatchObject({ state: 'signaled', rung: 'graceful' });
+  const { result, times } = await node.client.wait('s', 'e');
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect((times.exitedAtMs as number) - (times.signaledAtMs as number)).toBeGreaterThan(2_900);
+  expect((times.exitedAtMs as number) - (times.signaledAtMs as number)).toBeLessThan(3_600);
+  expect(await node.stdout('e')).toBe('ready\nasked\n');
+  expect(await node.steps('e')).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited']);
+});
+
+test('what waits goes on waiting, starts in its order, and starts once', async () => {
+  await using node = await FaultNode.start({ maxRunning: 1 });
+  await node.client.createSession('s');
+  const file = join(node.root, 'started');
+  await node.ready({ executionId: 'first', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  const ids = Array.from({ length: 20 }, (_, index) => `waits-${index}`);
+  for (const executionId of ids) {
+    const code = `require('fs').appendFileSync(${JSON.stringify(file)}, process.env.ID + '\\n')`;
+    await node.client.executeSnippet({
+      sessionId: 's',
+      executionId,
+      language: 'javascript',
+      code,
+      env: { ID: executionId },
+    });
+  }
+
+  await node.restart();
+  expect((await node.client.getSession('s')).counts).toEqual({ pending: 20, running: 1, exited: 0 });
+  await node.client.cancelExecution('s', 'first', { graceMs: 0 });
+  await eventually('some have started', () => existsSync(file) && readFileSync(file, 'utf8').split('\n').length > 3);
+  await node.restart();
+  for (const executionId of ids) {
+    expect((await node.client.wait('s', executionId)).result?.reason).toBe('completed');
+  }
+
+  expect(readFileSync(file, 'utf8').trim().split('\n')).toEqual(ids);
+  expect((await node.client.getSession('s')).counts).toEqual({ pending: 0, running: 0, exited: 21 });
+});
+
+test('what has finished answers as before, and its id is taken', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s', { weight: 7 });
+  const snippet = { sessionId: 's', executionId: 'e', language: 'javascript', code: "console.log('hello')" };
+  await node.client.executeSnippet(snippet);
+  const before = await node.client.wait('s', 'e');
+  const status = await node.client.getExecutionStatus('s', 'e');
+
+  await node.restart();
+
+  expect(await node.client.wait('s', 'e')).toEqual(before);
+  expect(await node.client.getExecutionStatus('s', 'e')).toEqual(status);
+  expect(await node.stdout('e')).toBe('hello\n');
+  expect(await Array.fromAsync(node.client.listExecutions('s'))).toEqual([before]);
+  expect((await node.client.getSession('s')).config.weight).toBe(7);
+  await node.client.executeSnippet(snippet);
+  await expect(node.client.executeSnippet({ ...snippet, code: '1' })).rejects.toMatchObject({ code: 'already_exists' });
+  await expect(node.client.createSession('s')).rejects.toMatchObject({ code: 'already_exists' });
+  expect(await node.client.cancelExecution('s', 'e')).toBe(false);
+});
+
+test('a session that was being deleted is deleted, and one that was deleted stays so', async () => {
+  await using node = await FaultNode.start({ graceMs: 60_000 });
+  await node.client.createSession('gone');
+  await node.client.deleteSession('gone');
+  await node.client.createSession('s');
+  await node.ready({
+    executionId: 'e',
+    code: "process.on('SIGTERM', () => { console.log('asked'); setTimeout(() => process.exit(0), 1500); }); setInterval(() => {}, 1000); console.log('ready');",
+  });
+  node.client.deleteSession('s').catch(() => {});
+  await node.printed('e', 'asked');
+
+  await node.restart();
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'session_closed', exitCode: 0 });
+  await eventually('both are gone', async () => (await node.client.listSessions()).length === 0);
+});
+
+test('a daemon that detaches leaves everything running to the next one', async () => {
+  await using node = await FaultNode.start({ onStop: 'detach' });
+  await node.client.createSession('s');
+  for (const language of LANGUAGES) {
+    await node.ready({ executionId: language, language, code: COUNTER[language], stdin: true });
+  }
+  const pids = node.cellPids();
+
+  await node.end('SIGTERM');
+  expect(pids.filter(isAlive)).toEqual(pids);
+  await node.start();
+
+  expect(node.cellPids()).toEqual(pids);
+  for (const language of LANGUAGES) {
+    await node.client.writeInput('s', language, Buffer.from('end\n'));
+    expect((await node.client.wait('s', language)).result).toMatchObject({ exitCode: 7 });
+    const counted = numbers(await node.stdout(language));
+    expect(counted).toEqual(counted.map((_, index) => index));
+  }
+});
+
+test('a daemon that is stopped ends everything, and its sessions are there for the next one', async () => {
+  await using node = await FaultNode.start({ graceMs: 500 });
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  const below = descendants(node.pid);
+
+  await node.end('SIGTERM');
+  expect(below.filter(isAlive)).toEqual([]);
+  await node.start();
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'session_closed', signal: 'SIGTERM' });
+  await node.ready({ executionId: 'again', code: "console.log('ready')" });
+});
+
+test("the journal is its owner's alone, and keeps no environment of what has started", async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({
+    executionId: 'e',
+    code: "setInterval(() => {}, 1000); console.log('ready');",
+    env: { KEY: 'a-secret-value' },
+  });
+
+  const directory = join(node.stateDir, 'daemon');
+  const files = readdirSync(directory).filter((name) => name.startsWith('journal'));
+  expect(files).toContain('journal.db');
+  for (const name of files) expect(statSync(join(directory, name)).mode & 0o777).toBe(0o600);
+  await node.end('SIGTERM');
+  for (const name of readdirSync(directory).filter((file) => file.startsWith('journal'))) {
+    expect(readFileSync(join(directory, name), 'latin1')).not.toContain('a-secret-value');
+  }
+  expect(node.log).not.toContain('a-secret-value');
+});
+
+test('a damaged journal is set aside, said loudly, and what can be read of it goes on', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.end('SIGTERM');
+  const file = join(node.stateDir, 'daemon', 'journal.db');
+  writeFileSync(file, Buffer.alloc(8192, 'garbage'));
+
+  await node.start();
+
+  const kept = readdirSync(join(node.stateDir, 'daemon')).find((name) => name.includes('.damaged-'));
+  expect(kept).toBeDefined();
+  expect(node.log).toContain('the journal was damaged');
+  await node.client.createSession('s');
+});
+
+/** Ends that cells have written down. */
+function endsWritten(node: FaultNode): string[] {
+  const cells = join(node.stateDir, 'daemon', 'cells');
+  return readdirSync(cells).filter((name) => name.endsWith('.ends') && statSync(join(cells, name)).size > 0);
+}
