@@ -60,41 +60,6 @@ function listOf(path: string): number[] {
   }
 }
 
-/** What some processes and everything below them use. */
-export interface TreeUsage {
-  /** CPU time, that of descendants which have ended and were waited for included. */
-  userSeconds: number;
-  systemSeconds: number;
-  /** Proportional set size: what is shared with others counts in shares. */
-  memoryBytes: number;
-  processes: number;
-  threads: number;
-}
-
-/** Clock ticks a second in /proc/PID/stat: 100 on every architecture of Linux that Node runs on. */
-const TICKS = 100;
-
-/**
- * Adds up processes and their descendants, those that run away from their parent while it looks excepted. `memoryOf` says
- * what one of them holds, in bytes: by default its proportional set size, the dearest of the figures.
- */
-export function usageOfTrees(roots: Iterable<number>, memoryOf = proportionalBytes): TreeUsage {
-  const usage = { userSeconds: 0, systemSeconds: 0, memoryBytes: 0, processes: 0, threads: 0 };
-  for (const pid of treeOf(roots)) {
-    const fields = fieldsOf(pid);
-    if (fields === undefined) continue;
-    const ticks = (index: number) => Number(fields[index]) / TICKS;
-    // proc_pid_stat(5), from the state on: utime stime cutime cstime at 11 to 14, num_threads at 17.
-    usage.userSeconds += ticks(11) + ticks(13);
-    usage.systemSeconds += ticks(12) + ticks(14);
-    if (isEnded(fields)) continue;
-    usage.processes += 1;
-    usage.threads += Number(fields[17]);
-    usage.memoryBytes += memoryOf(pid);
-  }
-  return usage;
-}
-
 /** Some processes and all below them. */
 export function treeOf(roots: Iterable<number>): Set<number> {
   const tree = new Set(roots);
@@ -108,7 +73,7 @@ export function zombiesOf(pid: number): number {
 }
 
 /** A kernel may be built without these lists. */
-const LISTS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/children`);
+export const LISTS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/children`);
 
 /** Process ids of a process's children, of whichever thread; empty for one that is gone. */
 export function childrenOf(pid: number): number[] {
@@ -117,16 +82,6 @@ export function childrenOf(pid: number): number[] {
     return readdirSync(`/proc/${pid}/task`).flatMap((task) => listOf(`/proc/${pid}/task/${task}/children`));
   } catch {
     return [];
-  }
-}
-
-function proportionalBytes(pid: number): number {
-  try {
-    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
-    return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1] ?? 0) * 1024;
-  } catch {
-    // Gone, or another user's.
-    return 0;
   }
 }
 

@@ -396,6 +396,7 @@ export class PythonGuest implements Guest {
       : exit;
     void this.#group?.remove();
     clearTimeout(this.#startTimer);
+    this.#usage.close();
     this.#input.resolve(undefined);
     void this.#drain().then(() => {
       for (const fd of this.#outputFds) closeSync(fd);

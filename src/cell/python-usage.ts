@@ -1,10 +1,7 @@
-import { readFileSync } from 'node:fs';
-import { childrenOf, usageOfTrees } from '../processes.ts';
 import type { GuestUsage } from './engine.ts';
 import type { GuestGroup } from './guest-groups.ts';
+import { ProcessMeter, TreeMeter } from './process-tree.ts';
 
-/** Clock ticks a second in /proc/PID/stat. */
-const TICKS = 100;
 /** What a guest, just forked, does not share with its zygote any more: measured, 0.9 MB. */
 const FRESH_BYTES = 2 ** 20;
 
@@ -18,6 +15,8 @@ export interface Reaped {
 /** What a Python guest and everything below it uses: sampled while it runs, exact once its shepherd has reaped it all. */
 export class PythonUsage {
   readonly #group: GuestGroup | undefined;
+  readonly #tree = new TreeMeter();
+  #shepherd: ProcessMeter | undefined;
   #last: GuestUsage = {
     userSeconds: 0,
     systemSeconds: 0,
@@ -43,15 +42,17 @@ export class PythonUsage {
 
   /** Looks at everything below the shepherd, and at what the shepherd has reaped. */
   sample(guest: number, shepherd: number): void {
+    this.#shepherd ??= new ProcessMeter(shepherd);
     // First, so that a process which ends meanwhile is counted not at all, rather than twice.
-    const reaped = reapedSeconds(shepherd);
+    if (!this.#shepherd.look(false)) return;
+    const { reapedUserSeconds, reapedSystemSeconds } = this.#shepherd;
     const accounted = this.#group?.memoryBytes();
-    const tree = usageOfTrees(new Set([guest, ...childrenOf(shepherd)]), accounted === undefined ? undefined : () => 0);
+    const tree = this.#tree.usage([guest, ...this.#shepherd.children()], accounted === undefined);
     const memoryBytes = accounted ?? tree.memoryBytes;
     this.#last = {
       ...this.#last,
-      userSeconds: Math.max(this.#last.userSeconds, tree.userSeconds + reaped.user),
-      systemSeconds: Math.max(this.#last.systemSeconds, tree.systemSeconds + reaped.system),
+      userSeconds: Math.max(this.#last.userSeconds, tree.userSeconds + reapedUserSeconds),
+      systemSeconds: Math.max(this.#last.systemSeconds, tree.systemSeconds + reapedSystemSeconds),
       memoryBytes,
       peakMemoryBytes: Math.max(this.#last.peakMemoryBytes, memoryBytes),
       processes: tree.processes,
@@ -74,16 +75,9 @@ export class PythonUsage {
       threads: Math.max(1, this.#last.threads),
     };
   }
-}
-
-/** CPU time of the descendants that a process has waited for, in seconds. */
-function reapedSeconds(pid: number): { user: number; system: number } {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    // proc_pid_stat(5), from the state on: cutime cstime at 13 and 14.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return { user: Number(fields[13]) / TICKS, system: Number(fields[14]) / TICKS };
-  } catch {
-    return { user: 0, system: 0 };
+  /** Lets go of what it reads; the newest figures stay. */
+  close(): void {
+    this.#shepherd?.close();
+    this.#tree.close();
   }
 }

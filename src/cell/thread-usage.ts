@@ -1,23 +1,27 @@
 import { readFileSync } from 'node:fs';
 import { getHeapStatistics } from 'node:v8';
 import { CHILD_SLOTS, FIGURE, figuresOf, REAPED_BYTES, SHARED, THREAD_SLOTS } from '../../workers/javascript/shared.ts';
-import { childrenOfThread, usageOfTrees } from '../processes.ts';
+import { childrenOfThread } from '../processes.ts';
 import type { Context } from './context-pool.ts';
 import type { GuestUsage } from './engine.ts';
+import { statFields } from './proc-file.ts';
+import { TreeMeter, type TreeUsage } from './process-tree.ts';
+import { type Cpu, Task } from './task.ts';
 import { anonymousBytes, type ProcessMemory, type ThreadMemory, UnseenMemory } from './unseen-memory.ts';
 
 /** How long threads may take to tell what they hold. One stuck in native code does not: then the newest figures count. */
 const ANSWER_MS = 50;
 
-const SECOND_NS = 1e9;
+/**
+ * Threads that used less CPU time than this since they were asked, in seconds, and touched no new page, have done little
+ * but answer: their heap is as it was, and they are left asleep.
+ */
+const DOZE_SECONDS = 0.000_5;
+/** After so long they are asked all the same, in ms. */
+const REFRESH_MS = 30_000;
+
 /** A clock tick of /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
 const TICK_US = 10_000;
-const TICK_NS = TICK_US * 1000;
-
-interface Cpu {
-  userSeconds: number;
-  systemSeconds: number;
-}
 
 /** Measures the threads of one engine: all together, because what no heap shows can only be told apart between all. */
 export class ThreadMeter {
@@ -32,7 +36,7 @@ export class ThreadMeter {
   constructor(countThreads: () => number) {
     this.#countThreads = countThreads;
     this.#unseen = new UnseenMemory(processMemory(0));
-    const fields = statFields('/proc/self/stat');
+    const fields = statFields(readFileSync('/proc/self/stat', 'latin1'));
     // cutime and cstime at 13 and 14.
     new BigInt64Array(this.reaped).set([13, 14].map((at) => BigInt(Number(fields[at]) * TICK_US)));
   }
@@ -60,12 +64,16 @@ export class ThreadMeter {
   }
 
   async #sample(): Promise<void> {
-    const answers = Promise.all([...this.#guests].map((guest) => guest.ask()));
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, ANSWER_MS);
-    await Promise.race([answers, promise]);
-    clearTimeout(timer);
-    const threads = new Map([...this.#guests].map((guest) => [guest, guest.look()]));
+    const awake = [...this.#guests].filter((guest) => guest.isAwake());
+    if (awake.length > 0) {
+      const answers = Promise.all(awake.map((guest) => guest.ask()));
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const timer = setTimeout(resolve, ANSWER_MS);
+      await Promise.race([answers, promise]);
+      clearTimeout(timer);
+      for (const guest of awake) guest.look();
+    }
+    const threads = new Map([...this.#guests].map((guest) => [guest, guest.memory]));
     this.#unseen.sample(this.#process(), threads);
   }
 
@@ -85,8 +93,17 @@ export class GuestMeter {
   #asking = false;
   #ended = false;
   #heap: { usedBytes: number; totalBytes: number; externalBytes: number };
-  /** By kernel id, of its thread and those that it started, the ended ones included. */
-  readonly #faults = new Map<number, number>();
+  /** By kernel id: its thread and those that it started. */
+  readonly #tasks = new Map<number, Task>();
+  /** Of all of them, the ended ones included. */
+  #faults = 0;
+  /** Since it was asked what it holds, all its threads together. */
+  #ranSeconds = 0;
+  #touched = 0;
+  #askedMs = Number.NEGATIVE_INFINITY;
+  /** False once it was seen to have none, until one of its threads has run. */
+  #mayHaveChildren = true;
+  readonly #tree = new TreeMeter();
   /** Of the threads it started that are there, and of those that it ended by force. */
   #nested = new Map<number, Cpu>();
   readonly #lost: Cpu = { userSeconds: 0, systemSeconds: 0 };
@@ -117,12 +134,15 @@ export class GuestMeter {
   /** Its thread is gone: another one may get its id. Returns the process ids of the children it left. */
   end(): Set<number> {
     this.#ended = true;
+    this.#mayHaveChildren = true;
     this.lookAtChildren();
+    for (const id of this.#tasks.keys()) this.#forget(id);
     return this.children();
   }
 
   /** What it used, once it is gone. `heapLimitBytes` is given when it ended at that. */
   final(heapLimitBytes: number | undefined): GuestUsage {
+    this.#tree.close();
     const end = this.#cpu('endUser', 'endSystem');
     if (totalOf(end) > 0) {
       this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), end));
@@ -148,24 +168,39 @@ export class GuestMeter {
     }
   }
 
+  /** True when it has to be asked what it holds: its threads have run since it was asked last, or that is long ago. */
+  isAwake(): boolean {
+    this.look();
+    const nowMs = performance.now();
+    const slept = this.#touched === 0 && this.#ranSeconds < DOZE_SECONDS && nowMs - this.#askedMs < REFRESH_MS;
+    if (this.#ended || slept) return false;
+    this.#touched = 0;
+    this.#ranSeconds = 0;
+    this.#askedMs = nowMs;
+    return true;
+  }
+
   /** Reads what the kernel knows of its threads. */
-  look(): ThreadMemory {
-    if (!this.#ended) {
-      const own = this.#lookAt(Atomics.load(this.#shared, SHARED.threads));
-      if (own !== undefined) this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), own));
-      this.#lookAtNested();
-    }
-    let faults = 0;
-    for (const count of this.#faults.values()) faults += count;
-    return { faults, heapBytes: this.#heap.totalBytes, externalBytes: this.#heap.externalBytes };
+  look(): void {
+    if (this.#ended) return;
+    const own = this.#lookAt(Atomics.load(this.#shared, SHARED.threads));
+    if (own !== undefined) this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), own));
+    this.#lookAtNested();
+  }
+
+  /** What is known of its threads. */
+  get memory(): ThreadMemory {
+    return { faults: this.#faults, heapBytes: this.#heap.totalBytes, externalBytes: this.#heap.externalBytes };
   }
 
   /**
    * Reads what its child processes use. What is missed: a process that left its parent, and the last of a child that
    * nobody waited for, since it was looked at.
    */
-  lookAtChildren(): { processes: number; threads: number } {
-    const tree = usageOfTrees(this.children());
+  lookAtChildren(): TreeUsage {
+    const children = this.#mayHaveChildren ? this.children() : new Set<number>();
+    this.#mayHaveChildren = children.size > 0;
+    const tree = this.#tree.usage(children);
     add(tree, this.#cpu('childUser', 'childSystem'));
     this.#children = later(this.#children, tree);
     this.#childBytes = tree.memoryBytes;
@@ -206,7 +241,11 @@ export class GuestMeter {
       if (cpu !== undefined) nested.set(id, cpu);
     }
     const gone: Cpu = { userSeconds: 0, systemSeconds: 0 };
-    for (const [id, cpu] of this.#nested) if (!nested.has(id)) add(gone, cpu);
+    for (const [id, cpu] of this.#nested) {
+      if (nested.has(id)) continue;
+      add(gone, cpu);
+      this.#forget(id);
+    }
     const told = this.#cpu('threadUser', 'threadSystem');
     // What was seen of threads that are gone, and none of them told.
     add(this.#lost, since(since(this.#told, told), gone));
@@ -215,14 +254,37 @@ export class GuestMeter {
   }
 
   #lookAt(thread: number): Cpu | undefined {
-    const found = taskUsage(thread);
-    if (found !== undefined) this.#faults.set(thread, found.faults);
-    return found;
+    let task = this.#tasks.get(thread);
+    if (task === undefined) {
+      task = new Task(thread);
+      this.#tasks.set(thread, task);
+    }
+    const [seconds, faults] = [totalOf(task.cpu), task.faults];
+    if (!task.look()) {
+      this.#forget(thread);
+      return undefined;
+    }
+    const ran = totalOf(task.cpu) - seconds;
+    this.#mayHaveChildren ||= ran > 0;
+    this.#ranSeconds += ran;
+    this.#touched += task.faults - faults;
+    this.#faults += task.faults - faults;
+    return task.cpu;
+  }
+
+  #forget(thread: number): void {
+    this.#tasks.get(thread)?.close();
+    this.#tasks.delete(thread);
   }
 
   /** The ids in so many cells, without those that are free or stand for nothing. */
   #ids(first: number, count: number): number[] {
-    return Array.from(this.#shared.subarray(first, first + count).filter((id) => id > 0));
+    const ids: number[] = [];
+    for (let at = first; at < first + count; at += 1) {
+      const id = this.#shared[at] as number;
+      if (id > 0) ids.push(id);
+    }
+    return ids;
   }
 
   #figure(name: keyof typeof FIGURE): number {
@@ -253,40 +315,6 @@ function since(start: Cpu, now: Cpu): Cpu {
 function add(to: Cpu, part: Cpu | undefined): void {
   to.userSeconds += part?.userSeconds ?? 0;
   to.systemSeconds += part?.systemSeconds ?? 0;
-}
-
-/** CPU time and minor faults of a thread of this process; undefined for one that is gone. */
-function taskUsage(thread: number): (Cpu & { faults: number }) | undefined {
-  try {
-    const fields = statFields(`/proc/self/task/${thread}/stat`);
-    // minflt at 7, utime and stime at 11 and 12.
-    const [user, system] = [Number(fields[11]) * TICK_NS, Number(fields[12]) * TICK_NS];
-    const total = preciseNs(thread) ?? user + system;
-    // Ticks are coarse: they only tell in which proportion the whole divides.
-    const userPart = user + system === 0 ? 1 : user / (user + system);
-    return {
-      userSeconds: (total * userPart) / SECOND_NS,
-      systemSeconds: (total * (1 - userPart)) / SECOND_NS,
-      faults: Number(fields[7]),
-    };
-  } catch {
-    return undefined;
-  }
-}
-
-/** proc_pid_stat(5) from the state on. */
-function statFields(path: string): string[] {
-  const stat = readFileSync(path, 'latin1');
-  return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-}
-
-/** The first field of schedstat is the time on a CPU in ns; a kernel may be built without. */
-function preciseNs(thread: number): number | undefined {
-  try {
-    return Number(readFileSync(`/proc/self/task/${thread}/schedstat`, 'latin1').split(' ', 1)[0]);
-  } catch {
-    return undefined;
-  }
 }
 
 function processMemory(threads: number): ProcessMemory {

@@ -1,4 +1,4 @@
-import { openSync, readSync } from 'node:fs';
+import { ProcFile } from './proc-file.ts';
 
 /** Of Linux on every machine Node runs on, except a few ARM ones, where it counts too little. */
 const PAGE_BYTES = 4096;
@@ -220,15 +220,11 @@ function recognize(account: Account, heapBytes: number): void {
   account.unseenBytes = Math.max(0, account.unseenBytes - externalBytes - heapBytes);
 }
 
-/** Stays open: opening and closing it takes several times as long as reading, and every start of a guest reads it. */
-let statm: number | undefined;
-const text = Buffer.alloc(256);
+const statm = new ProcFile('/proc/self/statm');
 
 /** Memory of this process that is resident and belongs to no file. */
 export function anonymousBytes(): number {
-  statm ??= openSync('/proc/self/statm', 'r');
-  const length = readSync(statm, text, 0, text.byteLength, 0);
   // proc_pid_statm(5): size, resident, shared (with files).
-  const [, resident, shared] = text.toString('latin1', 0, length).split(' ').map(Number);
-  return ((resident as number) - (shared as number)) * PAGE_BYTES;
+  const [, resident = 0, shared = 0] = (statm.read() ?? '').split(' ').map(Number);
+  return (resident - shared) * PAGE_BYTES;
 }

@@ -257,6 +257,32 @@ test('a program that owes an answer is not asked again', async () => {
   running.guest.kill();
 });
 
+test('a program that sleeps is left asleep, and what it holds once it has run is seen at once', async () => {
+  await using harness = new Harness();
+  const asked = vi.spyOn(Worker.prototype, 'getHeapStatistics');
+  const running = harness.start(`process.on('SIGUSR2', () => { globalThis.all = Buffer.alloc(5e7, 1);
+    globalThis.child = require('child_process').spawn('sleep', ['1000']); console.log('ready') });
+    console.log('waits'); setInterval(() => {}, 1e6)`);
+  await Promise.all([running.started, running.printed('waits')]);
+  // V8 may collect for a while in a thread that has gone to sleep.
+  await vi.waitFor(async () => {
+    const before = asked.mock.calls.length;
+    for (let round = 0; round < 5; round += 1) await running.guest.usage();
+    expect(asked.mock.calls.length).toBe(before);
+  }, 10_000);
+  const asleep = await running.guest.usage();
+
+  running.guest.notify('SIGUSR2');
+  await running.printed('ready');
+  const awake = await running.guest.usage();
+
+  expect(asked.mock.calls.length).toBeGreaterThan(1);
+  expect(awake.externalBytes - asleep.externalBytes).toBeGreaterThanOrEqual(5e7);
+  expect([asleep.processes, awake.processes]).toEqual([0, 1]);
+  asked.mockRestore();
+  running.guest.kill();
+});
+
 test('what never ran used nothing, and what has ended uses what it did', async () => {
   expect((await shared.run('const a: number = ;', { language: 'typescript' })).usage).toBeUndefined();
 
