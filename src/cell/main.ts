@@ -46,6 +46,8 @@ const WEAR_LOOK_MS = 1_000;
 
 const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
+/** What the daemon was told of each guest last. */
+const told = new Map<string, Usage>();
 /** Ends that no daemon has acknowledged. */
 const ends = new EndRecord(endsPath);
 /** What the cell was made as: the first greeting. */
@@ -116,6 +118,7 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   const before = daemon;
   daemon = connection;
   before?.destroy();
+  told.clear();
   claiming ??= setUp(hello);
   await claiming;
   if (daemon !== connection) return;
@@ -217,6 +220,7 @@ function start(request: Start): void {
       reportEnd({ ...value, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
       if (daemon === undefined && guests.size === 0) waitForDaemon();
+      told.delete(executionKey);
       if (!looksForWear) setTimeout(lookForWear, WEAR_LOOK_MS).unref();
       looksForWear = true;
     },
@@ -258,10 +262,22 @@ function limitPassed(executionKey: string, limit: string, message: string): void
   if (limit === 'memory' || limit === 'output') guests.get(executionKey)?.guest.kill();
 }
 
+/** Tells what has changed since the daemon was told last: of guests that sleep nothing has. */
 async function measure(request: number): Promise<void> {
   const measured = (await meter?.measure()) ?? new Map<string, GuestUsage>();
-  const usages = [...measured].map(([executionKey, usage]) => usageOf(executionKey, usage));
+  const usages = [...measured].map(([executionKey, usage]) => usageOf(executionKey, usage)).filter(isNews);
   report({ body: { $case: 'measured', value: { request, usages } } });
+}
+
+/** Notes it as told. */
+function isNews(usage: Usage): boolean {
+  const before = told.get(usage.executionKey);
+  if (before !== undefined && (Object.keys(usage) as (keyof Usage)[]).every((key) => usage[key] === before[key])) {
+    return false;
+  }
+  // One that has ended meanwhile has told its final figures.
+  if (guests.has(usage.executionKey)) told.set(usage.executionKey, usage);
+  return true;
 }
 
 function limitsOf({ limits }: Start): GuestLimits {

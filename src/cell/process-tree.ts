@@ -6,10 +6,10 @@ import { ProcFile, statFields } from './proc-file.ts';
 const TICKS = 100;
 
 /**
- * How old a proportional set size may be of a process that has not changed, in ms: others may share more or less with it.
- * It is by far the dearest of all figures.
+ * How old the figures may be of a process that has not changed, in ms: others may share more or less with it. The
+ * proportional set size is by far the dearest of all.
  */
-const REFRESH_MS = 30_000;
+export const REFRESH_MS = 30_000;
 
 /** What some processes and everything below them use. */
 export interface TreeUsage {
@@ -57,6 +57,13 @@ export class TreeMeter {
     return usage;
   }
 
+  /** True when none of the processes that were there when it looked last has run since. */
+  slept(): boolean {
+    let slept = this.#known.size > 0;
+    for (const process of this.#known.values()) if (!process.slept()) slept = false;
+    return slept;
+  }
+
   /** Lets go of everything; from now on nothing is used. */
   close(): void {
     this.#closed = true;
@@ -69,7 +76,9 @@ export class TreeMeter {
 export class ProcessMeter {
   readonly #pid: number;
   readonly #stat: ProcFile;
+  readonly #schedstat: ProcFile;
   readonly #children: ProcFile;
+  #ran: string | undefined;
   /** Of its stat, what does not change while it does nothing: all but its state. */
   #figures = '';
   #measuredMs = Number.NEGATIVE_INFINITY;
@@ -87,7 +96,18 @@ export class ProcessMeter {
   constructor(pid: number) {
     this.#pid = pid;
     this.#stat = new ProcFile(`/proc/${pid}/stat`);
+    this.#schedstat = new ProcFile(`/proc/${pid}/schedstat`);
     this.#children = new ProcFile(`/proc/${pid}/task/${pid}/children`);
+  }
+
+  /**
+   * True when it has not run since it was asked last, which takes a third of a look. Never of one with several threads,
+   * of which the kernel has no such figure.
+   */
+  slept(): boolean {
+    const before = this.#ran;
+    this.#ran = this.#schedstat.read();
+    return this.threads === 1 && before !== undefined && before === this.#ran;
   }
 
   /** Brings its figures up to date, its memory only if that is wanted; false when it is gone. */
@@ -128,6 +148,7 @@ export class ProcessMeter {
 
   close(): void {
     this.#stat.close();
+    this.#schedstat.close();
     this.#children.close();
   }
 }

@@ -1,6 +1,6 @@
 import type { GuestUsage } from './engine.ts';
 import type { GuestGroup } from './guest-groups.ts';
-import { ProcessMeter, TreeMeter } from './process-tree.ts';
+import { ProcessMeter, REFRESH_MS, TreeMeter } from './process-tree.ts';
 
 /** What a guest, just forked, does not share with its zygote any more: measured, 0.9 MB. */
 const FRESH_BYTES = 2 ** 20;
@@ -17,6 +17,7 @@ export class PythonUsage {
   readonly #group: GuestGroup | undefined;
   readonly #tree = new TreeMeter();
   #shepherd: ProcessMeter | undefined;
+  #lookedMs = Number.NEGATIVE_INFINITY;
   #last: GuestUsage = {
     userSeconds: 0,
     systemSeconds: 0,
@@ -43,6 +44,10 @@ export class PythonUsage {
   /** Looks at everything below the shepherd, and at what the shepherd has reaped. */
   sample(guest: number, shepherd: number): void {
     this.#shepherd ??= new ProcessMeter(shepherd);
+    const [shepherdSlept, treeSlept] = [this.#shepherd.slept(), this.#tree.slept()];
+    const nowMs = performance.now();
+    if (shepherdSlept && treeSlept && nowMs - this.#lookedMs < REFRESH_MS) return;
+    this.#lookedMs = nowMs;
     // First, so that a process which ends meanwhile is counted not at all, rather than twice.
     if (!this.#shepherd.look(false)) return;
     const { reapedUserSeconds, reapedSystemSeconds } = this.#shepherd;

@@ -103,6 +103,9 @@ export class GuestMeter {
   #askedMs = Number.NEGATIVE_INFINITY;
   /** False once it was seen to have none, until one of its threads has run. */
   #mayHaveChildren = true;
+  #mayHaveNested = true;
+  /** The newest figures, until something of them may have changed. */
+  #usage: GuestUsage | undefined;
   readonly #tree = new TreeMeter();
   /** Of the threads it started that are there, and of those that it ended by force. */
   #nested = new Map<number, Cpu>();
@@ -127,13 +130,17 @@ export class GuestMeter {
   /** What it uses now; within 100 ms also while its thread is stuck. */
   async usage(): Promise<GuestUsage> {
     await this.#meter.sample();
+    if (this.#usage !== undefined && this.#usage.wasmBytes === this.#meter.unseenBytes(this)) return this.#usage;
     const { processes, threads } = this.lookAtChildren();
-    return { ...this.#summary(), processes, threads: 1 + this.#nested.size + threads };
+    const usage = { ...this.#summary(), processes, threads: 1 + this.#nested.size + threads };
+    if (!this.#mayHaveChildren) this.#usage = usage;
+    return usage;
   }
 
   /** Its thread is gone: another one may get its id. Returns the process ids of the children it left. */
   end(): Set<number> {
     this.#ended = true;
+    this.#usage = undefined;
     this.#mayHaveChildren = true;
     this.lookAtChildren();
     for (const id of this.#tasks.keys()) this.#forget(id);
@@ -162,6 +169,7 @@ export class GuestMeter {
       const usedBytes = heap.used_heap_size + heap.malloced_memory;
       const totalBytes = heap.total_heap_size + heap.malloced_memory;
       this.#heap = { usedBytes, totalBytes, externalBytes: heap.external_memory };
+      this.#usage = undefined;
       this.#asking = false;
     } catch {
       // It has ended.
@@ -184,6 +192,7 @@ export class GuestMeter {
   look(): void {
     if (this.#ended) return;
     const own = this.#lookAt(Atomics.load(this.#shared, SHARED.threads));
+    if (this.#usage !== undefined && !this.#mayHaveNested) return;
     if (own !== undefined) this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), own));
     this.#lookAtNested();
   }
@@ -236,6 +245,9 @@ export class GuestMeter {
 
   #lookAtNested(): void {
     const nested = new Map<number, Cpu>();
+    // Taken by the thread that starts another one, before that begins and notes its id.
+    const slots = this.#shared.subarray(SHARED.threads + 1, SHARED.threads + THREAD_SLOTS);
+    this.#mayHaveNested = slots.some((slot) => slot !== 0);
     for (const id of this.#ids(SHARED.threads + 1, THREAD_SLOTS - 1)) {
       const cpu = this.#lookAt(id);
       if (cpu !== undefined) nested.set(id, cpu);
@@ -265,7 +277,10 @@ export class GuestMeter {
       return undefined;
     }
     const ran = totalOf(task.cpu) - seconds;
-    this.#mayHaveChildren ||= ran > 0;
+    if (ran > 0) {
+      this.#mayHaveChildren = true;
+      this.#usage = undefined;
+    }
     this.#ranSeconds += ran;
     this.#touched += task.faults - faults;
     this.#faults += task.faults - faults;
@@ -275,6 +290,7 @@ export class GuestMeter {
   #forget(thread: number): void {
     this.#tasks.get(thread)?.close();
     this.#tasks.delete(thread);
+    this.#usage = undefined;
   }
 
   /** The ids in so many cells, without those that are free or stand for nothing. */

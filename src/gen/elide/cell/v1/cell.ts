@@ -222,6 +222,7 @@ export interface Usage {
 
 export interface Measured {
   request: number;
+  /** Of guests whose figures are not those told last on this connection. */
   usages: Usage[];
 }
 
