@@ -153,7 +153,7 @@ async function throughTheCell(): Promise<string[]> {
     String(CELLS),
     showTail(spread),
     spread.p999.toFixed(1),
-    'below 250 + kill',
+    'all below 250',
   ];
 }
 

@@ -11,8 +11,11 @@ import type { GuestPipes, Zygote } from './python-zygote.ts';
 
 /** How long a guest may take from its request to its first word. It needs a millisecond, or something stopped it. */
 const START_LIMIT_MS = 10_000;
-/** How long output is awaited after the last process of a guest is gone. Only a descriptor given away needs it. */
-const DRAIN_LIMIT_MS = 250;
+/**
+ * How long output is awaited after the last process of a guest is gone. Only a descriptor given away needs it; well
+ * below what force may take before the cell is killed.
+ */
+const DRAIN_LIMIT_MS = 50;
 /** How long a zygote may take to sweep up behind a shepherd that was killed. */
 const SWEEP_LIMIT_MS = 1_000;
 /** What a pipe takes at once, so that most programs are handed over in one system call. */

@@ -6,6 +6,9 @@ import { eventually, isAlive, processesWith, TestDaemon } from '../support/daemo
 /** A command line that no other process on this machine has. */
 const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
 
+/** Within this a thread that has said it is ready is surely in the call that it was about to make. */
+const GRACE_MS = 1_000;
+
 let node: TestDaemon;
 beforeAll(async () => {
   node = await TestDaemon.start({ graceMs: 300 });
@@ -152,15 +155,17 @@ test('exited is told when the thread is gone: nothing is written afterwards', as
 });
 
 test('native code that nothing interrupts costs its cell; neighbours end cell_lost, the session goes on', async () => {
-  const session = await node.session();
+  await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
+  const session = await usual.session();
   const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
   const running = await session.ready(`
+    const { pbkdf2Sync } = require('node:crypto');
     process.on('SIGTERM', () => {});
     console.log('ready');
-    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
+    pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
   const cell = await session.cellPid();
 
-  await running.cancel({ graceMs: 100 });
+  await running.cancel({ graceMs: GRACE_MS });
   const ended = await running.end();
   const lost = await neighbour.end();
   const next = await session.run("console.log('still here')");
@@ -174,6 +179,8 @@ test('native code that nothing interrupts costs its cell; neighbours end cell_lo
     'exited.cell',
   ]);
   expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137, signal: 'SIGKILL' });
+  const { signaledAtMs = 0, exitedAtMs = 0 } = ended.snapshot.times;
+  expect(exitedAtMs - signaledAtMs - GRACE_MS).toSatisfy((ms: number) => ms >= 145 && ms < 600);
   expect(lost.steps).toEqual(['pending', 'running', 'exited']);
   expect(lost.result).toMatchObject({ reason: 'cell_lost', rung: undefined, exitCode: -1 });
   expect(isAlive(cell)).toBe(false);
@@ -186,12 +193,13 @@ test('a cell that is killed takes along what its guests detached from it', async
   const command = uniqueSleep();
   const running = await session.submit(`
     const { spawn } = require('node:child_process');
+    const { pbkdf2Sync } = require('node:crypto');
     process.on('SIGTERM', () => {});
     spawn('sh', ['-c', '${command} & wait'], { detached: true, stdio: 'ignore' }).unref();
-    require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
+    pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
   await eventually('the detached child runs', () => processesWith(command).length > 1);
 
-  await running.cancel({ graceMs: 300 });
+  await running.cancel({ graceMs: GRACE_MS });
   const { result } = await running.end();
 
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'cell' });

@@ -22,6 +22,12 @@ export interface Ended {
 
 type Request = Partial<Snippet> & { code: string };
 
+/**
+ * How long force may take before a cell is killed, unless a test says: not the daemon's default, as cores that tests load
+ * tell of an end later than that.
+ */
+const FORCED_LIMIT_MS = 1_000;
+
 /** A daemon of the source tree on a state directory and socket of its own, with everything gone when it is disposed. */
 export class TestDaemon implements AsyncDisposable {
   readonly root: string;
@@ -37,7 +43,10 @@ export class TestDaemon implements AsyncDisposable {
   static async start(config: DaemonConfig = {}): Promise<TestDaemon> {
     const root = temporaryDirectory();
     const paths = { stateDir: join(root, 's'), socket: join(root, 'd.sock') };
-    const test = new TestDaemon(root, createDaemon({ logLevel: 'silent', ...paths, ...config }));
+    const test = new TestDaemon(
+      root,
+      createDaemon({ logLevel: 'silent', forcedLimitMs: FORCED_LIMIT_MS, ...paths, ...config }),
+    );
     test.endpoints = await test.daemon.start();
     return test;
   }
