@@ -15,10 +15,9 @@ export interface Waiting {
 export class Dispatcher {
   readonly #maxActive: number;
   readonly #maxStarting: number;
-  readonly #ring = new Set<Waiting>();
-  /** What each session has had, over its weight. One that waits for nothing keeps its figure as long as it lives. */
-  readonly #served = new WeakMap<Waiting, number>();
-  /** The figure of the session that was served last. */
+  /** What each session that may have one waiting has had, over its weight. */
+  readonly #ring = new Map<Waiting, number>();
+  /** The figure of the session that was served last: never less than that of any before it. */
   #now = 0;
   #active = 0;
   #starting = 0;
@@ -35,10 +34,7 @@ export class Dispatcher {
 
   /** This session has an execution waiting. */
   offer(waiting: Waiting): void {
-    if (!this.#ring.has(waiting)) {
-      this.#ring.add(waiting);
-      this.#served.set(waiting, Math.max(this.#now, this.#servedOf(waiting)));
-    }
+    if (!this.#ring.has(waiting)) this.#ring.set(waiting, this.#now);
     this.#pump();
   }
 
@@ -66,30 +62,24 @@ export class Dispatcher {
     this.#pumping = true;
     try {
       while (this.#active < this.#maxActive && this.#starting < this.#maxStarting) {
-        const waiting = this.#next();
-        if (waiting === undefined) break;
-        this.#now = this.#servedOf(waiting);
+        const next = this.#next();
+        if (next === undefined) break;
+        const [waiting, served] = next;
+        this.#now = served;
         // Out while it is served: a dispatch that throws must not be tried for ever.
         this.#ring.delete(waiting);
         if (!this.#give(waiting)) continue;
-        this.#served.set(waiting, this.#now + 1 / waiting.weight);
-        this.#ring.add(waiting);
+        this.#ring.set(waiting, served + 1 / waiting.weight);
       }
     } finally {
       this.#pumping = false;
     }
   }
 
-  #next(): Waiting | undefined {
-    let next: Waiting | undefined;
-    for (const waiting of this.#ring) {
-      if (next === undefined || this.#servedOf(waiting) < this.#servedOf(next)) next = waiting;
-    }
+  #next(): [Waiting, served: number] | undefined {
+    let next: [Waiting, number] | undefined;
+    for (const entry of this.#ring) if (next === undefined || entry[1] < next[1]) next = entry;
     return next;
-  }
-
-  #servedOf(waiting: Waiting): number {
-    return this.#served.get(waiting) ?? 0;
   }
 
   /** Gives a place to one execution; false, and no place given, when none waited or the dispatch failed. */

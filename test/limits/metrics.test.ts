@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connectDaemon, type DaemonClient } from '../../src/index.ts';
+import { connectDaemon, type DaemonClient, type ExecutionMetrics } from '../../src/index.ts';
 import { TestDaemon, type TestSession } from '../support/daemon.ts';
 
 const MIB = 1024 * 1024;
@@ -113,9 +113,9 @@ test('one that waits has used nothing, one that has exited keeps its last figure
     complete: false,
   });
   await holder.cancel({ signal: 'SIGKILL' });
-  const { result } = await holder.end();
+  const { result, snapshot } = await holder.end();
   const last = await busy.daemon.getExecutionMetrics(one.sessionId, holder.executionId);
-  expect(last).toMatchObject({ ...result.usage, complete: true });
+  expect(last).toMatchObject({ ...result.usage, complete: true, atMs: snapshot.times.exitedAtMs });
   expect(last.stdoutBytes).toBe(6);
   await expect(busy.daemon.getExecutionMetrics(one.sessionId, 'nope')).rejects.toThrow(/execution "nope" not found/);
 });
@@ -156,7 +156,33 @@ test('the watch of all shows each that runs, with the CPU share of the last inte
   for (const execution of [busy, idle]) await execution.cancel({ signal: 'SIGKILL' });
 });
 
+test('the CPU share is that of the interval: what was used before counts no more', async () => {
+  const code = `${BURN.javascript} setInterval(() => {}, 1000);`;
+  const execution = await session.ready(code);
+  const rounds: ExecutionMetrics[] = [];
+
+  const { sessionId } = session;
+  const { executionId } = execution;
+  for await (const [metrics] of client.watchExecutionMetrics({ sessionId, executionId, intervalMs: 100 })) {
+    rounds.push(metrics as ExecutionMetrics);
+    if (rounds.length === 4) break;
+  }
+  await execution.cancel({ signal: 'SIGKILL' });
+  const { snapshot } = await execution.end();
+
+  const seconds = (metrics: ExecutionMetrics) => metrics.userSeconds + metrics.systemSeconds;
+  const startedMs = snapshot.times.startedAtMs as number;
+  for (const [index, metrics] of rounds.entries()) {
+    const before = rounds[index - 1];
+    const usedSeconds = seconds(metrics) - (before === undefined ? 0 : seconds(before));
+    expect(metrics.cpuPercent).toBeCloseTo((usedSeconds * 100_000) / (metrics.atMs - (before?.atMs ?? startedMs)), 3);
+  }
+  expect(seconds(rounds[3] as ExecutionMetrics)).toBeGreaterThan(0.27);
+  expect(rounds[3]?.cpuPercent).toBeLessThan(100);
+});
+
 test.each([
+  [{ intervalMs: 3_600_001 }, /interval_ms is 3600001; it must be 100 to 3600000/],
   [{ intervalMs: 99 }, /interval_ms is 99; it must be 100 to 3600000/],
   [{ executionId: 'x' }, /execution_id without session_id/],
   [{ sessionId: 'nope' }, /session "nope" not found/],

@@ -153,6 +153,7 @@ test('what dead daemons left is removed, unless one of their cells lives; a livi
     for (const name of ['empty', 'cell', 'reused'] as const)
       mkdirSync(join(path(parent, name), 'cell-1'), { recursive: true });
     writeFileSync(join(path(parent, 'cell'), 'cell-1', 'cgroup.procs'), String(cell));
+    mkdirSync(join(path(parent, 'cell'), 'cell-2'));
   }
 
   open();
@@ -161,7 +162,7 @@ test('what dead daemons left is removed, unless one of their cells lives; a livi
     expect(ofThis(parent)).toEqual(expect.arrayContaining(living[index] ?? []));
     expect(existsSync(path(parent, 'empty'))).toBe(false);
     expect(existsSync(path(parent, 'reused'))).toBe(false); // the process of that number started at another time
-    expect(existsSync(join(path(parent, 'cell'), 'cell-1'))).toBe(true);
+    for (const name of ['cell-1', 'cell-2']) expect(existsSync(join(path(parent, 'cell'), name))).toBe(true);
   }
   const sleeper = children.find((child) => child.pid === cell);
   expect(sleeper?.signalCode).toBeNull();

@@ -31,7 +31,7 @@ test.each(names)('%s above the ceiling is refused, with both figures', (name) =>
   expect(() => apply({ [name]: least + 2 }, {}, ceiling)).toThrow(
     `config.${field} is ${least + 2}${unit}; the ceiling of session "s" is ${least + 1}${unit}`,
   );
-  expect(apply({ [name]: least }, {}, ceiling)[name]).toBe(least);
+  for (const value of [least, least + 1]) expect(apply({ [name]: value }, {}, ceiling)[name]).toBe(value);
 });
 
 test('what an execution does not say it has from its session, and a ceiling is a limit too', () => {
@@ -97,11 +97,35 @@ test.each([
   expect(() => checkDefaults(options, 'config')).toThrow(message);
 });
 
-test('a soft limit of the session gives way to a smaller hard one of the execution', () => {
-  const options = apply({ memoryLimitMb: 32 }, { memorySoftLimitMb: 48, memoryLimitMb: 64 });
+test.each([32, 48])(
+  'a soft limit of the session gives way to a hard one of the execution that is not above it',
+  (hard) => {
+    const options = apply({ memoryLimitMb: hard }, { memorySoftLimitMb: 48, memoryLimitMb: 64 });
 
-  expect(options.memoryLimitMb).toBe(32);
-  expect(options.memorySoftLimitMb).toBeUndefined();
+    expect(options.memoryLimitMb).toBe(hard);
+    expect(options.memorySoftLimitMb).toBeUndefined();
+  },
+);
+
+test.each([
+  ['limit', { memoryLimitMb: 64 }, {}],
+  ['ceiling', {}, { memoryLimitMb: 64 }],
+])('a soft limit of the execution has to be below the %s of its session', (_, defaults, ceilings) => {
+  expect(apply({ memorySoftLimitMb: 63 }, defaults, ceilings).memorySoftLimitMb).toBe(63);
+  expect(() => apply({ memorySoftLimitMb: 64 }, defaults, ceilings)).toThrow(
+    'config.memory_soft_limit_mb is 64 MiB; it must be below memory_limit_mb, 64 MiB',
+  );
+});
+
+test('an execution of which nobody says anything has no limit, shares a cell and keeps all it can', () => {
+  expect(apply({})).toEqual({
+    graceMs: 0,
+    timeoutSignal: 'SIGTERM',
+    outputPolicy: 'truncate',
+    isolation: 'thread',
+    signalTree: false,
+    requireEnforcement: false,
+  });
 });
 
 test('the signal of a run limit belongs to the action it was said with', () => {
