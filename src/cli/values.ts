@@ -1,42 +1,13 @@
 import { InvalidArgumentError } from 'commander';
+import { durationMs, sizeBytes } from '../quantities.ts';
 
-/** In ms. */
-const UNITS: Record<string, number> = {
-  ns: 1e-6,
-  us: 1e-3,
-  µs: 1e-3,
-  μs: 1e-3,
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-};
 const MIB = 2 ** 20;
-/** In bytes; a number without a unit is in MiB. */
-const SIZES: Record<string, number> = {
-  '': MIB,
-  b: 1,
-  k: 1024,
-  kib: 1024,
-  kb: 1e3,
-  m: MIB,
-  mib: MIB,
-  mb: 1e6,
-  g: 2 ** 30,
-  gib: 2 ** 30,
-  gb: 1e9,
-};
 
 /** A duration as Go writes it (`1500ms`, `5s`, `1m30s`), in whole ms. */
 export function parseDuration(text: string): number {
-  const pieces = [...text.matchAll(/(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)/gy)];
-  const read = pieces.reduce((length, [piece]) => length + piece.length, 0);
-  if (text === '0') return 0;
-  if (read === 0 || read < text.length)
-    throw new InvalidArgumentError('A duration is for example 1500ms, 5s or 1m30s.');
-  return Math.round(
-    pieces.reduce((sum, [, count, unit]) => sum + Number(count) * (UNITS[unit as string] as number), 0),
-  );
+  const ms = durationMs(text);
+  if (ms === undefined) throw new InvalidArgumentError('A duration is for example 1500ms, 5s or 1m30s.');
+  return ms;
 }
 
 /** A size in MiB, or with a unit (`64MiB`, `1GB`), in whole MiB. */
@@ -46,11 +17,9 @@ export function parseSize(text: string): number {
 
 /** A size in MiB, or with a unit (`100kB`, `64MiB`), in whole bytes. */
 export function parseBytes(text: string): number {
-  const [, count, unit = ''] = /^(\d+(?:\.\d+)?)([a-z]*)$/i.exec(text) ?? [];
-  const factor = SIZES[unit.toLowerCase()];
-  if (count === undefined || factor === undefined)
-    throw new InvalidArgumentError('A size is for example 128 (MiB), 100kB or 1GiB.');
-  return Math.floor(Number(count) * factor);
+  const bytes = sizeBytes(text);
+  if (bytes === undefined) throw new InvalidArgumentError('A size is for example 128 (MiB), 100kB or 1GiB.');
+  return bytes;
 }
 
 /** A whole number. */
