@@ -1,10 +1,10 @@
 import fs from 'node:fs';
 
 // Taken once: a guest may replace any of them, and its output must not end with that.
-const { fstatSync, writeSync } = fs;
+const { closeSync, constants, fchmodSync, fstatSync, openSync, unlinkSync, writeSync } = fs;
 const { now } = Date;
 const { max } = Math;
-const { wait } = Atomics;
+const { compareExchange, load, wait } = Atomics;
 const { apply } = Reflect;
 const { subarray } = Uint8Array.prototype;
 const lengthGetter = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), 'byteLength')?.get;
@@ -20,6 +20,28 @@ export interface OutputDescriptors {
   stderr: number;
   /** Where {@link OutputWriter} notes when bytes were written and in which order. */
   marks: number;
+  /** Present: the streams are files that are rotated, without marks; each writer opens its own. */
+  rotation?: OutputRotation;
+}
+
+/** Files that follow one another: `PATH.0`, `PATH.1` and so on, of which the newest are kept. */
+export interface OutputRotation {
+  paths: Record<OutputStream, string>;
+  maxFiles: number;
+  /** A file has no more than this; what does not fit goes to the next. */
+  maxFileBytes: number;
+  /** The number of the current file: of stdout, of stderr. Shared by all threads that write. */
+  current: Int32Array;
+  /** Where this execution began: in which file, behind how many bytes. */
+  start: Record<OutputStream, { file: number; bytes: number }>;
+}
+
+/** Opens the file of that number to append to it, for everyone to read. Throws for a symbolic link. */
+export function openRotated(path: string, number: number): number {
+  const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW;
+  const fd = openSync(`${path}.${number}`, flags, 0o644);
+  fchmodSync(fd, 0o644);
+  return fd;
 }
 
 /** Bytes of one mark: three little-endian float64: time (ms since the epoch), stream number, position in that stream. */
@@ -51,10 +73,20 @@ export class OutputWriter {
   readonly #markBytes = new Uint8Array(this.#mark.buffer);
   #lastStream: OutputStream | undefined;
   #lastMarkMs = 0;
+  /** The numbers of the rotated files that are open here. */
+  readonly #open: Record<OutputStream, number> = { stdout: -1, stderr: -1 };
 
   constructor(fds: OutputDescriptors, limit?: OutputLimit) {
     this.#fds = fds;
     this.#limit = limit;
+    if (fds.rotation === undefined) return;
+    this.#followRotation('stdout', fds.rotation);
+    this.#followRotation('stderr', fds.rotation);
+  }
+
+  /** Closes what this writer has opened itself. */
+  close(): void {
+    for (const stream of ['stdout', 'stderr'] as const) if (this.#open[stream] >= 0) closeSync(this.#fds[stream]);
   }
 
   /**
@@ -70,12 +102,53 @@ export class OutputWriter {
 
   /** The files themselves say how much there is: a child process of the guest may write to them as well. */
   #keep(bytes: Uint8Array, limit: OutputLimit): Uint8Array {
-    const room = max(0, limit.bytes - fstatSync(this.#fds.stdout).size - fstatSync(this.#fds.stderr).size);
+    const room = max(0, limit.bytes - this.#written('stdout') - this.#written('stderr'));
     if (lengthOf(bytes) <= room) return bytes;
     return apply(subarray, bytes, [0, room]) as Uint8Array;
   }
 
+  #written(stream: OutputStream): number {
+    const { rotation } = this.#fds;
+    if (rotation === undefined) return fstatSync(this.#fds[stream]).size;
+    this.#followRotation(stream, rotation);
+    const { file, bytes } = rotation.start[stream];
+    return (this.#open[stream] - file) * rotation.maxFileBytes + fstatSync(this.#fds[stream]).size - bytes;
+  }
+
+  /** Has the current file of a stream open. */
+  #followRotation(stream: OutputStream, rotation: OutputRotation): void {
+    const number = load(rotation.current, STREAM_NUMBER[stream] - 1);
+    if (number === this.#open[stream]) return;
+    const before = this.#open[stream] >= 0 ? this.#fds[stream] : undefined;
+    this.#fds[stream] = openRotated(rotation.paths[stream], number);
+    this.#open[stream] = number;
+    if (before !== undefined) closeSync(before);
+  }
+
+  /** Fills one file after another. */
+  #appendRotated(stream: OutputStream, bytes: Uint8Array, rotation: OutputRotation): void {
+    for (let offset = 0; offset < lengthOf(bytes); ) {
+      this.#followRotation(stream, rotation);
+      const room = rotation.maxFileBytes - fstatSync(this.#fds[stream]).size;
+      if (room > 0) {
+        const part = apply(subarray, bytes, [offset, offset + room]) as Uint8Array;
+        writeAll(this.#fds[stream], part);
+        offset += lengthOf(part);
+        continue;
+      }
+      const number = this.#open[stream];
+      // Another thread may have been first.
+      if (compareExchange(rotation.current, STREAM_NUMBER[stream] - 1, number, number + 1) !== number) continue;
+      removeIfThere(`${rotation.paths[stream]}.${number + 1 - rotation.maxFiles}`);
+    }
+  }
+
   #append(stream: OutputStream, bytes: Uint8Array): void {
+    const { rotation } = this.#fds;
+    if (rotation !== undefined) {
+      this.#appendRotated(stream, bytes, rotation);
+      return;
+    }
     const fd = this.#fds[stream];
     const nowMs = now();
     if (stream !== this.#lastStream || nowMs - this.#lastMarkMs >= MARK_INTERVAL_MS || nowMs < this.#lastMarkMs) {
@@ -87,6 +160,14 @@ export class OutputWriter {
       this.#lastMarkMs = nowMs;
     }
     writeAll(fd, bytes);
+  }
+}
+
+function removeIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // There are not that many yet, or somebody else cleans up here.
   }
 }
 

@@ -1,3 +1,5 @@
+import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
+
 /** What a guest, its child processes included, may use; undefined: no limit. */
 export interface GuestLimits {
   /** User and system time together, in ms. Watched by the cell, not by the engine. */
@@ -55,6 +57,8 @@ export interface StartRequest {
   tmpDir: string;
   /** Absolute; the directory exists and holds (or will hold) `stdout`, `stderr` and `marks`. */
   outputDir: string;
+  /** Where output goes instead; undefined: there. */
+  outputFiles?: OutputFiles | undefined;
   /** False: standard input is at its end from the start. */
   stdin: boolean;
   limits: GuestLimits;

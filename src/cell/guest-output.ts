@@ -1,8 +1,8 @@
-import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
-import { join } from 'node:path';
+import { fstatSync, ftruncateSync } from 'node:fs';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import { closeDestination } from './output-destination.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -22,10 +22,14 @@ export class GuestOutput {
   #timer: NodeJS.Timeout | undefined;
   #told = false;
 
-  /** Opens the files in `directory`; throws when it cannot. `onExceeded` is called at most once. */
-  constructor(directory: string, shared: Int32Array, limitBytes: number | undefined, onExceeded: () => void) {
-    const [stdout, stderr, marks] = ['stdout', 'stderr', 'marks'].map((name) => openSync(join(directory, name), 'a'));
-    this.descriptors = { stdout: stdout as number, stderr: stderr as number, marks: marks as number };
+  /** Takes over the opened files. Throws when one cannot be written to; `onExceeded` is called at most once. */
+  constructor(
+    descriptors: OutputDescriptors,
+    shared: Int32Array,
+    limitBytes: number | undefined,
+    onExceeded: () => void,
+  ) {
+    this.descriptors = descriptors;
     this.writer = new OutputWriter(this.descriptors, outputLimit(shared, limitBytes));
     this.#shared = shared;
     this.#limitBytes = limitBytes;
@@ -39,7 +43,8 @@ export class GuestOutput {
     this.#tell();
     clearInterval(this.#timer);
     announceOutput(this.#shared, OUTPUT.ended);
-    for (const fd of Object.values(this.descriptors)) closeSync(fd);
+    this.writer.close();
+    closeDestination(this.descriptors);
   }
 
   async #watch(): Promise<void> {
@@ -59,6 +64,8 @@ export class GuestOutput {
 
   /** Cuts the files back to the limit: first the one that grew most since the last time, as that is what came last. */
   #cut(): void {
+    // Rotated files are not cut: what was written past their writer is theirs to keep.
+    if (this.descriptors.rotation !== undefined) return;
     if (this.#limitBytes === undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
     const before = this.#sizes;
     const sizes = { stdout: fstatSync(this.descriptors.stdout).size, stderr: fstatSync(this.descriptors.stderr).size };

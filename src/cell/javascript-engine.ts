@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { dirname, extname, join } from 'node:path';
+import { dirname, extname } from 'node:path';
 import { inspect } from 'node:util';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import {
@@ -18,6 +18,7 @@ import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } f
 import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
 import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
+import { openDestination, outputPathsOf } from './output-destination.ts';
 import { GuestMeter, ThreadMeter } from './thread-usage.ts';
 
 /** A thread that has not begun after this long is given up: its file hangs while it loads. */
@@ -129,13 +130,13 @@ class JavaScriptGuest implements Guest {
     this.#pool = pool;
     this.#meter = meter;
     try {
-      const { outputDir, limits } = request;
-      this.#output = new GuestOutput(outputDir, this.#shared, limits.outputBytes, () => {
+      const { outputDir, outputFiles, limits } = request;
+      this.#output = new GuestOutput(openDestination(outputDir, outputFiles), this.#shared, limits.outputBytes, () => {
         // The thread's message may come later.
         if (Atomics.load(this.#shared, SHARED.begun) === 1) this.#start();
         events.outputExceeded();
       });
-      const program = prepare(request);
+      const program = prepare(request, outputPathsOf(outputDir, this.#output.descriptors));
       if (program.ok) this.#boot(program.task);
       else {
         this.#output.writer.write('stderr', Buffer.from(program.message));
@@ -345,8 +346,8 @@ type ProgramTask = Omit<ThreadTask, 'control' | 'shared' | 'reaped' | 'descripto
 type Prepared = { ok: true; task: ProgramTask } | { ok: false; message: string };
 
 /** Puts the program where it belongs and makes JavaScript of it; not `ok` when its TypeScript does not parse. */
-function prepare(request: StartRequest): Prepared {
-  const { mainPath, code, writeMain, outputDir } = request;
+function prepare(request: StartRequest, outputPaths: ThreadTask['outputPaths']): Prepared {
+  const { mainPath, code, writeMain } = request;
   if (writeMain) writeFileSync(mainPath, code);
   const typescript = request.language === 'typescript';
   let source: MainSource | undefined;
@@ -362,7 +363,6 @@ function prepare(request: StartRequest): Prepared {
   const { outputBytes, processes } = limits;
   // The guest's own thread is one of them.
   const maxChildren = processes === undefined ? undefined : Math.max(0, processes - 1);
-  const outputPaths = { stdout: join(outputDir, 'stdout'), stderr: join(outputDir, 'stderr') };
   const task = {
     mainPath,
     sourceMaps: typescript,

@@ -18,6 +18,7 @@ import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { Engine, Guest, GuestLimits, GuestUsage, StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
 import { Meter } from './meter.ts';
+import { OutputPipes } from './output-pipes.ts';
 
 /**
  * The cell process: listens on its own socket, obeys whoever brings the token, and runs the guests of one session on one
@@ -204,6 +205,8 @@ function start(request: Start): void {
     return;
   }
   const limits = limitsOf(request);
+  const { outputFiles } = request;
+  const pipes = outputFiles?.maxFiles === 0 ? new OutputPipes(request.outputDir, outputFiles) : undefined;
   const guest = engine.start(startRequestOf(request, limits), {
     started: ({ pid = 0, thread = 0 }) => {
       meter?.add(executionKey, guest, limits);
@@ -214,7 +217,8 @@ function start(request: Start): void {
     outputExceeded: () => {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
     },
-    exited: ({ exitCode, signal = '', cause = '', message = '', usage }) => {
+    exited: async ({ exitCode, signal = '', cause = '', message = '', usage }) => {
+      await pipes?.end();
       meter?.remove(executionKey);
       const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now() };
       reportEnd({ ...value, usage: usage && usageOf(executionKey, usage) });
@@ -238,7 +242,7 @@ function lookForWear(): void {
 
 function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
   const { executionKey, language, code, args, env, cwd, mainPath, writeMain } = request;
-  const { tmpDir, outputDir, stdin, signalTree } = request;
+  const { tmpDir, outputDir, outputFiles, stdin, signalTree } = request;
   return {
     executionKey,
     language,
@@ -250,6 +254,7 @@ function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
     writeMain,
     tmpDir,
     outputDir,
+    outputFiles,
     stdin,
     signalTree,
     limits,

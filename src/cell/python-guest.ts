@@ -1,11 +1,11 @@
-import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
-import { join } from 'node:path';
-import { type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { childrenOf, isAlive, treeOf } from '../processes.ts';
 import type { Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
+import { closeDestination, openDestination } from './output-destination.ts';
 import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 
@@ -61,7 +61,7 @@ export class PythonGuest implements Guest {
   readonly #ended = Promise.withResolvers<void>();
   /** Resolved when input can be written, with undefined when it never can. */
   readonly #input = Promise.withResolvers<Socket | undefined>();
-  readonly #outputFds: number[] = [];
+  #output: OutputDescriptors | undefined;
   #writer: OutputWriter | undefined;
   #group: GuestGroup | undefined;
   #usage = new PythonUsage(undefined);
@@ -111,15 +111,10 @@ export class PythonGuest implements Guest {
   prepare(): boolean {
     const { executionKey, limits } = this.#request;
     try {
-      const open = (name: string) => {
-        const fd = openSync(join(this.#request.outputDir, name), 'a');
-        this.#outputFds.push(fd);
-        return fd;
-      };
-      const fds = { stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') };
+      this.#output = openDestination(this.#request.outputDir, this.#request.outputFiles);
       const onDropped = (count: number) => this.#onDropped(count);
       const limit = limits.outputBytes === undefined ? undefined : { bytes: limits.outputBytes, onDropped };
-      this.#writer = new OutputWriter(fds, limit);
+      this.#writer = new OutputWriter(this.#output, limit);
       if (this.#request.writeMain) writeFileSync(this.#request.mainPath, this.#request.code);
       this.#group = this.#groups?.create(executionKey, limits);
       this.#group?.onOutOfMemory(() => this.kill());
@@ -402,7 +397,8 @@ export class PythonGuest implements Guest {
     this.#usage.close();
     this.#input.resolve(undefined);
     void this.#drain().then(() => {
-      for (const fd of this.#outputFds) closeSync(fd);
+      this.#writer?.close();
+      if (this.#output !== undefined) closeDestination(this.#output);
       this.#onEnded();
       const message = limited.message ?? this.#outputError;
       this.#events.exited({

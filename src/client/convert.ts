@@ -145,7 +145,7 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
 
 export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
   const { sessionId, executionId, code, language, env = {}, args = [] } = snippet;
-  const { workingDirectory, sourceFileName, stdin } = snippet;
+  const { workingDirectory, sourceFileName, stdin, outputFiles } = snippet;
   return {
     sessionId,
     executionId,
@@ -153,6 +153,12 @@ export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
     language,
     env,
     args,
-    config: { ...configurationOf(snippet), workingDirectory, sourceFileName, stdin },
+    config: {
+      ...configurationOf(snippet),
+      workingDirectory,
+      sourceFileName,
+      stdin,
+      outputFiles: outputFiles && { ...outputFiles, maxFileBytes: BigInt(outputFiles.maxFileBytes) },
+    },
   };
 }

@@ -184,8 +184,8 @@ function ceilingsOf(config: ExecutionConfiguration): ExecutionLimits {
 /** Throws when something is set that belongs to one execution. */
 function requireOptionsOnly(config: ExecutionConfiguration, prefix: string): void {
   requireKnown(config, prefix);
-  const { workingDirectory, sourceFileName, stdin } = config;
-  for (const [field, value] of Object.entries({ workingDirectory, sourceFileName, stdin })) {
+  const { workingDirectory, sourceFileName, stdin, outputFiles } = config;
+  for (const [field, value] of Object.entries({ workingDirectory, sourceFileName, stdin, outputFiles })) {
     if (value !== undefined) throw new InvalidArgumentError(`${prefix}.${field} belongs to an execution`);
   }
 }
@@ -200,6 +200,7 @@ function requireKnown({ enableAi, enabledIntrinsics }: ExecutionConfiguration, p
 export function snippetOf(request: ExecuteSnippetRequest): Snippet {
   const { sessionId, executionId, code, language, env, args, config } = request;
   if (config !== undefined) requireKnown(config, 'config');
+  const files = config?.outputFiles;
   return {
     sessionId,
     executionId,
@@ -211,5 +212,9 @@ export function snippetOf(request: ExecuteSnippetRequest): Snippet {
     workingDirectory: config?.workingDirectory,
     sourceFileName: config?.sourceFileName,
     stdin: config?.stdin,
+    outputFiles: files && {
+      ...files,
+      maxFileBytes: numberOf(files.maxFileBytes, 'config.output_files.max_file_bytes'),
+    },
   };
 }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
-import { isAbsolute, resolve } from 'node:path';
+import { dirname, isAbsolute, resolve } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
 import type { Languages } from './languages.ts';
 import { specOf } from './languages.ts';
@@ -57,6 +57,22 @@ export interface Snippet extends ExecutionDefaults {
   sourceFileName?: string | undefined;
   /** Keep standard input open for `writeInput`. */
   stdin?: boolean | undefined;
+  /** Where output goes instead of into the daemon's own files. */
+  outputFiles?: OutputFiles | undefined;
+}
+
+/** Files or pipes of the caller's that a guest's output is written to. All of it is there when the guest has ended. */
+export interface OutputFiles {
+  /**
+   * Absolute. With `maxFiles`: what the names of files begin with, `.0`, `.1` and so on follow, and the daemon itself
+   * keeps no output. Without: a pipe that is there, which gets a copy.
+   */
+  stdout: string;
+  stderr: string;
+  /** How many files of each stream are kept, 0 to 1000: the newest. */
+  maxFiles: number;
+  /** When the next file is begun, in bytes, 1024 to 2^40. */
+  maxFileBytes: number;
 }
 
 /** A snippet that was found good. */
@@ -73,6 +89,7 @@ export interface ExecutionRequest {
   workingDirectory: string | undefined;
   sourceFileName: string;
   stdin: boolean;
+  outputFiles?: OutputFiles | undefined;
   /** Equal for equal requests. */
   fingerprint: string;
 }
@@ -82,6 +99,9 @@ const LARGEST_POOL = 1000;
 const MOST_RUNNING = 1_000_000;
 const MOST_QUEUED = 10_000_000;
 const LARGEST_WEIGHT = 1000;
+const MOST_OUTPUT_FILES = 1000;
+const SMALLEST_FILE_BYTES = 1024;
+const LARGEST_FILE_BYTES = 2 ** 40;
 const DEFAULT_WEIGHT = 100;
 
 /** Ids are the clients' own; they must be printable, and never become a path. */
@@ -192,7 +212,7 @@ export async function checkSnippet(
   if (codeBytes > node.maxCodeBytes) {
     throw new InvalidArgumentError(`code has ${codeBytes} bytes; at most ${node.maxCodeBytes} are allowed`);
   }
-  const { args = [], env = {}, workingDirectory, stdin = false } = snippet;
+  const { args = [], env = {}, workingDirectory, stdin = false, outputFiles } = snippet;
   for (const [index, arg] of args.entries()) checkNoNul(arg, `args[${index}]`);
   for (const [name, value] of Object.entries(env)) {
     if (name === '' || name.includes('=') || name.includes('\0')) {
@@ -210,6 +230,7 @@ export async function checkSnippet(
     throw new InvalidArgumentError(`config.source_file_name ${JSON.stringify(sourceFileName)} is no file name`);
   }
   if (workingDirectory !== undefined) await checkDirectory(workingDirectory, 'config.working_directory');
+  if (outputFiles !== undefined) await checkOutputFiles(outputFiles);
   const request = {
     sessionId,
     executionId,
@@ -222,6 +243,7 @@ export async function checkSnippet(
     workingDirectory,
     sourceFileName,
     stdin,
+    outputFiles,
   };
   return { ...request, fingerprint: fingerprint(request) };
 }
@@ -237,6 +259,18 @@ async function checkDirectory(path: string, field: string): Promise<void> {
   const found = await stat(path).catch((error: NodeJS.ErrnoException) => error.code ?? 'unreadable');
   if (typeof found === 'string') throw new InvalidArgumentError(`${field} ${JSON.stringify(path)}: ${found}`);
   if (!found.isDirectory()) throw new InvalidArgumentError(`${field} ${JSON.stringify(path)} is not a directory`);
+}
+
+async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): Promise<void> {
+  checkCount(maxFiles, 'config.output_files.max_files', MOST_OUTPUT_FILES);
+  if (maxFiles > 0 && !(maxFileBytes >= SMALLEST_FILE_BYTES && maxFileBytes <= LARGEST_FILE_BYTES)) {
+    throw new InvalidArgumentError(
+      `config.output_files.max_file_bytes is ${maxFileBytes}; it must be ${SMALLEST_FILE_BYTES} to ${LARGEST_FILE_BYTES}`,
+    );
+  }
+  for (const [name, path] of Object.entries({ stdout, stderr })) {
+    await checkDirectory(dirname(path), `config.output_files.${name}`);
+  }
 }
 
 function fingerprint(request: Omit<ExecutionRequest, 'fingerprint'>): string {

@@ -472,6 +472,10 @@ export class SessionSupervisor implements Waiting {
       stdin: request.stdin,
       limits: limitsOf(request.options),
       signalTree: request.options.signalTree,
+      outputFiles: request.outputFiles && {
+        ...request.outputFiles,
+        maxFileBytes: BigInt(request.outputFiles.maxFileBytes),
+      },
     };
   }
 

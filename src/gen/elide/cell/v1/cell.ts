@@ -117,11 +117,21 @@ export interface Start {
     | undefined;
   /** Signals go to the guest's child processes too. */
   signalTree: boolean;
+  /** Where output goes instead of into output_dir; absent: there. */
+  outputFiles: OutputFiles | undefined;
 }
 
 export interface Start_EnvEntry {
   key: string;
   value: string;
+}
+
+/** As in the daemon's API. */
+export interface OutputFiles {
+  stdout: string;
+  stderr: string;
+  maxFiles: number;
+  maxFileBytes: bigint;
 }
 
 /** What a guest may use; 0: no limit. */
@@ -1182,6 +1192,7 @@ function createBaseStart(): Start {
     createCwd: false,
     limits: undefined,
     signalTree: false,
+    outputFiles: undefined,
   };
 }
 
@@ -1228,6 +1239,9 @@ export const Start: MessageFns<Start> = {
     }
     if (message.signalTree !== false) {
       writer.uint32(112).bool(message.signalTree);
+    }
+    if (message.outputFiles !== undefined) {
+      OutputFiles.encode(message.outputFiles, writer.uint32(322).fork()).join();
     }
     return writer;
   },
@@ -1360,6 +1374,14 @@ export const Start: MessageFns<Start> = {
             message.signalTree = reader.bool();
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.outputFiles = OutputFiles.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1401,6 +1423,9 @@ export const Start: MessageFns<Start> = {
       ? Limits.fromPartial(object.limits)
       : undefined;
     message.signalTree = object.signalTree ?? false;
+    message.outputFiles = (object.outputFiles !== undefined && object.outputFiles !== null)
+      ? OutputFiles.fromPartial(object.outputFiles)
+      : undefined;
     return message;
   },
 };
@@ -1468,6 +1493,102 @@ export const Start_EnvEntry: MessageFns<Start_EnvEntry> = {
     const message = createBaseStart_EnvEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseOutputFiles(): OutputFiles {
+  return { stdout: "", stderr: "", maxFiles: 0, maxFileBytes: 0n };
+}
+
+export const OutputFiles: MessageFns<OutputFiles> = {
+  encode(message: OutputFiles, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.stdout !== "") {
+      writer.uint32(10).string(message.stdout);
+    }
+    if (message.stderr !== "") {
+      writer.uint32(18).string(message.stderr);
+    }
+    if (message.maxFiles !== 0) {
+      writer.uint32(24).uint32(message.maxFiles);
+    }
+    if (message.maxFileBytes !== 0n) {
+      if (BigInt.asUintN(64, message.maxFileBytes) !== message.maxFileBytes) {
+        throw new globalThis.Error("value provided for field message.maxFileBytes of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.maxFileBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OutputFiles {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOutputFiles();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.stdout = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.stderr = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.maxFiles = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.maxFileBytes = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OutputFiles>, I>>(base?: I): OutputFiles {
+    return OutputFiles.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OutputFiles>, I>>(object: I): OutputFiles {
+    const message = createBaseOutputFiles();
+    message.stdout = object.stdout ?? "";
+    message.stderr = object.stderr ?? "";
+    message.maxFiles = object.maxFiles ?? 0;
+    message.maxFileBytes = (object.maxFileBytes !== undefined && object.maxFileBytes !== null)
+      ? BigInt(object.maxFileBytes)
+      : 0n;
     return message;
   },
 };

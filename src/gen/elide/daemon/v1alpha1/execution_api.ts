@@ -353,7 +353,25 @@ export interface ExecutionConfiguration {
     | boolean
     | undefined;
   /** True: a limit that this node cannot hold is FAILED_PRECONDITION. Absent or false: it is a warning in the result. */
-  requireEnforcement?: boolean | undefined;
+  requireEnforcement?:
+    | boolean
+    | undefined;
+  /** Where output goes instead of into the daemon's own files. Only of an execution. */
+  outputFiles: OutputFiles | undefined;
+}
+
+/** Files or pipes of the caller's that output is written to. A guest that has ended has written all of its output there. */
+export interface OutputFiles {
+  /**
+   * Absolute. With max_files: what the names of files begin with, `.0`, `.1` and so on follow, and StreamExecutionOutput
+   * has nothing. Without: a pipe that is there already, which gets a copy of what StreamExecutionOutput has.
+   */
+  stdout: string;
+  stderr: string;
+  /** How many files of each stream are kept, up to 1000: the newest. */
+  maxFiles: number;
+  /** When the next file is begun, in bytes, 1024 to 2^40. */
+  maxFileBytes: bigint;
 }
 
 export interface ExecuteSnippetRequest {
@@ -1469,6 +1487,7 @@ function createBaseExecutionConfiguration(): ExecutionConfiguration {
     isolation: 0,
     signalTree: undefined,
     requireEnforcement: undefined,
+    outputFiles: undefined,
   };
 }
 
@@ -1557,6 +1576,9 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
     }
     if (message.requireEnforcement !== undefined) {
       writer.uint32(288).bool(message.requireEnforcement);
+    }
+    if (message.outputFiles !== undefined) {
+      OutputFiles.encode(message.outputFiles, writer.uint32(322).fork()).join();
     }
     return writer;
   },
@@ -1742,6 +1764,14 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
             message.requireEnforcement = reader.bool();
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.outputFiles = OutputFiles.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1792,6 +1822,105 @@ export const ExecutionConfiguration: MessageFns<ExecutionConfiguration> = {
     message.isolation = object.isolation ?? 0;
     message.signalTree = object.signalTree ?? undefined;
     message.requireEnforcement = object.requireEnforcement ?? undefined;
+    message.outputFiles = (object.outputFiles !== undefined && object.outputFiles !== null)
+      ? OutputFiles.fromPartial(object.outputFiles)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseOutputFiles(): OutputFiles {
+  return { stdout: "", stderr: "", maxFiles: 0, maxFileBytes: 0n };
+}
+
+export const OutputFiles: MessageFns<OutputFiles> = {
+  encode(message: OutputFiles, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.stdout !== "") {
+      writer.uint32(10).string(message.stdout);
+    }
+    if (message.stderr !== "") {
+      writer.uint32(18).string(message.stderr);
+    }
+    if (message.maxFiles !== 0) {
+      writer.uint32(24).uint32(message.maxFiles);
+    }
+    if (message.maxFileBytes !== 0n) {
+      if (BigInt.asUintN(64, message.maxFileBytes) !== message.maxFileBytes) {
+        throw new globalThis.Error("value provided for field message.maxFileBytes of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.maxFileBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OutputFiles {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOutputFiles();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.stdout = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.stderr = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.maxFiles = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.maxFileBytes = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OutputFiles>, I>>(base?: I): OutputFiles {
+    return OutputFiles.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OutputFiles>, I>>(object: I): OutputFiles {
+    const message = createBaseOutputFiles();
+    message.stdout = object.stdout ?? "";
+    message.stderr = object.stderr ?? "";
+    message.maxFiles = object.maxFiles ?? 0;
+    message.maxFileBytes = (object.maxFileBytes !== undefined && object.maxFileBytes !== null)
+      ? BigInt(object.maxFileBytes)
+      : 0n;
     return message;
   },
 };

@@ -1,0 +1,49 @@
+import { closeSync, fstatSync, openSync, readdirSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import {
+  type OutputDescriptors,
+  type OutputRotation,
+  type OutputStream,
+  openRotated,
+} from '../../workers/output-writer.ts';
+import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
+
+/** Opens what a guest's output is written to: the files of its own directory, or the caller's. Throws when it cannot. */
+export function openDestination(directory: string, files: OutputFiles | undefined): OutputDescriptors {
+  if (files !== undefined && files.maxFiles > 0) {
+    return { stdout: -1, stderr: -1, marks: -1, rotation: rotationOf(files) };
+  }
+  const [stdout, stderr, marks] = ['stdout', 'stderr', 'marks'].map((name) => openSync(join(directory, name), 'a'));
+  return { stdout: stdout as number, stderr: stderr as number, marks: marks as number };
+}
+
+export function closeDestination({ stdout, stderr, marks, rotation }: OutputDescriptors): void {
+  if (rotation === undefined) for (const fd of [stdout, stderr, marks]) closeSync(fd);
+}
+
+/** Where a program finds its streams by path. */
+export function outputPathsOf(directory: string, { rotation }: OutputDescriptors): Record<OutputStream, string> {
+  const path = (stream: OutputStream) =>
+    rotation === undefined ? join(directory, stream) : `${rotation.paths[stream]}.${rotation.start[stream].file}`;
+  return { stdout: path('stdout'), stderr: path('stderr') };
+}
+
+/** Goes on in the newest file there is: an execution of the same caller may have been here before. */
+function rotationOf({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): OutputRotation {
+  const start = { stdout: newestOf(stdout), stderr: newestOf(stderr) };
+  const current = new Int32Array(new SharedArrayBuffer(2 * Int32Array.BYTES_PER_ELEMENT));
+  current.set([start.stdout.file, start.stderr.file]);
+  return { paths: { stdout, stderr }, maxFiles, maxFileBytes: Number(maxFileBytes), current, start };
+}
+
+function newestOf(path: string): { file: number; bytes: number } {
+  const prefix = `${basename(path)}.`;
+  const numbers = readdirSync(dirname(path))
+    .filter((name) => name.startsWith(prefix) && /^\d{1,9}$/.test(name.slice(prefix.length)))
+    .map((name) => Number(name.slice(prefix.length)));
+  const file = Math.max(0, ...numbers);
+  const fd = openRotated(path, file);
+  const bytes = fstatSync(fd).size;
+  closeSync(fd);
+  return { file, bytes };
+}

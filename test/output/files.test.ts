@@ -1,0 +1,160 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { OutputFiles } from '../../src/supervisor/requests.ts';
+import { TestDaemon, type TestSession } from '../support/daemon.ts';
+
+let daemon: TestDaemon;
+let session: TestSession;
+
+beforeAll(async () => {
+  daemon = await TestDaemon.start();
+  session = await daemon.session();
+});
+afterAll(() => daemon[Symbol.asyncDispose]());
+
+/** In a directory of its own. */
+function filesIn(directory: string, rotation: Partial<OutputFiles> = {}): OutputFiles {
+  const [stdout, stderr] = [join(directory, 'task.stdout'), join(directory, 'task.stderr')];
+  return { stdout, stderr, maxFiles: 3, maxFileBytes: 1024, ...rotation };
+}
+
+function numbersOf(path: string): number[] {
+  const [directory, name] = [join(path, '..'), `${path.slice(path.lastIndexOf('/') + 1)}.`];
+  const files = readdirSync(directory).filter((file) => file.startsWith(name));
+  return files.map((file) => Number(file.slice(name.length))).sort((a, b) => a - b);
+}
+
+const contentOf = (path: string) => numbersOf(path).map((number) => readFileSync(`${path}.${number}`, 'utf8'));
+
+const LINES = {
+  javascript: 'for (let i = 0; i < 300; i += 1) console.log(String(i).padStart(9, "0")); console.error("end");',
+  python: 'import sys\nfor i in range(300): print(f"{i:09}")\nprint("end", file=sys.stderr)',
+};
+const wanted = Array.from({ length: 300 }, (_, i) => `${String(i).padStart(9, '0')}\n`).join('');
+
+describe.each(Object.entries(LINES))('%s', (language, code) => {
+  test('output fills one file after another, and the newest are kept', async () => {
+    const outputFiles = filesIn(daemon.directory());
+
+    const { result, stdout } = await session.run({ language, code, outputFiles });
+
+    expect(result.reason).toBe('completed');
+    expect(stdout).toBe('');
+    expect(numbersOf(outputFiles.stdout)).toEqual([0, 1, 2]);
+    expect(contentOf(outputFiles.stdout).join('')).toBe(wanted);
+    expect(
+      contentOf(outputFiles.stdout)
+        .slice(0, 2)
+        .map(({ length }) => length),
+    ).toEqual([1024, 1024]);
+    expect(contentOf(outputFiles.stderr)).toEqual(['end\n']);
+  });
+
+  test('the oldest files are removed beyond their number, and the next execution goes on in the newest', async () => {
+    const outputFiles = filesIn(daemon.directory(), { maxFiles: 2 });
+
+    await session.run({ language, code, outputFiles });
+    await session.run({ language, code, outputFiles });
+
+    expect(numbersOf(outputFiles.stdout)).toEqual([4, 5]);
+    const kept = contentOf(outputFiles.stdout).join('');
+    expect((wanted + wanted).endsWith(kept)).toBe(true);
+    expect(kept.length).toBe(1024 + ((2 * 3000) % 1024));
+    expect(contentOf(outputFiles.stderr)).toEqual(['end\nend\n']);
+  });
+
+  test('the output limit counts what this execution wrote, whatever was in the files', async () => {
+    const outputFiles = filesIn(daemon.directory(), { maxFiles: 9 });
+    writeFileSync(`${outputFiles.stdout}.0`, 'x'.repeat(1000));
+
+    const { result } = await session.run({ language, code, outputFiles, outputLimitBytes: 2000 });
+
+    expect(result.usage?.droppedBytes).toBe(3004 - 2000);
+    expect(contentOf(outputFiles.stdout).join('')).toBe('x'.repeat(1000) + wanted.slice(0, 2000));
+  });
+});
+
+test('what a thread printed before it is killed is in the file', async () => {
+  const outputFiles = filesIn(daemon.directory());
+  const code = 'console.log("last words"); process.kill(process.pid, "SIGKILL")';
+
+  const { result } = await session.run({ code, outputFiles });
+
+  expect(result.signal).toBe('SIGKILL');
+  expect(contentOf(outputFiles.stdout)).toEqual(['last words\n']);
+});
+
+test('threads of one program fill the same files', async () => {
+  const outputFiles = filesIn(daemon.directory(), { maxFiles: 9 });
+  const code = `
+    const { Worker } = require('node:worker_threads');
+    for (let n = 0; n < 2; n += 1) new Worker('for (let i = 0; i < 200; i += 1) console.log("012345678")', { eval: true });
+    for (let i = 0; i < 200; i += 1) console.log('012345678');
+  `;
+
+  await session.run({ code, outputFiles });
+
+  expect(contentOf(outputFiles.stdout).join('').length).toBe(600 * 10);
+  expect(Math.max(...contentOf(outputFiles.stdout).map(({ length }) => length))).toBeLessThan(2 * 1024);
+});
+
+test('a symbolic link in the place of a file is not followed', async () => {
+  const outputFiles = filesIn(daemon.directory());
+  const elsewhere = join(daemon.directory(), 'elsewhere');
+  writeFileSync(elsewhere, '');
+  symlinkSync(elsewhere, `${outputFiles.stdout}.0`);
+
+  const { result } = await session.run({ code: 'console.log(1)', outputFiles });
+
+  expect(result.reason).toBe('start_failed');
+  expect(result.message).toContain('ELOOP');
+  expect(readFileSync(elsewhere, 'utf8')).toBe('');
+});
+
+test.each([
+  [{ maxFiles: 1001 }, 'config.output_files.max_files is 1001'],
+  [{ maxFileBytes: 1023 }, 'config.output_files.max_file_bytes is 1023'],
+  [{ stdout: '/nowhere/out' }, 'config.output_files.stdout "/nowhere": ENOENT'],
+  [{ stderr: 'here/err' }, 'config.output_files.stderr "here" is not an absolute path'],
+])('%o is refused', async (wrong, message) => {
+  const outputFiles = { ...filesIn(daemon.directory()), ...wrong };
+
+  await expect(session.submit({ code: '1', outputFiles })).rejects.toThrow(message);
+});
+
+describe('pipes', () => {
+  function pipesIn(directory: string): OutputFiles {
+    const pipes = filesIn(directory, { maxFiles: 0, maxFileBytes: 0 });
+    execFileSync('mkfifo', [pipes.stdout, pipes.stderr]);
+    return pipes;
+  }
+
+  const reader = (path: string) => spawn('cat', [path], { stdio: ['ignore', 'pipe', 'inherit'] });
+
+  test.each(Object.entries(LINES))('%s output is copied, whole at the end', async (language, code) => {
+    const pipes = pipesIn(daemon.directory());
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    const read = Promise.all([text(out.stdout), text(err.stdout)]);
+
+    const { stdout } = await session.run({ language, code, outputFiles: pipes });
+
+    expect(await read).toEqual([wanted, 'end\n']);
+    expect(stdout).toBe(wanted);
+  });
+
+  test('a reader that comes late gets everything, and stalls no guest', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const code = 'console.log("x".repeat(1e6)); console.log("ready"); setInterval(() => {}, 1000)';
+
+    const execution = await session.ready({ code, outputFiles: pipes });
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    const read = Promise.all([text(out.stdout), once(err, 'exit')]);
+    await execution.cancel({ graceMs: 0 });
+
+    expect((await read)[0]).toBe(`${'x'.repeat(1e6)}\nready\n`);
+  });
+});
