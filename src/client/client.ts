@@ -15,6 +15,7 @@ import type {
   StopOptions,
   StreamOptions,
 } from '../daemon.ts';
+import { AlreadyExistsError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
@@ -83,6 +84,9 @@ export class DaemonClient {
       'grpc.enable_http_proxy': 0,
       // A page of executions with long names is more than the default of 4 MiB.
       'grpc.max_receive_message_length': -1,
+      // A daemon that comes back is found at once, however long it was away.
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 500,
       // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
       'grpc-node.flow_control_window': WINDOW_BYTES,
     });
@@ -108,6 +112,21 @@ export class DaemonClient {
   /** The same id with the same configuration again is harmless; with another it is an `AlreadyExistsError`. */
   async createSession(sessionId: string, config: SessionConfiguration = {}, options?: CallOptions): Promise<void> {
     await this.#unary(this.#api.createSession, sessionRequest(sessionId, config), options);
+  }
+
+  /** As {@link createSession}; a session with another configuration is replaced when nothing runs in it, else kept: false. */
+  async openSession(sessionId: string, config: SessionConfiguration, options?: CallOptions): Promise<boolean> {
+    try {
+      await this.createSession(sessionId, config, options);
+      return true;
+    } catch (error) {
+      if (!(error instanceof AlreadyExistsError)) throw error;
+    }
+    const { counts } = await this.getSession(sessionId, options);
+    if (counts.pending + counts.running > 0) return false;
+    await this.deleteSession(sessionId, options);
+    await this.createSession(sessionId, config, options);
+    return true;
   }
 
   async getSession(sessionId: string, options?: CallOptions): Promise<SessionSnapshot> {

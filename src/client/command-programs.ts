@@ -1,0 +1,65 @@
+/** Becomes the command that its arguments name: 127 when there is none, 126 when it cannot be run, as in a shell. */
+const BECOME = `
+def become(argv):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        os.write(2, f'{argv[0]}: {error.strerror}\\n'.encode())
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+`;
+
+export const COMMAND = `import os, signal, sys
+${BECOME}
+become(sys.argv[1:])
+`;
+
+/** What the first byte of a frame on the standard input of {@link TERMINAL} says; 4 bytes of length and the rest follow. */
+export const FRAME = { data: 0, size: 1, end: 2 } as const;
+
+export function frame(kind: number, data: Uint8Array): Buffer {
+  const head = Buffer.alloc(5);
+  head.writeUInt8(kind);
+  head.writeUInt32BE(data.byteLength, 1);
+  return Buffer.concat([head, data]);
+}
+
+/** Runs the command on a terminal of its own: frames in, the terminal's output out, until the command itself has ended. */
+export const TERMINAL = `import fcntl, os, pty, select, signal, struct, sys, termios
+${BECOME}
+lead, master = pty.fork()
+if lead == 0:
+    become(sys.argv[1:])
+frames = b''
+open_fds = [0, master]
+while master in open_fds:
+    ready = select.select(open_fds, [], [])[0]
+    if master in ready:
+        try:
+            output = os.read(master, 65536)
+        except OSError:  # EIO: nobody has the terminal any more
+            break
+        while output:
+            output = output[os.write(1, output):]
+    if 0 in ready:
+        received = os.read(0, 65536)
+        if not received:
+            open_fds.remove(0)
+        frames += received
+        while len(frames) >= 5:
+            kind, length = struct.unpack('>BI', frames[:5])
+            if len(frames) < 5 + length:
+                break
+            data, frames = frames[5:5 + length], frames[5 + length:]
+            if kind == ${FRAME.size}:
+                fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack('HHHH', *struct.unpack('>HH', data), 0, 0))
+            elif kind == ${FRAME.end}:
+                os.write(master, b'\\x04')
+            while kind == ${FRAME.data} and data:
+                data = data[os.write(master, data):]
+    if os.waitid(os.P_PID, lead, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not select.select([master], [], [], 0)[0]:
+        break
+status = os.waitpid(lead, 0)[1]
+code = os.waitstatus_to_exitcode(status)
+sys.exit(code if code >= 0 else 128 - code)
+`;

@@ -1,0 +1,158 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import {
+  Command,
+  type CommandProgram,
+  connectDaemon,
+  type DaemonClient,
+  followExecution,
+  presence,
+  retry,
+} from '../../src/client/index.ts';
+import { eventually, TestDaemon } from '../support/daemon.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
+
+describe('a daemon that is away', () => {
+  test('a call is tried until it answers, or patience ends', async () => {
+    const directory = mkdtempSync('/tmp/elide-test-');
+    using client = connectDaemon({ socket: join(directory, 'd.sock') });
+    await expect(retry(() => client.health(), { limitMs: 600 })).rejects.toThrow('no daemon answers');
+
+    const answered = retry(() => client.health());
+    const main = join(import.meta.dirname, '../../dist/src/main.js');
+    const places = ['--socket', join(directory, 'd.sock'), '--state-dir', join(directory, 's'), '--log-level', 'error'];
+    const child = spawn(process.execPath, [main, ...places], { stdio: 'ignore' });
+
+    expect((await answered).healthy).toBe(true);
+    child.kill();
+    await once(child, 'exit');
+    rmSync(directory, { recursive: true });
+  });
+
+  test('is noticed at once when it goes', async () => {
+    await using daemon = await DaemonProcess.start();
+    using client = connectDaemon({ socket: daemon.socket });
+    await client.createSession('s');
+    const seen: (string | undefined)[] = [];
+    const stop = new AbortController();
+    const look = async () => {
+      const present = await client.health().then(
+        () => 's',
+        () => undefined,
+      );
+      if (present !== seen.at(-1)) seen.push(present);
+      return { present };
+    };
+    const watching = (async () => {
+      for await (const _ of presence(() => client, look, stop.signal));
+    })();
+    await eventually('the daemon is seen', () => seen.length === 1);
+
+    daemon.child.kill('SIGKILL');
+    await eventually('its end is seen', () => seen.length === 2, 2_000);
+
+    expect(seen).toEqual(['s', undefined]);
+    stop.abort();
+    await watching;
+  });
+});
+
+describe('beside an execution', () => {
+  let daemon: TestDaemon;
+  let client: DaemonClient;
+
+  beforeAll(async () => {
+    daemon = await TestDaemon.start();
+    client = connectDaemon({ socket: daemon.endpoints.socket as string });
+    await client.createSession('s');
+  });
+  afterAll(async () => {
+    client.close();
+    await daemon[Symbol.asyncDispose]();
+  });
+
+  test('every event is given once, and the last is the end', async () => {
+    await client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code: 'process.exit(3)' });
+
+    const events = await Array.fromAsync(followExecution(client, 's', 'e'));
+
+    expect(events.map(({ state }) => state)).toEqual(['pending', 'running', 'exited']);
+    expect(events.map(({ sequence }) => sequence)).toEqual([1, 2, 3]);
+    expect(events.at(-1)?.result?.exitCode).toBe(3);
+  });
+
+  async function run(program: CommandProgram, use: (command: Command) => void = () => {}, signal?: AbortSignal) {
+    const place = {
+      sessionId: 's',
+      executionId: 'of',
+      language: 'javascript',
+      env: { PATH: process.env.PATH ?? '', A: 'b' },
+    };
+    const command = new Command(client, place, program, true);
+    use(command);
+    const written = { stdout: '', stderr: '' };
+    for (const output = command.run(signal ?? new AbortController().signal); ; ) {
+      const { done, value } = await output.next();
+      if (done) return { ...written, result: value };
+      written[value.stream] += value.data.toString();
+    }
+  }
+
+  test('a command has its streams, its environment and its exit code', async () => {
+    const argv = ['sh', '-c', 'cat; echo "$A" >&2; exit 43'];
+
+    const { stdout, stderr, result } = await run({ argv, terminal: false }, (command) => {
+      command.write(Buffer.from('one '), false);
+      command.write(Buffer.from('two'), true);
+    });
+
+    expect([stdout, stderr, result?.exitCode]).toEqual(['one two', 'b\n', 43]);
+  });
+
+  test('a command on a terminal has one stream, with echo and the size it was given last', async () => {
+    const argv = ['sh', '-c', 'read line; stty size; echo err >&2; exit 5'];
+
+    const { stdout, stderr, result } = await run({ argv, terminal: true }, (command) => {
+      command.resize(20, 40);
+      command.resize(33, 77);
+      command.write(Buffer.from('typed\n'), false);
+    });
+
+    expect([stdout, stderr, result?.exitCode]).toEqual(['typed\r\n33 77\r\nerr\r\n', '', 5]);
+  });
+
+  test('the end of a terminal’s input is what a person would type', async () => {
+    const { stdout, result } = await run({ argv: ['cat'], terminal: true }, (command) => {
+      command.write(Buffer.from('x\n'), true);
+    });
+
+    expect([stdout, result?.exitCode]).toEqual(['x\r\nx\r\n', 0]);
+  });
+
+  test('only the command itself is waited for, not what it left on the terminal', async () => {
+    const { result } = await run({ argv: ['sh', '-c', 'sleep 60 & exit 4'], terminal: true });
+
+    expect(result?.exitCode).toBe(4);
+  });
+
+  test('code runs in the language of the place', async () => {
+    const { stdout } = await run({ code: 'console.log(process.argv[2], process.env.A)', args: ['x'] });
+
+    expect(stdout).toBe('x b\n');
+  });
+
+  test('a command that is not there ends as in a shell', async () => {
+    const { stderr, result } = await run({ argv: ['no-such-command'], terminal: false });
+
+    expect([stderr, result?.exitCode]).toEqual(['no-such-command: No such file or directory\n', 127]);
+  });
+
+  test('an abort ends the command by force', async () => {
+    const { result } = await run({ argv: ['sleep', '60'], terminal: false }, undefined, AbortSignal.timeout(300));
+
+    expect(result?.signal).toBe('SIGKILL');
+  });
+});
