@@ -76,6 +76,12 @@ export interface SignalOptions {
   signalTree?: boolean | undefined;
 }
 
+/** Where input belongs. */
+export interface InputOptions {
+  /** Place of its first byte in all input of the execution; what the guest has of it is not written again. Default: behind that. */
+  position?: number | undefined;
+}
+
 /** Whose metrics are wanted, and how often. */
 export interface MetricsOptions {
   /** Default: all. */
@@ -429,7 +435,13 @@ export class Daemon {
   }
 
   /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
-  async writeInput(sessionId: string, executionId: string, data: Uint8Array, end = false): Promise<void> {
+  async writeInput(
+    sessionId: string,
+    executionId: string,
+    data: Uint8Array,
+    end = false,
+    { position }: InputOptions = {},
+  ): Promise<void> {
     const record = await this.#execution(sessionId, executionId);
     if (!record.stdin) {
       throw new FailedPreconditionError(`execution "${executionId}" was started without stdin (config.stdin)`);
@@ -438,7 +450,7 @@ export class Daemon {
     if (record.write === undefined) {
       throw new FailedPreconditionError(`execution "${executionId}" has exited; it reads no more input`);
     }
-    await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end);
+    await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end, position);
   }
 
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */

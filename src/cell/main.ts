@@ -67,6 +67,8 @@ interface RunningGuest {
   guest: Guest;
   outputDir: string;
   started: Started | undefined;
+  /** Of its standard input, so far. */
+  inputBytes: number;
   /** The signal that begins its stop was delivered. */
   stopped: boolean;
 }
@@ -170,11 +172,17 @@ function obey(body: NonNullable<ToCell['body']>): void {
       guests.get(body.value.executionKey)?.guest.kill();
       break;
     case 'input': {
-      const { executionKey, data, end } = body.value;
+      const { executionKey, data, end, position } = body.value;
       const taken = () => report({ body: { $case: 'inputTaken', value: { executionKey } } });
       const known = guests.get(executionKey);
-      if (known === undefined) taken();
-      else known.guest.write(data, end).then(taken, taken);
+      if (known === undefined) {
+        taken();
+        break;
+      }
+      // Said again by a client whose daemon went before it could answer.
+      const fresh = position === undefined ? data : data.subarray(Math.max(0, known.inputBytes - Number(position)));
+      known.inputBytes += fresh.byteLength;
+      known.guest.write(fresh, end).then(taken, taken);
       break;
     }
     case 'keepWarm':
@@ -229,7 +237,13 @@ function start(request: Start): void {
       looksForWear = true;
     },
   });
-  const running: RunningGuest = { guest, outputDir: request.outputDir, started: undefined, stopped: false };
+  const running: RunningGuest = {
+    guest,
+    outputDir: request.outputDir,
+    started: undefined,
+    inputBytes: 0,
+    stopped: false,
+  };
   guests.set(executionKey, running);
 }
 

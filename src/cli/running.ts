@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import type { DaemonClient, ExecutionSummary } from '../client/index.ts';
+import { type DaemonClient, type ExecutionSummary, retry } from '../client/index.ts';
 import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
@@ -11,6 +11,8 @@ const GRACE_MS = 5_000;
 const LEAST_PATIENCE_MS = 1_000;
 /** How long a command that nobody listens to takes at most to say so to the daemon, in ms. */
 const PARTING_MS = 2_000;
+/** How long input waits for a daemon that is away, in ms. */
+const PATIENCE_MS = 10_000;
 const RELAYED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Has the daemon accept a snippet, in a session that is made with the daemon's defaults if there is none. */
@@ -63,11 +65,18 @@ async function report(execution: ExecutionSummary, relayed: NodeJS.Signals | und
 
 async function forwardInput(client: DaemonClient, snippet: Snippet, signal: AbortSignal): Promise<void> {
   const { sessionId, executionId } = snippet;
+  let position = 0;
+  const pass = (data: Uint8Array, end: boolean) =>
+    retry(() => client.writeInput(sessionId, executionId, data, end, { signal, position }), {
+      signal,
+      limitMs: PATIENCE_MS,
+    });
   try {
     for await (const data of process.stdin) {
-      await client.writeInput(sessionId, executionId, data as Buffer, false, { signal });
+      await pass(data as Buffer, false);
+      position += (data as Buffer).byteLength;
     }
-    await client.writeInput(sessionId, executionId, new Uint8Array(), true, { signal });
+    await pass(new Uint8Array(), true);
   } catch {
     // The program reads no more, or is gone: what becomes of it, the output stream says.
     process.stdin.destroy();

@@ -24,7 +24,15 @@ export class ClientError extends ElideError {
 }
 
 /** Nobody answers at the address: no daemon runs there, or the connection to it broke. */
-export class UnreachableError extends UnavailableError {}
+export class UnreachableError extends UnavailableError {
+  /** The call never left this process: it may be made again whatever it does. */
+  readonly isUnsent: boolean;
+
+  constructor(message: string, options: ErrorOptions & { isUnsent: boolean }) {
+    super(message, options);
+    this.isUnsent = options.isUnsent;
+  }
+}
 
 /** By gRPC status: the class the daemon threw. */
 const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptions) => ElideError>> = {
@@ -48,7 +56,8 @@ export function errorOf(error: unknown, address: string): unknown {
   if (code === status.UNAVAILABLE) {
     if (!NO_CONNECTION.test(details)) return new UnavailableError(details, options);
     const why = /Last error: (?:Error: )?(.*?)(?:\. Resolution note: .*)?$/s.exec(details)?.[1] ?? details;
-    return new UnreachableError(`no daemon answers on ${address} (${why})`, options);
+    const isUnsent = details.startsWith('No connection established');
+    return new UnreachableError(`no daemon answers on ${address} (${why})`, { cause: error, isUnsent });
   }
   if (code === status.RESOURCE_EXHAUSTED) {
     const retryAfterMs = Number(error.metadata?.get('grpc-retry-pushback-ms')[0] ?? RETRY_AFTER_MS);

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type ClientReadableStream,
   type ClientUnaryCall,
@@ -9,13 +10,14 @@ import {
 } from '@grpc/grpc-js';
 import type {
   ExecutionStatus,
+  InputOptions,
   MetricsOptions,
   SessionSnapshot,
   SignalOptions,
   StopOptions,
   StreamOptions,
 } from '../daemon.ts';
-import { AlreadyExistsError } from '../errors.ts';
+import { AlreadyExistsError, UnavailableError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
@@ -24,7 +26,7 @@ import type { Language } from '../supervisor/languages.ts';
 import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
 import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
-import { errorOf } from './client-error.ts';
+import { errorOf, UnreachableError } from './client-error.ts';
 import {
   chunkOf,
   type ExecutionSummary,
@@ -35,6 +37,7 @@ import {
   statusOf,
   summaryOf,
 } from './convert.ts';
+import { type Patience, reconnecting, retry } from './reconnect.ts';
 
 /** Where a daemon listens: the path of its unix socket, or `HOST:PORT`. */
 export type DaemonAddress = { socket: string } | { tcp: string };
@@ -46,6 +49,20 @@ export interface CallOptions {
   /** The call's own deadline in ms; it rejects with a `ClientError` of code `deadline_exceeded`. Default: none. */
   deadlineMs?: number | undefined;
 }
+
+/** What calls take that last until something happens: they ride through a restart of the daemon. */
+export interface FollowOptions extends CallOptions {
+  /**
+   * How long a daemon that has answered before may be away, in ms, before the call rejects as any other does. Default
+   * 10000; 0: not at all.
+   */
+  patienceMs?: number | undefined;
+}
+
+const PATIENCE_MS = 10_000;
+
+/** How often a connection is tried at least, in ms. */
+const RECONNECT_MS = 500;
 
 type Answer<Res> = (error: ServiceError | null, response: Res) => void;
 type UnaryMethod<Req, Res> = (
@@ -75,6 +92,9 @@ export class DaemonClient {
   /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
   readonly address: string;
   readonly #api: Api.ExecutionApiClient;
+  /** A daemon has answered. */
+  #met = false;
+  #closed = false;
 
   constructor(address: DaemonAddress) {
     const target = 'socket' in address ? `unix:${resolve(address.socket)}` : address.tcp;
@@ -86,7 +106,9 @@ export class DaemonClient {
       'grpc.max_receive_message_length': -1,
       // A daemon that comes back is found at once, however long it was away.
       'grpc.initial_reconnect_backoff_ms': 100,
-      'grpc.max_reconnect_backoff_ms': 500,
+      'grpc.max_reconnect_backoff_ms': RECONNECT_MS,
+      // Connections of its own: another client of this process may have just failed to find a daemon.
+      'grpc.use_local_subchannel_pool': 1,
       // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
       'grpc-node.flow_control_window': WINDOW_BYTES,
     });
@@ -94,6 +116,7 @@ export class DaemonClient {
 
   /** Ends open calls and lets the connection go. */
   close(): void {
+    this.#closed = true;
     this.#api.close();
   }
 
@@ -207,67 +230,128 @@ export class DaemonClient {
     return (await this.#unary(this.#api.getEnforcement, {}, options)).limits;
   }
 
-  /** Resolves when the execution has exited, or when `timeoutMs` passed: look at the state to see which. */
+  /**
+   * Resolves when the execution has exited, or when `timeoutMs` passed: look at the state to see which. Rides through a
+   * restart of the daemon.
+   */
   async wait(
     sessionId: string,
     executionId: string,
-    { timeoutMs, ...options }: CallOptions & { timeoutMs?: number | undefined } = {},
+    { timeoutMs, patienceMs, ...options }: FollowOptions & { timeoutMs?: number | undefined } = {},
   ): Promise<ExecutionSummary> {
-    const request = { sessionId, executionId, timeoutMs: bigintOf(timeoutMs) };
-    const { execution } = await this.#unary(this.#api.waitExecution, request, options);
-    return summaryOf(execution ?? Api.ExecutionSummary.create({ sessionId, executionId }));
+    const beganMs = performance.now();
+    return retry(
+      async () => {
+        const leftMs = timeoutMs && Math.max(0, Math.round(timeoutMs - (performance.now() - beganMs)));
+        const request = { sessionId, executionId, timeoutMs: bigintOf(leftMs) };
+        const { execution } = await this.#unary(this.#api.waitExecution, request, options);
+        return summaryOf(execution ?? Api.ExecutionSummary.create({ sessionId, executionId }));
+      },
+      this.#patience(options, patienceMs),
+    );
   }
 
-  /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
+  /**
+   * Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. With `position`, the
+   * place of its first byte in all input, the call may be made again: what the guest has already is not written twice.
+   */
   async writeInput(
     sessionId: string,
     executionId: string,
     data: Uint8Array,
     end = false,
-    options?: CallOptions,
+    { position, ...options }: CallOptions & InputOptions = {},
   ): Promise<void> {
     const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-    await this.#unary(this.#api.writeExecutionInput, { sessionId, executionId, data: bytes, end }, options);
+    const request = { sessionId, executionId, data: bytes, end, position: bigintOf(position) };
+    await this.#unary(this.#api.writeExecutionInput, request, options);
   }
 
-  /** Every status event from a sequence number on, those to come included; ends after the last one. */
+  /** Every status event from a sequence number on, those to come included; ends after the last one. Rides through a restart. */
   async *watchExecution(
     sessionId: string,
     executionId: string,
-    { fromSequence = 1, ...options }: CallOptions & { fromSequence?: number | undefined } = {},
+    { fromSequence = 1, patienceMs, ...options }: FollowOptions & { fromSequence?: number | undefined } = {},
   ): AsyncGenerator<StatusEvent> {
-    const request = { sessionId, executionId, fromSequence: BigInt(fromSequence) };
-    for await (const event of this.#stream(this.#api.watchExecution, request, options)) yield eventOf(event);
+    let next = fromSequence;
+    const open = () => {
+      const request = { sessionId, executionId, fromSequence: BigInt(next) };
+      return this.#stream(this.#api.watchExecution, request, options);
+    };
+    for await (const event of reconnecting(open, this.#patience(options, patienceMs))) {
+      const { sequence } = event;
+      next = Number(sequence) + 1;
+      yield eventOf(event);
+    }
   }
 
-  /** The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. */
+  /**
+   * The bytes an execution wrote, both streams interleaved as they were written. Follows until its end, and rides through a
+   * restart of the daemon.
+   */
   async *streamOutput(
     sessionId: string,
     executionId: string,
-    { streams = ['stdout', 'stderr'], ...options }: CallOptions & StreamOptions = {},
+    { streams = ['stdout', 'stderr'], patienceMs, ...options }: FollowOptions & StreamOptions = {},
   ): AsyncGenerator<OutputChunk> {
-    const request = {
-      sessionId,
-      executionId,
-      includeStdout: streams.includes('stdout'),
-      includeStderr: streams.includes('stderr'),
-      stdoutPosition: BigInt(options.stdoutPosition ?? 0),
-      stderrPosition: BigInt(options.stderrPosition ?? 0),
-      noFollow: options.follow === false,
-    };
-    for await (const chunk of this.#stream(this.#api.streamExecutionOutput, request, options)) yield chunkOf(chunk);
+    const next = { stdout: options.stdoutPosition ?? 0, stderr: options.stderrPosition ?? 0 };
+    const open = () =>
+      this.#stream(
+        this.#api.streamExecutionOutput,
+        {
+          sessionId,
+          executionId,
+          includeStdout: streams.includes('stdout'),
+          includeStderr: streams.includes('stderr'),
+          stdoutPosition: BigInt(next.stdout),
+          stderrPosition: BigInt(next.stderr),
+          noFollow: options.follow === false,
+        },
+        options,
+      );
+    for await (const message of reconnecting(open, this.#patience(options, patienceMs))) {
+      const chunk = chunkOf(message);
+      next[chunk.stream] = chunk.position + chunk.data.byteLength;
+      yield chunk;
+    }
   }
 
-  async #unary<Req, Res>(
+  /** Before any daemon has answered there is none whose return could be waited for. */
+  #patience({ signal }: CallOptions, patienceMs = PATIENCE_MS): Patience {
+    return { limitMs: () => (this.#met && !this.#closed ? patienceMs : 0), signal };
+  }
+
+  #requireOpen(signal: AbortSignal | undefined): void {
+    signal?.throwIfAborted();
+    if (this.#closed) throw new UnavailableError('this client was closed');
+  }
+
+  /** A connection is tried anew at a distance: a call that was never sent waits for the next try, for a daemon that was met. */
+  async #unary<Req, Res>(method: UnaryMethod<Req, Res>, request: Req, options: CallOptions = {}): Promise<Res> {
+    const beganMs = performance.now();
+    for (;;) {
+      try {
+        return await this.#call(method, request, options);
+      } catch (error) {
+        const unsent = error instanceof UnreachableError && error.isUnsent;
+        if (!unsent || !this.#met || this.#closed || performance.now() - beganMs > RECONNECT_MS * 2) throw error;
+        await sleep(RECONNECT_MS / 10, undefined, { signal: options.signal }).catch(() => {});
+      }
+    }
+  }
+
+  async #call<Req, Res>(
     method: UnaryMethod<Req, Res>,
     request: Req,
-    { signal, deadlineMs }: CallOptions = {},
+    { signal, deadlineMs }: CallOptions,
   ): Promise<Res> {
-    signal?.throwIfAborted();
+    this.#requireOpen(signal);
     const { promise, resolve, reject } = Promise.withResolvers<Res>();
     const call = method.call(this.#api, request, new Metadata(), grpcOptions(deadlineMs), (error, response) => {
-      if (error === null) resolve(response);
-      else reject(errorOf(error, this.address));
+      const failure = error && errorOf(error, this.address);
+      this.#met ||= !(failure instanceof UnreachableError);
+      if (failure === null) resolve(response);
+      else reject(failure);
     });
     const abort = () => {
       reject(signal?.reason);
@@ -286,14 +370,17 @@ export class DaemonClient {
     request: Req,
     { signal, deadlineMs }: CallOptions = {},
   ): AsyncGenerator<Res> {
-    signal?.throwIfAborted();
+    this.#requireOpen(signal);
     const call = method.call(this.#api, request, new Metadata(), grpcOptions(deadlineMs));
     // Cancelling makes an error event, after which nobody may be listening any more.
     call.on('error', () => {});
     const abort = () => call.cancel();
     signal?.addEventListener('abort', abort);
     try {
-      yield* call as AsyncIterable<Res>;
+      for await (const message of call as AsyncIterable<Res>) {
+        this.#met = true;
+        yield message;
+      }
     } catch (error) {
       throw signal?.aborted ? signal.reason : errorOf(error, this.address);
     } finally {

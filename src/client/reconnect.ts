@@ -10,7 +10,7 @@ const RETRY_MS = 250;
 /** How long a daemon may be away. */
 export interface Patience {
   /** In ms, from the first call that it did not answer. Default: for ever. */
-  limitMs?: number | undefined;
+  limitMs?: number | (() => number) | undefined;
   /** Ends the waiting, with the error there was last. */
   signal?: AbortSignal | undefined;
 }
@@ -45,7 +45,8 @@ export async function* reconnecting<T>(
       return;
     } catch (error) {
       lostAtMs ??= performance.now();
-      if (!isLost(error) || signal?.aborted || performance.now() - lostAtMs > limitMs) throw error;
+      const limit = typeof limitMs === 'function' ? limitMs() : limitMs;
+      if (!isLost(error) || signal?.aborted || performance.now() - lostAtMs >= limit) throw error;
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
     }
   }

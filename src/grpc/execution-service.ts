@@ -126,8 +126,10 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       return { complete: execution.state === 'exited', execution: summaryOf(execution) };
     }),
 
-    writeExecutionInput: unary(async ({ sessionId, executionId, data, end }: Api.WriteExecutionInputRequest) => {
-      await daemon.writeInput(sessionId, executionId, data, end);
+    writeExecutionInput: unary(async (request: Api.WriteExecutionInputRequest) => {
+      const { sessionId, executionId, data, end } = request;
+      const position = request.position === undefined ? undefined : numberOf(request.position, 'position');
+      await daemon.writeInput(sessionId, executionId, data, end, { position });
       return {};
     }),
 

@@ -24,6 +24,7 @@ import {
   untilGone,
 } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
+import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
 
@@ -244,12 +245,12 @@ export class CellProcess {
   }
 
   /** Appends to a guest's input; resolves when its pipe took it, or when the guest is gone. */
-  write(executionKey: string, data: Buffer, end: boolean): Promise<void> {
+  write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void> {
     const guest = this.#guests.get(executionKey);
     if (guest === undefined) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
     guest.inputs.push(resolve);
-    this.#send({ $case: 'input', value: { executionKey, data, end } });
+    this.#send({ $case: 'input', value: { executionKey, data, end, position: bigintOf(position) } });
     return promise;
   }
 

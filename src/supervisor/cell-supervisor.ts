@@ -48,7 +48,7 @@ export interface CellPlace {
   /** What the guests of its cell use now, by execution key. */
   measure(): Promise<Map<string, Usage>>;
   killGuest(executionKey: string): void;
-  write(executionKey: string, data: Buffer, end: boolean): Promise<void>;
+  write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void>;
   killCell(): void;
   /** Gives the place back; call once, when the guest is gone. */
   release(): void;
@@ -187,7 +187,7 @@ export class CellSupervisor {
       acknowledge: (executionKey) => process.acknowledge(executionKey),
       measure: () => process.measure(),
       killGuest: (executionKey) => process.killGuest(executionKey),
-      write: (executionKey, data, end) => process.write(executionKey, data, end),
+      write: (...input) => process.write(...input),
       killCell: () => actor.send({ type: 'cell.kill' }),
       release,
     };

@@ -85,7 +85,7 @@ export class ExecutionRecord {
   /** Set while a cell holds the guest: what it uses now. */
   measure: (() => Promise<Usage | undefined>) | undefined;
   /** Set while a cell holds the guest: appends to its standard input. */
-  write: ((data: Buffer, end: boolean) => Promise<void>) | undefined;
+  write: ((data: Buffer, end: boolean, position?: number) => Promise<void>) | undefined;
   pid = 0;
   dispatched = false;
   readonly #options: RecordOptions;

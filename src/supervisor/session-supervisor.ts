@@ -392,7 +392,7 @@ export class SessionSupervisor implements Waiting {
     const hold = (ready: CellPlace): void => {
       place = ready;
       record.measure = async () => (await ready.measure()).get(executionKey);
-      if (record.stdin) record.write = (data, isEnd) => ready.write(executionKey, data, isEnd);
+      if (record.stdin) record.write = (...input) => ready.write(executionKey, ...input);
       record.onEvent(({ state }) => {
         if (state === 'exited') ready.acknowledge(executionKey);
       });

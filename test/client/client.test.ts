@@ -102,7 +102,7 @@ describe('errors', () => {
     using own = connectDaemon({ socket: doomed.socket });
     await own.createSession('s');
     await own.executeSnippet({ sessionId: 's', executionId: 'e', language: 'js', code: FOREVER });
-    const chunks = own.streamOutput('s', 'e');
+    const chunks = own.streamOutput('s', 'e', { patienceMs: 100 });
     await chunks.next();
 
     doomed.child.kill('SIGKILL');

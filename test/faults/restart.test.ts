@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { connectDaemon } from '../../src/client/client.ts';
 import { descendants, eventually, isAlive } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
@@ -187,6 +188,44 @@ test('what has finished answers as before, and its id is taken', async () => {
   await expect(node.client.executeSnippet({ ...snippet, code: '1' })).rejects.toMatchObject({ code: 'already_exists' });
   await expect(node.client.createSession('s')).rejects.toMatchObject({ code: 'already_exists' });
   expect(await node.client.cancelExecution('s', 'e')).toBe(false);
+});
+
+test('a wait, a watch and an output stream that are open ride through a restart', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: COUNTER.javascript, stdin: true });
+  using client = connectDaemon({ socket: node.socket });
+  await client.health();
+  const waiting = client.wait('s', 'e');
+  const watching = Array.fromAsync(client.watchExecution('s', 'e'));
+  const streaming = Array.fromAsync(client.streamOutput('s', 'e', { streams: ['stdout'] }));
+
+  await node.restart();
+  await node.client.writeInput('s', 'e', Buffer.from('end\n'));
+
+  expect((await waiting).result).toMatchObject({ exitCode: 7 });
+  expect((await watching).map(({ sequence, state }) => [sequence, state])).toEqual([
+    [1, 'pending'],
+    [2, 'running'],
+    [3, 'exited'],
+  ]);
+  const counted = numbers(Buffer.concat((await streaming).map(({ data }) => data)).toString());
+  expect(counted).toEqual(counted.map((_, index) => index));
+});
+
+test('input that is said again because nobody answered is written once', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "process.stdin.on('data', (data) => process.stdout.write(data)); console.log('ready');";
+  await node.ready({ executionId: 'e', code, stdin: true });
+  await node.client.writeInput('s', 'e', Buffer.from('one '), false, { position: 0 });
+
+  await node.restart();
+  await node.client.writeInput('s', 'e', Buffer.from('one two '), false, { position: 0 });
+  await node.client.writeInput('s', 'e', Buffer.from('two three'), true, { position: 4 });
+
+  await node.client.wait('s', 'e');
+  expect(await node.stdout('e')).toBe('ready\none two three');
 });
 
 test('a session that was being deleted is deleted, and one that was deleted stays so', async () => {

@@ -168,6 +168,8 @@ export interface Input {
   executionKey: string;
   data: Buffer;
   end: boolean;
+  /** Place of the first byte in all input: what was taken already is left out. Absent: behind that. */
+  position?: bigint | undefined;
 }
 
 /** How many contexts to keep booted ahead at most, from now on. */
@@ -1948,7 +1950,7 @@ export const Kill: MessageFns<Kill> = {
 };
 
 function createBaseInput(): Input {
-  return { executionKey: "", data: Buffer.alloc(0), end: false };
+  return { executionKey: "", data: Buffer.alloc(0), end: false, position: undefined };
 }
 
 export const Input: MessageFns<Input> = {
@@ -1961,6 +1963,12 @@ export const Input: MessageFns<Input> = {
     }
     if (message.end !== false) {
       writer.uint32(24).bool(message.end);
+    }
+    if (message.position !== undefined) {
+      if (BigInt.asUintN(64, message.position) !== message.position) {
+        throw new globalThis.Error("value provided for field message.position of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.position);
     }
     return writer;
   },
@@ -2002,6 +2010,14 @@ export const Input: MessageFns<Input> = {
             message.end = reader.bool();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.position = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2022,6 +2038,9 @@ export const Input: MessageFns<Input> = {
     message.executionKey = object.executionKey ?? "";
     message.data = object.data ?? Buffer.alloc(0);
     message.end = object.end ?? false;
+    message.position = (object.position !== undefined && object.position !== null)
+      ? BigInt(object.position)
+      : undefined;
     return message;
   },
 };

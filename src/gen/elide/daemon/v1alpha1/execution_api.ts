@@ -631,6 +631,11 @@ export interface WriteExecutionInputRequest {
   data: Buffer;
   /** True: this is the last; the guest sees the end of its input. */
   end: boolean;
+  /**
+   * Place of the first byte in all input of the execution. With it the call may be made again: what was taken already is
+   * not written twice. Absent: behind what was taken.
+   */
+  position?: bigint | undefined;
 }
 
 export interface WriteExecutionInputResponse {
@@ -4579,7 +4584,7 @@ export const WaitExecutionResponse: MessageFns<WaitExecutionResponse> = {
 };
 
 function createBaseWriteExecutionInputRequest(): WriteExecutionInputRequest {
-  return { sessionId: "", executionId: "", data: Buffer.alloc(0), end: false };
+  return { sessionId: "", executionId: "", data: Buffer.alloc(0), end: false, position: undefined };
 }
 
 export const WriteExecutionInputRequest: MessageFns<WriteExecutionInputRequest> = {
@@ -4595,6 +4600,12 @@ export const WriteExecutionInputRequest: MessageFns<WriteExecutionInputRequest> 
     }
     if (message.end !== false) {
       writer.uint32(32).bool(message.end);
+    }
+    if (message.position !== undefined) {
+      if (BigInt.asUintN(64, message.position) !== message.position) {
+        throw new globalThis.Error("value provided for field message.position of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.position);
     }
     return writer;
   },
@@ -4644,6 +4655,14 @@ export const WriteExecutionInputRequest: MessageFns<WriteExecutionInputRequest> 
             message.end = reader.bool();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.position = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4665,6 +4684,9 @@ export const WriteExecutionInputRequest: MessageFns<WriteExecutionInputRequest> 
     message.executionId = object.executionId ?? "";
     message.data = object.data ?? Buffer.alloc(0);
     message.end = object.end ?? false;
+    message.position = (object.position !== undefined && object.position !== null)
+      ? BigInt(object.position)
+      : undefined;
     return message;
   },
 };
