@@ -165,7 +165,8 @@ export function parseLoopback(tcp: string): string {
   throw new StartupError(`tcp "${tcp}" is not a loopback address; without credentials the daemon serves only loopback`);
 }
 
-function defaultStateDir(): string {
+/** Where a daemon keeps its state that is not told. */
+export function defaultStateDir(): string {
   if (process.getuid?.() === 0) return '/var/lib/elide';
   return join(process.env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'elide');
 }

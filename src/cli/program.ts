@@ -5,6 +5,7 @@ import { VERSION } from '../version.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addHealth } from './commands/health.ts';
 import { addInspect } from './commands/inspect.ts';
+import { addJournal } from './commands/journal.ts';
 import { addLanguages } from './commands/languages.ts';
 import { addLogs } from './commands/logs.ts';
 import { addPs } from './commands/ps.ts';
@@ -79,6 +80,7 @@ function programOf(finish: Finish): Command {
     addLanguages,
     addHealth,
     addDoctor,
+    addJournal,
   ]) {
     add(program, finish);
   }

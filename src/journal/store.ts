@@ -2,70 +2,32 @@ import { chmodSync, closeSync, existsSync, openSync, renameSync, rmSync, statSyn
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { bootId } from '../clock.ts';
 import type {
-  AcceptedExecution,
   Durability,
   Entry,
   FinishedEntry,
   FinishedExecution,
   JournalContents,
   JournaledEvent,
-  UnclosedSession,
   UnfinishedExecution,
 } from './entries.ts';
-
-/** `PRAGMA application_id`: whose file this is ("elij"). */
-const APPLICATION_ID = 0x656c696a;
-
-/** Migrations, oldest first: a journal of version N has seen the first N of them (`PRAGMA user_version`). */
-const MIGRATIONS = [
-  `
-  CREATE TABLE boot (id TEXT NOT NULL) STRICT;
-  CREATE TABLE sessions (
-    session_key TEXT PRIMARY KEY,
-    session_id TEXT NOT NULL,
-    config TEXT NOT NULL,
-    created_at_ms REAL NOT NULL,
-    closing TEXT,
-    exited INTEGER NOT NULL DEFAULT 0
-  ) STRICT, WITHOUT ROWID;
-  CREATE TABLE executions (
-    number INTEGER PRIMARY KEY,
-    execution_key TEXT NOT NULL,
-    session_key TEXT NOT NULL,
-    session_id TEXT NOT NULL,
-    execution_id TEXT NOT NULL,
-    language TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    options TEXT NOT NULL,
-    warnings TEXT NOT NULL,
-    stdin INTEGER NOT NULL,
-    cell_key TEXT,
-    exited_at_ms REAL,
-    output_bytes INTEGER NOT NULL DEFAULT 0,
-    output_evicted INTEGER NOT NULL DEFAULT 0
-  ) STRICT;
-  CREATE INDEX unfinished ON executions (number) WHERE exited_at_ms IS NULL;
-  CREATE TABLE requests (number INTEGER PRIMARY KEY, request TEXT NOT NULL) STRICT;
-  CREATE TABLE events (
-    number INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    event TEXT NOT NULL,
-    PRIMARY KEY (number, sequence)
-  ) STRICT, WITHOUT ROWID;
-  `,
-];
-
-/** The file is no journal that this program can use; the message says why. */
-export class ForeignJournalError extends Error {
-  override readonly name = 'ForeignJournalError';
-}
+import {
+  APPLICATION_ID,
+  acceptedOf,
+  type ExecutionRow,
+  eventOf,
+  type FinishedRow,
+  MIGRATIONS,
+  requireOurs,
+  type SessionRow,
+  sessionOf,
+} from './rows.ts';
 
 /** What {@link JournalStore.open} found beside a usable journal. */
 export interface Opened {
   store: JournalStore;
   contents: JournalContents;
-  /** Where a damaged journal was put before this one was begun, and what was wrong with it. */
-  setAside: { path: string; why: string } | undefined;
+  /** Where a damaged journal was put before this one was begun, what was wrong with it, and how many rows could be read. */
+  setAside: { path: string; why: string; kept: number } | undefined;
 }
 
 /** Keeps a write-ahead log from staying as large as it once was, in bytes. */
@@ -121,8 +83,12 @@ export class JournalStore {
       for (const suffix of ['', '-wal', '-shm']) {
         if (existsSync(path + suffix)) renameSync(path + suffix, aside + suffix);
       }
-      const opened = openSound(path, durability, (database) => new JournalStore(database, path));
-      return { ...opened, setAside: { path: aside, why: (error as Error).message } };
+      let kept = 0;
+      const opened = openSound(path, durability, (database) => {
+        kept = salvage(aside, database);
+        return new JournalStore(database, path);
+      });
+      return { ...opened, setAside: { path: aside, why: (error as Error).message, kept } };
     }
   }
 
@@ -236,16 +202,7 @@ export class JournalStore {
         };
       },
     );
-    const sessions = (statements.sessions.all() as unknown as SessionRow[]).map(
-      (row): UnclosedSession => ({
-        sessionKey: row.session_key,
-        sessionId: row.session_id,
-        config: JSON.parse(row.config),
-        createdAtMs: row.created_at_ms,
-        closing: row.closing === null ? undefined : JSON.parse(row.closing),
-        exited: row.exited,
-      }),
-    );
+    const sessions = (statements.sessions.all() as unknown as SessionRow[]).map(sessionOf);
     const finished = (statements.finished.all() as unknown as FinishedRow[]).map(
       (row): FinishedEntry => ({
         number: row.number,
@@ -261,67 +218,6 @@ export class JournalStore {
     const { last } = statements.last.get() as { last: number | null };
     return { sessions, unfinished, finished, nextNumber: (last ?? 0) + 1, sameBoot };
   }
-}
-
-interface SessionRow {
-  session_key: string;
-  session_id: string;
-  config: string;
-  created_at_ms: number;
-  closing: string | null;
-  exited: number;
-}
-
-interface ExecutionRow {
-  number: number;
-  execution_key: string;
-  session_key: string;
-  session_id: string;
-  execution_id: string;
-  language: string;
-  fingerprint: string;
-  options: string;
-  warnings: string;
-  stdin: number;
-}
-
-interface FinishedRow extends ExecutionRow {
-  exited_at_ms: number;
-  output_bytes: number;
-  output_evicted: number;
-}
-
-function acceptedOf(row: ExecutionRow): AcceptedExecution {
-  return {
-    number: row.number,
-    executionKey: row.execution_key,
-    sessionKey: row.session_key,
-    sessionId: row.session_id,
-    executionId: row.execution_id,
-    language: row.language,
-    fingerprint: row.fingerprint,
-    options: JSON.parse(row.options),
-    warnings: JSON.parse(row.warnings),
-    stdin: row.stdin === 1,
-  };
-}
-
-/** An event with every key, those that JSON leaves out included. */
-function eventOf(json: string): JournaledEvent {
-  const event = JSON.parse(json) as JournaledEvent;
-  const { result } = event;
-  return {
-    ...event,
-    rung: event.rung,
-    warning: event.warning,
-    result: result && {
-      ...result,
-      rung: result.rung,
-      signal: result.signal,
-      message: result.message,
-      usage: result.usage,
-    },
-  };
 }
 
 function openSound(
@@ -352,6 +248,43 @@ function openSound(
   }
 }
 
+/** The columns of each table that hold JSON. */
+const TABLES = {
+  sessions: ['config', 'closing'],
+  executions: ['options', 'warnings'],
+  requests: ['request'],
+  events: ['event'],
+} as const;
+
+/** Copies what can be read of a damaged journal into a new one; returns the number of rows. */
+function salvage(damaged: string, database: DatabaseSync): number {
+  let kept = 0;
+  database.exec('BEGIN IMMEDIATE');
+  for (const [table, jsonColumns] of Object.entries(TABLES)) {
+    try {
+      const from = new DatabaseSync(damaged, { readOnly: true });
+      try {
+        for (const row of from.prepare(`SELECT * FROM ${table}`).iterate()) {
+          for (const column of jsonColumns) if (row[column] !== null) JSON.parse(String(row[column]));
+          const columns = Object.keys(row);
+          const places = columns.map(() => '?').join(', ');
+          const insert = `INSERT OR REPLACE INTO ${table} (${columns.join(', ')}) VALUES (${places})`;
+          database.prepare(insert).run(...Object.values(row));
+          kept += 1;
+        }
+      } finally {
+        from.close();
+      }
+    } catch {
+      // The rest of this table cannot be read.
+    }
+  }
+  // Nothing can be said of an execution without its events.
+  database.exec('DELETE FROM executions WHERE number NOT IN (SELECT number FROM events)');
+  database.exec('COMMIT');
+  return kept;
+}
+
 class DamagedError extends Error {}
 
 /** SQLite's result codes that speak of the file's contents: SQLITE_CORRUPT, SQLITE_NOTADB. */
@@ -360,20 +293,6 @@ const DAMAGE_CODES = new Set([11, 26]);
 function isDamage(error: unknown): boolean {
   if (error instanceof DamagedError || error instanceof SyntaxError) return true;
   return DAMAGE_CODES.has(Number((error as { errcode?: number }).errcode) & 0xff);
-}
-
-function requireOurs(database: DatabaseSync, path: string): void {
-  const { application_id: id } = database.prepare('PRAGMA application_id').get() as { application_id: number };
-  const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number };
-  const { count } = database.prepare('SELECT count(*) AS count FROM sqlite_schema').get() as { count: number };
-  if (id !== APPLICATION_ID && count > 0) {
-    throw new ForeignJournalError(`${path} is a database of another program`);
-  }
-  if (version > MIGRATIONS.length) {
-    throw new ForeignJournalError(
-      `${path} was written by a newer version (schema ${version}; this one knows up to ${MIGRATIONS.length})`,
-    );
-  }
 }
 
 function migrate(database: DatabaseSync): void {

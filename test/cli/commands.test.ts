@@ -306,3 +306,42 @@ describe('the command line', () => {
     expect(ended.stdout.toString()).toContain('124 when the run limit passed');
   });
 });
+
+describe('journal', () => {
+  const stateDir = () => ['--state-dir', `${daemon.directory}/state`];
+
+  test('export writes what the daemon knows, an object a line, and no environment', async () => {
+    const id = await detached('js', '1', '-s', 'journaled', '--env', 'KEY=secret-value');
+    await ctl.run(['wait', id]);
+
+    const text = await ctl.text('journal', 'export', ...stateDir());
+
+    const rows = text
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(rows).toContainEqual(expect.objectContaining({ type: 'session', sessionId: 'journaled' }));
+    const found = rows.find(({ type, executionId }) => type === 'execution' && executionId === id);
+    expect(found.events.map(({ state }: { state: string }) => state)).toEqual(['pending', 'running', 'exited']);
+    expect(found.events.at(-1).result).toMatchObject({ reason: 'completed', exitCode: 0 });
+    expect(text).not.toContain('secret-value');
+  });
+
+  test('verify finds a journal sound, also beside its daemon', async () => {
+    expect(await ctl.text('journal', 'verify', ...stateDir())).toBe('sound\n');
+  });
+
+  test('vacuum leaves a journal alone that a daemon uses', async () => {
+    const { code, stderr } = await ctl.run(['journal', 'vacuum', ...stateDir()]);
+
+    expect(code).toBe(125);
+    expect(stderr.toString()).toMatch(/in use by another daemon/);
+  });
+
+  test('a directory without one is named', async () => {
+    const { code, stderr } = await ctl.run(['journal', 'export', '--state-dir', '/nonexistent']);
+
+    expect(code).toBe(125);
+    expect(stderr.toString()).toBe('elidectl: there is no journal at /nonexistent/daemon/journal.db (--state-dir)\n');
+  });
+});

@@ -1,0 +1,57 @@
+import { join } from 'node:path';
+import { type Command, Option } from 'commander';
+import { defaultStateDir } from '../../config.ts';
+import { JournalReader } from '../../journal/reader.ts';
+import { vacuumJournal } from '../../journal/vacuum.ts';
+import { StateDirectory } from '../../state-directory.ts';
+import { complain, write, writeJson } from '../output.ts';
+import type { Finish } from '../result.ts';
+
+interface Flags {
+  stateDir: string;
+}
+
+export function addJournal(program: Command, finish: Finish): void {
+  const journal = program
+    .command('journal')
+    .description("read a daemon's journal, on the machine and as the user of the daemon; beside it or without it");
+  const stateDir = () =>
+    new Option('--state-dir <dir>', 'state directory of the daemon').default(defaultStateDir(), "the daemon's default");
+  journal
+    .command('export')
+    .description('write every session and execution with its events, one JSON object a line')
+    .addOption(stateDir())
+    .action(async (flags: Flags) => {
+      using reader = new JournalReader(pathOf(flags));
+      for (const row of reader.export()) await writeJson(row);
+    });
+  journal
+    .command('verify')
+    .description('say what is wrong with it; exits with 1 when anything is')
+    .addOption(stateDir())
+    .action(async (flags: Flags) => {
+      using reader = new JournalReader(pathOf(flags));
+      const problems = reader.verify();
+      for (const problem of problems) await complain(problem);
+      if (problems.length > 0) return finish(1);
+      return write('sound\n');
+    });
+  journal
+    .command('vacuum')
+    .description('make the file as small as what it holds; while no daemon uses it')
+    .addOption(stateDir())
+    .action(async (flags: Flags) => {
+      new JournalReader(pathOf(flags))[Symbol.dispose]();
+      const directory = await StateDirectory.open(flags.stateDir);
+      try {
+        const { before, after } = vacuumJournal(directory.paths.journal);
+        await write(`${before} bytes before, ${after} now\n`);
+      } finally {
+        await directory.close();
+      }
+    });
+}
+
+function pathOf({ stateDir }: Flags): string {
+  return join(stateDir, 'daemon', 'journal.db');
+}

@@ -1,0 +1,75 @@
+import { existsSync } from 'node:fs';
+import { DatabaseSync } from 'node:sqlite';
+import { NotFoundError } from '../errors.ts';
+import type { JournaledEvent } from './entries.ts';
+import { acceptedOf, type ExecutionRow, eventOf, requireOurs, type SessionRow, sessionOf } from './rows.ts';
+
+/** Which states may follow which: those of the machine of executions. A rung, or a warning, repeats its state. */
+const FOLLOWING: Record<string, readonly string[]> = {
+  pending: ['pending', 'running', 'signaled', 'exited'],
+  running: ['running', 'signaled', 'exited'],
+  signaled: ['signaled', 'exited'],
+  exited: [],
+};
+
+/** A journal's file, for reading: beside a daemon that writes it, or without one. */
+export class JournalReader implements Disposable {
+  readonly #database: DatabaseSync;
+
+  /** Throws a `NotFoundError` when there is no such file, a `ForeignJournalError` when it is none of ours. */
+  constructor(path: string) {
+    if (!existsSync(path)) throw new NotFoundError(`there is no journal at ${path} (--state-dir)`);
+    this.#database = new DatabaseSync(path, { readOnly: true });
+    requireOurs(this.#database, path);
+  }
+
+  /** Every row as an object, sessions first; environment values are not among them. */
+  *export(): Generator<object> {
+    for (const row of this.#database.prepare('SELECT * FROM sessions ORDER BY created_at_ms').iterate()) {
+      yield { type: 'session', ...sessionOf(row as unknown as SessionRow) };
+    }
+    for (const row of this.#database.prepare('SELECT * FROM executions ORDER BY number').iterate()) {
+      const accepted = acceptedOf(row as unknown as ExecutionRow);
+      yield { type: 'execution', ...accepted, events: this.#events(accepted.number) };
+    }
+  }
+
+  /** What is wrong with it, one line each: with the file, and with what it says. Empty for a sound journal. */
+  verify(): string[] {
+    const checks = this.#database.prepare('PRAGMA integrity_check').all() as { integrity_check: string }[];
+    const problems = checks.map((check) => check.integrity_check).filter((text) => text !== 'ok');
+    for (const row of this.#database.prepare('SELECT * FROM executions').iterate()) {
+      const { number, execution_id: executionId, exited_at_ms: exitedAtMs } = row as unknown as ExecutionRow;
+      const wrong = wrongOf(this.#events(number), exitedAtMs !== null);
+      if (wrong !== undefined) problems.push(`execution ${number} ("${executionId}"): ${wrong}`);
+    }
+    const orphans = this.#database.prepare(
+      'SELECT DISTINCT number FROM events WHERE number NOT IN (SELECT number FROM executions)',
+    );
+    for (const { number } of orphans.all()) problems.push(`events of execution ${number}, which is not there`);
+    return problems;
+  }
+
+  [Symbol.dispose](): void {
+    this.#database.close();
+  }
+
+  #events(number: number): JournaledEvent[] {
+    const rows = this.#database.prepare('SELECT event FROM events WHERE number = ? ORDER BY sequence').all(number);
+    return rows.map(({ event }) => eventOf(String(event)));
+  }
+}
+
+/** What is wrong with the events of one execution. */
+function wrongOf(events: JournaledEvent[], hasExited: boolean): string | undefined {
+  if (events[0]?.state !== 'pending') return 'its first event is not "pending"';
+  let before = 'pending';
+  for (const [index, { sequence, state, result }] of events.entries()) {
+    if (sequence !== index + 1) return `event ${index + 1} has the sequence number ${sequence}`;
+    if (!FOLLOWING[before]?.includes(state)) return `"${state}" follows "${before}"`;
+    if ((state === 'exited') !== (result !== undefined)) return `a result belongs to "exited", and to nothing else`;
+    before = state;
+  }
+  if ((before === 'exited') !== hasExited) return `its newest event is "${before}", its row says otherwise`;
+  return undefined;
+}

@@ -1,0 +1,138 @@
+import type { DatabaseSync } from 'node:sqlite';
+import type { AcceptedExecution, JournaledEvent, UnclosedSession } from './entries.ts';
+
+/** `PRAGMA application_id`: whose file this is ("elij"). */
+export const APPLICATION_ID = 0x656c696a;
+
+/** Migrations, oldest first: a journal of version N has seen the first N of them (`PRAGMA user_version`). */
+export const MIGRATIONS = [
+  `
+  CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+  CREATE TABLE sessions (
+    session_key TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    config TEXT NOT NULL,
+    created_at_ms REAL NOT NULL,
+    closing TEXT,
+    exited INTEGER NOT NULL DEFAULT 0
+  ) STRICT, WITHOUT ROWID;
+  CREATE TABLE executions (
+    number INTEGER PRIMARY KEY,
+    execution_key TEXT NOT NULL,
+    session_key TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    execution_id TEXT NOT NULL,
+    language TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    options TEXT NOT NULL,
+    warnings TEXT NOT NULL,
+    stdin INTEGER NOT NULL,
+    cell_key TEXT,
+    exited_at_ms REAL,
+    output_bytes INTEGER NOT NULL DEFAULT 0,
+    output_evicted INTEGER NOT NULL DEFAULT 0
+  ) STRICT;
+  CREATE INDEX unfinished ON executions (number) WHERE exited_at_ms IS NULL;
+  CREATE TABLE requests (number INTEGER PRIMARY KEY, request TEXT NOT NULL) STRICT;
+  CREATE TABLE events (
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (number, sequence)
+  ) STRICT, WITHOUT ROWID;
+  `,
+];
+
+/** The file is no journal that this program can use; the message says why. */
+export class ForeignJournalError extends Error {
+  override readonly name = 'ForeignJournalError';
+}
+
+export interface SessionRow {
+  session_key: string;
+  session_id: string;
+  config: string;
+  created_at_ms: number;
+  closing: string | null;
+  exited: number;
+}
+
+export interface ExecutionRow {
+  number: number;
+  execution_key: string;
+  session_key: string;
+  session_id: string;
+  execution_id: string;
+  language: string;
+  fingerprint: string;
+  options: string;
+  warnings: string;
+  stdin: number;
+  exited_at_ms: number | null;
+}
+
+export interface FinishedRow extends ExecutionRow {
+  exited_at_ms: number;
+  output_bytes: number;
+  output_evicted: number;
+}
+
+export function acceptedOf(row: ExecutionRow): AcceptedExecution {
+  return {
+    number: row.number,
+    executionKey: row.execution_key,
+    sessionKey: row.session_key,
+    sessionId: row.session_id,
+    executionId: row.execution_id,
+    language: row.language,
+    fingerprint: row.fingerprint,
+    options: JSON.parse(row.options),
+    warnings: JSON.parse(row.warnings),
+    stdin: row.stdin === 1,
+  };
+}
+
+/** An event with every key, those that JSON leaves out included. */
+export function eventOf(json: string): JournaledEvent {
+  const event = JSON.parse(json) as JournaledEvent;
+  const { result } = event;
+  return {
+    ...event,
+    rung: event.rung,
+    warning: event.warning,
+    result: result && {
+      ...result,
+      rung: result.rung,
+      signal: result.signal,
+      message: result.message,
+      usage: result.usage,
+    },
+  };
+}
+
+/** A session as its row says. */
+export function sessionOf(row: SessionRow): UnclosedSession {
+  return {
+    sessionKey: row.session_key,
+    sessionId: row.session_id,
+    config: JSON.parse(row.config),
+    createdAtMs: row.created_at_ms,
+    closing: row.closing === null ? undefined : JSON.parse(row.closing),
+    exited: row.exited,
+  };
+}
+
+/** Throws a {@link ForeignJournalError} for a database of another program, or of a newer version of this one. */
+export function requireOurs(database: DatabaseSync, path: string): void {
+  const { application_id: id } = database.prepare('PRAGMA application_id').get() as { application_id: number };
+  const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number };
+  const { count } = database.prepare('SELECT count(*) AS count FROM sqlite_schema').get() as { count: number };
+  if (id !== APPLICATION_ID && count > 0) {
+    throw new ForeignJournalError(`${path} is a database of another program`);
+  }
+  if (version > MIGRATIONS.length) {
+    throw new ForeignJournalError(
+      `${path} was written by a newer version (schema ${version}; this one knows up to ${MIGRATIONS.length})`,
+    );
+  }
+}

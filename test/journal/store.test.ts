@@ -1,0 +1,283 @@
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { describe, expect, test } from 'vitest';
+import type { Entry, JournaledEvent } from '../../src/journal/entries.ts';
+import { Journal } from '../../src/journal/journal.ts';
+import { JournalReader } from '../../src/journal/reader.ts';
+import { JournalStore } from '../../src/journal/store.ts';
+import { vacuumJournal } from '../../src/journal/vacuum.ts';
+import { temporaryDirectory } from '../support/daemon.ts';
+
+const session = (sessionKey: string): Entry => ({
+  type: 'session.created',
+  session: { sessionKey, sessionId: `id of ${sessionKey}`, config: { weight: 3 } as never, createdAtMs: 1 },
+});
+
+const event = (sequence: number, state: JournaledEvent['state']): JournaledEvent => ({
+  sequence,
+  atMs: sequence,
+  monotonicMs: sequence,
+  state,
+  rung: undefined,
+  warning: undefined,
+  result:
+    state === 'exited'
+      ? { reason: 'completed', rung: undefined, exitCode: 0, signal: undefined, message: undefined, usage: undefined }
+      : undefined,
+});
+
+const accepted = (number: number): Entry => ({
+  type: 'execution.accepted',
+  execution: {
+    number,
+    executionKey: `key ${number}`,
+    sessionKey: 'a',
+    sessionId: 'id of a',
+    executionId: `e${number}`,
+    language: 'javascript',
+    fingerprint: 'f',
+    options: { graceMs: 1 } as never,
+    warnings: ['one'],
+    stdin: true,
+  },
+  request: { code: 'x', env: { KEY: 'secret' } } as never,
+  event: event(1, 'pending'),
+});
+
+const happened = (number: number, ...args: Parameters<typeof event>): Entry => ({
+  type: 'execution.event',
+  number,
+  event: event(...args),
+});
+
+function fileOf(): string {
+  return join(temporaryDirectory(), 'journal.db');
+}
+
+/** Writes these entries and lets the file go. */
+function written(path: string, ...entries: Entry[]): void {
+  const { store } = JournalStore.open(path, 'normal');
+  store.write(entries);
+  store.close();
+}
+
+const wholeStory = [session('a'), accepted(1), happened(1, 2, 'running'), happened(1, 3, 'exited'), accepted(2)];
+
+describe('what was written', () => {
+  test('is there for the next one: sessions, what has not exited with its request, what has in short', () => {
+    const path = fileOf();
+    written(path, ...wholeStory, { type: 'execution.dispatched', number: 2, cellKey: 'cell' });
+
+    const { store, contents, setAside } = JournalStore.open(path, 'full');
+
+    expect(setAside).toBeUndefined();
+    expect(contents).toMatchObject({ nextNumber: 3, sameBoot: true });
+    expect(contents.sessions).toMatchObject([
+      { sessionKey: 'a', config: { weight: 3 }, exited: 1, closing: undefined },
+    ]);
+    expect(contents.unfinished).toMatchObject([
+      {
+        number: 2,
+        executionId: 'e2',
+        stdin: true,
+        warnings: ['one'],
+        cellKey: 'cell',
+        request: { env: { KEY: 'secret' } },
+      },
+    ]);
+    expect(contents.finished).toMatchObject([{ number: 1, executionId: 'e1', exitedAtMs: 3, outputEvicted: false }]);
+    expect(store.finished(1)?.events).toEqual(
+      [event(1, 'pending'), event(2, 'running'), event(3, 'exited')].map((expected) =>
+        expect.objectContaining(expected),
+      ),
+    );
+    expect(store.finished(2)).toBeUndefined();
+    store.close();
+  });
+
+  test('may come again, and changes nothing then', () => {
+    const path = fileOf();
+    written(path, ...wholeStory, ...wholeStory.slice(1));
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+
+    const { store, contents } = JournalStore.open(path, 'normal');
+    store.close();
+
+    expect(contents.unfinished.map(({ number }) => number)).toEqual([2]);
+  });
+
+  test('is all or nothing when one of it cannot be written', () => {
+    const path = fileOf();
+    written(path, session('a'));
+    const { store } = JournalStore.open(path, 'normal');
+
+    const broken = { ...accepted(1), request: { toJSON: () => undefined } } as unknown as Entry;
+    expect(() => store.write([session('b'), broken])).toThrow();
+    store.close();
+
+    const next = JournalStore.open(path, 'normal');
+    expect(next.contents.sessions.map(({ sessionKey }) => sessionKey)).toEqual(['a']);
+    next.store.close();
+  });
+
+  test('is gone once it was released', () => {
+    const path = fileOf();
+    written(
+      path,
+      ...wholeStory,
+      { type: 'execution.released', number: 1 },
+      { type: 'session.closed', sessionKey: 'a' },
+    );
+
+    const { store, contents } = JournalStore.open(path, 'normal');
+    store.close();
+
+    expect(contents).toMatchObject({ sessions: [], finished: [] });
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+  });
+});
+
+describe('a file that is none', () => {
+  test.each([
+    ['another program', 'CREATE TABLE theirs (a)', /database of another program/],
+    ['a newer version', 'PRAGMA user_version = 99', /newer version \(schema 99; this one knows up to 1\)/],
+  ])('of ours but of %s is left alone and named', (_, sql, message) => {
+    const path = fileOf();
+    if (sql.startsWith('PRAGMA')) written(path);
+    const theirs = new DatabaseSync(path);
+    theirs.exec(sql);
+    theirs.close();
+    const before = readFileSync(path);
+
+    expect(() => JournalStore.open(path, 'normal')).toThrow(message);
+
+    expect(readFileSync(path)).toEqual(before);
+  });
+
+  test('but garbage is set aside, whole', () => {
+    const path = fileOf();
+    const garbage = Buffer.alloc(10_000, 'garbage');
+    writeFileSync(path, garbage);
+
+    const { store, contents, setAside } = JournalStore.open(path, 'normal');
+    store.close();
+
+    expect(contents.sessions).toEqual([]);
+    expect(readFileSync(setAside?.path as string)).toEqual(garbage);
+  });
+
+  test('any more, because a page of it was overwritten, is set aside, and what can be read of it is kept', () => {
+    const path = fileOf();
+    const many = Array.from({ length: 200 }, (_, index) => accepted(index + 1));
+    written(path, session('a'), ...many);
+    vacuumJournal(path);
+    const bytes = readFileSync(path);
+    const before = Buffer.from(bytes);
+    // The last pages hold rows, the first ones the schema.
+    bytes.fill(0xff, bytes.byteLength - 8192, bytes.byteLength - 4096);
+    writeFileSync(path, bytes);
+
+    const { store, contents, setAside } = JournalStore.open(path, 'normal');
+    store.close();
+
+    expect(setAside?.kept).toBeGreaterThan(100);
+    expect(contents.sessions).toHaveLength(1);
+    expect(contents.unfinished.length).toBeGreaterThan(0);
+    expect(readdirSync(join(path, '..')).some((name) => name.startsWith('journal.db.damaged-'))).toBe(true);
+    expect(before.byteLength).toBe(bytes.byteLength);
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+  });
+
+  test('because a directory is there is refused', () => {
+    const path = fileOf();
+    mkdirSync(path);
+
+    expect(() => JournalStore.open(path, 'normal')).toThrow(/EISDIR/);
+  });
+});
+
+test('verify names what is wrong', () => {
+  const path = fileOf();
+  written(path, session('a'), accepted(1), accepted(2), accepted(3), accepted(4), happened(4, 2, 'running'));
+  written(path, happened(1, 3, 'running'), happened(3, 2, 'exited'), happened(3, 3, 'running'));
+  const database = new DatabaseSync(path);
+  database.exec('DELETE FROM events WHERE number = 2; DELETE FROM executions WHERE number = 4');
+  database.close();
+
+  using reader = new JournalReader(path);
+
+  expect(reader.verify()).toEqual([
+    'execution 1 ("e1"): event 2 has the sequence number 3',
+    'execution 2 ("e2"): its first event is not "pending"',
+    'execution 3 ("e3"): "running" follows "exited"',
+    'events of execution 4, which is not there',
+  ]);
+});
+
+test('a vacuum makes the file small again', () => {
+  const path = fileOf();
+  const many = Array.from({ length: 2_000 }, (_, index) => accepted(index + 1));
+  written(path, session('a'), ...many);
+  written(path, ...many.map((_, index): Entry => ({ type: 'execution.released', number: index + 1 })));
+
+  const { before, after } = vacuumJournal(path);
+
+  expect(after).toBeLessThan(before / 4);
+  expect(statSync(path).size).toBe(after);
+});
+
+describe('the thread that writes', () => {
+  const open = (path: string, failures: (string | undefined)[] = []) =>
+    Journal.open(path, 'normal', (failure) => failures.push(failure));
+
+  test('says so once each entry is on disk, in order, and many share a transaction', async () => {
+    const path = fileOf();
+    const { journal } = await open(path);
+    const told: number[] = [];
+
+    journal.append(session('a'));
+    for (let number = 1; number <= 500; number += 1) journal.append(accepted(number), () => told.push(number));
+    expect(told).toEqual([]);
+    await journal.written();
+
+    expect(told).toEqual(Array.from({ length: 500 }, (_, index) => index + 1));
+    await journal.close();
+    using reader = new JournalReader(path);
+    expect([...reader.export()]).toHaveLength(501);
+  });
+
+  test('what cannot be written is said, and written once it can', async () => {
+    const path = fileOf();
+    const failures: (string | undefined)[] = [];
+    const { journal } = await open(path, failures);
+    // Another writer holds the file.
+    const other = new DatabaseSync(path);
+    other.exec('BEGIN IMMEDIATE');
+    let isWritten = false;
+    journal.append(session('a'), () => {
+      isWritten = true;
+    });
+    while (failures.length === 0) await new Promise((resolve) => setImmediate(resolve));
+
+    expect(failures).toEqual([expect.stringContaining('locked')]);
+    expect(isWritten).toBe(false);
+    expect(() => journal.requireWritable()).toThrow(/nothing new is accepted until it can/);
+    other.exec('COMMIT');
+    other.close();
+    await journal.written();
+
+    expect(isWritten).toBe(true);
+    expect(() => journal.requireWritable()).not.toThrow();
+    await journal.close();
+  });
+
+  test('a file it cannot use is a startup error', async () => {
+    const path = fileOf();
+    mkdirSync(path);
+    await expect(open(path)).rejects.toMatchObject({ code: 'startup', message: expect.stringContaining(path) });
+  });
+});
