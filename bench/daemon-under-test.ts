@@ -26,13 +26,14 @@ export class DaemonUnderTest implements AsyncDisposable {
   /** From spawn to the line that says it is ready, in ms. */
   readonly readyMs: number;
   readonly pid: number;
+  /** With its socket, its configuration and its state directory `state`. */
+  readonly directory: string;
   readonly #child: ChildProcess;
-  readonly #directory: string;
   #next = 0;
 
   private constructor(child: ChildProcess, directory: string, readyMs: number) {
     this.#child = child;
-    this.#directory = directory;
+    this.directory = directory;
     this.socket = join(directory, 'd.sock');
     this.pid = child.pid as number;
     this.readyMs = readyMs;
@@ -43,8 +44,11 @@ export class DaemonUnderTest implements AsyncDisposable {
     });
   }
 
-  static async start(config: object = {}): Promise<DaemonUnderTest> {
-    const directory = mkdtempSync(join(tmpdir(), 'elide-bench-'));
+  /** With `directory`, on the one of a daemon before. */
+  static async start(
+    config: object = {},
+    directory = mkdtempSync(join(tmpdir(), 'elide-bench-')),
+  ): Promise<DaemonUnderTest> {
     const configPath = join(directory, 'config.json');
     writeFileSync(configPath, JSON.stringify(config));
     const startedMs = performance.now();
@@ -137,12 +141,18 @@ export class DaemonUnderTest implements AsyncDisposable {
     return [...found];
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Ends the daemon; its directory stays. */
+  async end(signal: NodeJS.Signals): Promise<void> {
     this.client.close();
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
     const exited = once(this.#child, 'exit');
-    this.#child.kill('SIGTERM');
+    this.#child.kill(signal);
     await exited;
-    rmSync(this.#directory, { recursive: true, force: true });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end('SIGTERM');
+    rmSync(this.directory, { recursive: true, force: true });
   }
 }
 

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { choices } from './choices.bench.ts';
+import { endurance, journal, restart } from './durability.bench.ts';
 import { hello, throughput } from './hello.bench.ts';
 import { isolation, lateness, limits, metering } from './limits.bench.ts';
 import { memory } from './memory.bench.ts';
@@ -21,17 +22,22 @@ const BENCHMARKS = {
   metering,
   lateness,
   isolation,
+  journal,
+  restart,
   choices,
 };
 
+/** Runs only by its name: it takes ten minutes. */
+const LONG = { endurance };
+
 const wanted = process.argv.slice(2);
-const unknown = wanted.find((name) => !Object.hasOwn(BENCHMARKS, name));
+const unknown = wanted.find((name) => !Object.hasOwn({ ...BENCHMARKS, ...LONG }, name));
 if (unknown !== undefined) {
-  throw new TypeError(`no benchmark "${unknown}" (there are ${Object.keys(BENCHMARKS).join(', ')})`);
+  throw new TypeError(`no benchmark "${unknown}" (there are ${Object.keys({ ...BENCHMARKS, ...LONG }).join(', ')})`);
 }
 
 const sections: string[] = [];
-for (const [name, run] of Object.entries(BENCHMARKS)) {
+for (const [name, run] of Object.entries(wanted.length > 0 ? { ...BENCHMARKS, ...LONG } : BENCHMARKS)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
   const section = await run();
   process.stdout.write(`${section}\n\n`);

@@ -1,0 +1,201 @@
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import type { Entry, JournaledEvent } from '../src/journal/entries.ts';
+import { JournalStore } from '../src/journal/store.ts';
+import { DaemonUnderTest, rssMb } from './daemon-under-test.ts';
+import { inTurn, show, spreadOf, table } from './statistics.ts';
+
+const ROUNDS = 60;
+const CALLERS = 64;
+const BURST = 320;
+const BURSTS = 5;
+const RESTARTS = 5;
+const LIVE_CELLS = 100;
+const FINISHED_ROWS = 100_000;
+const DISK_HELLOS = 1_000;
+const ENDURANCE = { first: 10_000, last: 100_000 };
+const HELLO = { javascript: 'console.log("hello")', python: 'print("hello")' } as const;
+const LEVELS = ['off', 'normal', 'full'] as const;
+
+type Level = (typeof LEVELS)[number];
+
+/** A hello, and many at once, at each durability. */
+export async function journal(): Promise<string> {
+  const daemons = {} as Record<Level, DaemonUnderTest>;
+  await using stack = new AsyncDisposableStack();
+  for (const durability of LEVELS) {
+    daemons[durability] = stack.use(await DaemonUnderTest.start({ durability }));
+    await daemons[durability].createSession('s');
+  }
+  const rows: string[][] = [];
+  for (const [language, code] of Object.entries(HELLO)) {
+    const run = (level: Level) => () => daemons[level].run('s', language, code);
+    for (let warmUp = 0; warmUp < 10; warmUp += 1) for (const level of LEVELS) await run(level)();
+    const times = await inTurn(ROUNDS, { off: run('off'), normal: run('normal'), full: run('full') });
+    const rates: Record<Level, number[]> = { off: [], normal: [], full: [] };
+    for (let burst = 0; burst < BURSTS; burst += 1) {
+      for (const level of LEVELS) rates[level].push(await burstOf(daemons[level], language, code));
+    }
+    for (const level of LEVELS) {
+      const rate = spreadOf(rates[level]);
+      rows.push([
+        `${language}, ${level}`,
+        show(times[level], 2),
+        (times[level].median / times.off.median).toFixed(2),
+        show(rate, 0),
+        (rate.median / spreadOf(rates.off).median).toFixed(2),
+      ]);
+    }
+  }
+  const { normal } = daemons;
+  const before = bytesOf(normal.directory);
+  for (let count = 0; count < DISK_HELLOS; count += 1) await normal.run('s', 'python', HELLO.python);
+  const after = bytesOf(normal.directory);
+  const perHello = (key: 'apparent' | 'allocated') => Math.round((after[key] - before[key]) / DISK_HELLOS);
+  return [
+    '## What the journal costs',
+    '',
+    `Daemons that differ in \`durability\`, side by side; a hello from call to final event, ${ROUNDS} rounds in turn, ms, and`,
+    `hellos a second with ${CALLERS} callers, ${BURSTS} bursts of ${BURST}; median (min-max). Aims at \`normal\`: a hello at most`,
+    '1.5 times as long, at least 0.70 of the throughput.',
+    '',
+    table(['durability', 'hello', 'ratio', 'hellos a second', 'ratio'], rows),
+    '',
+    `A finished hello leaves ${perHello('apparent')} bytes in files, ${perHello('allocated')} on disk (journal and output; aim: below 2,048).`,
+  ].join('\n');
+}
+
+async function burstOf(daemon: DaemonUnderTest, language: string, code: string): Promise<number> {
+  let left = BURST;
+  const startedMs = performance.now();
+  const caller = async () => {
+    while (left > 0) {
+      left -= 1;
+      await daemon.run('s', language, code);
+    }
+  };
+  await Promise.all(Array.from({ length: CALLERS }, caller));
+  return (BURST * 1000) / (performance.now() - startedMs);
+}
+
+/** What a directory holds, in bytes: by the lengths of its files, and in blocks of the disk. */
+function bytesOf(directory: string): { apparent: number; allocated: number } {
+  const du = (...flags: string[]) =>
+    Number(execFileSync('du', ['-s', ...flags, directory], { encoding: 'utf8' }).split('\t')[0]);
+  return { apparent: du('--apparent-size', '-B1'), allocated: du('-B1') };
+}
+
+/** From the start of a daemon until it is ready, on a directory that holds nothing, live cells, or many finished rows. */
+export async function restart(): Promise<string> {
+  await using stack = new AsyncDisposableStack();
+  const directoryOf = async (prepare: (daemon: DaemonUnderTest) => Promise<void>, end: NodeJS.Signals) => {
+    const daemon = stack.use(await DaemonUnderTest.start({ retainedExecutions: FINISHED_ROWS * 2 }));
+    await prepare(daemon);
+    await daemon.end(end);
+    return daemon.directory;
+  };
+  const idle = await directoryOf(async () => {}, 'SIGTERM');
+  const finished = await directoryOf(async () => {}, 'SIGTERM');
+  const { store } = JournalStore.open(join(finished, 'state', 'daemon', 'journal.db'), 'normal');
+  for (let number = 1; number <= FINISHED_ROWS; number += 1_000) {
+    store.write(Array.from({ length: 1_000 }, (_, index) => finishedRow(number + index)).flat());
+  }
+  store.close();
+  const cells = await directoryOf(async (daemon) => {
+    for (let count = 0; count < LIVE_CELLS; count += 1) {
+      await daemon.createSession(`s${count}`, 1);
+      const id = await daemon.execute(`s${count}`, 'javascript', 'setInterval(() => {}, 1e6)');
+      await daemon.started(`s${count}`, id);
+    }
+  }, 'SIGKILL');
+  const times: Record<string, number[]> = {};
+  for (let round = 0; round < RESTARTS; round += 1) {
+    for (const [name, directory] of Object.entries({ nothing: idle, 'finished rows': finished, 'live cells': cells })) {
+      const daemon = await DaemonUnderTest.start({ retainedExecutions: FINISHED_ROWS * 2 }, directory);
+      times[name] = [...(times[name] ?? []), daemon.readyMs];
+      const isLast = round === RESTARTS - 1;
+      if (name === 'live cells' && isLast) await daemon.end('SIGTERM');
+      else await daemon.end('SIGKILL');
+    }
+  }
+  const [nothing, rows, live] = ['nothing', 'finished rows', 'live cells'].map((name) => spreadOf(times[name] ?? []));
+  if (!nothing || !rows || !live) throw new Error('nothing was measured');
+  return [
+    '## Restart',
+    '',
+    `From spawn to ready, ${RESTARTS} rounds in turn, after SIGKILL; ms, median (min-max). Aims: below 1,000 with ${LIVE_CELLS} live`,
+    `cells, below 2,000 with ${FINISHED_ROWS} finished executions in the journal.`,
+    '',
+    table(
+      ['the directory holds', 'ready after', 'beyond nothing'],
+      [
+        ['nothing', show(nothing, 0), ''],
+        [`${LIVE_CELLS} live cells`, show(live, 0), (live.median - nothing.median).toFixed(0)],
+        [`${FINISHED_ROWS} finished executions`, show(rows, 0), (rows.median - nothing.median).toFixed(0)],
+      ],
+    ),
+  ].join('\n');
+}
+
+/** A finished hello, as the journal has it. */
+function finishedRow(number: number): Entry[] {
+  const execution = {
+    number,
+    executionKey: `key${String(number).padStart(9, '0')}`,
+    sessionKey: 'sessionkey12',
+    sessionId: 's',
+    executionId: `e${number}`,
+    language: 'python',
+    fingerprint: 'x'.repeat(43),
+    options: { graceMs: 5_000, timeoutSignal: 'SIGTERM', outputPolicy: 'truncate', isolation: 'thread' } as never,
+    warnings: [],
+    stdin: false,
+  };
+  const times = { atMs: 1.7e12 + number, monotonicMs: number, rung: undefined, warning: undefined };
+  const event = (sequence: number, state: JournaledEvent['state'], result?: JournaledEvent['result']) => ({
+    ...times,
+    sequence,
+    state,
+    result,
+  });
+  const usage = Object.fromEntries(
+    ['userSeconds', 'systemSeconds', 'memoryBytes', 'peakMemoryBytes', 'stdoutBytes'].map((name) => [name, 123456.789]),
+  ) as never;
+  const result = {
+    reason: 'completed',
+    rung: undefined,
+    exitCode: 0,
+    signal: undefined,
+    message: undefined,
+    usage,
+  } as const;
+  return [
+    { type: 'execution.accepted', execution, request: { code: 'x' } as never, event: event(1, 'pending') },
+    { type: 'execution.event', number, event: event(2, 'running') },
+    { type: 'execution.event', number, event: event(3, 'exited', result) },
+  ];
+}
+
+/** What a daemon holds after its ten-thousandth and after its hundred-thousandth execution. */
+export async function endurance(): Promise<string> {
+  await using daemon = await DaemonUnderTest.start();
+  await daemon.createSession('s');
+  const figures: [number, number][] = [];
+  for (let count = 0; count < ENDURANCE.last; count += BURST) {
+    await burstOf(daemon, 'python', HELLO.python);
+    const done = count + BURST;
+    if (done % ENDURANCE.first < BURST) figures.push([done, await rssMb(daemon.pid)]);
+  }
+  const [first, last] = [figures[0]?.[1] ?? 0, figures.at(-1)?.[1] ?? 0];
+  return [
+    '## Endurance',
+    '',
+    `Resident set of the daemon over ${ENDURANCE.last} executions, ${CALLERS} callers; MiB. Growth from the first row to the last:`,
+    `${(((last - first) / first) * 100).toFixed(1)} % (aim: below 5).`,
+    '',
+    table(
+      ['executions', 'resident'],
+      figures.map(([count, mb]) => [String(count), mb.toFixed(1)]),
+    ),
+  ].join('\n');
+}
