@@ -39,8 +39,9 @@ function draw(node: Graph, indent: string): string[] {
   const lines: string[] = [];
   const [first] = initial?.target ?? [];
   if (first !== undefined) lines.push(`${indent}[*] --> ${nodeName(first.id)}`);
-  for (const child of node.children) {
+  for (const [index, child] of node.children.entries()) {
     const name = nodeName(child.id);
+    if (index > 0 && node.stateNode.type === 'parallel') lines.push(`${indent}--`);
     lines.push(`${indent}state "${child.stateNode.key}" as ${name}`);
     if (child.children.length > 0) {
       lines.push(`${indent}state ${name} {`, ...draw(child, `${indent}  `), `${indent}}`);

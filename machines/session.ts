@@ -10,13 +10,24 @@ export interface SessionInput {
   forcedLimitMs: number;
   /** Executions that exited before this actor began. */
   exited: number;
+  /** How long nothing may be pending or running, in ms; undefined: for ever. */
+  idleTtlMs: number | undefined;
+  /** What is left of that when this actor begins, in ms. */
+  idleLeftMs: number | undefined;
+  /** How long the session may still be open, in ms; undefined: for ever. */
+  totalLeftMs: number | undefined;
 }
+
+/** Which time was up. */
+export type Expiry = 'idle' | 'total';
 
 export interface SessionContext extends SessionInput {
   /** Executions accepted and not dispatched. */
   queued: number;
   /** Executions dispatched and not exited. */
   active: number;
+  /** Set once the session closes because its time was up. */
+  expired: Expiry | undefined;
 }
 
 export type SessionEvent =
@@ -26,8 +37,8 @@ export type SessionEvent =
   | { type: 'session.close'; graceMs: number }
   | { type: 'execution.admitted' }
   | { type: 'execution.dispatched' }
-  /** `dispatched` says which of the two counts it leaves. */
-  | { type: 'execution.exited'; dispatched: boolean };
+  /** `dispatched` says which of the two counts it leaves; `agoMs`, how long ago it was gone: more than nothing after a restart. */
+  | { type: 'execution.exited'; dispatched: boolean; agoMs: number };
 
 /** What the executions port is told; each reaches every execution that has not exited. */
 export type ExecutionsCommand =
@@ -46,7 +57,8 @@ const REPEAT_KILL_MS = 1_000;
 /**
  * One session, supervisor of its executions. It keeps only their counts: the executions themselves are root actors in a
  * map beside it, because a parent that holds 10,000 children pays 2 ms to add one. Its own `signaled` waits for their
- * ladders, and forces what they have not ended in time.
+ * ladders, and forces what they have not ended in time. While it runs, `lifetime` and `activity` each wait for one of
+ * its two times to be up.
  */
 export const sessionMachine = setup({
   types: {} as {
@@ -64,10 +76,13 @@ export const sessionMachine = setup({
       active: ({ context }) => context.active + 1,
     }),
     countExited: assign({
-      queued: ({ context }, p: { dispatched: boolean }) => context.queued - (p.dispatched ? 0 : 1),
-      active: ({ context }, p: { dispatched: boolean }) => context.active - (p.dispatched ? 1 : 0),
+      queued: ({ context }, p: { dispatched: boolean; agoMs: number }) => context.queued - (p.dispatched ? 0 : 1),
+      active: ({ context }, p: { dispatched: boolean; agoMs: number }) => context.active - (p.dispatched ? 1 : 0),
       exited: ({ context }) => context.exited + 1,
+      idleLeftMs: ({ context: { idleTtlMs } }, p: { dispatched: boolean; agoMs: number }) =>
+        idleTtlMs && Math.max(0, idleTtlMs - p.agoMs),
     }),
+    noteExpired: assign({ expired: (_, p: { expired: Expiry }) => p.expired }),
     stopExecutions: sendTo('executions', ({ context }) => ({ type: 'executions.stop', graceMs: context.graceMs })),
     forceExecutions: sendTo('executions', { type: 'executions.force' }),
     killCells: sendTo('executions', { type: 'executions.killCells' }),
@@ -75,16 +90,21 @@ export const sessionMachine = setup({
   guards: {
     isEmpty: ({ context }) => context.queued === 0 && context.active === 0,
     isHard: (_, p: { graceMs: number }) => p.graceMs <= 0,
+    isIdle: ({ context }) => context.idleTtlMs !== undefined && context.queued === 0 && context.active === 0,
+    isUsed: ({ context }) => context.queued > 0 || context.active > 0,
+    isLimited: ({ context }) => context.totalLeftMs !== undefined,
   },
   delays: {
     grace: ({ context }) => context.graceMs + context.slackMs,
     forcedLimit: ({ context }) => context.forcedLimitMs,
     repeatKill: REPEAT_KILL_MS,
+    idleTtl: ({ context }) => context.idleLeftMs ?? 0,
+    totalTtl: ({ context }) => context.totalLeftMs ?? 0,
   },
 }).createMachine({
   id: 'session',
   options: { maxIterations: 1000 },
-  context: ({ input }) => ({ ...input, queued: 0, active: 0 }),
+  context: ({ input }) => ({ ...input, queued: 0, active: 0, expired: undefined }),
   initial: 'pending',
   invoke: {
     id: 'executions',
@@ -93,19 +113,52 @@ export const sessionMachine = setup({
   },
   on: {
     'execution.dispatched': { actions: 'countDispatched' },
-    'execution.exited': { actions: { type: 'countExited', params: ({ event }) => ({ dispatched: event.dispatched }) } },
+    'execution.exited': { actions: { type: 'countExited', params: ({ event }) => event } },
   },
   states: {
     pending: {
       on: { 'session.open': 'running', 'session.close': 'exited' },
     },
     running: {
+      type: 'parallel',
       on: {
         'execution.admitted': { actions: 'countAdmitted' },
         'session.close': [
           { guard: { type: 'isHard', params: ({ event }) => event }, target: 'signaled.forced' },
           { target: 'signaled', actions: { type: 'keepGrace', params: ({ event }) => ({ graceMs: event.graceMs }) } },
         ],
+      },
+      states: {
+        lifetime: {
+          initial: 'unlimited',
+          states: {
+            unlimited: { always: { guard: 'isLimited', target: 'limited' } },
+            limited: {
+              after: {
+                totalTtl: {
+                  target: '#session.signaled',
+                  actions: { type: 'noteExpired', params: { expired: 'total' } },
+                },
+              },
+            },
+          },
+        },
+        activity: {
+          // Without an idle TTL a session is never idle.
+          initial: 'busy',
+          states: {
+            busy: { always: { guard: 'isIdle', target: 'idle' } },
+            idle: {
+              after: {
+                idleTtl: {
+                  target: '#session.signaled',
+                  actions: { type: 'noteExpired', params: { expired: 'idle' } },
+                },
+              },
+              always: { guard: 'isUsed', target: 'busy' },
+            },
+          },
+        },
       },
     },
     signaled: {

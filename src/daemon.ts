@@ -10,7 +10,7 @@ import {
   ResourceExhaustedError,
   UnavailableError,
 } from './errors.ts';
-import type { JournalContents, Moment, UnclosedSession } from './journal/entries.ts';
+import type { JournalContents, Moment } from './journal/entries.ts';
 import { Journal, type OpenedJournal } from './journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
@@ -41,7 +41,7 @@ import {
   type Snippet,
 } from './supervisor/requests.ts';
 import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
-import { SessionMachines, SessionSupervisor } from './supervisor/session-supervisor.ts';
+import { SessionMachines, type SessionOptions, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
 
 /** A session as it stands. */
@@ -459,16 +459,16 @@ export class Daemon {
     this.#nextNumber = nextNumber;
     if (setAside !== undefined)
       this.#log.error(setAside, 'the journal was damaged: it was set aside, and a new one begun');
-    for (const unclosed of sessions)
-      this.#registry.addSession(this.#newSession(unclosed.sessionId, unclosed.config, unclosed));
+    const agoMs = (moment: Moment) =>
+      Math.max(0, contents.sameBoot ? monotonicMs() - moment.monotonicMs : Date.now() - moment.atMs);
+    for (const session of sessions)
+      this.#registry.addSession(this.#newSession(session.sessionId, session.config, { session, agoMs }));
     const byKey = new Map(this.#registry.sessions().map((session) => [session.sessionKey, session]));
     for (const cell of found.cells) {
       const session = byKey.get(cell.sessionKey);
       if (session !== undefined) session.adopt(cell);
       else dropCell(cell);
     }
-    const agoMs = (moment: Moment) =>
-      Math.max(0, contents.sameBoot ? monotonicMs() - moment.monotonicMs : Date.now() - moment.atMs);
     for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#registry.add(entry);
     for (const entry of finished) this.#registry.retain(entry);
     for (const execution of unfinished) {
@@ -496,7 +496,7 @@ export class Daemon {
   #newSession(
     sessionId: string,
     config: CheckedSessionConfiguration,
-    unclosed: UnclosedSession | undefined,
+    unclosed: SessionOptions['unclosed'],
   ): SessionSupervisor {
     const { directory, controlGroups, journal } = this.#started();
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
@@ -529,6 +529,10 @@ export class Daemon {
         orphanGraceMs,
         restart: { intensity: restartIntensity, periodMs: restartPeriodMs },
         onCrash: (cellKey, message) => this.#log.warn({ sessionId, cellKey }, message),
+      },
+      onExpired: (expired, which) => {
+        this.#log.info({ sessionId, ttl: which }, 'the time of a session is up');
+        void this.#delete(expired, this.#forced ? 0 : graceMs);
       },
       onExited: (record) => {
         const { executionId, result, times } = record.snapshot;

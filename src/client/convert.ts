@@ -5,7 +5,7 @@ import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import type { ExecutionDefaults } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import { configurationOf, optionsOf, resultUsageFrom, wordOf } from '../wire/execution-configuration.ts';
+import { bigintOf, configurationOf, optionsOf, resultUsageFrom, wordOf } from '../wire/execution-configuration.ts';
 
 /** An execution as lists and waits show it. */
 export type ExecutionSummary = Omit<ExecutionSnapshot, 'sequence'>;
@@ -106,6 +106,8 @@ export function sessionOf(session: Api.GetSessionResponse): SessionSnapshot {
       maxRunning: config?.maxRunning ?? 0,
       maxQueued: config?.maxQueued ?? 0,
       weight: config?.weight ?? 0,
+      idleTtlMs: msOf(config?.idleTtlMs ?? 0n),
+      totalTtlMs: msOf(config?.totalTtlMs ?? 0n),
     },
     createdAtMs: Number(createdAt) * 1000,
     counts: {
@@ -139,6 +141,8 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
       maxRunning: config.maxRunning ?? 0,
       maxQueued: config.maxQueued ?? 0,
       weight: config.weight ?? 0,
+      idleTtlMs: bigintOf(config.idleTtlMs),
+      totalTtlMs: bigintOf(config.totalTtlMs),
     },
   };
 }

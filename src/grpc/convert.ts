@@ -19,7 +19,7 @@ import {
 import type { ExecutionSnapshot, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import { type ExecutionLimits, LIMITS } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import { configurationOf, metricsOf, numberOf, optionsOf } from '../wire/execution-configuration.ts';
+import { bigintOf, configurationOf, metricsOf, numberOf, optionsOf } from '../wire/execution-configuration.ts';
 
 const STATES = {
   pending: ApiLifecycleState.PENDING,
@@ -144,6 +144,8 @@ export function sessionOf(snapshot: SessionSnapshot): GetSessionResponse {
       memoryLimitMb: BigInt(config.memoryLimitMb),
       executionDefaults: configurationOf(config.executionDefaults),
       executionCeilings: configurationOf(config.executionCeilings),
+      idleTtlMs: bigintOf(config.idleTtlMs),
+      totalTtlMs: bigintOf(config.totalTtlMs),
     },
     createdAt: secondsOf(createdAtMs),
     state: stateOf(state),
@@ -165,8 +167,13 @@ export function sessionConfigurationOf(config: ApiSessionConfiguration | undefin
     memoryLimitMb: numberOf(config.memoryLimitMb, 'config.memory_limit_mb'),
     executionDefaults: defaults && optionsOf(defaults, 'config.execution_defaults'),
     executionCeilings: ceilings && ceilingsOf(ceilings),
+    idleTtlMs: checkableOf(config.idleTtlMs),
+    totalTtlMs: checkableOf(config.totalTtlMs),
   };
 }
+
+/** A number for a check that names its range: what no number holds exactly is beyond any. */
+const checkableOf = (value: bigint | undefined) => (value === undefined ? undefined : Number(value));
 
 /** Ceilings are figures; anything else that was said there would be without effect, and so is refused. */
 function ceilingsOf(config: ExecutionConfiguration): ExecutionLimits {

@@ -31,7 +31,7 @@ export interface JournaledSession {
   sessionKey: string;
   sessionId: string;
   config: CheckedSessionConfiguration;
-  createdAtMs: number;
+  created: Moment;
 }
 
 /** A session that is being deleted. */
@@ -89,8 +89,9 @@ export interface FinishedEntry {
 /** A session that was open, or being deleted, when its daemon went. */
 export interface UnclosedSession extends JournaledSession {
   closing: Closing | undefined;
-  /** How many of its executions have exited since it was created. */
+  /** How many of its executions have exited since it was created, and when the last did. */
   exited: number;
+  lastExit: Moment | undefined;
 }
 
 /** All that a journal holds, but for what finished executions came to. */

@@ -13,8 +13,10 @@ export const MIGRATIONS = [
     session_id TEXT NOT NULL,
     config TEXT NOT NULL,
     created_at_ms REAL NOT NULL,
+    created_monotonic_ms REAL NOT NULL,
     closing TEXT,
-    exited INTEGER NOT NULL DEFAULT 0
+    exited INTEGER NOT NULL DEFAULT 0,
+    last_exit TEXT
   ) STRICT, WITHOUT ROWID;
   CREATE TABLE executions (
     number INTEGER PRIMARY KEY,
@@ -53,8 +55,10 @@ export interface SessionRow {
   session_id: string;
   config: string;
   created_at_ms: number;
+  created_monotonic_ms: number;
   closing: string | null;
   exited: number;
+  last_exit: string | null;
 }
 
 export interface ExecutionRow {
@@ -116,9 +120,10 @@ export function sessionOf(row: SessionRow): UnclosedSession {
     sessionKey: row.session_key,
     sessionId: row.session_id,
     config: JSON.parse(row.config),
-    createdAtMs: row.created_at_ms,
+    created: { atMs: row.created_at_ms, monotonicMs: row.created_monotonic_ms },
     closing: row.closing === null ? undefined : JSON.parse(row.closing),
     exited: row.exited,
+    lastExit: row.last_exit === null ? undefined : JSON.parse(row.last_exit),
   };
 }
 

@@ -129,8 +129,9 @@ export class JournalStore {
     const statements = this.#statements;
     switch (entry.type) {
       case 'session.created': {
-        const { sessionKey, sessionId, config, createdAtMs } = entry.session;
-        statements.createSession.run(sessionKey, sessionId, JSON.stringify(config), createdAtMs);
+        const { sessionKey, sessionId, config, created } = entry.session;
+        const moment = [created.atMs, created.monotonicMs] as const;
+        statements.createSession.run(sessionKey, sessionId, JSON.stringify(config), ...moment);
         break;
       }
       case 'session.closing':
@@ -174,7 +175,8 @@ export class JournalStore {
     if (event.state !== 'exited') return;
     const { stdoutBytes = 0, stderrBytes = 0 } = event.result?.usage ?? {};
     const { changes } = statements.exit.run(event.atMs, stdoutBytes + stderrBytes, number);
-    if (changes === 1) statements.countExited.run(number);
+    const { atMs, monotonicMs } = event;
+    if (changes === 1) statements.countExited.run(JSON.stringify({ atMs, monotonicMs }), number);
   }
 
   #events(number: number): JournaledEvent[] {
@@ -314,9 +316,9 @@ function prepareAll(database: DatabaseSync) {
   return {
     boot: prepare('SELECT id FROM boot'),
     keepBoot: prepare('INSERT INTO boot VALUES (?)'),
-    createSession: prepare(
-      'INSERT OR REPLACE INTO sessions (session_key, session_id, config, created_at_ms) VALUES (?, ?, ?, ?)',
-    ),
+    createSession: prepare(`
+      INSERT OR REPLACE INTO sessions (session_key, session_id, config, created_at_ms, created_monotonic_ms)
+      VALUES (?, ?, ?, ?, ?)`),
     closeSession: prepare('UPDATE sessions SET closing = ? WHERE session_key = ?'),
     removeSession: prepare('DELETE FROM sessions WHERE session_key = ?'),
     sessions: prepare('SELECT * FROM sessions ORDER BY created_at_ms'),
@@ -333,7 +335,7 @@ function prepareAll(database: DatabaseSync) {
     dispatch: prepare('UPDATE executions SET cell_key = ? WHERE number = ?'),
     exit: prepare('UPDATE executions SET exited_at_ms = ?, output_bytes = ? WHERE number = ? AND exited_at_ms IS NULL'),
     countExited: prepare(`
-      UPDATE sessions SET exited = exited + 1
+      UPDATE sessions SET exited = exited + 1, last_exit = ?
       WHERE session_key = (SELECT session_key FROM executions WHERE number = ?)`),
     release: prepare('DELETE FROM executions WHERE number = ?'),
     evictOutput: prepare('UPDATE executions SET output_evicted = 1 WHERE number = ?'),

@@ -9,6 +9,7 @@ import {
   type CheckedOptions,
   checkCeilings,
   checkDefaults,
+  checkDuration,
   checkEnforcement,
   checkLimits,
   type Enforcement,
@@ -37,10 +38,19 @@ export interface SessionConfiguration {
   maxQueued?: number | undefined;
   /** Share of the node's places when sessions compete, 1 to 1000; 0: 100. */
   weight?: number | undefined;
+  /** It is deleted once nothing was pending or running in it for so long, in ms, 1 to {@link LONGEST_MS}. Absent: never. */
+  idleTtlMs?: number | undefined;
+  /** It is deleted so long after its creation, whatever runs, in ms, 1 to {@link LONGEST_MS}. Absent: never. */
+  totalTtlMs?: number | undefined;
 }
 
-/** A session's configuration with every field filled in. */
-export type CheckedSessionConfiguration = { [K in keyof SessionConfiguration]-?: NonNullable<SessionConfiguration[K]> };
+/** Fields that stay absent where nobody gave them. */
+type Optional = 'idleTtlMs' | 'totalTtlMs';
+
+/** A session's configuration with every field filled in that has a default. */
+export type CheckedSessionConfiguration = {
+  [K in Exclude<keyof SessionConfiguration, Optional>]-?: NonNullable<SessionConfiguration[K]>;
+} & Pick<SessionConfiguration, Optional>;
 
 /** What to run, as a client asks for it. */
 export interface Snippet extends ExecutionDefaults {
@@ -157,6 +167,9 @@ export function checkSessionConfiguration(
   checkCount(maxRunning, 'config.max_running', MOST_RUNNING);
   checkCount(maxQueued, 'config.max_queued', MOST_QUEUED);
   checkCount(weight, 'config.weight', LARGEST_WEIGHT);
+  const { idleTtlMs, totalTtlMs } = config;
+  if (idleTtlMs !== undefined) checkDuration(idleTtlMs, 'config.idle_ttl_ms', 1);
+  if (totalTtlMs !== undefined) checkDuration(totalTtlMs, 'config.total_ttl_ms', 1);
   const wanted = config.enabledLanguages ?? [];
   const enabledLanguages =
     wanted.length === 0
@@ -173,6 +186,8 @@ export function checkSessionConfiguration(
     maxRunning,
     maxQueued,
     weight: weight || DEFAULT_WEIGHT,
+    idleTtlMs,
+    totalTtlMs,
   };
 }
 

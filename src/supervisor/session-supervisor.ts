@@ -8,11 +8,11 @@ import {
   type GuestExit,
   type GuestInput,
 } from '../../machines/execution.ts';
-import { type ExecutionsCommand, sessionMachine } from '../../machines/session.ts';
+import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machines/session.ts';
 import { monotonicMs } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
 import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
-import type { UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
+import type { Moment, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { removeTree } from '../remove-tree.ts';
 import type { GuestObserver } from './cell-process.ts';
@@ -39,8 +39,8 @@ export interface SessionOptions {
   journal: Journal;
   /** Numbers for new executions. */
   nextNumber(): number;
-  /** Set for a session that an older daemon has left. */
-  unclosed?: UnclosedSession | undefined;
+  /** Set for a session that an older daemon has left, with how long ago something was, in ms. */
+  unclosed?: { session: UnclosedSession; agoMs(moment: Moment): number } | undefined;
   /** `work/` of the state directory: what guests may touch. */
   workDirectory: string;
   /** `daemon/output/` of the state directory. */
@@ -50,6 +50,8 @@ export interface SessionOptions {
   /** How long a stop of the whole session waits beyond the executions' own ladders, in ms. */
   slackMs: number;
   limits: { startLimitMs: number; forcedLimitMs: number };
+  /** The session's time is up: it has begun to close. */
+  onExpired(session: SessionSupervisor, expired: Expiry): void;
   /** An execution has exited; its output is complete. */
   onExited(record: ExecutionRecord): void;
 }
@@ -120,7 +122,7 @@ const KEY_CHARS = 12;
 export class SessionSupervisor implements Waiting {
   readonly sessionId: string;
   readonly config: CheckedSessionConfiguration;
-  readonly createdAtMs: number;
+  readonly #created: Moment;
   readonly weight: number;
   readonly #options: SessionOptions;
   readonly #sessionKey: string;
@@ -141,9 +143,11 @@ export class SessionSupervisor implements Waiting {
     this.sessionId = options.sessionId;
     this.config = options.config;
     this.weight = options.config.weight;
-    const { unclosed } = options;
+    const { session: unclosed, agoMs = () => 0 } = options.unclosed ?? {};
     this.#sessionKey = unclosed?.sessionKey ?? nanoid(KEY_CHARS);
-    this.createdAtMs = unclosed?.createdAtMs ?? Date.now();
+    this.#created = unclosed?.created ?? { atMs: Date.now(), monotonicMs: monotonicMs() };
+    const { idleTtlMs, totalTtlMs } = options.config;
+    const leftMs = (ttlMs: number | undefined, since: Moment) => ttlMs && Math.max(0, ttlMs - agoMs(since));
     this.#cells = new CellSupervisor({ ...options.cells, sessionKey: this.#sessionKey });
     options.machines.add(this.#sessionKey, this);
     this.#actor = createActor(options.machines.session, {
@@ -153,9 +157,15 @@ export class SessionSupervisor implements Waiting {
         slackMs: options.slackMs,
         forcedLimitMs: options.limits.forcedLimitMs,
         exited: unclosed?.exited ?? 0,
+        idleTtlMs,
+        idleLeftMs: leftMs(idleTtlMs, unclosed?.lastExit ?? this.#created),
+        totalLeftMs: leftMs(totalTtlMs, this.#created),
       },
     });
     this.#actor.subscribe({
+      next: ({ context: { expired } }) => {
+        if (expired !== undefined && !this.#deleted) options.onExpired(this, expired);
+      },
       // Also told of an actor that is stopped, with its session left to the next daemon.
       complete: () => this.#actor.getSnapshot().status === 'done' && void this.#free(),
       error: (error) => this.#closed.reject(error),
@@ -163,13 +173,18 @@ export class SessionSupervisor implements Waiting {
     this.#actor.start();
     this.#actor.send({ type: 'session.open' });
     if (unclosed !== undefined) return;
-    const { sessionId, createdAtMs, config } = this;
-    const session = { sessionKey: this.#sessionKey, sessionId, config, createdAtMs };
+    const { sessionId, config } = this;
+    const session = { sessionKey: this.#sessionKey, sessionId, config, created: this.#created };
     options.journal.append({ type: 'session.created', session });
   }
 
   get sessionKey(): string {
     return this.#sessionKey;
+  }
+
+  /** Unix ms. */
+  get createdAtMs(): number {
+    return this.#created.atMs;
   }
 
   get state(): LifecycleState {
@@ -346,7 +361,10 @@ export class SessionSupervisor implements Waiting {
   #exited(record: ExecutionRecord): void {
     this.#live.delete(record.executionKey);
     this.#queue.delete(record);
-    this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched });
+    const { exitedAtMs = 0 } = record.snapshot.times;
+    // By the wall clock: the cell that saw it may have been without a daemon.
+    const agoMs = Math.max(0, Date.now() - exitedAtMs);
+    this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched, agoMs });
     this.#options.onExited(record);
     // One may have waited for a place in the session, not in the node.
     if (record.dispatched && this.#queue.size > 0) this.#options.dispatcher.offer(this);

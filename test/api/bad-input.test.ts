@@ -234,6 +234,11 @@ test('a session configuration beyond its bounds is refused and creates nothing',
     [{ contextPoolSize: 2 ** 32 - 1 }, /context_pool_size is 4294967295/],
     [{ memoryLimitMb: 1n }, /memory_limit_mb is 1/],
     [{ memoryLimitMb: 2n ** 64n - 1n }, /memory_limit_mb is 18446744073709551615/],
+    [{ idleTtlMs: 0n }, /config.idle_ttl_ms is 0 ms; it must be 1 to 2073600000 ms \(24 days\)/],
+    [{ idleTtlMs: -1n }, /config.idle_ttl_ms is -1 ms; it must be 1 to 2073600000 ms/],
+    [{ totalTtlMs: INT64_MIN }, /config.total_ttl_ms is -9223372036854776000 ms; it must be 1 to 2073600000 ms/],
+    [{ totalTtlMs: INT64_MAX }, /config.total_ttl_ms is 9223372036854776000 ms; it must be 1 to 2073600000 ms/],
+    [{ totalTtlMs: 2_073_600_001n }, /config.total_ttl_ms is 2073600001 ms; it must be 1 to 2073600000 ms/],
   ] as const) {
     await expect(client.createSession('bounds', config)).rejects.toMatchObject({
       code: 'INVALID_ARGUMENT',

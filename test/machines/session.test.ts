@@ -1,11 +1,26 @@
 import { expect, test } from 'vitest';
 import { type Actor, createActor, fromCallback, SimulatedClock } from 'xstate';
 import { getShortestPaths } from 'xstate/graph';
-import { type ExecutionsCommand, type SessionEvent, sessionMachine } from '../../machines/session.ts';
+import {
+  type ExecutionsCommand,
+  type SessionEvent,
+  type SessionInput,
+  sessionMachine,
+} from '../../machines/session.ts';
 
-const input = { sessionKey: 's', graceMs: 5000, slackMs: 500, forcedLimitMs: 250, exited: 0 };
+const input = {
+  sessionKey: 's',
+  graceMs: 5000,
+  slackMs: 500,
+  forcedLimitMs: 250,
+  exited: 0,
+  idleTtlMs: undefined,
+  idleLeftMs: undefined,
+  totalLeftMs: undefined,
+};
+const exited: SessionEvent = { type: 'execution.exited', dispatched: true, agoMs: 0 };
 
-function start() {
+function start(ttls: Partial<SessionInput> = {}) {
   const clock = new SimulatedClock();
   const told: ExecutionsCommand[] = [];
   const executions = fromCallback<ExecutionsCommand, { sessionKey: string }>(({ receive }) =>
@@ -13,7 +28,7 @@ function start() {
   );
   const actor: Actor<typeof sessionMachine> = createActor(sessionMachine.provide({ actors: { executions } }), {
     clock,
-    input,
+    input: { ...input, ...ttls },
   });
   actor.start();
   actor.send({ type: 'session.open' });
@@ -32,13 +47,13 @@ test('every state can be reached', () => {
     { type: 'session.open' },
     { type: 'session.close', graceMs: 5000 },
     { type: 'execution.admitted' },
-    { type: 'execution.exited', dispatched: false },
+    { type: 'execution.exited', dispatched: false, agoMs: 0 },
   ];
   const machine = sessionMachine.provide({ actors: { executions: fromCallback(() => {}) } });
 
   const reached = getShortestPaths(machine, {
-    input,
-    limit: 200,
+    input: { ...input, idleTtlMs: 100, idleLeftMs: 100, totalLeftMs: 1000 },
+    limit: 400,
     stopWhen: ({ context }) => context.queued > 1 || context.exited > 1,
     events: (snapshot) => [
       ...events,
@@ -50,9 +65,15 @@ test('every state can be reached', () => {
 
   expect(new Set(reached)).toEqual(
     new Set(
-      ['pending', 'running', { signaled: 'graceful' }, { signaled: 'forced' }, { signaled: 'cell' }, 'exited'].map(
-        (value) => JSON.stringify(value),
-      ),
+      [
+        'pending',
+        { running: { lifetime: 'limited', activity: 'busy' } },
+        { running: { lifetime: 'limited', activity: 'idle' } },
+        { signaled: 'graceful' },
+        { signaled: 'forced' },
+        { signaled: 'cell' },
+        'exited',
+      ].map((value) => JSON.stringify(value)),
     ),
   );
 });
@@ -64,8 +85,8 @@ test('a session counts its executions through admission, dispatch and end', () =
   actor.send({ type: 'execution.admitted' });
   actor.send({ type: 'execution.dispatched' });
   expect(actor.getSnapshot().context).toMatchObject({ queued: 1, active: 1, exited: 0 });
-  actor.send({ type: 'execution.exited', dispatched: true });
-  actor.send({ type: 'execution.exited', dispatched: false });
+  actor.send(exited);
+  actor.send({ ...exited, dispatched: false });
 
   expect(actor.getSnapshot().context).toMatchObject({ queued: 0, active: 0, exited: 2 });
 });
@@ -85,7 +106,7 @@ test('a closed session exits when its last execution has, and not before', () =>
 
   actor.send({ type: 'session.close', graceMs: 700 });
   expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
-  actor.send({ type: 'execution.exited', dispatched: true });
+  actor.send(exited);
 
   expect(stateOf(actor)).toBe('exited');
   expect(told).toEqual([{ type: 'executions.stop', graceMs: 700 }]);
@@ -133,4 +154,70 @@ test('a closing session admits nothing', () => {
   actor.send({ type: 'execution.admitted' });
 
   expect(actor.getSnapshot().context.queued).toBe(1);
+});
+
+test('a session without a TTL stays for ever', () => {
+  const { actor, clock } = start();
+
+  clock.increment(1e12);
+
+  expect(stateOf(actor)).toEqual({ running: { lifetime: 'unlimited', activity: 'busy' } });
+});
+
+test('the idle TTL counts from the last end, and an execution that waits or runs stops it', () => {
+  const { actor, clock, told } = start({ idleTtlMs: 1000, idleLeftMs: 1000 });
+  clock.increment(999);
+
+  actor.send({ type: 'execution.admitted' });
+  clock.increment(5000);
+  actor.send({ type: 'execution.dispatched' });
+  clock.increment(5000);
+  actor.send(exited);
+  clock.increment(999);
+  expect(stateOf(actor)).toEqual({ running: { lifetime: 'unlimited', activity: 'idle' } });
+  clock.increment(1);
+
+  expect(actor.getSnapshot()).toMatchObject({ status: 'done', context: { expired: 'idle', exited: 1 } });
+  expect(told).toEqual([{ type: 'executions.stop', graceMs: 5000 }]);
+});
+
+test('an end that nobody saw at once counts from when it was', () => {
+  const { actor, clock } = start({ idleTtlMs: 1000, idleLeftMs: 1000 });
+  actor.send({ type: 'execution.admitted' });
+  actor.send({ ...exited, dispatched: false, agoMs: 700 });
+
+  clock.increment(299);
+  expect(actor.getSnapshot().status).toBe('active');
+  clock.increment(1);
+
+  expect(actor.getSnapshot()).toMatchObject({ status: 'done', context: { expired: 'idle' } });
+});
+
+test('a session that was idle before this actor began has what is left, and then all of it', () => {
+  const { actor, clock } = start({ idleTtlMs: 1000, idleLeftMs: 200 });
+  clock.increment(199);
+  actor.send({ type: 'execution.admitted' });
+  actor.send({ ...exited, dispatched: false });
+  clock.increment(999);
+  expect(actor.getSnapshot().status).toBe('active');
+  expect(start({ idleTtlMs: 1000, idleLeftMs: 0 }).actor.getSnapshot().status).toBe('active');
+
+  clock.increment(1);
+
+  expect(actor.getSnapshot().status).toBe('done');
+});
+
+test('the total TTL ends what runs, with the ladder', () => {
+  const { actor, clock, told } = start({ totalLeftMs: 1000, graceMs: 300 });
+  actor.send({ type: 'execution.admitted' });
+  actor.send({ type: 'execution.dispatched' });
+
+  clock.increment(999);
+  expect(told).toEqual([]);
+  clock.increment(1);
+
+  expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+  expect(actor.getSnapshot().context.expired).toBe('total');
+  clock.increment(800);
+  expect(told).toEqual([{ type: 'executions.stop', graceMs: 300 }, { type: 'executions.force' }]);
 });

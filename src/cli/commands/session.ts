@@ -12,6 +12,8 @@ interface CreateFlags extends LimitFlags {
   maxRunning?: number;
   maxQueued?: number;
   weight?: number;
+  idleTtl?: number;
+  ttl?: number;
 }
 
 interface ReadFlags {
@@ -38,6 +40,14 @@ export function addSession(program: Command): void {
       new Option('--weight <count>', 'share of the node when sessions compete (default: 100)').argParser(parseCount),
     )
     .addOption(
+      new Option('--idle-ttl <duration>', 'delete it once nothing waited or ran in it for so long').argParser(
+        parseDuration,
+      ),
+    )
+    .addOption(
+      new Option('--ttl <duration>', 'delete it so long after its creation, whatever runs').argParser(parseDuration),
+    )
+    .addOption(
       new Option('--grace <duration>', "time between signal and force (default: the daemon's)").argParser(
         parseDuration,
       ),
@@ -46,11 +56,12 @@ export function addSession(program: Command): void {
     .action((sessionId: string, flags: CreateFlags, command: Command) =>
       withDaemon(command, async ({ client }) => {
         const { language: enabledLanguages, memory: memoryLimitMb, poolSize: contextPoolSize } = flags;
-        const { maxRunning, maxQueued, weight, grace: graceMs } = flags;
+        const { maxRunning, maxQueued, weight, grace: graceMs, idleTtl: idleTtlMs, ttl: totalTtlMs } = flags;
         const executionDefaults = { ...limitsOf(flags), graceMs };
         const executionCeilings = ceilingsOf(flags);
         const config = { enabledLanguages, memoryLimitMb, contextPoolSize, maxRunning, maxQueued, weight };
-        await client.createSession(sessionId, { ...config, executionDefaults, executionCeilings });
+        const life = { idleTtlMs, totalTtlMs };
+        await client.createSession(sessionId, { ...config, ...life, executionDefaults, executionCeilings });
         await write(`${sessionId}\n`);
       }),
     );
@@ -93,6 +104,8 @@ export function addSession(program: Command): void {
           ['weight', config.weight],
           ['running at most', config.maxRunning || undefined],
           ['queued at most', config.maxQueued],
+          ['idle ttl', config.idleTtlMs && formatDuration(config.idleTtlMs)],
+          ['ttl', config.totalTtlMs && formatDuration(config.totalTtlMs)],
           ...Object.entries(config.executionDefaults).map(pairOf('default')),
           ...Object.entries(config.executionCeilings).map(pairOf('ceiling')),
           ['executions', `${counts.pending} pending, ${counts.running} running, ${counts.exited} exited`],

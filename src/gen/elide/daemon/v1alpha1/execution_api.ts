@@ -124,7 +124,7 @@ export const ExitReason = {
   START_FAILED: 9,
   /** CELL_LOST - The cell died, and the execution with it. */
   CELL_LOST: 10,
-  /** SESSION_CLOSED - The session was deleted, or the daemon stopped. */
+  /** SESSION_CLOSED - The session was deleted or its time was up, or the daemon stopped. */
   SESSION_CLOSED: 11,
   /** DAEMON_LOST - The daemon died and the execution could not be found again. */
   DAEMON_LOST: 12,
@@ -231,6 +231,15 @@ export interface SessionConfiguration {
   maxQueued: number;
   /** The session's share of the node's places when sessions compete, 1 to 1000; 0 means 100. */
   weight: number;
+  /**
+   * The session is deleted, with the ladder, once nothing was pending or running in it for so long, in ms, 1 to
+   * 2073600000 (24 days). Absent: never.
+   */
+  idleTtlMs?:
+    | bigint
+    | undefined;
+  /** The same so long after its creation, whatever runs. */
+  totalTtlMs?: bigint | undefined;
 }
 
 export interface CreateSessionRequest {
@@ -725,6 +734,8 @@ function createBaseSessionConfiguration(): SessionConfiguration {
     maxRunning: 0,
     maxQueued: 0,
     weight: 0,
+    idleTtlMs: undefined,
+    totalTtlMs: undefined,
   };
 }
 
@@ -762,6 +773,18 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
     }
     if (message.weight !== 0) {
       writer.uint32(192).uint32(message.weight);
+    }
+    if (message.idleTtlMs !== undefined) {
+      if (BigInt.asIntN(64, message.idleTtlMs) !== message.idleTtlMs) {
+        throw new globalThis.Error("value provided for field message.idleTtlMs of type int64 too large");
+      }
+      writer.uint32(200).int64(message.idleTtlMs);
+    }
+    if (message.totalTtlMs !== undefined) {
+      if (BigInt.asIntN(64, message.totalTtlMs) !== message.totalTtlMs) {
+        throw new globalThis.Error("value provided for field message.totalTtlMs of type int64 too large");
+      }
+      writer.uint32(208).int64(message.totalTtlMs);
     }
     return writer;
   },
@@ -859,6 +882,22 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
             message.weight = reader.uint32();
             continue;
           }
+          case 25: {
+            if (tag !== 200) {
+              break;
+            }
+
+            message.idleTtlMs = reader.int64() as bigint;
+            continue;
+          }
+          case 26: {
+            if (tag !== 208) {
+              break;
+            }
+
+            message.totalTtlMs = reader.int64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -892,6 +931,12 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
     message.maxRunning = object.maxRunning ?? 0;
     message.maxQueued = object.maxQueued ?? 0;
     message.weight = object.weight ?? 0;
+    message.idleTtlMs = (object.idleTtlMs !== undefined && object.idleTtlMs !== null)
+      ? BigInt(object.idleTtlMs)
+      : undefined;
+    message.totalTtlMs = (object.totalTtlMs !== undefined && object.totalTtlMs !== null)
+      ? BigInt(object.totalTtlMs)
+      : undefined;
     return message;
   },
 };
