@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ChannelCredentials } from '@grpc/grpc-js';
 import {
+  DeleteSessionRequest,
   ExecutionApiClient,
   type ExecutionStatusEvent,
   SessionConfiguration,
@@ -120,7 +121,9 @@ export class DaemonUnderTest implements AsyncDisposable {
 
   deleteSession(sessionId: string): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.client.deleteSession({ sessionId }, (error) => (error ? reject(error) : resolve()));
+    this.client.deleteSession(DeleteSessionRequest.fromPartial({ sessionId }), (error) =>
+      error ? reject(error) : resolve(),
+    );
     return promise;
   }
 

@@ -70,6 +70,16 @@ export interface StopOptions {
   graceMs?: number | undefined;
 }
 
+/** What becomes of the executions of a session that is deleted. */
+export interface DeleteOptions {
+  /** How long they have before force, in ms; 0 forces at once. Default: the daemon's. */
+  graceMs?: number | undefined;
+  /** The same as a grace period of 0. */
+  force?: boolean | undefined;
+  /** Rejects, and deletes nothing, when there are any that have not exited. Not together with `force`. */
+  refuseIfBusy?: boolean | undefined;
+}
+
 /** How a signal is delivered. */
 export interface SignalOptions {
   /** The guest's child processes get it too. Default: as the execution was started. */
@@ -262,10 +272,17 @@ export class Daemon {
     return this.#registry.sessions().map(snapshotOf);
   }
 
-  /** Stops everything in the session; resolves when all of it is gone. Its executions stay queryable. */
-  async deleteSession(sessionId: string, options: { graceMs?: number } = {}): Promise<void> {
+  /**
+   * Stops everything in the session; resolves when all of it is gone. Its executions stay queryable until retention takes
+   * them. Rejects with `FailedPreconditionError` for one that is busy, if asked to.
+   */
+  async deleteSession(sessionId: string, options: DeleteOptions = {}): Promise<void> {
+    const { graceMs = this.config.graceMs, force = false, refuseIfBusy = false } = options;
+    checkDuration(graceMs, 'grace_ms', 0);
+    if (force && refuseIfBusy) throw new InvalidArgumentError('force and refuse_if_busy exclude each other');
     const session = this.#registry.session(sessionId);
-    await this.#delete(session, this.#forced ? 0 : (options.graceMs ?? this.config.graceMs));
+    if (refuseIfBusy) session.requireIdle();
+    await this.#delete(session, this.#forced || force ? 0 : graceMs);
   }
 
   /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */

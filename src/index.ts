@@ -7,6 +7,7 @@ export type { DaemonConfig } from './config.ts';
 export { createDaemon } from './create-daemon.ts';
 export type {
   Daemon,
+  DeleteOptions,
   Endpoints,
   ExecutionStatus,
   MetricsOptions,

@@ -9,6 +9,7 @@ import {
   type ServiceError,
 } from '@grpc/grpc-js';
 import type {
+  DeleteOptions,
   ExecutionStatus,
   InputOptions,
   MetricsOptions,
@@ -161,8 +162,12 @@ export class DaemonClient {
   }
 
   /** Stops everything in the session; resolves when all of it is gone. */
-  async deleteSession(sessionId: string, options?: CallOptions): Promise<void> {
-    await this.#unary(this.#api.deleteSession, { sessionId }, options);
+  async deleteSession(
+    sessionId: string,
+    { force = false, refuseIfBusy = false, graceMs, ...options }: CallOptions & DeleteOptions = {},
+  ): Promise<void> {
+    const request = { sessionId, force, refuseIfBusy, graceMs: bigintOf(graceMs) };
+    await this.#unary(this.#api.deleteSession, request, options);
   }
 
   /** Accepts a snippet, and resolves before it runs. The same id with the same request again is harmless. */

@@ -37,8 +37,12 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
 
     getSession: unary(async ({ sessionId }: Api.GetSessionRequest) => sessionOf(await daemon.getSession(sessionId))),
 
-    deleteSession: unary(async ({ sessionId }: Api.DeleteSessionRequest) => {
-      await daemon.deleteSession(sessionId);
+    deleteSession: unary(async ({ sessionId, force, refuseIfBusy, graceMs }: Api.DeleteSessionRequest) => {
+      await daemon.deleteSession(sessionId, {
+        force,
+        refuseIfBusy,
+        graceMs: millisecondsOf(graceMs, undefined, 'grace_ms'),
+      });
       return { success: true };
     }),
 

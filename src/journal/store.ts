@@ -252,7 +252,7 @@ function openSound(
 
 /** The columns of each table that hold JSON. */
 const TABLES = {
-  sessions: ['config', 'closing'],
+  sessions: ['config', 'closing', 'last_exit'],
   executions: ['options', 'warnings'],
   requests: ['request'],
   events: ['event'],

@@ -302,6 +302,15 @@ export class SessionSupervisor implements Waiting {
     if (this.state !== 'running') throw new FailedPreconditionError(`session "${this.sessionId}" is closing`);
   }
 
+  /** Throws when executions run or wait in the session. */
+  requireIdle(): void {
+    const { pending, running } = this.counts;
+    if (pending + running === 0) return;
+    throw new FailedPreconditionError(
+      `session "${this.sessionId}" is busy: ${running} executions run, and ${pending} wait`,
+    );
+  }
+
   /** Throws when the session was created with another configuration. */
   requireSame(config: CheckedSessionConfiguration): void {
     if (JSON.stringify(config) === JSON.stringify(this.config)) return;
@@ -341,9 +350,9 @@ export class SessionSupervisor implements Waiting {
     return this.#closed.promise;
   }
 
-  /** Closes the session for good. */
+  /** Closes the session for good. Again with a grace period of 0, it forces. */
   delete(graceMs: number): Promise<void> {
-    if (!this.#deleted) {
+    if (!this.#deleted || graceMs === 0) {
       this.#deleted = true;
       const closing = { graceMs, atMs: Date.now(), monotonicMs: monotonicMs() };
       this.#options.journal.append({ type: 'session.closing', sessionKey: this.#sessionKey, closing });

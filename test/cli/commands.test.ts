@@ -225,7 +225,10 @@ describe('session', () => {
       state: 'running',
       config: { enabledLanguages: ['javascript'], memoryLimitMb: 1024, contextPoolSize: 3 },
     });
-    await ctl.text('session', 'rm', 'life');
+    const busy = await ctl.run(['session', 'rm', '--if-idle', 'life']);
+    expect(busy.code).toBe(125);
+    expect(busy.stderr.toString()).toMatch(/^elidectl: session "life" is busy: \d executions run, and \d wait\n$/);
+    await ctl.text('session', 'rm', '--force', 'life');
     expect(await ctl.text('session', 'ls')).not.toContain('life');
     expect(await ctl.json('inspect', id, '-s', 'life')).toMatchObject({ result: { reason: 'session_closed' } });
   });

@@ -44,3 +44,25 @@ test('a TTL counts from what it counts from over a restart, and one that passed 
   await node.restart();
   expect(await sessions(node)).toEqual(['busy']);
 });
+
+test('a closed session stays closed over a restart, its executions queryable, and a busy one is still busy', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: FOREVER });
+  await node.client.createSession('closed');
+  await node.client.executeSnippet({ sessionId: 'closed', executionId: 'e', language: 'javascript', code: '0' });
+  const ended = await node.client.wait('closed', 'e');
+  await node.client.deleteSession('closed', { refuseIfBusy: true });
+
+  await node.restart();
+
+  expect(await node.client.wait('closed', 'e')).toEqual(ended);
+  expect(await Array.fromAsync(node.client.listExecutions('closed'))).toEqual([ended]);
+  await expect(node.client.getSession('closed')).rejects.toMatchObject({ code: 'not_found' });
+  await expect(node.client.deleteSession('s', { refuseIfBusy: true })).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: 'session "s" is busy: 1 executions run, and 0 wait',
+  });
+  await node.client.deleteSession('s', { force: true });
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+});

@@ -33,3 +33,92 @@ test('a session whose whole time is up stops what runs and what waits, with the 
   expect((await waiting.end()).result).toMatchObject({ reason: 'session_closed', exitCode: -1 });
   await eventually('the session is gone', async () => (await node.daemon.listSessions()).length === 0);
 });
+
+test('a session that is busy is left alone when that was asked for', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session({ maxRunning: 1 });
+  const running = await session.ready(FOREVER);
+  const waiting = await session.submit(FOREVER);
+  const { sessionId } = session;
+
+  await expect(node.daemon.deleteSession(sessionId, { refuseIfBusy: true })).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: `session "${sessionId}" is busy: 1 executions run, and 1 wait`,
+  });
+  await expect(node.daemon.deleteSession(sessionId, { refuseIfBusy: true, force: true })).rejects.toMatchObject({
+    code: 'invalid_argument',
+  });
+  expect((await running.snapshot()).state).toBe('running');
+  expect((await waiting.snapshot()).state).toBe('pending');
+
+  await running.cancel({ graceMs: 0 });
+  await waiting.cancel({ graceMs: 0 });
+  await Promise.all([running.end(), waiting.end()]);
+  await node.daemon.deleteSession(sessionId, { refuseIfBusy: true });
+  expect(await node.daemon.listSessions()).toEqual([]);
+});
+
+test('a forced deletion gives no grace, also to a session that is being deleted', async () => {
+  await using node = await TestDaemon.start({ graceMs: 60_000 });
+  const stubborn = `process.on('SIGTERM', () => console.log('asked')); ${FOREVER}`;
+  const [first, second] = [await node.session(), await node.session()];
+  const [forced, asked] = [await first.ready(stubborn), await second.ready(stubborn)];
+
+  await node.daemon.deleteSession(first.sessionId, { force: true });
+  const deleted = node.daemon.deleteSession(second.sessionId);
+  await asked.printed('asked');
+  await node.daemon.deleteSession(second.sessionId, { force: true });
+  await deleted;
+
+  expect(await forced.end()).toMatchObject({
+    result: { reason: 'session_closed', rung: 'forced' },
+    stdout: 'ready\n',
+  });
+  expect((await asked.end()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+});
+
+test('a closed session takes nothing any more, and its executions answer as before', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session({}, 'closed');
+  const { sessionId } = session;
+  const snippet = { sessionId, executionId: 'e', language: 'javascript', code: "console.log('hello')", stdin: true };
+  await node.daemon.executeSnippet(snippet);
+  const ended = await node.daemon.wait(sessionId, 'e');
+  const before = {
+    status: await node.daemon.getExecutionStatus(sessionId, 'e'),
+    events: await Array.fromAsync(node.daemon.watchExecution(sessionId, 'e')),
+    output: await Array.fromAsync(node.daemon.streamOutput(sessionId, 'e')),
+    metrics: await node.daemon.getExecutionMetrics(sessionId, 'e'),
+    list: await node.daemon.listExecutions(sessionId),
+  };
+  expect(before).toMatchObject({ events: { length: 3 }, output: { length: 1 }, list: [{ executionId: 'e' }] });
+
+  await session.close();
+
+  expect({
+    status: await node.daemon.getExecutionStatus(sessionId, 'e'),
+    events: await Array.fromAsync(node.daemon.watchExecution(sessionId, 'e')),
+    output: await Array.fromAsync(node.daemon.streamOutput(sessionId, 'e')),
+    metrics: await node.daemon.getExecutionMetrics(sessionId, 'e'),
+    list: await node.daemon.listExecutions(sessionId),
+  }).toEqual(before);
+  expect(await node.daemon.wait(sessionId, 'e')).toEqual(ended);
+  expect(await node.daemon.cancelExecution(sessionId, 'e')).toBe(false);
+  expect(await node.daemon.signalExecution(sessionId, 'e', 'SIGTERM')).toBe(false);
+  await expect(node.daemon.writeInput(sessionId, 'e', Buffer.from('x'))).rejects.toMatchObject({
+    code: 'failed_precondition',
+  });
+  const refused = [
+    () => node.daemon.getSession(sessionId),
+    () => node.daemon.deleteSession(sessionId),
+    () => node.daemon.executeSnippet(snippet),
+    () => node.daemon.executeSnippet({ ...snippet, executionId: 'other' }),
+  ];
+  for (const call of refused) await expect(call()).rejects.toMatchObject({ code: 'not_found' });
+
+  // The same name is another session, in which the ids of the first are taken.
+  await node.daemon.createSession(sessionId, { weight: 7 });
+  expect(await node.daemon.executeSnippet(snippet)).toEqual(ended);
+  await expect(node.daemon.executeSnippet({ ...snippet, code: '1' })).rejects.toMatchObject({ code: 'already_exists' });
+  expect((await node.daemon.getSession(sessionId)).counts).toEqual({ pending: 0, running: 0, exited: 0 });
+});

@@ -16,6 +16,11 @@ interface CreateFlags extends LimitFlags {
   ttl?: number;
 }
 
+interface RemoveFlags {
+  force?: boolean;
+  ifIdle?: boolean;
+}
+
 interface ReadFlags {
   json?: boolean;
 }
@@ -118,10 +123,12 @@ export function addSession(program: Command): void {
     );
   session
     .command('rm')
-    .description('stop everything in a session, and remove it when all of it is gone')
+    .description('stop everything in a session, and remove it when all of it is gone; its executions stay for a while')
     .argument('<session>')
-    .action((sessionId: string, _flags: object, command: Command) =>
-      withDaemon(command, ({ client }) => client.deleteSession(sessionId)),
+    .option('--force', 'without a grace period')
+    .addOption(new Option('--if-idle', 'only when nothing runs or waits in it').conflicts('force'))
+    .action((sessionId: string, { force, ifIdle }: RemoveFlags, command: Command) =>
+      withDaemon(command, ({ client }) => client.deleteSession(sessionId, { force, refuseIfBusy: ifIdle })),
     );
 }
 

@@ -287,6 +287,12 @@ export interface CellSummary {
 
 export interface DeleteSessionRequest {
   sessionId: string;
+  /** True: without a grace period; also for a session that is being deleted already. */
+  force: boolean;
+  /** True: FAILED_PRECONDITION, which says how many, when executions run or wait in it. Not together with force. */
+  refuseIfBusy: boolean;
+  /** Grace period of what runs, in ms, 0 to 2073600000. Absent: the daemon's default. */
+  graceMs?: bigint | undefined;
 }
 
 export interface DeleteSessionResponse {
@@ -1405,13 +1411,25 @@ export const CellSummary: MessageFns<CellSummary> = {
 };
 
 function createBaseDeleteSessionRequest(): DeleteSessionRequest {
-  return { sessionId: "" };
+  return { sessionId: "", force: false, refuseIfBusy: false, graceMs: undefined };
 }
 
 export const DeleteSessionRequest: MessageFns<DeleteSessionRequest> = {
   encode(message: DeleteSessionRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.sessionId !== "") {
       writer.uint32(10).string(message.sessionId);
+    }
+    if (message.force !== false) {
+      writer.uint32(160).bool(message.force);
+    }
+    if (message.refuseIfBusy !== false) {
+      writer.uint32(168).bool(message.refuseIfBusy);
+    }
+    if (message.graceMs !== undefined) {
+      if (BigInt.asIntN(64, message.graceMs) !== message.graceMs) {
+        throw new globalThis.Error("value provided for field message.graceMs of type int64 too large");
+      }
+      writer.uint32(176).int64(message.graceMs);
     }
     return writer;
   },
@@ -1437,6 +1455,30 @@ export const DeleteSessionRequest: MessageFns<DeleteSessionRequest> = {
             message.sessionId = reader.string();
             continue;
           }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.force = reader.bool();
+            continue;
+          }
+          case 21: {
+            if (tag !== 168) {
+              break;
+            }
+
+            message.refuseIfBusy = reader.bool();
+            continue;
+          }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.graceMs = reader.int64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1455,6 +1497,9 @@ export const DeleteSessionRequest: MessageFns<DeleteSessionRequest> = {
   fromPartial<I extends Exact<DeepPartial<DeleteSessionRequest>, I>>(object: I): DeleteSessionRequest {
     const message = createBaseDeleteSessionRequest();
     message.sessionId = object.sessionId ?? "";
+    message.force = object.force ?? false;
+    message.refuseIfBusy = object.refuseIfBusy ?? false;
+    message.graceMs = (object.graceMs !== undefined && object.graceMs !== null) ? BigInt(object.graceMs) : undefined;
     return message;
   },
 };
@@ -5621,8 +5666,8 @@ export const ExecutionApiService = {
     responseDeserialize: (value: Buffer): GetSessionResponse => GetSessionResponse.decode(value),
   },
   /**
-   * Stops everything that runs in the session, with the ladder, and answers when all of it is gone.
-   * Its executions stay queryable.
+   * Stops everything that runs in the session, with the ladder, and answers when all of it is gone. From then on the
+   * session is NOT_FOUND; its executions answer as before, and keep their ids, until retention takes them.
    */
   deleteSession: {
     path: "/elide.daemon.v1alpha1.ExecutionApi/DeleteSession" as const,
@@ -5815,8 +5860,8 @@ export interface ExecutionApiServer extends UntypedServiceImplementation {
   createSession: handleUnaryCall<CreateSessionRequest, CreateSessionResponse>;
   getSession: handleUnaryCall<GetSessionRequest, GetSessionResponse>;
   /**
-   * Stops everything that runs in the session, with the ladder, and answers when all of it is gone.
-   * Its executions stay queryable.
+   * Stops everything that runs in the session, with the ladder, and answers when all of it is gone. From then on the
+   * session is NOT_FOUND; its executions answer as before, and keep their ids, until retention takes them.
    */
   deleteSession: handleUnaryCall<DeleteSessionRequest, DeleteSessionResponse>;
   /** Accepts a snippet and answers at once; it runs on. Twice with one request is harmless. */
@@ -5884,8 +5929,8 @@ export interface ExecutionApiClient extends Client {
     callback: (error: ServiceError | null, response: GetSessionResponse) => void,
   ): ClientUnaryCall;
   /**
-   * Stops everything that runs in the session, with the ladder, and answers when all of it is gone.
-   * Its executions stay queryable.
+   * Stops everything that runs in the session, with the ladder, and answers when all of it is gone. From then on the
+   * session is NOT_FOUND; its executions answer as before, and keep their ids, until retention takes them.
    */
   deleteSession(
     request: DeleteSessionRequest,
