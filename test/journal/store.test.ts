@@ -11,7 +11,12 @@ import { temporaryDirectory } from '../support/daemon.ts';
 
 const session = (sessionKey: string): Entry => ({
   type: 'session.created',
-  session: { sessionKey, sessionId: `id of ${sessionKey}`, config: { weight: 3 } as never, createdAtMs: 1 },
+  session: {
+    sessionKey,
+    sessionId: `id of ${sessionKey}`,
+    config: { weight: 3 } as never,
+    created: { atMs: 1, monotonicMs: 1 },
+  },
 });
 
 const event = (sequence: number, state: JournaledEvent['state']): JournaledEvent => ({
