@@ -9,6 +9,8 @@ const REST_PERIOD_MS = 500;
 
 /** How far back the guest that grew is looked for, in samples of a cell that is past half of its budget. */
 const HISTORY = 20;
+/** A cell that grew by this part of its budget is looked at as a whole: it may be past it by the next look. */
+const GROWTH = 1 / 16;
 
 /** The signal a guest gets at its soft memory limit, if it listens for it. */
 const SOFT_SIGNAL = 'SIGUSR2';
@@ -29,6 +31,8 @@ interface Metered {
   guest: Guest;
   limits: GuestLimits;
   passed: Set<MeteredLimit>;
+  /** Bytes held when the cell was looked at as a whole last, before it was past half of its budget; 0 for one that came later. */
+  baseBytes: number;
   /** Bytes held, newest last, while the cell is past half of its budget. */
   history: number[];
 }
@@ -44,6 +48,8 @@ export class Meter {
   #timer: NodeJS.Timeout | undefined;
   #dueMs = 0;
   #sampling = false;
+  /** What the process held when all its guests were looked at last, or less. */
+  #wholeBytes = 0;
 
   /** `budgetBytes` is what the whole process may hold; 0: no budget. */
   constructor(budgetBytes: number, events: MeterEvents) {
@@ -52,7 +58,7 @@ export class Meter {
   }
 
   add(executionKey: string, guest: Guest, limits: GuestLimits): void {
-    this.#guests.set(executionKey, { guest, limits, passed: new Set(), history: [] });
+    this.#guests.set(executionKey, { guest, limits, passed: new Set(), baseBytes: 0, history: [] });
     this.#schedule(isMetered(limits) ? PERIOD_MS : REST_PERIOD_MS);
   }
 
@@ -90,13 +96,16 @@ export class Meter {
   async #sample(): Promise<number> {
     const bytes = this.#budgetBytes > 0 ? residentBytes() : 0;
     const crowded = bytes > 0 && bytes > this.#budgetBytes / 2;
+    const whole = crowded || bytes - this.#wholeBytes > this.#budgetBytes * GROWTH;
+    this.#wholeBytes = whole ? bytes : Math.min(bytes, this.#wholeBytes);
     let close = crowded;
-    const looked = [...this.#guests].filter(([, { limits }]) => crowded || isMetered(limits));
+    const looked = [...this.#guests].filter(([, { limits }]) => whole || isMetered(limits));
     await Promise.all(
       looked.map(async ([executionKey, metered]) => {
         const usage = await metered.guest.usage();
         if (this.#guests.get(executionKey) !== metered) return;
         if (this.#compare(executionKey, metered, usage)) close = true;
+        if (whole && !crowded) metered.baseBytes = usage.memoryBytes;
         metered.history.push(usage.memoryBytes);
         if (!crowded) metered.history.length = 0;
         else if (metered.history.length > HISTORY) metered.history.shift();
@@ -134,7 +143,7 @@ export class Meter {
     for (const [executionKey, metered] of this.#guests) {
       // One that is being ended already may be all that is needed.
       if (metered.passed.has('memory')) return;
-      const growth = (metered.history.at(-1) ?? 0) - Math.min(...metered.history);
+      const growth = growthOf(metered);
       if (grown === undefined || growth > grown.growth) grown = { executionKey, metered, growth };
     }
     if (grown === undefined) return;
@@ -146,6 +155,13 @@ export class Meter {
       `its cell holds ${mib(bytes)} of ${mib(this.#budgetBytes)}, and it grew most (by ${mib(growth)})`,
     );
   }
+}
+
+/** In bytes, while the cell is past half of its budget; since before, for one that was looked at only once since then. */
+function growthOf({ history, baseBytes }: Metered): number {
+  const [first, ...others] = history;
+  if (first === undefined) return 0;
+  return others.length === 0 ? first - baseBytes : (history.at(-1) as number) - Math.min(...history);
 }
 
 function isMetered({ cpuTimeMs, memoryBytes, memorySoftBytes }: GuestLimits): boolean {

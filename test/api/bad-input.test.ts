@@ -353,6 +353,23 @@ test.each([
   expect(await sessions()).not.toContain('c');
 });
 
+test.each([
+  [{ stdin: true }, {}, /execution_defaults.stdin belongs to an execution/],
+  [{ timeoutMs: 6n }, { timeoutMs: 5n }, /execution_defaults.timeout is 6 ms; the ceiling of the session is 5 ms/],
+] as [Partial<ExecutionConfiguration>, Partial<ExecutionConfiguration>, RegExp][])(
+  'defaults %o below ceilings %o are refused',
+  async (defaults, ceilings, details) => {
+    const executionDefaults = ExecutionConfiguration.fromPartial(defaults);
+    const executionCeilings = ExecutionConfiguration.fromPartial(ceilings);
+
+    await expect(client.createSession('d', { executionDefaults, executionCeilings })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      details: expect.stringMatching(details),
+    });
+    expect(await sessions()).not.toContain('d');
+  },
+);
+
 test('a limit that this node cannot hold is accepted with a warning, or refused when it must be held', async () => {
   const { limits } = await client.call<object, GetEnforcementResponse>('getEnforcement', {});
   const lacking = limits.find(({ limit, engine }) => limit === 'open_file_limit' && engine === 'thread');

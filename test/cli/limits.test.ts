@@ -27,6 +27,12 @@ test.each([
     124,
     /timed_out, graceful, exit code 3/,
   ],
+  [
+    '--timeout 100ms --on-timeout cancel',
+    'process.on("SIGTERM", () => process.exit(4)); setInterval(() => {}, 9)',
+    124,
+    /timed_out, graceful, exit code 4/,
+  ],
   ['--output 1kB --output-policy kill', 'for (;;) console.log("x".repeat(99))', 137, /output_exceeded, forced/],
   ['--memory 64', 'const held = []; setInterval(() => held.push(Buffer.alloc(4 << 20, 1)), 5)', 137, /memory_exceeded/],
 ])('run %s', async (flags, code, exitCode, said) => {
@@ -58,6 +64,7 @@ test('run --output keeps the head, and inspect says how much was dropped', async
 test.each([
   [['--memory', 'much'], 'A size is for example'],
   [['--timeout', '1h', '--on-timeout', 'SIGNOPE'], 'unknown signal "SIGNOPE"'],
+  [['--open-files', '100', '--require-enforcement'], 'open_file_limit is not enforced on this node'],
   [['--isolation', 'moon'], 'Allowed choices are thread, process'],
   [['--memory-soft', '64', '--memory', '32'], 'must be below memory_limit_mb, 32 MiB'],
 ])('run %j is refused with its reason', async (flags, said) => {

@@ -1,0 +1,121 @@
+import { expect, test, vi } from 'vitest';
+import type { Guest, GuestLimits, GuestUsage } from '../../src/cell/engine.ts';
+import { Meter } from '../../src/cell/meter.ts';
+
+/** A guest that uses what it is told to use. */
+class StandIn implements Guest {
+  looks = 0;
+  readonly notified: string[] = [];
+  readonly #memoryBytes: (look: number) => number;
+  readonly #cpuSeconds: number;
+
+  constructor(memoryBytes: (look: number) => number, cpuSeconds = 0) {
+    this.#memoryBytes = memoryBytes;
+    this.#cpuSeconds = cpuSeconds;
+  }
+
+  async usage(): Promise<GuestUsage> {
+    this.looks += 1;
+    const memoryBytes = this.#memoryBytes(this.looks);
+    const none = { peakMemoryBytes: 0, heapBytes: 0, externalBytes: 0, wasmBytes: 0, droppedBytes: 0 };
+    return { ...none, memoryBytes, userSeconds: this.#cpuSeconds, systemSeconds: 0, processes: 1, threads: 1 };
+  }
+
+  notify(name: string): boolean {
+    this.notified.push(name);
+    return true;
+  }
+
+  signal(): void {}
+  kill(): void {}
+  async write(): Promise<void> {}
+}
+
+function meter(budgetBytes = 0) {
+  const passed: [executionKey: string, limit: string][] = [];
+  return { passed, meter: new Meter(budgetBytes, { passed: (key, limit) => passed.push([key, limit]) }) };
+}
+
+const limits = (own: Partial<GuestLimits>): GuestLimits => ({ outputKill: false, ...own });
+const until = (see: () => void) => vi.waitFor(see, 10_000);
+const looked = (guest: StandIn, looks: number) => until(() => expect(guest.looks).toBeGreaterThanOrEqual(looks));
+
+test('each limit is told once, however often it is seen to be passed', async () => {
+  const { meter: one, passed } = meter();
+  const guest = new StandIn((look) => (look < 3 ? 60 : 120), 1);
+
+  one.add('e', guest, limits({ memoryBytes: 100, memorySoftBytes: 50, cpuTimeMs: 500 }));
+  await looked(guest, 8);
+  one.remove('e');
+
+  expect(passed).toEqual([
+    ['e', 'memory_soft'],
+    ['e', 'cpu'],
+    ['e', 'memory'],
+  ]);
+  expect(guest.notified).toEqual(['SIGUSR2']);
+});
+
+test('a guest with a limit is looked at ten times a second, and more often past half of it', async () => {
+  const beganMs = performance.now();
+  const [far, near] = [meter().meter, meter().meter];
+  const [small, large] = [new StandIn(() => 10), new StandIn(() => 60)];
+
+  far.add('e', small, limits({ memoryBytes: 100 }));
+  near.add('e', large, limits({ memoryBytes: 100 }));
+  await looked(small, 6);
+
+  expect(performance.now() - beganMs).toBeLessThan(2_000);
+  expect(large.looks).toBeGreaterThanOrEqual(2 * small.looks);
+  for (const one of [far, near]) one.remove('e');
+});
+
+test('a guest without limits is left alone as long as the cell has room', async () => {
+  const { meter: one } = meter(2 ** 50);
+  const [free, limited] = [new StandIn(() => 10), new StandIn(() => 10)];
+
+  one.add('free', free, limits({}));
+  one.add('limited', limited, limits({ memoryBytes: 100 }));
+  await looked(limited, 3);
+  for (const key of ['free', 'limited']) one.remove(key);
+
+  expect(free.looks).toBe(0);
+});
+
+test('a cell beyond its budget ends one guest at a time: that which grew, not that which holds most', async () => {
+  const { meter: one, passed } = meter(1);
+  const guests = {
+    holds: new StandIn(() => 1_000),
+    creeps: new StandIn((look) => look),
+    grows: new StandIn((look) => 10 * look),
+  };
+
+  for (const [key, guest] of Object.entries(guests)) one.add(key, guest, limits({}));
+  await until(() => expect(passed).not.toEqual([]));
+  // Seen for the first time, what one holds it has grown by since it began.
+  expect(passed).toEqual([['holds', 'memory']]);
+  await looked(guests.creeps, 4);
+  expect(passed).toHaveLength(1);
+  one.remove('holds');
+  await until(() => expect(passed).toHaveLength(2));
+  one.remove('creeps');
+  one.remove('grows');
+
+  expect(passed[1]).toEqual(['grows', 'memory']);
+});
+
+test('a cell that is far beyond its budget from one look to the next ends the guest that grew since', async () => {
+  const { meter: one, passed } = meter(process.memoryUsage.rss() * 2.2);
+  const holds = new StandIn(() => 1_000);
+  const held: Buffer[] = [];
+  const grows = new StandIn(() => 1 + held.length * 500);
+
+  one.add('holds', holds, limits({}));
+  one.add('grows', grows, limits({ memoryBytes: 2 ** 50 }));
+  await looked(holds, 1);
+  held.push(Buffer.alloc(process.memoryUsage.rss() * 1.5, 1));
+  await until(() => expect(passed).not.toEqual([]));
+  for (const key of ['holds', 'grows']) one.remove(key);
+
+  expect(passed).toEqual([['grows', 'memory']]);
+});
