@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { afterAll, expect, test, vi } from 'vitest';
 import type { GuestUsage } from '../../src/cell/engine.ts';
@@ -80,6 +83,26 @@ test.each([
   expect(cpuMs(usage)).toBeLessThan(420);
   running.guest.kill();
   expect(cpuMs((await running.result).usage as GuestUsage)).toBeGreaterThanOrEqual(cpuMs(usage));
+});
+
+test('a thread of the program counts while the one that started it sleeps', async () => {
+  const go = join(mkdtempSync(join(tmpdir(), 'usage-')), 'go');
+  const nested = `const timer = setInterval(() => {
+    if (!require('fs').existsSync(${JSON.stringify(go)})) return;
+    clearInterval(timer); ${BURN}; setInterval(() => {}, 1e6);
+  }, 20); require('fs').writeSync(1, 'waits');`;
+  const running = shared.start(`const { Worker } = require('worker_threads');
+    new Worker(${JSON.stringify(nested)}, { eval: true }); setInterval(() => {}, 1e6)`);
+  await running.printed('waits');
+  let before = await running.guest.usage();
+  for (let round = 0; round < 5; round += 1) before = await running.guest.usage();
+
+  writeFileSync(go, '');
+  await running.printed('burnt');
+
+  expect(cpuMs(await running.guest.usage()) - cpuMs(before)).toBeGreaterThan(285);
+  running.guest.kill();
+  rmSync(dirname(go), { recursive: true });
 });
 
 test('a thread that the program ends by force keeps counting as it was last seen', async () => {

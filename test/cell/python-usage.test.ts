@@ -142,6 +142,39 @@ sys.stdin.read()`;
   expect(usage).toMatchObject({ memoryBytes: alone.memoryBytes, peakMemoryBytes: both.memoryBytes });
 });
 
+const HOLD = `
+def hold():
+    global held
+    print('ready', flush=True)
+    sys.stdin.readline()
+    held = b'x' * (100 << 20)
+    print('holds', flush=True)
+    sys.stdin.readline()
+`;
+
+test.each([
+  ['the program', 'hold()'],
+  [
+    'a thread of it, while the first one sleeps',
+    'threading.Thread(target=hold, daemon=True).start()\ntime.sleep(1000)',
+  ],
+  ['a child of it', 'if os.fork() == 0: hold(); os._exit(0)\ntime.sleep(1000)'],
+])('what %s comes to hold between two readings is seen at once', async (_, code) => {
+  const run = host.start(`import os, sys, threading, time${HOLD}${code}`);
+  await until('the start', () => run.stdout() === 'ready\n');
+  // The second one of somebody who sleeps.
+  await run.guest.usage();
+  const before = await run.guest.usage();
+
+  await run.guest.write(Buffer.from('\n'), false);
+  await until('the memory', () => run.stdout() === 'ready\nholds\n');
+  const after = await run.guest.usage();
+  run.guest.kill();
+  await run.exited;
+
+  expect(after.memoryBytes - before.memoryBytes).toBeGreaterThan(99 * MB);
+});
+
 test('figures are had before the start, after the end and of a program that never ran', async () => {
   const run = host.start('print("x")');
 

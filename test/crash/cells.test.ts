@@ -408,7 +408,7 @@ class CellConnection {
   }
 
   /** Starts a Python program. */
-  start(executionKey: string, code: string, options: { outputDir?: string } = {}): void {
+  start(executionKey: string, code: string, options: { outputDir?: string; stdin?: boolean } = {}): void {
     const path = (name: string) => join(this.#root, `${executionKey}-${name}`);
     const value = Start.fromPartial({
       executionKey,
@@ -516,6 +516,38 @@ test('whoever knows the token takes the cell, and who had it is let go', async (
   second.start('e', 'import time\ntime.sleep(0.2)');
 
   expect((await second.hears('exited', 'e')).value).toMatchObject({ exitCode: 0, cause: '' });
+});
+
+test('what a guest uses is told when it has changed, and to a daemon that comes new', async () => {
+  const cell = new BareCell();
+  const first = await cell.connect();
+  first.start(
+    'e',
+    `import sys\nprint('ready', flush=True)\nsys.stdin.readline()\nheld = bytearray(b'x') * (50 << 20)
+print('holds', flush=True)\nsys.stdin.readline()`,
+    { stdin: true },
+  );
+  await eventually('it waits', () => first.stdout('e') === 'ready\n');
+  let request = 0;
+  const measured = async (daemon: typeof first) => {
+    request += 1;
+    daemon.send({ $case: 'measure', value: { request } });
+    await eventually('the figures', () => daemon.heard.some(isAnswer));
+    const answer = daemon.heard.find(isAnswer) as Extract<Heard, { $case: 'measured' }>;
+    return answer.value.usages;
+  };
+  const isAnswer = (body: Heard) => body.$case === 'measured' && body.value.request === request;
+
+  const [before] = await measured(first);
+  await eventually('it sleeps', async () => (await measured(first)).length === 0);
+  first.send({ $case: 'input', value: { executionKey: 'e', data: Buffer.from('\n'), end: false } });
+  await eventually('it holds', () => first.stdout('e') === 'ready\nholds\n');
+  const [after] = await measured(first);
+  const second = await cell.connect();
+  const [again] = await measured(second);
+
+  expect(Number(after?.memoryBytes) - Number(before?.memoryBytes)).toBeGreaterThan(50 << 20);
+  expect(again).toMatchObject({ executionKey: 'e', memoryBytes: after?.memoryBytes });
 });
 
 test('a start that is said twice is one', async () => {

@@ -1,0 +1,57 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { afterEach, expect, test } from 'vitest';
+import { isAlive, killSessionUntilGone, killTrees, treeOf, untilGone } from '../src/processes.ts';
+import { eventually, processesWith } from './support/daemon.ts';
+
+const children: ChildProcess[] = [];
+afterEach(() => {
+  for (const { pid } of children.splice(0)) if (pid !== undefined) killTrees([pid]);
+});
+
+/** A command line that no other process on this machine has. */
+const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
+
+/** Starts a shell script as the leader of a session of its own. */
+function startSession(script: string): number {
+  const child = spawn('sh', ['-c', script], { detached: true, stdio: 'ignore' });
+  children.push(child);
+  return child.pid as number;
+}
+
+test('a tree is killed with all that it makes meanwhile', async () => {
+  const command = uniqueSleep();
+  // Each keeps making children that end soon, and one that would stay.
+  const maker = `n=0; while [ $n -lt 40 ]; do ${command} & n=$((n + 1)); true | true; done; wait`;
+  const root = startSession(`${`(${maker}) & `.repeat(6)} wait`);
+  await eventually('it makes children', () => treeOf([root]).size > 20);
+
+  const killed = killTrees([root]);
+  await untilGone(killed);
+
+  expect(killed.size).toBeGreaterThan(20);
+  expect(processesWith(command)).toEqual([]);
+});
+
+test('a session is gone with those that left their parent', async () => {
+  const command = uniqueSleep();
+  const leader = startSession(`(${command} & ${command} &) ; wait; sleep 600`);
+  await eventually('they have left', () => processesWith(command).length === 3);
+  process.kill(leader, 'SIGKILL');
+  await untilGone([leader]);
+  expect(processesWith(command)).toHaveLength(2);
+
+  await killSessionUntilGone(leader);
+
+  expect(processesWith(command)).toEqual([]);
+});
+
+test('nobody kills itself, the first process or everybody, whatever a guest says its id is', () => {
+  const url = new URL('../src/processes.ts', import.meta.url);
+  const script = `import { killGroupUntilGone, killTrees } from ${JSON.stringify(url.href)};
+    const killed = killTrees([process.pid, 1, 0, -1]);
+    await Promise.all([process.pid, 1, 0, -1].map(killGroupUntilGone));
+    console.log(killed.size);`;
+
+  expect(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })).toBe('0\n');
+  expect(isAlive(process.pid)).toBe(true);
+});
