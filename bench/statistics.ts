@@ -41,6 +41,29 @@ export async function inTurn<K extends string>(
   return Object.fromEntries(names.map((name) => [name, spreadOf(times[name])])) as Record<K, Spread>;
 }
 
+/**
+ * Runs two contenders in pairs, either first in turn, so that neither has the better place. In ms; `ratio` is the median
+ * of the ratios of `all` to `none` within a pair, with its 95 % confidence interval (of order statistics).
+ */
+export async function pairs(
+  count: number,
+  contenders: { none: () => Promise<unknown>; all: () => Promise<unknown> },
+): Promise<{ none: Spread; all: Spread; ratio: string }> {
+  const times = { none: [] as number[], all: [] as number[] };
+  for (let pair = 0; pair < count; pair += 1) {
+    for (const name of pair % 2 === 0 ? (['none', 'all'] as const) : (['all', 'none'] as const)) {
+      const startedMs = performance.now();
+      await contenders[name]();
+      times[name].push(performance.now() - startedMs);
+    }
+  }
+  const ratios = times.all.map((ms, pair) => ms / (times.none[pair] as number)).sort((a, b) => a - b);
+  const half = 0.98 * Math.sqrt(count);
+  const at = (rank: number) => (ratios[Math.min(count - 1, Math.max(0, Math.round(rank)))] as number).toFixed(2);
+  const ratio = `${at(count / 2)} (${at(count / 2 - half)}-${at(count / 2 + half)})`;
+  return { none: spreadOf(times.none), all: spreadOf(times.all), ratio };
+}
+
 /** A Markdown table. */
 export function table(head: string[], rows: string[][]): string {
   const line = (cells: string[]) => `| ${cells.join(' | ')} |`;

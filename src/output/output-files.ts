@@ -1,4 +1,4 @@
-import { watch } from 'node:fs';
+import { statSync, truncateSync, watch } from 'node:fs';
 import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
@@ -29,6 +29,23 @@ const LOOK_AGAIN_MS = 250;
 
 const STREAMS: readonly OutputStream[] = ['stdout', 'stderr'];
 const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.stderr ? 'stderr' : 'stdout');
+
+/**
+ * Keeps the head of an execution's output, `limitBytes` of both streams together: for one whose cell died before it could.
+ * The larger of the two is cut first. Nobody writes any more.
+ */
+export function cutOutput(directory: string, limitBytes: number): void {
+  const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  const files = STREAMS.map((stream) => join(directory, stream)).map((path) => ({ path, size: sizeOf(path) }));
+  files.sort((a, b) => b.size - a.size);
+  let excess = files.reduce((sum, { size }) => sum + size, 0) - limitBytes;
+  for (const { path, size } of files) {
+    if (excess <= 0) return;
+    const kept = Math.max(0, size - excess);
+    truncateSync(path, kept);
+    excess -= size - kept;
+  }
+}
 
 /** The output files of one execution, for reading. They may not exist yet. */
 export class OutputFiles {

@@ -14,6 +14,7 @@ import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
 import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
 import type { Moment, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
+import { cutOutput } from '../output/output-files.ts';
 import { removeTree } from '../remove-tree.ts';
 import type { GuestObserver } from './cell-process.ts';
 import {
@@ -444,6 +445,8 @@ export class SessionSupervisor implements Waiting {
       },
       lost: (reason, message, usage) => {
         end();
+        const { outputLimitBytes } = record.options;
+        if (outputLimitBytes !== undefined) cutOutput(this.#outputDirectory(record), outputLimitBytes);
         sendBack({ type: 'guest.lost', reason, message, usage });
       },
     };
@@ -495,7 +498,7 @@ export class SessionSupervisor implements Waiting {
       createCwd,
       writeMain: createCwd && mainPath.startsWith(`${cwd}/`),
       tmpDir: join(workspace, 'tmp'),
-      outputDir: join(this.#options.outputDirectory, this.#sessionKey, record.executionKey),
+      outputDir: this.#outputDirectory(record),
       stdin: request.stdin,
       limits: limitsOf(request.options),
       signalTree: request.options.signalTree,
@@ -504,6 +507,10 @@ export class SessionSupervisor implements Waiting {
         maxFileBytes: BigInt(request.outputFiles.maxFileBytes),
       },
     };
+  }
+
+  #outputDirectory({ executionKey }: ExecutionRecord): string {
+    return join(this.#options.outputDirectory, this.#sessionKey, executionKey);
   }
 
   #workspace(executionKey: string): string {

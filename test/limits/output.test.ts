@@ -110,6 +110,25 @@ test.each([
   expect(result.usage?.droppedBytes).toBeGreaterThan(0);
 });
 
+test('a cell that dies leaves no more of a flood than the limit', async () => {
+  const own = await node.session();
+  const flooding = await own.submit({
+    code: `require('child_process').spawn('sh', ['-c', 'yes'], { stdio: 'inherit' });
+      require('child_process').spawn('sh', ['-c', 'yes no >&2'], { stdio: 'inherit' })`,
+    outputLimitBytes: LIMIT,
+  });
+  await eventually('more than the limit', async () => {
+    const { droppedBytes } = await node.daemon.getExecutionMetrics(own.sessionId, flooding.executionId);
+    return droppedBytes > 0;
+  });
+
+  process.kill(await own.cellPid(), 'SIGKILL');
+  const { result, stdout, stderr } = await flooding.end();
+
+  expect(result.reason).toBe('cell_lost');
+  expect(stdout.length + stderr.length).toBe(LIMIT);
+});
+
 test('no file of an execution is larger than its limit', async () => {
   const output = join(node.root, 's', 'daemon', 'output');
   const files = readdirSync(output, { recursive: true, withFileTypes: true }).filter(
