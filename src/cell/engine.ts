@@ -80,10 +80,16 @@ export interface GuestExit {
   usage?: GuestUsage;
 }
 
+/** The pipes of a guest's output as this process has, or had, them open. */
+export interface OutputPipes {
+  stdout: { fd: number; inode: number };
+  stderr: { fd: number; inode: number };
+}
+
 /** What a guest tells its cell. Each is called at most once, `started` before `exited`. */
 export interface GuestEvents {
-  /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread. */
-  started(info: { pid?: number; thread?: number }): void;
+  /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread, `pipes` what the engine reads its output from, if it does. */
+  started(info: { pid?: number; thread?: number; pipes?: OutputPipes }): void;
   /** Output was dropped at the limit for the first time. */
   outputExceeded(): void;
   /** The thread or process, and every process below it, is gone; all its output is in the files. */

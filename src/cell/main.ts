@@ -6,6 +6,7 @@ import {
   type Exited,
   FromCell,
   Hello,
+  type Pipe,
   type Start,
   type Started,
   ToCell,
@@ -216,9 +217,11 @@ function start(request: Start): void {
   const { outputFiles } = request;
   const pipes = outputFiles?.maxFiles === 0 ? new OutputPipes(request.outputDir, outputFiles) : undefined;
   const guest = engine.start(startRequestOf(request, limits), {
-    started: ({ pid = 0, thread = 0 }) => {
+    started: ({ pid = 0, thread = 0, pipes: ownPipes }) => {
       meter?.add(executionKey, guest, limits);
-      const value = { executionKey, pid, thread, atMs: Date.now(), monotonicMs: monotonicMs() };
+      const [stdout, stderr] = [pipeOf(ownPipes?.stdout), pipeOf(ownPipes?.stderr)];
+      const clocks = { atMs: Date.now(), monotonicMs: monotonicMs() };
+      const value = { executionKey, pid, thread, ...clocks, stdout, stderr };
       running.started = value;
       report({ body: { $case: 'started', value } });
     },
@@ -245,6 +248,10 @@ function start(request: Start): void {
     stopped: false,
   };
   guests.set(executionKey, running);
+}
+
+function pipeOf(pipe: { fd: number; inode: number } | undefined): Pipe | undefined {
+  return pipe && { fd: pipe.fd, inode: BigInt(pipe.inode) };
 }
 
 function lookForWear(): void {

@@ -1,4 +1,4 @@
-import { closeSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
@@ -46,7 +46,7 @@ type Report = { started: number; shepherd: number; rss: number } | { failed: str
 
 interface Pump {
   socket: Socket;
-  fd: number;
+  pipe: { fd: number; inode: number };
 }
 
 /**
@@ -293,7 +293,7 @@ export class PythonGuest implements Guest {
       return false;
     };
     const socket = readable(fd, { buffer: outputBuffer, callback });
-    return { socket, fd };
+    return { socket, pipe: { fd, inode: fstatSync(fd).ino } };
   }
 
   #onDropped(count: number): void {
@@ -361,7 +361,9 @@ export class PythonGuest implements Guest {
     this.#started = true;
     for (const [name, tree] of this.#pendingSignals) this.signal(name, tree);
     if (this.#killed) this.kill();
-    this.#events.started({ pid });
+    const { output, error } = this.#sockets ?? {};
+    const pipes = output && error && { stdout: output.pipe, stderr: error.pipe };
+    this.#events.started({ pid, ...(pipes !== undefined && { pipes }) });
   }
 
   /** Nobody holds the report pipe, so that what was said last is the shepherd's own. Without a report of the end that is a shepherd, or a zygote, that was killed. */
@@ -419,13 +421,13 @@ export class PythonGuest implements Guest {
   }
 
   /** Resolves at the stream's end of file; gives up on one that somebody else still holds. */
-  async #drainStream(stream: OutputStream, { socket, fd }: Pump): Promise<void> {
+  async #drainStream(stream: OutputStream, { socket, pipe }: Pump): Promise<void> {
     if (socket.closed) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     socket.once('close', () => resolve());
     const timer = setTimeout(() => {
       // A timer of a busy process may fire before it looked at the pipe even once.
-      if (!socket.readableEnded && !socket.destroyed) this.#readRest(stream, fd);
+      if (!socket.readableEnded && !socket.destroyed) this.#readRest(stream, pipe.fd);
       socket.destroy();
     }, DRAIN_LIMIT_MS);
     await promise;

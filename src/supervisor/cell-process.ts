@@ -11,9 +11,12 @@ import {
   type Exited,
   FromCell,
   type Hello,
+  type Pipe,
   type Start,
+  type Started,
   ToCell,
 } from '../gen/elide/cell/v1/cell.ts';
+import { PipeRemains } from '../output/pipe-remains.ts';
 import { CELL_MAIN } from '../package-root.ts';
 import {
   isSameProcess,
@@ -117,6 +120,9 @@ interface RemoteGuest {
   thread: number;
   /** What it used when the cell was asked last. */
   usage: Usage | undefined;
+  outputDir: string;
+  /** What the cell has not read yet of the output of a guest that is a process. */
+  remains: PipeRemains | undefined;
   /** One for each input that the guest has not taken yet, oldest first. */
   inputs: (() => void)[];
 }
@@ -181,13 +187,13 @@ export class CellProcess {
       return;
     }
     this.#wake();
-    this.#observe(request.executionKey, observer);
+    this.#observe(request.executionKey, request.outputDir, observer);
     this.#send({ $case: 'start', value: request });
   }
 
   /** Goes on with a guest that the cell has held since an older daemon's time; what it has said since is told at once. */
-  resume(executionKey: string, observer: GuestObserver): void {
-    this.#observe(executionKey, observer);
+  resume(executionKey: string, outputDir: string, observer: GuestObserver): void {
+    this.#observe(executionKey, outputDir, observer);
     const early = this.#early?.get(executionKey) ?? [];
     this.#early?.delete(executionKey);
     for (const body of early) this.#hear(body);
@@ -277,8 +283,9 @@ export class CellProcess {
     this.#child?.unref();
   }
 
-  #observe(executionKey: string, observer: GuestObserver): void {
-    this.#guests.set(executionKey, { observer, pid: 0, thread: 0, usage: undefined, inputs: [] });
+  #observe(executionKey: string, outputDir: string, observer: GuestObserver): void {
+    const unknown = { pid: 0, thread: 0, usage: undefined, remains: undefined };
+    this.#guests.set(executionKey, { ...unknown, observer, outputDir, inputs: [] });
   }
 
   #isRunning(): boolean {
@@ -387,6 +394,7 @@ export class CellProcess {
         }
         guest.pid = pid;
         guest.thread = thread;
+        guest.remains = this.#remainsOf(body.value);
         guest.observer.started({ pid, atMs, agoMs: Math.max(0, monotonicMs() - startedMs) });
         break;
       }
@@ -420,6 +428,7 @@ export class CellProcess {
     const guest = this.#guests.get(exited.executionKey);
     if (guest === undefined) return;
     this.#guests.delete(exited.executionKey);
+    guest.remains?.close();
     for (const taken of guest.inputs) taken();
     guest.observer.exited(guestExitOf(exited), exited.atMs);
   }
@@ -443,12 +452,21 @@ export class CellProcess {
     const swept = Promise.all([untilGone(this.#killed), cell > 0 && killSessionUntilGone(cell)]).then(() =>
       this.#controlGroups.remove(this.#cellKey),
     );
-    const ends = guests.map(async ({ pid, thread, usage, observer }) => {
+    const ends = guests.map(async ({ pid, thread, usage, observer, remains, outputDir }) => {
       await Promise.all([swept, pid > 0 && killGroupUntilGone(pid)]);
+      remains?.save(outputDir);
+      remains?.close();
       const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);
       observer.lost(grew ? 'memory_exceeded' : 'cell_lost', message, usage);
     });
     void Promise.all([swept, ...ends]).then(() => this.#observer.exited(message));
+  }
+
+  #remainsOf({ stdout, stderr }: Started): PipeRemains | undefined {
+    const cell = this.#child?.pid;
+    if (cell === undefined || stdout === undefined || stderr === undefined) return undefined;
+    const pipeOf = ({ fd, inode }: Pipe) => ({ fd, inode: Number(inode) });
+    return new PipeRemains(cell, { stdout: pipeOf(stdout), stderr: pipeOf(stderr) });
   }
 
   /** A guest can stop the process it runs in, which then hears nothing. */

@@ -41,7 +41,7 @@ export interface CellPlace {
   readonly cellKey: string;
   start(request: Start, observer: GuestObserver): void;
   /** Goes on with an execution that the cell has held since an older daemon's time. */
-  resume(executionKey: string, observer: GuestObserver): void;
+  resume(executionKey: string, outputDir: string, observer: GuestObserver): void;
   signal(executionKey: string, signal: string, tree: boolean, stop: boolean): void;
   /** The end of this execution is kept safe; also after the place was given back. */
   acknowledge(executionKey: string): void;
@@ -182,7 +182,7 @@ export class CellSupervisor {
         // Its one context is taken.
         if (own) process.keepWarm(0);
       },
-      resume: (executionKey, observer) => process.resume(executionKey, observer),
+      resume: (...resumed) => process.resume(...resumed),
       signal: (executionKey, name, tree, stop) => process.signal(executionKey, name, tree, stop),
       acknowledge: (executionKey) => process.acknowledge(executionKey),
       measure: () => process.measure(),

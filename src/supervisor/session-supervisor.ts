@@ -280,7 +280,7 @@ export class SessionSupervisor implements Waiting {
     record.resumed();
     this.#resuming.delete(executionKey);
     if (observer === undefined) throw new Error(`an execution that was not resumed: ${executionKey}`);
-    if (place !== undefined) place.resume(executionKey, observer);
+    if (place !== undefined) place.resume(executionKey, this.#outputDirectory(record), observer);
     else if (written !== undefined) observer.exited(written.exit, written.atMs);
     else observer.lost('daemon_lost', 'it ended while no daemon was there to see', undefined);
     return record;

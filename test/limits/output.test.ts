@@ -1,4 +1,4 @@
-import { readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
@@ -127,6 +127,35 @@ test('a cell that dies leaves no more of a flood than the limit', async () => {
 
   expect(result.reason).toBe('cell_lost');
   expect(stdout.length + stderr.length).toBe(LIMIT);
+});
+
+test('what a python guest wrote and its cell had not read yet is there when the cell is killed', async () => {
+  const own = await node.session();
+  const directory = node.directory();
+  const running = await own.ready({
+    language: 'python',
+    code: `
+import os, signal, sys, time
+def write(*_):
+    os.write(1, b'late\\n' * 10000)
+    os.write(2, b'late too\\n')
+    open('written', 'w').close()
+signal.signal(signal.SIGUSR1, write)
+print('ready', flush=True)
+while True: time.sleep(1000)`,
+    workingDirectory: directory,
+  });
+  const cell = await own.cellPid();
+
+  process.kill(cell, 'SIGSTOP');
+  process.kill((await running.snapshot()).pid, 'SIGUSR1');
+  await eventually('it has written', () => existsSync(join(directory, 'written')));
+  process.kill(cell, 'SIGKILL');
+  const { result, stdout, stderr } = await running.end();
+
+  expect(result.reason).toBe('cell_lost');
+  expect(stdout).toBe(`ready\n${'late\n'.repeat(10_000)}`);
+  expect(stderr).toBe('late too\n');
 });
 
 test('no file of an execution is larger than its limit', async () => {

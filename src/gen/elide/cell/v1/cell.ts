@@ -190,6 +190,14 @@ export interface Started {
   thread: number;
   /** When that was, by a clock that nobody sets (CLOCK_MONOTONIC). */
   monotonicMs: number;
+  /** Where a guest that is a process writes its output, as the cell has it open; absent for one that is a thread. */
+  stdout: Pipe | undefined;
+  stderr: Pipe | undefined;
+}
+
+export interface Pipe {
+  fd: number;
+  inode: bigint;
 }
 
 export interface Exited {
@@ -2144,7 +2152,7 @@ export const Shutdown: MessageFns<Shutdown> = {
 };
 
 function createBaseStarted(): Started {
-  return { executionKey: "", pid: 0, atMs: 0, thread: 0, monotonicMs: 0 };
+  return { executionKey: "", pid: 0, atMs: 0, thread: 0, monotonicMs: 0, stdout: undefined, stderr: undefined };
 }
 
 export const Started: MessageFns<Started> = {
@@ -2163,6 +2171,12 @@ export const Started: MessageFns<Started> = {
     }
     if (message.monotonicMs !== 0) {
       writer.uint32(41).double(message.monotonicMs);
+    }
+    if (message.stdout !== undefined) {
+      Pipe.encode(message.stdout, writer.uint32(50).fork()).join();
+    }
+    if (message.stderr !== undefined) {
+      Pipe.encode(message.stderr, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -2220,6 +2234,22 @@ export const Started: MessageFns<Started> = {
             message.monotonicMs = reader.double();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.stdout = Pipe.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.stderr = Pipe.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2242,6 +2272,82 @@ export const Started: MessageFns<Started> = {
     message.atMs = object.atMs ?? 0;
     message.thread = object.thread ?? 0;
     message.monotonicMs = object.monotonicMs ?? 0;
+    message.stdout = (object.stdout !== undefined && object.stdout !== null)
+      ? Pipe.fromPartial(object.stdout)
+      : undefined;
+    message.stderr = (object.stderr !== undefined && object.stderr !== null)
+      ? Pipe.fromPartial(object.stderr)
+      : undefined;
+    return message;
+  },
+};
+
+function createBasePipe(): Pipe {
+  return { fd: 0, inode: 0n };
+}
+
+export const Pipe: MessageFns<Pipe> = {
+  encode(message: Pipe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.fd !== 0) {
+      writer.uint32(8).int32(message.fd);
+    }
+    if (message.inode !== 0n) {
+      if (BigInt.asUintN(64, message.inode) !== message.inode) {
+        throw new globalThis.Error("value provided for field message.inode of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.inode);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Pipe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePipe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.fd = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.inode = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Pipe>, I>>(base?: I): Pipe {
+    return Pipe.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Pipe>, I>>(object: I): Pipe {
+    const message = createBasePipe();
+    message.fd = object.fd ?? 0;
+    message.inode = (object.inode !== undefined && object.inode !== null) ? BigInt(object.inode) : 0n;
     return message;
   },
 };
