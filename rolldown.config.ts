@@ -37,4 +37,10 @@ export default defineConfig([
     },
     output: { dir: 'dist/workers', format: 'cjs', entryFileNames: '[name].cjs', chunkFileNames: '[name].cjs' },
   },
+  {
+    ...shared,
+    // All in one file: the program of the executable that `npm run build:plugin` makes.
+    input: { plugin: 'src/nomad/main.ts' },
+    output: { dir: 'dist/nomad', format: 'cjs', entryFileNames: '[name].cjs', minify: true },
+  },
 ]);

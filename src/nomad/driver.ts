@@ -1,0 +1,195 @@
+import { on } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { UntypedServiceImplementation } from '@grpc/grpc-js';
+import { isLost, reconnecting, retry } from '../client/index.ts';
+import { InvalidArgumentError, NotFoundError, ResourceExhaustedError } from '../errors.ts';
+import type { Duration } from '../gen/google/protobuf/duration.ts';
+import {
+  CapabilitiesResponse,
+  type DriverServer,
+  DriverCapabilities_MountConfigs as Mounts,
+  type TaskConfig,
+  TaskState,
+} from '../gen/nomad/driver.ts';
+import { log } from '../plugin/log.ts';
+import { stream, unary } from '../plugin/rpc.ts';
+import { StartError } from '../plugin/start-error.ts';
+import { TASK } from './configuration.ts';
+import { execCollected, execStreaming } from './exec.ts';
+import type { NodeDaemon } from './node-daemon.ts';
+import { prepare } from './snippet.ts';
+import { statsOf } from './stats.ts';
+import { type DriverState, exitOf, Task, taskEvents } from './task.ts';
+
+/** How long a start waits for a daemon that does not answer, and for a place to run in. */
+const START_RETRY_MS = 10_000;
+const START_WAIT_MS = 2_000;
+/** How long a recovery waits for the daemon's word on the task. */
+const RECOVER_LIMIT_MS = 3_000;
+const SHORTEST_STATS_MS = 100;
+const USUAL_STATS_MS = 1_000;
+/** How long a task waits for a daemon that is away, where the configuration does not say. */
+const RECONNECT_LIMIT_MS = 3_600_000;
+const FORCE = { signal: 'SIGKILL', graceMs: 0 };
+/** Go's zero time, for what has not happened. */
+const NEVER = new Date(-62_135_596_800_000);
+
+const millisecondsOf = (duration: Duration | undefined) =>
+  Number(duration?.seconds ?? 0n) * 1000 + Math.round((duration?.nanos ?? 0) / 1e6);
+
+/** The driver's calls. All it knows of a task is what the agent keeps in its handle; all the work is the daemon's. */
+export function driver(node: NodeDaemon): UntypedServiceImplementation {
+  const tasks = new Map<string, Task>();
+  const starting = new Set<string>();
+  const reconnectMs = () => node.config.reconnect_limit ?? RECONNECT_LIMIT_MS;
+
+  const find = (id: string): Task => {
+    const task = tasks.get(id);
+    if (task === undefined) throw new Error('task not found for given id');
+    return task;
+  };
+
+  const follow = (config: TaskConfig, state: DriverState, tellFromMs: number) => {
+    const task = new Task(node.client, config, state, tellFromMs, reconnectMs());
+    tasks.set(config.id, task);
+    return task;
+  };
+
+  const cancel = (sessionId: string, id: string, stop: { signal: string; graceMs: number }) =>
+    retry(() => node.client.cancelExecution(sessionId, id, stop), { limitMs: reconnectMs() });
+
+  /** The ladder; resolves when the guest is gone. */
+  const stop = async (task: Task, signal: string, graceMs: number): Promise<void> => {
+    const { sessionId } = task.state.place;
+    try {
+      await cancel(sessionId, task.id, graceMs === 0 ? FORCE : { signal, graceMs });
+    } catch (error) {
+      if (!(error instanceof InvalidArgumentError)) throw error;
+      task.tell(`${error.message}; SIGTERM is sent instead`);
+      await cancel(sessionId, task.id, { signal: 'SIGTERM', graceMs });
+    }
+    await task.exited.promise;
+  };
+
+  const start = async (config: TaskConfig): Promise<Task> => {
+    const { snippet, unmet } = await prepare(config, node.config, node.sessionId).catch((error) => {
+      throw new StartError(error, false);
+    });
+    const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
+    try {
+      await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS });
+    } catch (error) {
+      // A start whose answer nobody heard must not run on: the agent's next has another id.
+      if (isLost(error)) cancel(sessionId, config.id, FORCE).catch(() => {});
+      throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
+    }
+    const task = follow(
+      config,
+      { version: 1, place: { sessionId, language, env, workingDirectory, memoryLimitMb } },
+      0,
+    );
+    for (const message of unmet) task.tell(message);
+    await Promise.race([task.settled.promise, sleep(START_WAIT_MS, undefined, { ref: false })]);
+    if (task.result?.reason !== 'start_failed') return task;
+    tasks.delete(config.id);
+    throw new StartError(new Error(task.result.message ?? 'the task could not be started'), true);
+  };
+
+  const calls: Partial<DriverServer> = {
+    init: unary(async () => ({})),
+    shutdown: unary(async () => ({})),
+    taskConfigSchema: unary(async () => ({ spec: TASK.spec })),
+    capabilities: unary(async () => {
+      const disableLogCollection = node.config.logs !== 'nomad';
+      const said = { sendSignals: true, exec: true, networkIsolationModes: [0 as const], disableLogCollection };
+      return CapabilitiesResponse.fromPartial({ capabilities: { ...said, mountConfigs: Mounts.NO_MOUNTS } });
+    }),
+    fingerprint: stream((_request, signal) => node.fingerprint(signal)),
+    taskEvents: stream(async function* (_request, signal) {
+      for await (const [event] of on(taskEvents, 'event', { signal })) yield event;
+    }),
+
+    startTask: unary(async ({ task: config }) => {
+      if (config === undefined) throw new Error('task cannot be nil');
+      if (node.config.enabled === false) throw new Error('the driver is disabled by its configuration');
+      const { id } = config;
+      if (tasks.has(id) || starting.has(id)) throw new Error(`task with ID "${id}" already started`);
+      starting.add(id);
+      const task = await start(config).finally(() => starting.delete(id));
+      const driverState = Buffer.from(JSON.stringify(task.state));
+      const handle = { version: 1, config, state: TaskState.RUNNING, driverState };
+      return { result: 0, driverErrorMsg: '', handle, networkOverride: undefined };
+    }),
+
+    recoverTask: unary(async ({ handle }) => {
+      if (handle?.config === undefined) throw new Error('handle cannot be nil');
+      const { id } = handle.config;
+      if (tasks.has(id)) return {};
+      const state = JSON.parse(Buffer.from(handle.driverState).toString()) as DriverState;
+      if (state.version !== 1) throw new Error('the handle was written by another version of the driver');
+      const known = node.client.getExecutionStatus(state.place.sessionId, id, { deadlineMs: RECOVER_LIMIT_MS });
+      const away = await known.then(
+        () => undefined,
+        (error: Error) => error,
+      );
+      // A daemon that is away says nothing about the task: it is followed as soon as one answers.
+      if (away instanceof NotFoundError) throw away;
+      const task = tasks.get(id) ?? follow(handle.config, state, Date.now());
+      if (away !== undefined) log('warn', `recovered without the daemon: ${away.message}`, { task_id: id });
+      else await Promise.race([task.settled.promise, sleep(RECOVER_LIMIT_MS, undefined, { ref: false })]);
+      return {};
+    }),
+
+    waitTask: unary(({ taskId }, signal) => {
+      const left = Promise.withResolvers<never>();
+      signal.addEventListener('abort', () => left.reject(new Error('the caller left')));
+      return Promise.race([find(taskId).exited.promise, left.promise]);
+    }),
+
+    stopTask: unary(async ({ taskId, timeout, signal }) => {
+      await stop(find(taskId), signal || 'SIGTERM', millisecondsOf(timeout));
+      return {};
+    }),
+
+    destroyTask: unary(async ({ taskId, force }) => {
+      const task = find(taskId);
+      const running = task.taskState === TaskState.RUNNING;
+      if (running && !force) throw new Error('cannot destroy running task');
+      if (running) await stop(task, 'SIGKILL', 0);
+      task.forgotten.abort();
+      tasks.delete(taskId);
+      return {};
+    }),
+
+    inspectTask: unary(async ({ taskId }) => {
+      const task = find(taskId);
+      const { taskState: state, startedAt = NEVER, completedAt = NEVER } = task;
+      const { sessionId, language } = task.state.place;
+      const found = await node.client.getExecutionStatus(sessionId, taskId).catch(() => undefined);
+      const attributes = { session_id: sessionId, execution_id: taskId, language, pid: String(found?.pid ?? 0) };
+      const result = task.result === undefined ? { exitCode: 0, signal: 0, oomKilled: false } : exitOf(task.result);
+      const status = { id: taskId, name: task.config.name, state, startedAt, completedAt, result };
+      return { task: status, driver: { attributes }, networkOverride: undefined };
+    }),
+
+    signalTask: unary(async ({ taskId, signal }) => {
+      await node.client.signalExecution(find(taskId).state.place.sessionId, taskId, signal);
+      return {};
+    }),
+
+    taskStats: stream(async function* ({ taskId: executionId, collectionInterval }, signal) {
+      const task = find(executionId);
+      const until = AbortSignal.any([signal, task.forgotten.signal]);
+      const intervalMs = Math.max(SHORTEST_STATS_MS, millisecondsOf(collectionInterval) || USUAL_STATS_MS);
+      const options = { sessionId: task.state.place.sessionId, executionId, intervalMs, signal: until };
+      const rounds = reconnecting(() => node.client.watchExecutionMetrics(options), { signal: until });
+      yield* statsOf(rounds, node.coreSpeedMhz);
+    }),
+
+    execTask: unary(({ taskId, command, timeout }) =>
+      execCollected(node.client, find(taskId), command, millisecondsOf(timeout)),
+    ),
+    execTaskStreaming: execStreaming(() => node.client, find),
+  };
+  return calls as UntypedServiceImplementation;
+}

@@ -1,0 +1,148 @@
+import { hostname } from 'node:os';
+import { connectDaemon, type DaemonClient, isLost, presence, spawnDaemon } from '../client/index.ts';
+import { NotFoundError } from '../errors.ts';
+import type { ClientTopology } from '../gen/nomad/base.ts';
+import { FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
+import { coreSpeedMhz } from '../plugin/base-plugin.ts';
+import { log } from '../plugin/log.ts';
+import type { Snippet } from '../supervisor/requests.ts';
+import type { PluginConfig } from './configuration.ts';
+
+/** How long the daemon may take to answer for its health. */
+const HEALTH_LIMIT = { deadlineMs: 5_000 };
+/** How long a daemon that was started here has to answer before another is started. */
+const SPAWN_LIMIT_MS = 5_000;
+
+/** What a look at the daemon finds; `present`: the session, when there is one. */
+interface Found {
+  present: string | undefined;
+  health: Health;
+  healthDescription: string;
+  attributes?: Record<string, string>;
+}
+
+/** The daemon of this node, and the driver's one session there. */
+export class NodeDaemon {
+  config: PluginConfig = {} as PluginConfig;
+  coreSpeedMhz = 0;
+  #client: DaemonClient | undefined;
+  #spawnedAtMs = Number.NEGATIVE_INFINITY;
+  /** Only the instance that is to stay is told of its node; the others start nothing. */
+  #stays = false;
+
+  configure(config: PluginConfig, topology: ClientTopology | undefined): void {
+    this.config = config;
+    this.coreSpeedMhz = coreSpeedMhz(topology);
+    this.#stays ||= topology !== undefined;
+    this.#client?.close();
+    this.#client = undefined;
+  }
+
+  get client(): DaemonClient {
+    const { daemon_socket: socket, daemon_address: tcp } = this.config;
+    this.#client ??= connectDaemon(tcp && !socket ? { tcp } : { socket: this.#socket });
+    return this.#client;
+  }
+
+  get sessionId(): string {
+    return this.config.session_id || `nomad-${hostname() || 'unknown'}`;
+  }
+
+  get #socket(): string {
+    return this.config.daemon_socket || process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock';
+  }
+
+  /** Hands in a snippet, in a session that may have to be made for it. */
+  async execute(snippet: Snippet): Promise<void> {
+    try {
+      await this.client.executeSnippet(snippet);
+    } catch (error) {
+      if (!(error instanceof NotFoundError)) throw error;
+      await this.#openSession();
+      await this.client.executeSnippet(snippet);
+    }
+  }
+
+  /** How it stands with the driver, at once and with every change. */
+  async *fingerprint(signal: AbortSignal): AsyncGenerator<FingerprintResponse> {
+    let told = '';
+    for await (const found of presence(
+      () => this.client,
+      () => this.#look(),
+      signal,
+    )) {
+      if (JSON.stringify(found) === told) continue;
+      told = JSON.stringify(found);
+      const { health, healthDescription, attributes = {} } = found;
+      log(health === Health.HEALTHY ? 'info' : 'warn', healthDescription);
+      const strings = Object.entries(attributes).map(([name, value]) => [
+        ['driver.elide', name].filter(Boolean).join('.'),
+        { value: { $case: 'stringVal' as const, value } },
+      ]);
+      yield FingerprintResponse.fromPartial({ health, healthDescription, attributes: Object.fromEntries(strings) });
+    }
+  }
+
+  async #look(): Promise<Found> {
+    const absent = (health: Health, healthDescription: string) => ({ present: undefined, health, healthDescription });
+    if (this.config.enabled === false) return absent(Health.UNDETECTED, 'disabled');
+    try {
+      const { healthy } = await this.client.health(HEALTH_LIMIT);
+      if (!healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
+      await this.#openSession();
+      const attributes = await this.#attributes();
+      return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
+    } catch (error) {
+      const { message } = error as Error;
+      return isLost(error) ? absent(Health.UNDETECTED, this.#spawn() ?? message) : absent(Health.UNHEALTHY, message);
+    }
+  }
+
+  /** What a job may ask for in its constraints. */
+  async #attributes(): Promise<Record<string, string>> {
+    const { version } = await this.client.health(HEALTH_LIMIT);
+    const { config } = await this.client.getSession(this.sessionId, HEALTH_LIMIT);
+    const attributes: Record<string, string> = {
+      '': 'true',
+      available: 'true',
+      version,
+      session_id: this.sessionId,
+      isolation: 'process,thread',
+      context_pool_size: String(config.contextPoolSize),
+    };
+    for (const language of await this.client.languages(HEALTH_LIMIT)) {
+      const enabled = language.available && config.enabledLanguages.includes(language.name);
+      if (enabled) attributes[`language.${language.name}`] = language.version;
+    }
+    for (const { limit, engine, mechanism, enforced } of await this.client.enforcement(HEALTH_LIMIT)) {
+      const held = attributes[`limit.${limit}`];
+      if (enforced) attributes[`limit.${limit}`] = `${held === undefined ? '' : `${held}, `}${engine}: ${mechanism}`;
+    }
+    return attributes;
+  }
+
+  async #openSession(): Promise<void> {
+    const wanted = this.config.session_config;
+    const opened = await this.client.openSession(this.sessionId, {
+      contextPoolSize: wanted?.context_pool_size ?? undefined,
+      enabledLanguages: wanted?.enabled_languages ?? undefined,
+      enabledIntrinsics: wanted?.enabled_intrinsics ?? undefined,
+      memoryLimitMb: wanted?.memory_limit_mb ?? undefined,
+      enableAi: wanted?.enable_ai ?? undefined,
+    });
+    if (!opened) log('warn', `session "${this.sessionId}" keeps its configuration while tasks run in it`);
+  }
+
+  /** Starts a daemon where that is configured; answers with what to say of it. */
+  #spawn(): string | undefined {
+    const { daemon, daemon_path: path, daemon_args: args } = this.config;
+    if (daemon !== 'spawn' || !path || !this.#stays) return undefined;
+    if (performance.now() - this.#spawnedAtMs > SPAWN_LIMIT_MS) {
+      this.#spawnedAtMs = performance.now();
+      const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(PLUGIN|NOMAD)_/.test(name)));
+      const onError = ({ message }: Error) => log('error', `daemon_path: ${message}`);
+      spawnDaemon(path, ['--socket', this.#socket, ...(args ?? [])], env, onError);
+    }
+    return 'the daemon is starting';
+  }
+}

@@ -1,0 +1,89 @@
+import { readFile, realpath } from 'node:fs/promises';
+import { userInfo } from 'node:os';
+import { extname, join, resolve, sep } from 'node:path';
+import { InvalidArgumentError } from '../errors.ts';
+import type { TaskConfig } from '../gen/nomad/driver.ts';
+import type { Snippet } from '../supervisor/requests.ts';
+import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
+
+const MIB = 2 ** 20;
+/** As Nomad's own log collector has it. */
+const ROTATION = { maxFiles: 10, maxFileBytes: 10 * MIB };
+const ENDINGS: [RegExp, string][] = [
+  [/\.[cm]?js$/, 'javascript'],
+  [/\.[cm]?ts$/, 'typescript'],
+];
+
+/** What a task is to run, and what of its options the session does not have; for people. */
+export interface Prepared {
+  snippet: Snippet;
+  unmet: string[];
+}
+
+/** Rejects with an `InvalidArgumentError` that names what is wrong. */
+export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId: string): Promise<Prepared> {
+  const options = TASK.decode(task.msgpackDriverConfig);
+  const { memory_limit, timeout, on_timeout, output_limit } = options.elide_opts ?? {};
+  const own = userInfo().username;
+  if (task.user !== '' && task.user !== own) {
+    throw new InvalidArgumentError(`unknown user "${task.user}": this driver runs tasks as its own user, "${own}"`);
+  }
+  const workingDirectory = join(task.allocDir, task.name);
+  const signal = on_timeout && on_timeout !== 'cancel' && on_timeout !== 'kill' ? on_timeout : undefined;
+  const byEnding = ENDINGS.find(([ending]) => ending.test(extname(options.script ?? '')))?.[1] ?? 'python';
+  const snippet: Snippet = {
+    ...(await programOf(options, task, workingDirectory)),
+    sessionId,
+    executionId: task.id,
+    language: options.language || byEnding,
+    args: options.args ?? [],
+    env: { ...task.env, ...options.env },
+    workingDirectory,
+    isolation: options.isolation ?? 'process',
+    memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryOf(task, plugin),
+    timeoutMs: timeout || undefined,
+    onTimeout: signal ? 'signal' : ((on_timeout || undefined) as Snippet['onTimeout']),
+    timeoutSignal: signal,
+    outputLimitBytes: output_limit || undefined,
+    outputFiles: outputFilesOf(task, plugin),
+  };
+  return { snippet, unmet: unmetOptions(options, plugin) };
+}
+
+/** An execution has what its session has: the first driver took these and made no use of them. */
+function unmetOptions({ elide_opts: wanted }: TaskOptions, { session_config: session }: PluginConfig): string[] {
+  const missing = (wanted?.intrinsics ?? []).filter((name) => !session?.enabled_intrinsics?.includes(name));
+  if (wanted?.enable_ai && !session?.enable_ai) missing.push('enable_ai');
+  return missing.map((name) => `${name} is not enabled in the driver's session_config; the task runs without it`);
+}
+
+async function programOf({ script, code }: TaskOptions, { allocDir }: TaskConfig, taskDirectory: string) {
+  if (Boolean(script) === Boolean(code)) throw new InvalidArgumentError('exactly one of script and code must be set');
+  if (!script) return { code: code as string };
+  try {
+    const path = await realpath(resolve(taskDirectory, script));
+    const roots = await Promise.all([taskDirectory, join(allocDir, 'alloc')].map((root) => realpath(root)));
+    if (!roots.some((root) => path.startsWith(root + sep)))
+      throw new Error(`leads out of ${taskDirectory}, to ${path}`);
+    return { code: new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)), sourceFileName: path };
+  } catch (error) {
+    throw new InvalidArgumentError(`script "${script}": ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** Of the job's resources, in MiB, inside what the session allows; undefined for no limit of its own. */
+function memoryOf({ resources }: TaskConfig, { session_config: session }: PluginConfig): number | undefined {
+  const { memoryMb = 0n, memoryMaxMb = 0n } = resources?.allocatedResources?.memory ?? {};
+  const wanted = Number(memoryMaxMb === 0n ? memoryMb : memoryMaxMb);
+  return wanted > 0 ? Math.min(wanted, session?.memory_limit_mb || wanted) : undefined;
+}
+
+/** Files that are rotated where the agent serves logs from, or the pipes of its log collector. */
+function outputFilesOf({ allocDir, name, stdoutPath, stderrPath }: TaskConfig, plugin: PluginConfig) {
+  if (stdoutPath === '' || stdoutPath === '/dev/null') return undefined;
+  if (plugin.logs === 'nomad') return { stdout: stdoutPath, stderr: stderrPath, maxFiles: 0, maxFileBytes: 0 };
+  const path = join(allocDir, 'alloc', 'logs', name);
+  const maxFiles = plugin.log_max_files || ROTATION.maxFiles;
+  const maxFileBytes = plugin.log_max_file_size || ROTATION.maxFileBytes;
+  return { stdout: `${path}.stdout`, stderr: `${path}.stderr`, maxFiles, maxFileBytes };
+}

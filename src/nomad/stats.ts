@@ -1,0 +1,36 @@
+import { CPUUsage_Fields as Cpu, MemoryUsage_Fields as Memory, TaskStatsResponse } from '../gen/nomad/driver.ts';
+import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
+
+/** What Nomad shows: memory as RSS and usage, CPU in percent of one core since the sample before. */
+export async function* statsOf(
+  rounds: AsyncIterable<ExecutionMetrics[]>,
+  coreSpeedMhz: number,
+): AsyncGenerator<TaskStatsResponse> {
+  let before: ExecutionMetrics | undefined;
+  for await (const [now] of rounds) {
+    if (now === undefined) continue;
+    const seconds = (now.atMs - (before ?? now).atMs) / 1000;
+    const percent = (used: number) => (seconds > 0 ? Math.max(0, (used * 100) / seconds) : 0);
+    const userMode = percent(now.userSeconds - (before ?? now).userSeconds);
+    const systemMode = percent(now.systemSeconds - (before ?? now).systemSeconds);
+    const total = userMode + systemMode;
+    const bytes = BigInt(Math.round(now.memoryBytes));
+    const maxUsage = BigInt(Math.round(now.peakMemoryBytes));
+    const measured = {
+      cpu: [Cpu.SYSTEM_MODE, Cpu.USER_MODE, Cpu.PERCENT],
+      memory: [Memory.RSS, Memory.USAGE, Memory.MAX_USAGE],
+    };
+    const cpu = {
+      userMode,
+      systemMode,
+      percent: total,
+      totalTicks: (total / 100) * coreSpeedMhz,
+      measuredFields: measured.cpu,
+    };
+    const memory = { rss: bytes, usage: bytes, maxUsage, measuredFields: measured.memory };
+    yield TaskStatsResponse.fromPartial({
+      stats: { id: now.executionId, timestamp: new Date(), aggResourceUsage: { cpu, memory } },
+    });
+    before = now;
+  }
+}

@@ -1,0 +1,110 @@
+import { EventEmitter } from 'node:events';
+import { constants } from 'node:os';
+import type { ExecutionResult, ExitReason } from '../../machines/execution.ts';
+import { type CommandPlace, type DaemonClient, followExecution } from '../client/index.ts';
+import {
+  DriverTaskEvent,
+  type ExitResult,
+  type TaskConfig,
+  TaskState,
+  type WaitTaskResponse,
+} from '../gen/nomad/driver.ts';
+import type { StatusEvent } from '../supervisor/execution-record.ts';
+
+/** What is needed of a task beside what the agent keeps of it; the agent keeps it too, as bytes. */
+export interface DriverState {
+  version: 1;
+  /** Where commands beside the task run. */
+  place: Omit<CommandPlace, 'executionId'>;
+}
+
+/** Ends that are a limit's or the driver's doing, not the guest's own: failed, whatever the exit code. */
+const TROUBLE: readonly ExitReason[] = [
+  'timed_out',
+  'queue_timed_out',
+  'output_exceeded',
+  'start_failed',
+  'cell_lost',
+  'session_closed',
+  'daemon_lost',
+];
+
+/** An end in the agent's words; one that nobody saw has code -1. */
+export function exitOf(result: ExecutionResult | undefined): ExitResult {
+  const { exitCode = -1, signal, reason } = result ?? {};
+  const number = constants.signals[signal as NodeJS.Signals] ?? 0;
+  return { exitCode, signal: number, oomKilled: reason === 'memory_exceeded' };
+}
+
+/** What the agent is told of all tasks: `event` with a `DriverTaskEvent`. */
+export const taskEvents = new EventEmitter().setMaxListeners(0);
+
+/** One task: an execution of the daemon under the task's id, followed to its end across lost connections. */
+export class Task {
+  readonly config: TaskConfig;
+  readonly state: DriverState;
+  /** When guest code began, and when the guest was gone. */
+  startedAt: Date | undefined;
+  completedAt: Date | undefined;
+  result: ExecutionResult | undefined;
+  /** Aborts when the driver forgets the task. */
+  readonly forgotten = new AbortController();
+  /** Resolved when guest code has begun, or never will. */
+  readonly settled = Promise.withResolvers<void>();
+  /** Resolved when the guest is gone. */
+  readonly exited = Promise.withResolvers<WaitTaskResponse>();
+
+  /** `tellFromMs`: earlier events were told by an instance of the driver before. `limitMs`: how long the daemon may be away. */
+  constructor(client: DaemonClient, config: TaskConfig, state: DriverState, tellFromMs: number, limitMs?: number) {
+    this.config = config;
+    this.state = state;
+    void this.#follow(client, tellFromMs, limitMs);
+  }
+
+  get id(): string {
+    return this.config.id;
+  }
+
+  get taskState(): TaskState {
+    return this.completedAt === undefined ? TaskState.RUNNING : TaskState.EXITED;
+  }
+
+  /** Tells the agent, for the list of the task's events. */
+  tell(message: string, annotations: Record<string, string> = {}): void {
+    const { id: taskId, allocId, name: taskName } = this.config;
+    const event = { taskId, allocId, taskName, timestamp: new Date(), message, annotations };
+    taskEvents.emit('event', DriverTaskEvent.fromPartial(event));
+  }
+
+  async #follow(client: DaemonClient, tellFromMs: number, limitMs?: number): Promise<void> {
+    const patience = { signal: this.forgotten.signal, limitMs };
+    try {
+      for await (const event of followExecution(client, this.state.place.sessionId, this.id, patience)) {
+        this.#observe(event, event.atMs >= tellFromMs || event.state === 'exited');
+      }
+    } catch (error) {
+      if (!this.forgotten.signal.aborted) this.#end(exitOf(undefined), (error as Error).message);
+    }
+  }
+
+  #observe({ state, rung, atMs, result, warning }: StatusEvent, tells: boolean): void {
+    if (state === 'running') this.startedAt ??= new Date(atMs);
+    if (state !== 'pending') this.settled.resolve();
+    if (result === undefined) {
+      if (tells) this.tell(warning ?? `Execution ${state}${rung === undefined ? '' : ` (${rung})`}`);
+      return;
+    }
+    const { reason, message, exitCode } = result;
+    const why = message === undefined ? reason : `${reason}: ${message}`;
+    this.result = result;
+    this.completedAt = new Date(atMs);
+    this.tell(`Execution exited: ${why}`, { reason, exit_code: String(exitCode), rung: result.rung ?? '' });
+    this.#end(exitOf(result), TROUBLE.includes(reason) ? why : '');
+  }
+
+  #end(result: ExitResult, err: string): void {
+    this.completedAt ??= new Date();
+    this.settled.resolve();
+    this.exited.resolve({ result, err });
+  }
+}

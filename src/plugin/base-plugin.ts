@@ -1,0 +1,35 @@
+import { type BasePluginServer, BasePluginService, type ClientTopology, PluginType } from '../gen/nomad/base.ts';
+import type { Configuration } from './hclspec.ts';
+import { unary } from './rpc.ts';
+
+/** What every Nomad driver says of itself. */
+export interface DriverInfo<T> {
+  name: string;
+  version: string;
+  configuration: Configuration<T>;
+  /** The last call wins. Without a topology the agent only checks a configuration: nothing is to be started. */
+  configure(config: T, topology: ClientTopology | undefined): void;
+}
+
+/** Who a driver is and how it is configured. */
+export function basePlugin<T>(driver: DriverInfo<T>): { service: typeof BasePluginService; server: BasePluginServer } {
+  const { name, version: pluginVersion, configuration } = driver;
+  const info = { type: PluginType.DRIVER, pluginApiVersions: ['v0.1.0'], pluginVersion, name };
+  const server: BasePluginServer = {
+    pluginInfo: unary(async () => info),
+    configSchema: unary(async () => ({ spec: configuration.spec })),
+    setConfig: unary(async ({ msgpackConfig, nomadConfig }) => {
+      driver.configure(configuration.decode(msgpackConfig), nomadConfig?.driver?.topology);
+      return {};
+    }),
+  };
+  return { service: BasePluginService, server };
+}
+
+/** Of all cores together by their number, in MHz; 0 where the agent does not know. */
+export function coreSpeedMhz(topology: ClientTopology | undefined): number {
+  const cores = topology?.cores ?? [];
+  const speeds = cores.map(({ baseSpeed, maxSpeed, guessSpeed }) => Number(baseSpeed || maxSpeed || guessSpeed));
+  const total = Number(topology?.overrideTotalCompute) || speeds.reduce((sum, speed) => sum + speed, 0);
+  return total / Math.max(1, cores.length);
+}

@@ -1,0 +1,64 @@
+import { decode } from '@msgpack/msgpack';
+import * as v from 'valibot';
+import { InvalidArgumentError } from '../errors.ts';
+import { Spec } from '../gen/nomad/hclspec.ts';
+
+/** One word of a configuration: what the agent is to take it for, and what the driver makes of what comes. */
+interface Field<S extends v.GenericSchema> {
+  /** Names are said again inside: there are places where they are not inherited. */
+  spec(name: string): Spec;
+  schema: S;
+}
+type Fields = Record<string, Field<v.GenericSchema>>;
+type Schema<F extends Fields> = v.ObjectSchema<{ [K in keyof F]: F[K]['schema'] }, undefined>;
+
+/** A whole configuration: what the agent is told of it, and what is made of the bytes that come. */
+export interface Configuration<T> {
+  spec: Spec;
+  /** Throws an `InvalidArgumentError` that names the field. */
+  decode(msgpack: Uint8Array): T;
+}
+
+/** An attribute of an HCL type, for example `list(string)`. Absent, it comes as null. */
+export function attr<S extends v.GenericSchema>(type: string, schema: S) {
+  const spec = (name: string) => Spec.fromPartial({ block: { $case: 'attr', value: { name, type, required: false } } });
+  return { spec, schema: v.nullish(schema) };
+}
+
+/** Strings by names of the user's own, as a block. */
+export const strings = {
+  spec: (name: string) => Spec.fromPartial({ block: { $case: 'blockAttrs', value: { name, type: 'string' } } }),
+  schema: v.nullish(v.record(v.string(), v.string())),
+};
+
+export function block<F extends Fields>(fields: F) {
+  const { spec: nested, schema } = object(fields);
+  const spec = (name: string) => Spec.fromPartial({ block: { $case: 'blockValue', value: { name, nested } } });
+  return { spec, schema: v.nullish(schema) };
+}
+
+export function configuration<F extends Fields>(fields: F): Configuration<v.InferOutput<Schema<F>>> {
+  const { spec, schema } = object(fields);
+  const decodeConfig = (bytes: Uint8Array): v.InferOutput<Schema<F>> => {
+    const parsed = v.safeParse(schema, unpacked(bytes));
+    if (parsed.success) return parsed.output;
+    const [issue] = parsed.issues;
+    throw new InvalidArgumentError(`failed to decode driver config: ${v.getDotPath(issue) ?? ''}: ${issue.message}`);
+  };
+  return { spec, decode: decodeConfig };
+}
+
+function object<F extends Fields>(fields: F) {
+  const attributes = Object.fromEntries(Object.entries(fields).map(([name, { spec }]) => [name, spec(name)]));
+  const schemas = Object.fromEntries(Object.entries(fields).map(([name, { schema }]) => [name, schema]));
+  const spec = Spec.fromPartial({ block: { $case: 'object', value: { attributes } } });
+  return { spec, schema: v.object(schemas) as unknown as Schema<F> };
+}
+
+function unpacked(bytes: Uint8Array): unknown {
+  try {
+    return bytes.byteLength === 0 ? {} : decode(bytes);
+  } catch (error) {
+    throw new InvalidArgumentError(`failed to decode driver config: ${(error as Error).message}`, { cause: error });
+  }
+}

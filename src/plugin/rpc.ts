@@ -1,0 +1,44 @@
+import { type handleServerStreamingCall, type handleUnaryCall, type ServiceError, status } from '@grpc/grpc-js';
+
+/** An error that says itself with which status it is answered. */
+export interface RpcError extends Error {
+  rpcStatus(): Partial<ServiceError>;
+}
+
+/** Makes a gRPC handler of an async function. Its signal aborts when the caller leaves. */
+export function unary<Req, Res>(
+  answer: (request: Req, signal: AbortSignal) => Promise<Res>,
+): handleUnaryCall<Req, Res> {
+  return (call, callback) => {
+    const left = new AbortController();
+    call.on('cancelled', () => left.abort());
+    const run = async () => answer(call.request, left.signal);
+    run().then(
+      (response) => callback(null, response),
+      (error) => callback(statusOf(error)),
+    );
+  };
+}
+
+/** The same for a function whose messages are sent as they come. */
+export function stream<Req, Res>(
+  answer: (request: Req, signal: AbortSignal) => AsyncIterable<Res>,
+): handleServerStreamingCall<Req, Res> {
+  return async (call) => {
+    const left = new AbortController();
+    call.on('cancelled', () => left.abort());
+    call.on('error', () => left.abort());
+    try {
+      for await (const message of answer(call.request, left.signal)) call.write(message);
+      call.end();
+    } catch (error) {
+      if (!left.signal.aborted) call.emit('error', statusOf(error));
+    }
+  };
+}
+
+/** Never UNAVAILABLE nor CANCELLED: from those a host concludes that its plugin has died. */
+export function statusOf(error: unknown): Partial<ServiceError> {
+  const { message, rpcStatus } = error as RpcError;
+  return rpcStatus === undefined ? { code: status.UNKNOWN, details: message } : rpcStatus.call(error as RpcError);
+}

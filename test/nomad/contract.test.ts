@@ -1,0 +1,876 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, existsSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { status } from '@grpc/grpc-js';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { connectDaemon } from '../../src/client/index.ts';
+import { PluginType } from '../../src/gen/nomad/base.ts';
+import {
+  type DriverTaskEvent,
+  ExecTaskStreamingRequest,
+  type ExecTaskStreamingResponse,
+  type FingerprintResponse,
+  FingerprintResponse_HealthState as Health,
+  type TaskConfig,
+  TaskState,
+} from '../../src/gen/nomad/driver.ts';
+import { RpcStatus } from '../../src/gen/nomad/errors.ts';
+import type { Spec } from '../../src/gen/nomad/hclspec.ts';
+import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
+import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PluginHost, refusedWith, taskIn } from './host.ts';
+
+const LANGUAGES = ['python', 'javascript', 'typescript'];
+let daemon: TestDaemon;
+let host: PluginHost;
+let root: string;
+
+beforeAll(async () => {
+  root = temporaryDirectory();
+  daemon = await TestDaemon.start();
+  host = await PluginHost.start({
+    daemon_socket: daemon.endpoints.socket,
+    session_config: { enabled_languages: LANGUAGES },
+  });
+});
+afterAll(async () => {
+  await host[Symbol.asyncDispose]();
+  await daemon[Symbol.asyncDispose]();
+});
+
+const javascript = (code: string, more: object = {}) => taskIn(root, { language: 'javascript', code, ...more });
+const python = (code: string, more: object = {}) => taskIn(root, { language: 'python', code, ...more });
+const SLEEP = 'console.log("ready"); setInterval(() => {}, 1000)';
+const ready = (task: TaskConfig) => eventually('the task is ready', () => logsOf(task).includes('ready'));
+
+describe('the handshake', () => {
+  test('is one line that names a socket which accepts', async () => {
+    expect(host.line).toMatch(/^1\|2\|unix\|\/[^|]{1,106}\|grpc$/);
+    expect(existsSync(host.line.split('|')[3] as string)).toBe(true);
+  });
+
+  test.each([
+    ['no cookie', { ...AGENT_ENV, NOMAD_PLUGIN_MAGIC_COOKIE: '' }, 'put it into the plugin_dir'],
+    ['another cookie', { ...AGENT_ENV, NOMAD_PLUGIN_MAGIC_COOKIE: `${COOKIE}0` }, 'put it into the plugin_dir'],
+    ['another protocol', { ...AGENT_ENV, PLUGIN_PROTOCOL_VERSIONS: '1,3' }, '"1,3"'],
+  ])('%s is refused with a hint', async (_name, env, hint) => {
+    const { code, stdout, stderr } = await refusedWith({ ...process.env, ...env });
+
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toContain(hint);
+  });
+
+  test('the socket lies where the agent says, and goes with the process', async () => {
+    const directory = temporaryDirectory();
+    await using other = await PluginHost.start({}, { PLUGIN_UNIX_SOCKET_DIR: directory });
+    const [, , , socket = ''] = other.line.split('|');
+    expect(socket.startsWith(`${directory}/`)).toBe(true);
+
+    const exited = once(other.child, 'exit');
+    await other.call(other.controller, other.controller.shutdown, {});
+
+    expect(await exited).toEqual([0, null]);
+    expect(existsSync(socket)).toBe(false);
+  });
+
+  test('a terminal’s interrupt does not end it', async () => {
+    await using other = await PluginHost.start({});
+
+    other.child.kill('SIGINT');
+
+    const info = await other.call(other.base, other.base.pluginInfo, {});
+    expect(info.name).toBe('elide');
+  });
+
+  test('health, stdio and broker are there', async () => {
+    expect(await host.call(host.health, host.health.check, { service: 'plugin' })).toEqual({ status: 1 });
+    for (const call of [host.stdio.streamStdio({}), host.broker.startStream()]) {
+      const failed = once(call, 'error');
+      await new Promise((resolve) => setImmediate(resolve));
+      call.cancel();
+      expect((await failed)[0]).toMatchObject({ code: status.CANCELLED });
+    }
+  });
+});
+
+describe('the base plugin', () => {
+  test('says who it is', async () => {
+    const info = await host.call(host.base, host.base.pluginInfo, {});
+
+    expect(info).toEqual({
+      type: PluginType.DRIVER,
+      pluginApiVersions: ['v0.1.0'],
+      pluginVersion: '0.1.0',
+      name: 'elide',
+    });
+  });
+
+  test('every attribute of a schema has its name and a type', async () => {
+    const { spec } = await host.call(host.base, host.base.configSchema, {});
+    const { spec: task } = await host.call(host.driver, host.driver.taskConfigSchema, {});
+
+    for (const one of [spec, task]) {
+      const { value } = (one as Spec).block as { value: { attributes: Record<string, { block?: { value: object } }> } };
+      for (const [name, { block }] of Object.entries(value.attributes)) expect(block?.value).toMatchObject({ name });
+      expect(JSON.stringify(one, (_, field) => (typeof field === 'bigint' ? String(field) : field))).not.toContain(
+        '"type":""',
+      );
+    }
+  });
+
+  test('a configuration is refused with its field and the reason', async () => {
+    await using other = await PluginHost.start();
+
+    await expect(other.setConfig({ logs: 'both' })).rejects.toThrow(/logs: .*direct.*nomad/);
+    await expect(other.setConfig({ reconnect_limit: 'soon' })).rejects.toThrow(
+      'reconnect_limit: it must be a duration',
+    );
+    await expect(other.setConfig(Buffer.from([0xc1, 0xff, 0x00]))).rejects.toThrow('failed to decode driver config');
+    await expect(other.setConfig(Buffer.alloc(0), undefined)).resolves.toEqual({});
+  });
+
+  test('what the first driver could be told is taken', async () => {
+    await using other = await PluginHost.start();
+
+    const session_config = {
+      context_pool_size: '10',
+      enabled_languages: ['python'],
+      enabled_intrinsics: ['io'],
+      memory_limit_mb: 512,
+      enable_ai: false,
+    };
+    await other.setConfig({
+      elide_binary: '/usr/local/bin/elide',
+      daemon_socket: '/tmp/x.sock',
+      daemon_address: null,
+      session_config,
+    });
+  });
+});
+
+async function fingerprints(of: PluginHost, enough: (all: FingerprintResponse[]) => boolean) {
+  return collect(of.driver.fingerprint({}), enough);
+}
+
+describe('the fingerprint', () => {
+  test('comes at once, with what a job may ask for', async () => {
+    const [found] = await fingerprints(host, () => true);
+
+    expect(found).toMatchObject({ health: Health.HEALTHY, healthDescription: 'Healthy', err: '' });
+    const values = Object.fromEntries(
+      Object.entries(found?.attributes ?? {}).map(([name, { value }]) => [name, value?.value]),
+    );
+    expect(values).toMatchObject({
+      'driver.elide': 'true',
+      'driver.elide.version': '0.1.0',
+      'driver.elide.language.javascript': process.versions.node,
+      'driver.elide.isolation': 'process,thread',
+    });
+    expect(values['driver.elide.limit.memory_limit_mb']).toContain('thread: ');
+  });
+
+  test('is undetected while no daemon answers, and changes as soon as one comes and goes', async () => {
+    const directory = temporaryDirectory();
+    await using other = await PluginHost.start({ daemon_socket: join(directory, 'd.sock') });
+    const seen: FingerprintResponse[] = [];
+    const call = other.driver.fingerprint({});
+    call.on('error', () => {});
+    call.on('data', (one) => seen.push(one));
+    await eventually('it is said to be away', () => seen.length === 1);
+    expect(seen[0]).toMatchObject({ health: Health.UNDETECTED });
+    expect(seen[0]?.healthDescription).toContain(`no daemon answers on unix:${join(directory, 'd.sock')}`);
+
+    const second = await DaemonProcess.start('--socket', join(directory, 'd.sock'));
+    await eventually('it is found', () => seen.length === 2, 2_000);
+    await second.stop('SIGKILL');
+    await eventually('it is missed', () => seen.length === 3, 2_000);
+
+    expect(seen.map(({ health }) => health)).toEqual([Health.UNDETECTED, Health.HEALTHY, Health.UNDETECTED]);
+    call.cancel();
+  });
+
+  test('says that it is disabled', async () => {
+    await using other = await PluginHost.start({ enabled: false });
+
+    const [found] = await fingerprints(other, () => true);
+
+    expect(found).toMatchObject({ health: Health.UNDETECTED, healthDescription: 'disabled', attributes: {} });
+    await expect(other.start(javascript('1'))).rejects.toThrow('disabled');
+  });
+
+  test('a language that nobody knows makes it unhealthy, with its name', async () => {
+    await using other = await PluginHost.start({
+      daemon_socket: daemon.endpoints.socket,
+      session_id: 'wrong',
+      session_config: { enabled_languages: ['cobol'] },
+    });
+
+    const [found] = await fingerprints(other, () => true);
+
+    expect(found?.health).toBe(Health.UNHEALTHY);
+    expect(found?.healthDescription).toContain('cobol');
+  });
+
+  test('a daemon is started where that is configured, and outlives the plugin', async () => {
+    const directory = temporaryDirectory();
+    const socket = join(directory, 'd.sock');
+    const main = join(import.meta.dirname, '../../dist/src/main.js');
+    const program = join(directory, 'elide-daemon');
+    writeFileSync(program, `#!/bin/sh\necho $$ > '${directory}/pid'\nexec '${process.execPath}' '${main}' "$@"\n`);
+    chmodSync(program, 0o755);
+    const config = { daemon: 'spawn', daemon_socket: socket, daemon_path: program };
+    const other = await PluginHost.start({ ...config, daemon_args: ['--state-dir', join(directory, 's')] });
+
+    const found = await fingerprints(other, (all) => all.at(-1)?.health === Health.HEALTHY);
+    await other[Symbol.asyncDispose]();
+
+    expect(found[0]).toMatchObject({ health: Health.UNDETECTED, healthDescription: 'the daemon is starting' });
+    using client = connectDaemon({ socket });
+    expect((await client.health()).healthy).toBe(true);
+    const pid = Number(readFileSync(join(directory, 'pid'), 'utf8'));
+    const descriptors = [0, 1, 2].map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+    expect(descriptors).toEqual(['/dev/null', expect.stringContaining('.log'), expect.stringContaining('.log')]);
+    process.kill(pid);
+    await eventually('it has stopped', () => !isAlive(pid));
+  });
+});
+
+describe('a task', () => {
+  test.each([
+    ['javascript', 'console.log("out"); console.error("err"); process.exitCode = 7'],
+    ['typescript', 'const code: number = 7; console.log("out"); console.error("err"); process.exitCode = code'],
+    ['python', 'import sys\nprint("out")\nprint("err", file=sys.stderr)\nsys.exit(7)'],
+  ])('of %s has its logs and its exit code', async (language, code) => {
+    const task = taskIn(root, { language, code });
+
+    const { result, err } = await host.run(task);
+
+    expect({ result, err }).toEqual({ result: { exitCode: 7, signal: 0, oomKilled: false }, err: '' });
+    expect([logsOf(task), logsOf(task, 'stderr')]).toEqual(['out\n', 'err\n']);
+  });
+
+  test('answers for its end until it is destroyed, and is not known after', async () => {
+    const task = javascript('0');
+    await host.run(task);
+
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 0 } });
+    await host.destroy(task.id, false);
+
+    const gone = 'task not found for given id';
+    await expect(host.inspect(task.id)).rejects.toThrow(gone);
+    await expect(host.wait(task.id)).rejects.toThrow(gone);
+    await expect(host.stop(task.id, '', 0)).rejects.toThrow(gone);
+    await expect(host.signal(task.id, 'SIGINT')).rejects.toThrow(gone);
+    await expect(host.exec(task.id, ['true'])).rejects.toThrow(gone);
+    await expect(host.destroy(task.id)).rejects.toThrow(gone);
+    await expect(
+      collect(host.driver.taskStats({ taskId: task.id, collectionInterval: undefined }), () => true),
+    ).rejects.toThrow(gone);
+  });
+
+  test('is running with a start time, then exited with both', async () => {
+    const task = python('import sys\nsys.stdin.read()\nimport time\nprint("ready", flush=True)\ntime.sleep(60)');
+    await host.start(task);
+    await ready(task);
+
+    const running = await host.inspect(task.id);
+    expect(running.task).toMatchObject({
+      id: task.id,
+      name: 'task',
+      state: TaskState.RUNNING,
+      result: { exitCode: 0 },
+    });
+    expect(running.task?.startedAt?.getTime()).toBeGreaterThan(Date.now() - 60_000);
+    expect(running.task?.completedAt?.getUTCFullYear()).toBe(1);
+    expect(Number(running.driver?.attributes.pid)).toBeGreaterThan(1);
+
+    await host.stop(task.id, 'SIGINT', 2_000);
+    const exited = await host.inspect(task.id);
+    expect(exited.task).toMatchObject({ state: TaskState.EXITED, startedAt: running.task?.startedAt });
+    expect(exited.task?.completedAt?.getTime()).toBeGreaterThan(running.task?.startedAt?.getTime() as number);
+  });
+
+  test('has the directory, the environment and the arguments it was given', async () => {
+    const task = javascript(
+      'console.log(JSON.stringify([process.cwd(), process.env.A, process.env.B, process.env.PLUGIN_PROTOCOL_VERSIONS, process.argv.slice(2)]))',
+      { args: ['x', 'y z'], env: { B: '2' } },
+    );
+    task.env = { ...task.env, A: '1', B: 'overridden' };
+
+    await host.run(task);
+
+    expect(JSON.parse(logsOf(task))).toEqual([join(task.allocDir, 'task'), '1', '2', null, ['x', 'y z']]);
+  });
+
+  test.each([
+    [
+      'local/main.mjs',
+      'import { a } from "./other.mjs"; console.log(a)',
+      'local/other.mjs',
+      'export const a = 1;',
+      '1\n',
+    ],
+    [
+      'local/main.py',
+      'from other import a\nprint(a, __file__.endswith("local/main.py"))',
+      'local/other.py',
+      'a = 1',
+      '1 True\n',
+    ],
+    [
+      '../alloc/data/main.ts',
+      'import { a } from "./other.ts"; const b: number = a; console.log(b)',
+      '../alloc/data/other.ts',
+      'export const a: number = 1;',
+      '1\n',
+    ],
+  ])(
+    'a script %s has its neighbours, and its language by its ending',
+    async (script, code, other, otherCode, printed) => {
+      const task = taskIn(root, { script });
+      writeFileSync(join(task.allocDir, 'task', script), code);
+      writeFileSync(join(task.allocDir, 'task', other), otherCode);
+
+      const { result } = await host.run(task);
+
+      expect([logsOf(task, 'stderr'), logsOf(task), result?.exitCode]).toEqual(['', printed, 0]);
+    },
+  );
+
+  test.each([
+    [{}, 'exactly one of script and code'],
+    [{ script: 'a.js', code: '1' }, 'exactly one of script and code'],
+    [{ script: 'none.js' }, 'script "none.js": ENOENT'],
+    [{ script: '../../outside.js' }, 'leads out of'],
+    [{ script: 'link.js' }, 'leads out of'],
+    [{ script: 'binary.js' }, 'script "binary.js"'],
+    [{ code: '1', language: 'cobol' }, 'unknown language "cobol"'],
+    [{ code: '1', elide_opts: { timeout: 'long' } }, 'elide_opts.timeout: it must be a duration'],
+    [{ code: '1', elide_opts: { memory_limit: 'all' } }, 'elide_opts.memory_limit: it must be a size'],
+    [{ code: '1', elide_opts: { on_timeout: 'SIGNONE', timeout: '1s' } }, 'SIGNONE'],
+    [{ code: '1', isolation: 'vm' }, 'isolation'],
+    [Buffer.from([0xc1]), 'failed to decode driver config'],
+  ])('%o is refused for good', async (config, message) => {
+    const task = taskIn(root, config);
+    const directory = join(task.allocDir, 'task');
+    writeFileSync(join(root, 'outside.js'), '1');
+    symlinkSync(join(root, 'outside.js'), join(directory, 'link.js'));
+    writeFileSync(join(directory, 'binary.js'), Buffer.from([0xff, 0xfe, 0x00]));
+
+    const error = await host.start(task).catch((caught) => caught);
+
+    expect(error).toMatchObject({ code: status.UNKNOWN });
+    expect(error.details).toContain(message);
+    await expect(host.wait(task.id)).rejects.toThrow('task not found');
+  });
+
+  test('a language that is not enabled is answered with those that are', async () => {
+    const session_config = { enabled_languages: ['python'] };
+    await using other = await PluginHost.start({
+      daemon_socket: daemon.endpoints.socket,
+      session_id: 'py',
+      session_config,
+    });
+
+    await expect(other.start(javascript('1'))).rejects.toThrow(/"javascript" is not enabled .*enabled: python/);
+  });
+
+  test('another user is refused by name, its own is taken', async () => {
+    await expect(host.start(taskIn(root, { code: '1' }, { user: 'nobody-of-ours' }))).rejects.toThrow(
+      'unknown user "nobody-of-ours"',
+    );
+  });
+
+  test('the same id twice is refused, and nothing else starts', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+
+    await expect(host.start(task)).rejects.toThrow(`task with ID "${task.id}" already started`);
+
+    await host.destroy(task.id);
+  });
+
+  test('a daemon that is away is worth another try, and says so as the agent reads it', async () => {
+    await using other = await PluginHost.start({ daemon_socket: join(root, 'nobody.sock') });
+
+    const error = await other.start(javascript('1')).catch((caught) => caught);
+
+    expect(error).toMatchObject({ code: status.FAILED_PRECONDITION });
+    const detail = RpcStatus.decode(detailOf(error) as Buffer);
+    expect(detail).toMatchObject({ code: status.FAILED_PRECONDITION, message: error.details });
+    expect(detail.details).toEqual([
+      {
+        typeUrl: 'type.googleapis.com/hashicorp.nomad.plugins.shared.structs.RecoverableError',
+        value: { recoverable: true },
+      },
+    ]);
+  });
+
+  test('memory beyond its resources is its end, told as such', async () => {
+    const allocatedResources = { cpu: undefined, memory: { memoryMb: 48n, memoryMaxMb: 0n }, networks: [] };
+    const task = javascript('const all = []; for (;;) all.push(Buffer.alloc(1e6, 1))');
+    task.resources = { allocatedResources, linuxResources: undefined, ports: [] };
+
+    const { result } = await host.run(task);
+
+    expect(result).toEqual({ exitCode: 137, signal: 9, oomKilled: true });
+  });
+
+  test('memory_max is the limit where there is one, and -1 is none', async () => {
+    const code = 'const kept = Buffer.alloc(120e6, 1); setTimeout(() => console.log(kept.length), 300)';
+    for (const memoryMaxMb of [256n, -1n]) {
+      const task = javascript(code);
+      const allocatedResources = { cpu: undefined, memory: { memoryMb: 64n, memoryMaxMb }, networks: [] };
+      task.resources = { allocatedResources, linuxResources: undefined, ports: [] };
+      expect(await host.run(task)).toMatchObject({ result: { exitCode: 0, oomKilled: false } });
+    }
+  });
+
+  test('the run limit ends it, as a failure with its reason', async () => {
+    const elide_opts = { timeout: '300ms', on_timeout: 'SIGUSR2' };
+    const task = javascript('process.on("SIGUSR2", () => process.exit(0)); setInterval(() => {}, 1000)', {
+      elide_opts,
+    });
+
+    const { result, err } = await host.run(task);
+
+    expect(result).toMatchObject({ exitCode: 0 });
+    expect(err).toContain('timed_out');
+  });
+});
+
+describe('a stop', () => {
+  test('gives the guest its signal and its time', async () => {
+    const task = javascript(
+      'process.on("SIGHUP", () => { console.log("bye"); process.exit(3) }); console.log("ready"); setInterval(() => {}, 1000)',
+    );
+    await host.start(task);
+    await ready(task);
+
+    await host.stop(task.id, 'SIGHUP', 5_000);
+
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3, signal: 0 }, err: '' });
+    expect(logsOf(task)).toBe('ready\nbye\n');
+  });
+
+  test('is SIGTERM where nobody says, then force when the time is over', async () => {
+    const task = python(
+      'import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
+    );
+    await host.start(task);
+    await ready(task);
+    const began = performance.now();
+
+    await host.stop(task.id, '', 500);
+
+    expect(performance.now() - began).toBeGreaterThan(450);
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 137, signal: 9 } });
+    expect(logsOf(task)).toBe('ready\nno\n');
+  });
+
+  test('without time is force at once, for every waiter', async () => {
+    const task = python('import time\nprint("ready", flush=True)\ntime.sleep(60)');
+    await host.start(task);
+    await ready(task);
+    const waiters = [host.wait(task.id), host.wait(task.id)];
+
+    await host.stop(task.id, 'SIGINT', 0);
+
+    for (const end of await Promise.all(waiters))
+      expect(end.result).toEqual({ exitCode: 137, signal: 9, oomKilled: false });
+    await host.stop(task.id, 'SIGTERM', 1_000);
+  });
+
+  test('with a signal that cannot be sent is SIGTERM all the same', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+    await ready(task);
+
+    await host.stop(task.id, 'SIGNONE', 2_000);
+
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 143, signal: 15 } });
+  });
+
+  test('by destroy needs force', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+
+    await expect(host.destroy(task.id, false)).rejects.toThrow('cannot destroy running task');
+    const end = host.wait(task.id);
+    await host.destroy(task.id);
+
+    expect(await end).toMatchObject({ result: { signal: 9 } });
+  });
+
+  test('leaves nothing of the guest’s children', async () => {
+    const mark = `9${process.pid}`;
+    const task = python(
+      `import subprocess, time\nsubprocess.Popen(['sleep', '${mark}'], start_new_session=True)\nprint("ready", flush=True)\ntime.sleep(60)`,
+    );
+    await host.start(task);
+    await ready(task);
+    expect(processesWith(`sleep ${mark}`).length).toBe(1);
+
+    await host.stop(task.id, '', 1_000);
+
+    expect(processesWith(`sleep ${mark}`)).toEqual([]);
+  });
+});
+
+test('a signal reaches the guest, an unknown one is said to be', async () => {
+  const task = javascript(
+    'process.on("SIGUSR1", () => { console.log("usr1"); process.exit(3) }); console.log("ready"); setInterval(() => {}, 1000)',
+  );
+  await host.start(task);
+  await ready(task);
+
+  await expect(host.signal(task.id, 'SIGNONE')).rejects.toThrow('unknown signal "SIGNONE"');
+  await host.signal(task.id, 'SIGUSR1');
+
+  expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3 } });
+  expect(logsOf(task)).toBe('ready\nusr1\n');
+});
+
+test('a wait that is cancelled ends, and the task goes on', async () => {
+  const task = javascript(SLEEP);
+  await host.start(task);
+  const { promise, resolve } = Promise.withResolvers<number | undefined>();
+  const call = host.driver.waitTask({ taskId: task.id }, (error) => resolve(error?.code));
+  call.cancel();
+
+  expect(await promise).toBe(status.CANCELLED);
+  expect(await host.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+  await host.destroy(task.id);
+});
+
+test('statistics come at once and at the interval, with all that the agent needs', async () => {
+  const task = javascript('console.log("ready"); for (;;);');
+  await host.start(task);
+  await ready(task);
+  const began = performance.now();
+
+  const samples = await collect(
+    host.driver.taskStats({ taskId: task.id, collectionInterval: { seconds: 0n, nanos: 2e8 } }),
+    (all) => all.length === 3,
+  );
+
+  expect(performance.now() - began).toBeGreaterThan(350);
+  expect(performance.now() - began).toBeLessThan(5_000);
+  const { cpu, memory } = samples[2]?.stats?.aggResourceUsage ?? {};
+  expect(samples[0]?.stats?.aggResourceUsage?.cpu?.percent).toBe(0);
+  expect(cpu?.percent).toBeGreaterThan(10);
+  expect(cpu?.totalTicks).toBeCloseTo(((cpu?.percent ?? 0) / 100) * 2000, 3);
+  expect(Number(memory?.rss)).toBeGreaterThan(100_000);
+  expect(memory?.measuredFields.length).toBeGreaterThan(0);
+  expect(Math.abs((samples[2]?.stats?.timestamp?.getTime() ?? 0) - Date.now())).toBeLessThan(1_000);
+  await host.destroy(task.id);
+});
+
+test('events tell each state, and why it ended', async () => {
+  const events: DriverTaskEvent[] = [];
+  const call = host.driver.taskEvents({});
+  call.on('error', () => {});
+  call.on('data', (event) => events.push(event));
+  await host.run(javascript('1'));
+  const task = javascript('process.exit(4)', { elide_opts: { enable_ai: true, intrinsics: ['net'] } });
+
+  await host.run(task);
+
+  const own = () => events.filter(({ taskId }) => taskId === task.id);
+  await eventually('all are told', () => own().some(({ message }) => message.startsWith('Execution exited')));
+  expect(own().map(({ message }) => message)).toEqual(
+    expect.arrayContaining([
+      'Execution running',
+      'Execution exited: failed',
+      "enable_ai is not enabled in the driver's session_config; the task runs without it",
+      "net is not enabled in the driver's session_config; the task runs without it",
+    ]),
+  );
+  expect(own().at(-1)).toMatchObject({ allocId: task.allocId, taskName: 'task', annotations: { exit_code: '4' } });
+  expect(own().every(({ timestamp }) => timestamp !== undefined)).toBe(true);
+  call.cancel();
+});
+
+describe('a command beside a task', () => {
+  let task: TaskConfig;
+
+  beforeAll(async () => {
+    task = javascript(SLEEP, { env: { A: 'b' } });
+    await host.start(task);
+  });
+  afterAll(() => host.destroy(task.id));
+
+  test('has its output in one, and its code', async () => {
+    const { stdout, result } = await host.exec(task.id, ['sh', '-c', 'pwd; echo "$A" >&2; exit 9']);
+
+    expect(stdout.toString()).toBe(`${join(task.allocDir, 'task')}\nb\n`);
+    expect(result?.exitCode).toBe(9);
+  });
+
+  test('of many words is cut to the newest', async () => {
+    const { stdout } = await host.exec(task.id, ['sh', '-c', 'seq 1 5000']);
+
+    expect(stdout.byteLength).toBe(4096);
+    expect(stdout.toString().endsWith('4999\n5000\n')).toBe(true);
+  });
+
+  test('is killed when its time is over', async () => {
+    const { result } = await host.exec(task.id, ['sleep', '60'], 300);
+
+    expect(result).toMatchObject({ exitCode: 137, signal: 9 });
+  });
+
+  test('needs a word', async () => {
+    await expect(host.exec(task.id, [])).rejects.toThrow('error cmd must have at least one value');
+  });
+
+  test('elide-eval runs code in the task’s language', async () => {
+    const { stdout } = await host.exec(task.id, ['elide-eval', 'console.log(process.cwd(), process.argv[2])', 'x']);
+
+    expect(stdout.toString()).toBe(`${join(task.allocDir, 'task')} x\n`);
+  });
+
+  async function streamed(...requests: object[]) {
+    const call = host.driver.execTaskStreaming();
+    for (const request of requests) call.write(ExecTaskStreamingRequest.fromPartial(request));
+    return collect(call as never, (all: ExecTaskStreamingResponse[]) => all.at(-1)?.exited === true);
+  }
+
+  const textOf = (all: ExecTaskStreamingResponse[], stream: 'stdout' | 'stderr') =>
+    Buffer.concat(all.flatMap((one) => one[stream]?.data ?? [])).toString();
+
+  test('streams both ways, apart, and closes each stream before it exits', async () => {
+    const command = ['sh', '-c', 'cat; echo err >&2; exit 43'];
+    const all = await streamed(
+      { setup: { taskId: task.id, command, tty: false } },
+      {},
+      { stdin: { data: Buffer.from('a'), close: false } },
+      { stdin: { data: Buffer.from('b'), close: true } },
+    );
+
+    expect([textOf(all, 'stdout'), textOf(all, 'stderr')]).toEqual(['ab', 'err\n']);
+    expect(all.slice(-3)).toMatchObject([{ stdout: { close: true } }, { stderr: { close: true } }, { exited: true }]);
+    expect(all.at(-1)?.result?.exitCode).toBe(43);
+  });
+
+  test('has a terminal of the size that was said last', async () => {
+    const command = ['sh', '-c', 'read x; stty size'];
+    const all = await streamed(
+      { setup: { taskId: task.id, command, tty: true } },
+      { ttySize: { height: 24, width: 80 } },
+      { ttySize: { height: 100, width: 100 } },
+      { stdin: { data: Buffer.from('go\n') } },
+    );
+
+    expect(textOf(all, 'stdout')).toBe('go\r\n100 100\r\n');
+    expect(all.every(({ stderr }) => stderr === undefined)).toBe(true);
+  });
+
+  test('ends with its caller', async () => {
+    const mark = `8${process.pid}`;
+    const call = host.driver.execTaskStreaming();
+    call.on('error', () => {});
+    call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['sleep', mark] } }));
+    await eventually('it runs', () => processesWith(`sleep ${mark}`).length === 1);
+
+    call.cancel();
+
+    await eventually('it is gone', () => processesWith(`sleep ${mark}`).length === 0);
+  });
+
+  test.each([
+    ['no setup', { stdin: { data: Buffer.from('x') } }, 'the first message of an exec must have its setup'],
+    ['no task', { setup: { taskId: 'none', command: ['true'] } }, 'task not found'],
+    ['no command', { setup: { taskId: 'TASK', command: [] } }, 'error cmd must have'],
+  ])('with %s is refused', async (_name, request: object, message) => {
+    const given = (request as { setup?: { taskId: string; command: string[] } }).setup;
+    const setup = given && { ...given, taskId: given.taskId.replace('TASK', task.id) };
+
+    await expect(streamed({ ...request, ...(setup && { setup }) })).rejects.toThrow(message);
+  });
+});
+
+describe('a recovery', () => {
+  async function handleOf(task: TaskConfig) {
+    const { handle } = await host.start(task);
+    if (handle === undefined) throw new Error('no handle');
+    // As an agent has it after its own restart: the task's configuration is not kept.
+    return { ...handle, config: { ...(handle.config as TaskConfig), msgpackDriverConfig: Buffer.alloc(0) } };
+  }
+
+  const another = () =>
+    PluginHost.start({ daemon_socket: daemon.endpoints.socket, session_config: { enabled_languages: LANGUAGES } });
+
+  test('by another plugin finds the task as it was, and can do everything with it', async () => {
+    const task = javascript(
+      'process.on("SIGTERM", () => process.exit(5)); console.log("ready"); setInterval(() => {}, 1000)',
+    );
+    const handle = await handleOf(task);
+    await ready(task);
+    const before = await host.inspect(task.id);
+    await using other = await another();
+
+    await other.recover(handle);
+    await other.recover(handle);
+
+    expect(await other.inspect(task.id)).toEqual(before);
+    expect((await other.exec(task.id, ['pwd'])).stdout.toString()).toBe(`${join(task.allocDir, 'task')}\n`);
+    await other.stop(task.id, '', 5_000);
+    expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 5 } });
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 5 } });
+    await other.destroy(task.id, false);
+  });
+
+  test('of a task that ended meanwhile has its recorded end', async () => {
+    const task = javascript('process.exit(6)');
+    const handle = await handleOf(task);
+    await host.wait(task.id);
+    await using other = await another();
+
+    await other.recover(handle);
+
+    expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
+  });
+
+  test('without the daemon waits for it', async () => {
+    const task = javascript('1');
+    const handle = await handleOf(task);
+    await using other = await PluginHost.start({ daemon_socket: join(root, 'none.sock'), reconnect_limit: '1s' });
+
+    await other.recover(handle);
+    expect(await other.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+
+    const { result, err } = await other.wait(task.id);
+    expect(result?.exitCode).toBe(-1);
+    expect(err).toContain('no daemon answers');
+  });
+
+  test('of what nobody knows fails', async () => {
+    const handle = await handleOf(javascript('1'));
+    await using other = await another();
+    const config = handle.config;
+
+    await expect(other.recover(undefined)).rejects.toThrow('handle cannot be nil');
+    await expect(other.recover({ ...handle, config: undefined })).rejects.toThrow('handle cannot be nil');
+    await expect(other.recover({ ...handle, driverState: Buffer.from('{') })).rejects.toThrow();
+    await expect(other.recover({ ...handle, driverState: Buffer.from('{"version":9}') })).rejects.toThrow(
+      'another version',
+    );
+    await expect(other.recover({ ...handle, config: { ...config, id: 'gone' } })).rejects.toThrow('"gone" not found');
+  });
+});
+
+describe('a daemon that is killed', () => {
+  test('is waited for; a task that it does not know again has failed, and says why', async () => {
+    const directory = temporaryDirectory();
+    const socket = join(directory, 'd.sock');
+    const first = await DaemonProcess.start('--socket', socket);
+    await using other = await PluginHost.start({ daemon_socket: socket });
+    const task = taskIn(directory, { language: 'javascript', code: SLEEP });
+    await other.start(task);
+    const end = other.wait(task.id);
+
+    await first.stop('SIGKILL');
+    expect(await other.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+    await using _second = await DaemonProcess.start('--socket', socket);
+
+    const { result, err } = await end;
+    expect(result?.exitCode).toBe(-1);
+    expect(err).toContain('not found');
+  });
+});
+
+describe('what only newer agents, or nobody, would ask', () => {
+  test('Init and Shutdown are answered, and tasks run on', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+
+    await host.call(host.driver, host.driver.init, {});
+    await host.call(host.driver, host.driver.shutdown, {});
+
+    expect(await host.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+    await host.destroy(task.id);
+  });
+
+  test('networks are not made', async () => {
+    await expect(
+      host.call(host.driver, host.driver.createNetwork, { allocId: 'a', hostname: '' }),
+    ).rejects.toMatchObject({
+      code: status.UNIMPLEMENTED,
+    });
+  });
+
+  test('capabilities are what the driver keeps', async () => {
+    const { capabilities } = await host.call(host.driver, host.driver.capabilities, {});
+
+    expect(capabilities).toMatchObject({
+      sendSignals: true,
+      exec: true,
+      fsIsolation: 0,
+      networkIsolationModes: [0],
+      mountConfigs: 1,
+      disableLogCollection: true,
+    });
+  });
+
+  test('a start without a task, an endless id and 20 MB of code harm nobody', async () => {
+    await expect(host.call(host.driver, host.driver.startTask, { task: undefined })).rejects.toThrow(
+      'task cannot be nil',
+    );
+    await expect(host.start({ ...javascript('1'), id: 'x'.repeat(5_000) })).rejects.toThrow('1024');
+    const task = javascript(`/*${'x'.repeat(20e6)}*/ console.log("big")`);
+
+    expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
+    expect(logsOf(task)).toBe('big\n');
+  });
+
+  test('a plugin whose agent is gone goes on when nobody reads its log', async () => {
+    await using other = await PluginHost.start({
+      daemon_socket: daemon.endpoints.socket,
+      session_config: { enabled_languages: LANGUAGES },
+    });
+    other.child.stderr?.destroy();
+    other.child.stdout?.destroy();
+
+    await fingerprints(other, () => true);
+    await other.setConfig({ daemon_socket: join(root, 'nobody.sock') });
+    await fingerprints(other, () => true);
+
+    expect((await other.call(other.base, other.base.pluginInfo, {})).name).toBe('elide');
+  });
+
+  test('a log line is what the agent can read', async () => {
+    await fingerprints(host, () => true);
+
+    const line = JSON.parse(host.log.at(-1) as string);
+    expect(line).toMatchObject({ '@level': 'info', '@message': 'Healthy' });
+    expect(line['@timestamp']).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
+  });
+});
+
+test('with logs = "nomad" output goes into the agent’s pipes', async () => {
+  await using other = await PluginHost.start({
+    daemon_socket: daemon.endpoints.socket,
+    logs: 'nomad',
+    session_config: { enabled_languages: LANGUAGES },
+  });
+  const { capabilities } = await other.call(other.driver, other.driver.capabilities, {});
+  expect(capabilities?.disableLogCollection).toBe(false);
+  const task = javascript('console.log("out"); console.error("err")');
+  execFileSync('mkfifo', [task.stdoutPath, task.stderrPath]);
+  const read = [task.stdoutPath, task.stderrPath].map((path) => text(spawn('cat', [path]).stdout));
+
+  await other.run(task);
+
+  expect(await Promise.all(read)).toEqual(['out\n', 'err\n']);
+});
+
+test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async (path) => {
+  const task = taskIn(root, { language: 'javascript', code: 'console.log(1)' }, { stdoutPath: path, stderrPath: path });
+
+  expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
+
+  expect(logsOf(task)).toBe('');
+});
