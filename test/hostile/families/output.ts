@@ -64,6 +64,8 @@ export const output: Family = {
       language: 'javascript',
       code: "console.log('ready'); for (let at = 0; at < 20_000; at += 1) require('node:fs').writeSync(1, 'x');",
       ...BY_ITSELF,
+      // Its own work: as long as the others leave it for that.
+      endsWithinMs: 10_000,
       stdout: ends(Buffer.alloc(20_000, 'x')),
     },
     {
@@ -137,6 +139,8 @@ while True:
       language: 'python',
       code: 'print("ready", flush=True)\nimport os\nfor _ in range(20000): os.write(1, b"x")',
       ...BY_ITSELF,
+      // Its own work: as long as the others leave it for that.
+      endsWithinMs: 10_000,
       stdout: ends(Buffer.alloc(20_000, 'x')),
     },
     {
