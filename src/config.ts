@@ -14,6 +14,7 @@ import {
   OUTPUT_POLICIES,
   TIMEOUT_ACTIONS,
 } from './supervisor/limits.ts';
+import { LARGEST_BUDGET_BYTES, MOST_RETAINED } from './supervisor/requests.ts';
 
 /** What one JavaScript context needs, generously, in bytes: the default limit of running executions counts with it. */
 const CONTEXT_BYTES = 16 * 1024 * 1024;
@@ -107,8 +108,12 @@ const schema = v.strictObject({
   durability: v.optional(v.picklist(DURABILITIES), 'normal'),
   /** What a stop of the daemon does: end everything, or leave it to the next daemon. */
   onStop: v.optional(v.picklist(ON_STOP), 'stop'),
+  /** How long after its end an execution stays queryable, in ms. Default: as long as there is room. */
+  retainedAgeMs: v.optional(duration(1)),
   /** How many finished executions stay queryable. */
-  retainedExecutions: v.optional(count(1, 10_000_000), 10_000),
+  retainedExecutions: v.optional(count(1, MOST_RETAINED), 10_000),
+  /** Bytes of output of all executions: beyond, that of the oldest finished ones is removed. */
+  outputBudgetBytes: v.optional(count(1, LARGEST_BUDGET_BYTES), 10 * 1024 ** 3),
   /** Name or path of the Python interpreter, 3.9 or later. */
   python: v.optional(v.pipe(v.string(), v.nonEmpty()), 'python3'),
 });

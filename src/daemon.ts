@@ -7,10 +7,11 @@ import {
   FailedPreconditionError,
   InvalidArgumentError,
   NotFoundError,
+  OutOfRangeError,
   ResourceExhaustedError,
   UnavailableError,
 } from './errors.ts';
-import type { JournalContents, Moment } from './journal/entries.ts';
+import type { FinishedEntry, JournalContents, Moment, OutputBytes } from './journal/entries.ts';
 import { Journal, type OpenedJournal } from './journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
@@ -40,6 +41,7 @@ import {
   type SessionConfiguration,
   type Snippet,
 } from './supervisor/requests.ts';
+import { Retention } from './supervisor/retention.ts';
 import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
 import { SessionMachines, type SessionOptions, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
@@ -60,6 +62,8 @@ export interface SessionSnapshot {
 export interface ExecutionStatus extends ExecutionSnapshot {
   stdoutBytes: number;
   stderrBytes: number;
+  /** Its output was removed to make room; reading it rejects with an `OutOfRangeError`. */
+  outputEvicted: boolean;
 }
 
 /** What a stop asks for. */
@@ -156,7 +160,8 @@ export class Daemon {
   readonly #log: Logger;
   readonly #dispatcher: Dispatcher;
   readonly #machines = new SessionMachines();
-  readonly #registry: SessionRegistry;
+  readonly #registry = new SessionRegistry();
+  readonly #retention: Retention;
   #enforcement: Enforcement[] = [];
   #directory: StateDirectory | undefined;
   #journal: Journal | undefined;
@@ -172,13 +177,11 @@ export class Daemon {
     this.#serve = serve;
     this.#log = pino({ level: config.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
     this.#dispatcher = new Dispatcher({ maxActive: config.maxRunning, maxStarting: config.maxStarting });
-    this.#registry = new SessionRegistry({
-      retain: config.retainedExecutions,
-      onEvicted: (entry) => {
-        const { journal } = this.#started();
-        journal.append({ type: 'execution.released', number: entry.number });
-        void this.#output(entry).remove();
-      },
+    const { retainedAgeMs: ageMs, retainedExecutions: executions, outputBudgetBytes: outputBytes } = config;
+    this.#retention = new Retention({
+      limits: { ageMs, executions, outputBytes },
+      onReleased: (entry) => this.#release(entry),
+      onOutputEvicted: (entry) => void this.#evictOutput(entry),
     });
   }
 
@@ -205,6 +208,7 @@ export class Daemon {
       void directory.remove(left);
     } catch (error) {
       for (const session of this.#registry.sessions()) session.detach();
+      this.#retention.close();
       await this.#controlGroups?.close({ detach: this.#registry.sessions().length > 0 });
       await journal?.close();
       await directory.close();
@@ -316,8 +320,9 @@ export class Daemon {
   async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
     const known = this.#registry.execution(sessionId, executionId);
     const { snapshot } = await this.#recordOf(known);
-    const { stdout, stderr } = await this.#output(known).sizes();
-    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr };
+    const evicted = evictedOf(known);
+    const { stdout, stderr } = evicted ?? (await this.#output(known).sizes());
+    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted !== undefined };
   }
 
   /** Oldest first; of one session or of all; of those from the `from`th on, before the `to`th. */
@@ -374,17 +379,29 @@ export class Daemon {
     return true;
   }
 
-  /** Every status event from a sequence number on, those to come included; ends after the last one. */
+  /**
+   * Every status event from a sequence number on, those to come included; ends after the last one. Rejects with
+   * `OutOfRangeError` for a number beyond the next one.
+   */
   async *watchExecution(
     sessionId: string,
     executionId: string,
     options: { fromSequence?: number; signal?: AbortSignal } = {},
   ): AsyncGenerator<StatusEvent> {
+    const { fromSequence = 1, signal = NEVER } = options;
     const record = await this.#execution(sessionId, executionId);
-    yield* record.watch(options.fromSequence ?? 1, options.signal ?? NEVER);
+    const { sequence } = record.snapshot;
+    if (fromSequence > sequence + 1) {
+      const events = `execution "${executionId}" has ${sequence} status events`;
+      throw new OutOfRangeError(`${events}; sequence ${fromSequence} is in the future`);
+    }
+    yield* record.watch(fromSequence, signal);
   }
 
-  /** The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. */
+  /**
+   * The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. Rejects with
+   * `OutOfRangeError` for a position beyond what was written, and for output that was removed to make room.
+   */
   async *streamOutput(
     sessionId: string,
     executionId: string,
@@ -399,16 +416,27 @@ export class Daemon {
     };
     const signal = options.signal ?? NEVER;
     const record = await this.#recordOf(known);
+    await this.#requireInRange(known, range);
     // There is nothing to read, nor a directory to look at, until the guest has started.
     if (follow) {
       for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
     }
-    yield* this.#output(known).read(range, record.exited(signal), signal);
+    const next = { ...range.from };
+    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal)) {
+      next[chunk.stream] = chunk.position + chunk.data.byteLength;
+      yield chunk;
+    }
+    // It may have been removed under the reader.
+    const now = this.#registry.find(sessionId, executionId);
+    if (now !== undefined && !signal.aborted) await this.#requireInRange(now, { ...range, from: next });
   }
 
   /** The newest output of a stream, `maxBytes` at most, and where it begins. */
   async tailOutput(sessionId: string, executionId: string, stream: 'stdout' | 'stderr', maxBytes: number) {
-    return this.#output(this.#registry.execution(sessionId, executionId)).tail(stream, maxBytes);
+    const known = this.#registry.execution(sessionId, executionId);
+    const evicted = evictedOf(known);
+    if (evicted !== undefined) return { position: evicted[stream], data: Buffer.alloc(0) };
+    return this.#output(known).tail(stream, maxBytes);
   }
 
   /** Resolves when the execution has exited, or when `signal` aborts: look at the state to see which. */
@@ -470,6 +498,22 @@ export class Daemon {
     await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end, position);
   }
 
+  /**
+   * Gives up a finished execution: its result, its output, its id. Rejects with `FailedPreconditionError` for one that has
+   * not exited.
+   */
+  async releaseExecution(sessionId: string, executionId: string): Promise<void> {
+    const { journal } = this.#started();
+    const known = this.#registry.execution(sessionId, executionId);
+    if (known instanceof ExecutionRecord) {
+      throw new FailedPreconditionError(
+        `execution "${executionId}" has not exited; it can be stopped, not released (elidectl stop)`,
+      );
+    }
+    this.#retention.release(known);
+    await journal.written();
+  }
+
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
   #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): string[] {
     const { sessions, unfinished, finished, nextNumber } = contents;
@@ -487,7 +531,7 @@ export class Daemon {
       else dropCell(cell);
     }
     for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#registry.add(entry);
-    for (const entry of finished) this.#registry.retain(entry);
+    for (const entry of finished) this.#retention.add(entry, agoMs(entry.exited));
     for (const execution of unfinished) {
       const end = found.ends.get(execution.executionKey);
       const session = byKey.get(execution.sessionKey);
@@ -554,18 +598,22 @@ export class Daemon {
       onExited: (record) => {
         const { executionId, result, times } = record.snapshot;
         this.#log.debug({ sessionId, executionId, ...result }, 'execution exited');
-        const { number, sessionKey, executionKey } = record.accepted;
+        const { number, sessionKey, executionKey, retention } = record.accepted;
         const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
-        this.#registry.retain({
+        const agoMs = Math.max(0, Date.now() - (times.exitedAtMs ?? 0));
+        const entry = {
           number,
           sessionId,
           executionId,
           sessionKey,
           executionKey,
-          exitedAtMs: times.exitedAtMs ?? 0,
+          exited: { atMs: times.exitedAtMs ?? 0, monotonicMs: monotonicMs() - agoMs },
           outputBytes: stdoutBytes + stderrBytes,
-          outputEvicted: false,
-        });
+          outputEvicted: undefined,
+          retention,
+        };
+        this.#registry.add(entry);
+        this.#retention.add(entry, agoMs);
       },
     });
     return session;
@@ -612,11 +660,53 @@ export class Daemon {
     return new OutputFiles(join(this.#started().directory.paths.output, sessionKey, executionKey));
   }
 
+  /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
+  async #requireInRange(known: KnownExecution, { streams, from }: OutputRange): Promise<void> {
+    const evicted = evictedOf(known);
+    const ends = evicted ?? (await this.#output(known).sizes());
+    for (const stream of streams) {
+      const [position, end] = [from[stream], ends[stream]];
+      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted === undefined ? 0 : end];
+      if (position > end) {
+        throw new OutOfRangeError(`${which} has ${end} bytes, from ${begin} on; position ${position} is in the future`);
+      }
+      if (position < begin) {
+        throw new OutOfRangeError(
+          `${which} was evicted to make room: position ${position} is gone, it now begins at ${begin}, its end`,
+        );
+      }
+    }
+  }
+
+  /** Nobody may ask for it any more. */
+  #release(entry: FinishedEntry): void {
+    const { journal } = this.#started();
+    this.#registry.remove(entry);
+    journal.append({ type: 'execution.released', number: entry.number });
+    void this.#removeOutput(entry);
+  }
+
+  async #evictOutput(entry: FinishedEntry): Promise<void> {
+    const { journal } = this.#started();
+    entry.outputEvicted = await this.#output(entry).sizes();
+    journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
+    await this.#removeOutput(entry);
+  }
+
+  /** Once that is journaled: a later daemon must not find less than it is told. */
+  async #removeOutput(entry: FinishedEntry): Promise<void> {
+    await this.#started().journal.written();
+    await this.#output(entry)
+      .remove()
+      .catch((err) => this.#log.warn({ err, executionId: entry.executionId }, 'output that cannot be removed'));
+  }
+
   /** Directories of sessions and executions that nobody can ask for any more. */
   #unknownDirectories({ unfinished, finished }: JournalContents): string[] {
     const { output, work } = this.#started().directory.paths;
     const live = new Set(unfinished.map(({ executionKey }) => executionKey));
-    const known = new Set([...live, ...finished.map(({ executionKey }) => executionKey)]);
+    const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);
+    const known = new Set([...live, ...kept.map(({ executionKey }) => executionKey)]);
     const below = (directory: string, kept: Set<string>) =>
       readdirSync(directory)
         .flatMap((sessionKey) => readdirSync(join(directory, sessionKey)).map((key) => [sessionKey, key] as const))
@@ -633,7 +723,7 @@ export class Daemon {
   async #stop(): Promise<void> {
     const { graceMs } = this.config;
     await Promise.all(this.#registry.sessions().map((session) => session.close(this.#forced ? 0 : graceMs)));
-    await this.#release({ detach: false });
+    await this.#leave({ detach: false });
     this.#log.info('stopped');
   }
 
@@ -641,11 +731,12 @@ export class Daemon {
     const { journal } = this.#started();
     await journal.written();
     for (const session of this.#registry.sessions()) session.detach();
-    await this.#release({ detach: true });
+    await this.#leave({ detach: true });
     this.#log.info('stopped; what runs is left to the next daemon');
   }
 
-  async #release({ detach }: { detach: boolean }): Promise<void> {
+  async #leave({ detach }: { detach: boolean }): Promise<void> {
+    this.#retention.close();
     await this.#server?.close();
     await this.#controlGroups?.close({ detach });
     await this.#journal?.close();
@@ -671,6 +762,10 @@ export class Daemon {
 function dropCell({ pid, connection }: FoundCells['cells'][number]): void {
   connection.destroy();
   killTrees([pid]);
+}
+
+function evictedOf(known: KnownExecution): OutputBytes | undefined {
+  return known instanceof ExecutionRecord ? undefined : known.outputEvicted;
 }
 
 function requireDeliverable(record: ExecutionRecord, signal: NodeJS.Signals): void {

@@ -28,6 +28,11 @@ export class FailedPreconditionError extends ElideError {
   readonly code = 'failed_precondition';
 }
 
+/** A position or sequence number that is in the future, or whose output was evicted; the message says which. */
+export class OutOfRangeError extends ElideError {
+  readonly code = 'out_of_range';
+}
+
 /** A queue or quota is full. */
 export class ResourceExhaustedError extends ElideError {
   readonly code = 'resource_exhausted';

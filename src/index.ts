@@ -22,6 +22,7 @@ export {
   FailedPreconditionError,
   InvalidArgumentError,
   NotFoundError,
+  OutOfRangeError,
   ResourceExhaustedError,
   StartupError,
   UnavailableError,

@@ -9,6 +9,7 @@ import { addJournal } from './commands/journal.ts';
 import { addLanguages } from './commands/languages.ts';
 import { addLogs } from './commands/logs.ts';
 import { addPs } from './commands/ps.ts';
+import { addRelease } from './commands/release.ts';
 import { addRun } from './commands/run.ts';
 import { addSession } from './commands/session.ts';
 import { addSignal } from './commands/signal.ts';
@@ -75,6 +76,7 @@ function programOf(finish: Finish): Command {
     addSignal,
     addStop,
     addInspect,
+    addRelease,
     addStats,
     addSession,
     addLanguages,

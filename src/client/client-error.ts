@@ -5,6 +5,7 @@ import {
   FailedPreconditionError,
   InvalidArgumentError,
   NotFoundError,
+  OutOfRangeError,
   ResourceExhaustedError,
   UnavailableError,
 } from '../errors.ts';
@@ -40,6 +41,7 @@ const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptio
   [status.ALREADY_EXISTS]: AlreadyExistsError,
   [status.INVALID_ARGUMENT]: InvalidArgumentError,
   [status.FAILED_PRECONDITION]: FailedPreconditionError,
+  [status.OUT_OF_RANGE]: OutOfRangeError,
 };
 
 /** When to try again where nobody says. */

@@ -272,6 +272,11 @@ export class DaemonClient {
     await this.#unary(this.#api.writeExecutionInput, request, options);
   }
 
+  /** Gives up a finished execution: its result, its output, its id. */
+  async releaseExecution(sessionId: string, executionId: string, options?: CallOptions): Promise<void> {
+    await this.#unary(this.#api.releaseExecution, { sessionId, executionId }, options);
+  }
+
   /** Every status event from a sequence number on, those to come included; ends after the last one. Rides through a restart. */
   async *watchExecution(
     sessionId: string,

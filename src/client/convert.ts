@@ -12,7 +12,8 @@ export type ExecutionSummary = Omit<ExecutionSnapshot, 'sequence'>;
 
 const stateOf = (state: Api.LifecycleState) => wordOf<LifecycleState>(Api.LifecycleState, state) ?? 'pending';
 const rungOf = (rung: Api.LadderRung) => wordOf<Rung>(Api.LadderRung, rung);
-const msOf = (ms: bigint) => (ms === 0n ? undefined : Number(ms));
+/** Undefined for what is not set, or not yet. */
+const setOf = (value: bigint) => (value === 0n ? undefined : Number(value));
 
 function resultOf(result: Api.ExecutionResult | undefined): ExecutionResult | undefined {
   if (result === undefined) return undefined;
@@ -29,9 +30,9 @@ function resultOf(result: Api.ExecutionResult | undefined): ExecutionResult | un
 function timesOf(times: Api.ExecutionTimes | undefined): ExecutionTimes {
   return {
     acceptedAtMs: Number(times?.acceptedAtMs ?? 0n),
-    startedAtMs: msOf(times?.startedAtMs ?? 0n),
-    signaledAtMs: msOf(times?.signaledAtMs ?? 0n),
-    exitedAtMs: msOf(times?.exitedAtMs ?? 0n),
+    startedAtMs: setOf(times?.startedAtMs ?? 0n),
+    signaledAtMs: setOf(times?.signaledAtMs ?? 0n),
+    exitedAtMs: setOf(times?.exitedAtMs ?? 0n),
   };
 }
 
@@ -65,6 +66,7 @@ export function statusOf(status: Api.GetExecutionStatusResponse): ExecutionStatu
     pid,
     stdoutBytes: Number(status.stdoutBytes),
     stderrBytes: Number(status.stderrBytes),
+    outputEvicted: status.outputEvicted,
   };
 }
 
@@ -106,8 +108,11 @@ export function sessionOf(session: Api.GetSessionResponse): SessionSnapshot {
       maxRunning: config?.maxRunning ?? 0,
       maxQueued: config?.maxQueued ?? 0,
       weight: config?.weight ?? 0,
-      idleTtlMs: msOf(config?.idleTtlMs ?? 0n),
-      totalTtlMs: msOf(config?.totalTtlMs ?? 0n),
+      idleTtlMs: setOf(config?.idleTtlMs ?? 0n),
+      totalTtlMs: setOf(config?.totalTtlMs ?? 0n),
+      retainedAgeMs: setOf(config?.retainedAgeMs ?? 0n),
+      retainedExecutions: config?.retainedExecutions,
+      outputBudgetBytes: setOf(config?.outputBudgetBytes ?? 0n),
     },
     createdAtMs: Number(createdAt) * 1000,
     counts: {
@@ -143,6 +148,9 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
       weight: config.weight ?? 0,
       idleTtlMs: bigintOf(config.idleTtlMs),
       totalTtlMs: bigintOf(config.totalTtlMs),
+      retainedAgeMs: bigintOf(config.retainedAgeMs),
+      retainedExecutions: config.retainedExecutions,
+      outputBudgetBytes: bigintOf(config.outputBudgetBytes),
     },
   };
 }

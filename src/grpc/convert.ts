@@ -146,6 +146,8 @@ export function sessionOf(snapshot: SessionSnapshot): GetSessionResponse {
       executionCeilings: configurationOf(config.executionCeilings),
       idleTtlMs: bigintOf(config.idleTtlMs),
       totalTtlMs: bigintOf(config.totalTtlMs),
+      retainedAgeMs: bigintOf(config.retainedAgeMs),
+      outputBudgetBytes: bigintOf(config.outputBudgetBytes),
     },
     createdAt: secondsOf(createdAtMs),
     state: stateOf(state),
@@ -169,6 +171,8 @@ export function sessionConfigurationOf(config: ApiSessionConfiguration | undefin
     executionCeilings: ceilings && ceilingsOf(ceilings),
     idleTtlMs: checkableOf(config.idleTtlMs),
     totalTtlMs: checkableOf(config.totalTtlMs),
+    retainedAgeMs: checkableOf(config.retainedAgeMs),
+    outputBudgetBytes: checkableOf(config.outputBudgetBytes),
   };
 }
 

@@ -57,7 +57,7 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
         tail(daemon, sessionId, executionId, 'stdout'),
         tail(daemon, sessionId, executionId, 'stderr'),
       ]);
-      const { state, result, rung, times, sequence, language, pid, stdoutBytes, stderrBytes } = found;
+      const { state, result, rung, times, sequence, language, pid, stdoutBytes, stderrBytes, outputEvicted } = found;
       return {
         sessionId,
         executionId,
@@ -79,6 +79,7 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
         stdoutPosition: BigInt(stdout.position),
         stderrPosition: BigInt(stderr.position),
         pid,
+        outputEvicted,
       };
     }),
 
@@ -98,8 +99,12 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       signal,
     ) {
       const options = { fromSequence: numberOf(fromSequence, 'from_sequence'), signal };
+      // Looked up once: with its end it may be nobody's any more.
+      const found = await daemon.getExecution(sessionId, executionId);
+      const warnings = [...found.warnings];
       for await (const event of daemon.watchExecution(sessionId, executionId, options)) {
-        yield eventOf(event, await daemon.getExecution(sessionId, executionId));
+        if (event.warning !== undefined && event.sequence > found.sequence) warnings.push(event.warning);
+        yield eventOf(event, { ...found, warnings, times: { ...found.times, exitedAtMs: event.atMs } });
       }
     }),
 
@@ -148,6 +153,11 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       const options = { sessionId: sessionId || undefined, executionId: executionId || undefined, signal };
       const rounds = daemon.watchExecutionMetrics({ ...options, intervalMs: intervalMs || undefined });
       for await (const round of rounds) yield { executions: round.map(metricsOf) };
+    }),
+
+    releaseExecution: unary(async ({ sessionId, executionId }: Api.ReleaseExecutionRequest) => {
+      await daemon.releaseExecution(sessionId, executionId);
+      return {};
     }),
 
     getEnforcement: unary(async () => ({ limits: daemon.enforcement() })),

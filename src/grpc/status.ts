@@ -29,6 +29,7 @@ const CODES: Record<string, status> = {
   already_exists: status.ALREADY_EXISTS,
   invalid_argument: status.INVALID_ARGUMENT,
   failed_precondition: status.FAILED_PRECONDITION,
+  out_of_range: status.OUT_OF_RANGE,
   resource_exhausted: status.RESOURCE_EXHAUSTED,
   unavailable: status.UNAVAILABLE,
   startup: status.FAILED_PRECONDITION,

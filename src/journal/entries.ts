@@ -2,6 +2,7 @@ import type { Stop } from '../../machines/execution.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 import type { CheckedOptions } from '../supervisor/limits.ts';
 import type { CheckedSessionConfiguration, ExecutionRequest } from '../supervisor/requests.ts';
+import type { RetentionLimits } from '../supervisor/retention.ts';
 
 /** How far what is acknowledged is on disk: see docs/durability.md. */
 export const DURABILITIES = ['full', 'normal', 'off'] as const;
@@ -24,8 +25,14 @@ export type Entry =
   | { type: 'execution.event'; number: number; event: JournaledEvent }
   /** Nobody asks for it any more. */
   | { type: 'execution.released'; number: number }
-  /** It is finished, and its output was removed to make room. */
-  | { type: 'execution.outputEvicted'; number: number };
+  /** It is finished, and its output is removed to make room; how much that was. */
+  | { type: 'execution.outputEvicted'; number: number; bytes: OutputBytes };
+
+/** Of each stream. */
+export interface OutputBytes {
+  stdout: number;
+  stderr: number;
+}
 
 export interface JournaledSession {
   sessionKey: string;
@@ -53,6 +60,8 @@ export interface AcceptedExecution {
   /** Limits that the node could not hold when it was accepted, one line each. */
   warnings: string[];
   stdin: boolean;
+  /** What its session, which may be gone before it, says of how long it is kept; undefined: nothing. */
+  retention: RetentionLimits | undefined;
 }
 
 /** A status event with what a later daemon needs to go on from there. */
@@ -81,9 +90,11 @@ export interface FinishedEntry {
   executionId: string;
   sessionKey: string;
   executionKey: string;
-  exitedAtMs: number;
+  exited: Moment;
   outputBytes: number;
-  outputEvicted: boolean;
+  /** What it had written, once its output was removed to make room. */
+  outputEvicted: OutputBytes | undefined;
+  retention: RetentionLimits | undefined;
 }
 
 /** A session that was open, or being deleted, when its daemon went. */

@@ -30,9 +30,11 @@ export const MIGRATIONS = [
     warnings TEXT NOT NULL,
     stdin INTEGER NOT NULL,
     cell_key TEXT,
+    retention TEXT,
     exited_at_ms REAL,
+    exited_monotonic_ms REAL,
     output_bytes INTEGER NOT NULL DEFAULT 0,
-    output_evicted INTEGER NOT NULL DEFAULT 0
+    output_evicted TEXT
   ) STRICT;
   CREATE INDEX unfinished ON executions (number) WHERE exited_at_ms IS NULL;
   CREATE TABLE requests (number INTEGER PRIMARY KEY, request TEXT NOT NULL) STRICT;
@@ -72,13 +74,19 @@ export interface ExecutionRow {
   options: string;
   warnings: string;
   stdin: number;
+  retention: string | null;
   exited_at_ms: number | null;
 }
 
 export interface FinishedRow extends ExecutionRow {
   exited_at_ms: number;
+  exited_monotonic_ms: number;
   output_bytes: number;
-  output_evicted: number;
+  output_evicted: string | null;
+}
+
+export function retentionOf({ retention }: ExecutionRow): AcceptedExecution['retention'] {
+  return retention === null ? undefined : JSON.parse(retention);
 }
 
 export function acceptedOf(row: ExecutionRow): AcceptedExecution {
@@ -93,6 +101,7 @@ export function acceptedOf(row: ExecutionRow): AcceptedExecution {
     options: JSON.parse(row.options),
     warnings: JSON.parse(row.warnings),
     stdin: row.stdin === 1,
+    retention: retentionOf(row),
   };
 }
 

@@ -18,6 +18,7 @@ import {
   type FinishedRow,
   MIGRATIONS,
   requireOurs,
+  retentionOf,
   type SessionRow,
   sessionOf,
 } from './rows.ts';
@@ -146,7 +147,8 @@ export class JournalStore {
         const options = JSON.stringify(execution.options);
         const ids = [number, executionKey, sessionKey, sessionId, executionId] as const;
         const warnings = JSON.stringify(execution.warnings);
-        statements.accept.run(...ids, language, fingerprint, options, warnings, Number(stdin));
+        const retention = execution.retention === undefined ? null : JSON.stringify(execution.retention);
+        statements.accept.run(...ids, language, fingerprint, options, warnings, Number(stdin), retention);
         statements.keepRequest.run(number, JSON.stringify(request));
         statements.addEvent.run(number, entry.event.sequence, JSON.stringify(entry.event));
         break;
@@ -163,7 +165,7 @@ export class JournalStore {
         statements.release.run(entry.number);
         break;
       case 'execution.outputEvicted':
-        statements.evictOutput.run(entry.number);
+        statements.evictOutput.run(JSON.stringify(entry.bytes), entry.number);
         break;
     }
   }
@@ -174,8 +176,8 @@ export class JournalStore {
     if (event.state === 'running' || event.state === 'exited') statements.removeRequest.run(number);
     if (event.state !== 'exited') return;
     const { stdoutBytes = 0, stderrBytes = 0 } = event.result?.usage ?? {};
-    const { changes } = statements.exit.run(event.atMs, stdoutBytes + stderrBytes, number);
     const { atMs, monotonicMs } = event;
+    const { changes } = statements.exit.run(atMs, monotonicMs, stdoutBytes + stderrBytes, number);
     if (changes === 1) statements.countExited.run(JSON.stringify({ atMs, monotonicMs }), number);
   }
 
@@ -212,9 +214,10 @@ export class JournalStore {
         executionId: row.execution_id,
         sessionKey: row.session_key,
         executionKey: row.execution_key,
-        exitedAtMs: row.exited_at_ms,
+        exited: { atMs: row.exited_at_ms, monotonicMs: row.exited_monotonic_ms },
         outputBytes: row.output_bytes,
-        outputEvicted: row.output_evicted === 1,
+        outputEvicted: row.output_evicted === null ? undefined : JSON.parse(row.output_evicted),
+        retention: retentionOf(row),
       }),
     );
     const { last } = statements.last.get() as { last: number | null };
@@ -253,7 +256,7 @@ function openSound(
 /** The columns of each table that hold JSON. */
 const TABLES = {
   sessions: ['config', 'closing', 'last_exit'],
-  executions: ['options', 'warnings'],
+  executions: ['options', 'warnings', 'retention', 'output_evicted'],
   requests: ['request'],
   events: ['event'],
 } as const;
@@ -324,8 +327,9 @@ function prepareAll(database: DatabaseSync) {
     sessions: prepare('SELECT * FROM sessions ORDER BY created_at_ms'),
     accept: prepare(`
       INSERT OR REPLACE INTO executions
-        (number, execution_key, session_key, session_id, execution_id, language, fingerprint, options, warnings, stdin)
-      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+        (number, execution_key, session_key, session_id, execution_id, language, fingerprint, options, warnings, stdin,
+          retention)
+      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
     keepRequest: prepare('INSERT OR REPLACE INTO requests VALUES (?, ?)'),
     removeRequest: prepare('DELETE FROM requests WHERE number = ?'),
     request: prepare('SELECT request FROM requests WHERE number = ?'),
@@ -333,12 +337,14 @@ function prepareAll(database: DatabaseSync) {
     removeEvents: prepare('DELETE FROM events WHERE number = ?'),
     events: prepare('SELECT event FROM events WHERE number = ? ORDER BY sequence'),
     dispatch: prepare('UPDATE executions SET cell_key = ? WHERE number = ?'),
-    exit: prepare('UPDATE executions SET exited_at_ms = ?, output_bytes = ? WHERE number = ? AND exited_at_ms IS NULL'),
+    exit: prepare(`
+      UPDATE executions SET exited_at_ms = ?, exited_monotonic_ms = ?, output_bytes = ?
+      WHERE number = ? AND exited_at_ms IS NULL`),
     countExited: prepare(`
       UPDATE sessions SET exited = exited + 1, last_exit = ?
       WHERE session_key = (SELECT session_key FROM executions WHERE number = ?)`),
     release: prepare('DELETE FROM executions WHERE number = ?'),
-    evictOutput: prepare('UPDATE executions SET output_evicted = 1 WHERE number = ?'),
+    evictOutput: prepare('UPDATE executions SET output_evicted = ? WHERE number = ?'),
     execution: prepare('SELECT * FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL'),
     unfinished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NULL ORDER BY number'),
     finished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NOT NULL ORDER BY exited_at_ms, number'),

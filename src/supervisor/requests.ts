@@ -16,6 +16,7 @@ import {
   type ExecutionDefaults,
   type ExecutionLimits,
 } from './limits.ts';
+import type { RetentionLimits } from './retention.ts';
 import { requireThreadSignal } from './signals.ts';
 
 /** What a session may do, as its creator asks for it. Absent fields have the daemon's defaults. */
@@ -42,15 +43,28 @@ export interface SessionConfiguration {
   idleTtlMs?: number | undefined;
   /** It is deleted so long after its creation, whatever runs, in ms, 1 to {@link LONGEST_MS}. Absent: never. */
   totalTtlMs?: number | undefined;
+  /** How long after its end an execution stays queryable, in ms, 1 to {@link LONGEST_MS}. Absent: the daemon's bounds alone. */
+  retainedAgeMs?: number | undefined;
+  /** How many finished executions stay queryable, 1 to 10000000. Absent: the daemon's bounds alone. */
+  retainedExecutions?: number | undefined;
+  /** Bytes of output of all executions, 1 to 2^50: beyond, that of the oldest finished ones goes. Absent: the daemon's alone. */
+  outputBudgetBytes?: number | undefined;
 }
 
 /** Fields that stay absent where nobody gave them. */
-type Optional = 'idleTtlMs' | 'totalTtlMs';
+type Optional = 'idleTtlMs' | 'totalTtlMs' | 'retainedAgeMs' | 'retainedExecutions' | 'outputBudgetBytes';
 
 /** A session's configuration with every field filled in that has a default. */
 export type CheckedSessionConfiguration = {
   [K in Exclude<keyof SessionConfiguration, Optional>]-?: NonNullable<SessionConfiguration[K]>;
 } & Pick<SessionConfiguration, Optional>;
+
+/** What is kept of a session's finished executions; undefined when the daemon's own bounds are all there are. */
+export function retentionOf(config: CheckedSessionConfiguration): RetentionLimits | undefined {
+  const { retainedAgeMs: ageMs, retainedExecutions: executions, outputBudgetBytes: outputBytes } = config;
+  if (ageMs === undefined && executions === undefined && outputBytes === undefined) return undefined;
+  return { ageMs, executions, outputBytes };
+}
 
 /** What to run, as a client asks for it. */
 export interface Snippet extends ExecutionDefaults {
@@ -108,6 +122,9 @@ const LONGEST_ID_BYTES = 1024;
 const LARGEST_POOL = 1000;
 const MOST_RUNNING = 1_000_000;
 const MOST_QUEUED = 10_000_000;
+/** The most finished executions, and bytes of output, that may be asked to be kept. */
+export const MOST_RETAINED = 10_000_000;
+export const LARGEST_BUDGET_BYTES = 2 ** 50;
 const LARGEST_WEIGHT = 1000;
 const MOST_OUTPUT_FILES = 1000;
 const SMALLEST_FILE_BYTES = 1024;
@@ -167,9 +184,16 @@ export function checkSessionConfiguration(
   checkCount(maxRunning, 'config.max_running', MOST_RUNNING);
   checkCount(maxQueued, 'config.max_queued', MOST_QUEUED);
   checkCount(weight, 'config.weight', LARGEST_WEIGHT);
-  const { idleTtlMs, totalTtlMs } = config;
+  const { idleTtlMs, totalTtlMs, retainedAgeMs, retainedExecutions, outputBudgetBytes } = config;
   if (idleTtlMs !== undefined) checkDuration(idleTtlMs, 'config.idle_ttl_ms', 1);
   if (totalTtlMs !== undefined) checkDuration(totalTtlMs, 'config.total_ttl_ms', 1);
+  if (retainedAgeMs !== undefined) checkDuration(retainedAgeMs, 'config.retained_age_ms', 1);
+  if (retainedExecutions !== undefined) {
+    checkCount(retainedExecutions, 'config.retained_executions', MOST_RETAINED, 1);
+  }
+  if (outputBudgetBytes !== undefined) {
+    checkCount(outputBudgetBytes, 'config.output_budget_bytes', LARGEST_BUDGET_BYTES, 1);
+  }
   const wanted = config.enabledLanguages ?? [];
   const enabledLanguages =
     wanted.length === 0
@@ -188,12 +212,15 @@ export function checkSessionConfiguration(
     weight: weight || DEFAULT_WEIGHT,
     idleTtlMs,
     totalTtlMs,
+    retainedAgeMs,
+    retainedExecutions,
+    outputBudgetBytes,
   };
 }
 
-function checkCount(value: number, field: string, most: number): void {
-  if (!Number.isInteger(value) || value < 0 || value > most) {
-    throw new InvalidArgumentError(`${field} is ${value}; it must be 0 to ${most}`);
+function checkCount(value: number, field: string, most: number, least = 0): void {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new InvalidArgumentError(`${field} is ${value}; it must be ${least} to ${most}`);
   }
 }
 

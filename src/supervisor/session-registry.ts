@@ -1,6 +1,6 @@
 import { NotFoundError, UnavailableError } from '../errors.ts';
 import type { FinishedEntry } from '../journal/entries.ts';
-import { ExecutionRecord } from './execution-record.ts';
+import type { ExecutionRecord } from './execution-record.ts';
 import type { CheckedSessionConfiguration } from './requests.ts';
 import type { SessionSupervisor } from './session-supervisor.ts';
 
@@ -8,21 +8,11 @@ import type { SessionSupervisor } from './session-supervisor.ts';
 export type KnownExecution = ExecutionRecord | FinishedEntry;
 
 /**
- * Every session by its id, and every execution by session and its id. Executions outlive their session: they stay
- * queryable until `retain` finished ones are newer.
+ * Every session by its id, and every execution by session and its id. Executions outlive their session.
  */
 export class SessionRegistry {
   readonly #sessions = new Map<string, SessionSupervisor>();
   readonly #executions = new Map<string, Map<string, KnownExecution>>();
-  /** In the order they exited. */
-  readonly #finished = new Set<FinishedEntry>();
-  readonly #retain: number;
-  readonly #onEvicted: (entry: FinishedEntry) => void;
-
-  constructor(options: { retain: number; onEvicted: (entry: FinishedEntry) => void }) {
-    this.#retain = options.retain;
-    this.#onEvicted = options.onEvicted;
-  }
 
   /** The session of that id, created if there is none. The same id with another configuration is refused. */
   createSession(
@@ -61,6 +51,7 @@ export class SessionRegistry {
     if (this.#sessions.get(session.sessionId) === session) this.#sessions.delete(session.sessionId);
   }
 
+  /** Knows an execution, in place of what was known of it. */
   add(known: KnownExecution): void {
     const { sessionId, executionId } = known;
     const executions = this.#executions.get(sessionId) ?? new Map<string, KnownExecution>();
@@ -92,19 +83,11 @@ export class SessionRegistry {
     return sessions.flatMap((session) => session.running());
   }
 
-  /** Keeps little of an execution that has exited, and lets go the oldest finished one when there are too many. */
-  retain(entry: FinishedEntry): void {
-    const known = this.find(entry.sessionId, entry.executionId);
-    if (known instanceof ExecutionRecord && known.accepted.number !== entry.number) return;
-    this.add(entry);
-    this.#finished.add(entry);
-    const [oldest] = this.#finished;
-    if (this.#finished.size <= this.#retain || oldest === undefined) return;
-    this.#finished.delete(oldest);
-    const { sessionId, executionId } = oldest;
+  /** Forgets a finished execution. */
+  remove(entry: FinishedEntry): void {
+    const { sessionId, executionId } = entry;
     const executions = this.#executions.get(sessionId);
-    executions?.delete(executionId);
+    if (executions?.get(executionId) === entry) executions.delete(executionId);
     if (executions?.size === 0) this.#executions.delete(sessionId);
-    this.#onEvicted(oldest);
   }
 }

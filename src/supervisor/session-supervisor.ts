@@ -28,7 +28,7 @@ import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState, type Resumed, stopUnderWay } from './execution-record.ts';
 import { specOf } from './languages.ts';
 import type { CheckedOptions } from './limits.ts';
-import type { CheckedSessionConfiguration, ExecutionRequest } from './requests.ts';
+import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
 
 /** What a session needs of its daemon. */
 export interface SessionOptions {
@@ -209,7 +209,8 @@ export class SessionSupervisor implements Waiting {
     const { sessionId, executionId, language, fingerprint, options, warnings, stdin } = request;
     const keys = { sessionKey: this.#sessionKey, executionKey: nanoid(KEY_CHARS) };
     const ids = { number: this.#options.nextNumber(), ...keys, sessionId, executionId };
-    const accepted = { ...ids, language, fingerprint, options, warnings, stdin };
+    const retention = retentionOf(this.config);
+    const accepted = { ...ids, language, fingerprint, options, warnings, stdin, retention };
     const record = this.#record(accepted, request, undefined);
     this.#queue.add(record);
     this.#options.dispatcher.offer(this);

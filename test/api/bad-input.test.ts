@@ -238,6 +238,10 @@ test('a session configuration beyond its bounds is refused and creates nothing',
     [{ idleTtlMs: -1n }, /config.idle_ttl_ms is -1 ms; it must be 1 to 2073600000 ms/],
     [{ totalTtlMs: INT64_MIN }, /config.total_ttl_ms is -9223372036854776000 ms; it must be 1 to 2073600000 ms/],
     [{ totalTtlMs: INT64_MAX }, /config.total_ttl_ms is 9223372036854776000 ms; it must be 1 to 2073600000 ms/],
+    [{ retainedAgeMs: 0n }, /config.retained_age_ms is 0 ms; it must be 1 to 2073600000 ms/],
+    [{ retainedExecutions: 0 }, /config.retained_executions is 0; it must be 1 to 10000000/],
+    [{ outputBudgetBytes: -1n }, /config.output_budget_bytes is -1; it must be 1 to 1125899906842624/],
+    [{ outputBudgetBytes: INT64_MAX }, /config.output_budget_bytes is 9223372036854776000; it must be 1 to/],
     [{ totalTtlMs: 2_073_600_001n }, /config.total_ttl_ms is 2073600001 ms; it must be 1 to 2073600000 ms/],
   ] as const) {
     await expect(client.createSession('bounds', config)).rejects.toMatchObject({

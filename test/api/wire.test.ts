@@ -217,7 +217,11 @@ test('WatchExecution tells every event in order without gaps, from any sequence 
   expect(live.at(-1)?.result).toMatchObject({ reason: ExitReason.TIMED_OUT, exitCode: 137, signal: 'SIGKILL' });
   expect(await watch(4n)).toEqual(live.slice(3));
   expect(await watch(5n)).toEqual(live.slice(4));
-  expect(await watch(99n)).toEqual([]);
+  expect(await watch(6n)).toEqual([]);
+  await expect(watch(7n)).rejects.toMatchObject({
+    code: status.OUT_OF_RANGE,
+    details: 'execution "w" has 5 status events; sequence 7 is in the future',
+  });
   const times = live.map(({ timestamp }) => timestamp);
   expect(times).toEqual([...times].sort());
 });

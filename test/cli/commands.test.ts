@@ -214,6 +214,22 @@ describe('inspect', () => {
   });
 });
 
+describe('release', () => {
+  test('gives up what has finished, and nothing else', async () => {
+    const id = await detached('js', FOREVER, '-s', 'released');
+    const early = await ctl.run(['release', id]);
+    expect(early.code).toBe(125);
+    expect(early.stderr.toString()).toMatch(/^elidectl: execution ".*" has not exited/);
+    await ctl.text('stop', '--grace', '0', id);
+
+    expect(await ctl.text('release', id)).toBe('');
+
+    const late = await ctl.run(['release', id]);
+    expect(late.code).toBe(125);
+    expect(late.stderr.toString()).toBe(`elidectl: execution "${id}" not found (elidectl ps --all)\n`);
+  });
+});
+
 describe('session', () => {
   test('create, ls, inspect and rm take a session through its life', async () => {
     await ctl.text('session', 'create', 'life', '--language', 'js', '--memory', '1GiB', '--pool-size', '3');
@@ -231,6 +247,29 @@ describe('session', () => {
     await ctl.text('session', 'rm', '--force', 'life');
     expect(await ctl.text('session', 'ls')).not.toContain('life');
     expect(await ctl.json('inspect', id, '-s', 'life')).toMatchObject({ result: { reason: 'session_closed' } });
+  });
+
+  test('its life is set when it is created, and shown', async () => {
+    const flags = ['--idle-ttl', '10m', '--ttl', '24h', '--keep', '1h', '--keep-executions', '9', '--output-budget'];
+    await ctl.text('session', 'create', 'lasting', ...flags, '64MiB');
+
+    expect(await ctl.json('session', 'inspect', 'lasting')).toMatchObject({
+      config: {
+        idleTtlMs: 600_000,
+        totalTtlMs: 86_400_000,
+        retainedAgeMs: 3_600_000,
+        retainedExecutions: 9,
+        outputBudgetBytes: 67_108_864,
+      },
+    });
+    expect(await ctl.text('session', 'inspect', 'lasting')).toMatch(
+      /^idle ttl +10m00s\nttl +24h00m\nkept for +1h00m\nkept at most +9\noutput budget +64\.0 MiB$/m,
+    );
+    expect(await ctl.json('session', 'ls')).toContainEqual(expect.objectContaining({ sessionId: 'lasting' }));
+    const none = await ctl.run(['session', 'create', 'none', '--idle-ttl', '0']);
+    expect(none.stderr.toString()).toBe(
+      'elidectl: config.idle_ttl_ms is 0 ms; it must be 1 to 2073600000 ms (24 days)\n',
+    );
   });
 
   test('create with another configuration is refused', async () => {

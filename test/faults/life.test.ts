@@ -1,3 +1,5 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { eventually } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
@@ -66,3 +68,63 @@ test('a closed session stays closed over a restart, its executions queryable, an
   await node.client.deleteSession('s', { force: true });
   expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
 });
+
+test('retention goes on over a restart, for closed sessions too, and what went stays gone', async () => {
+  await using node = await FaultNode.start({ outputBudgetBytes: 25_000 });
+  const run = async (sessionId: string, executionId: string, code: string) => {
+    await node.client.executeSnippet({ sessionId, executionId, language: 'javascript', code });
+    return await node.client.wait(sessionId, executionId);
+  };
+  const known = async (sessionId: string) => {
+    const found = (await Array.fromAsync(node.client.listExecutions())).filter((one) => one.sessionId === sessionId);
+    return found.map(({ executionId }) => executionId);
+  };
+  const write = "process.stdout.write('x'.repeat(10_000))";
+  await node.client.createSession('s');
+  for (const executionId of ['evicted', 'released', 'kept', 'last']) await run('s', executionId, write);
+  await node.client.releaseExecution('s', 'released');
+  await node.client.createSession('short', { retainedAgeMs: 2_500 });
+  const { times } = await run('short', 'e', '0');
+  await node.client.deleteSession('short');
+  await node.client.createSession('few', { retainedExecutions: 2, outputBudgetBytes: 1_000 });
+  for (const executionId of ['a', 'b', 'c']) await run('few', executionId, 'console.log(1)');
+  await node.client.deleteSession('few');
+  const left = join(node.stateDir, 'daemon', 'output');
+  await eventually('three are removed', () => outputs(left).length === 5);
+
+  await node.end();
+  await eventually('one is too old', () => Date.now() > (times.exitedAtMs as number) + 2_600);
+  await node.start({ outputBudgetBytes: 15_000 });
+
+  expect(await known('s')).toEqual(['evicted', 'kept', 'last']);
+  expect(await known('few')).toEqual(['b', 'c']);
+  await eventually('it is forgotten', async () => (await known('short')).length === 0);
+  await eventually('its output and that of the next is gone', () => outputs(left).length === 3);
+  for (const executionId of ['evicted', 'kept']) {
+    expect(await node.client.getExecutionStatus('s', executionId)).toMatchObject({
+      result: { reason: 'completed' },
+      stdoutBytes: 10_000,
+      outputEvicted: true,
+    });
+    await expect(node.stdout(executionId)).rejects.toMatchObject({
+      code: 'out_of_range',
+      message: expect.stringContaining('it now begins at 10000, its end'),
+    });
+  }
+  expect(await node.stdout('last')).toBe('x'.repeat(10_000));
+  await expect(node.client.wait('s', 'released')).rejects.toMatchObject({ code: 'not_found' });
+  const future = Array.fromAsync(node.client.watchExecution('s', 'last', { fromSequence: 9 }));
+  await expect(future).rejects.toMatchObject({
+    code: 'out_of_range',
+    message: expect.stringMatching(/sequence 9 is in the future/),
+  });
+
+  await node.restart();
+  expect(await node.client.getExecutionStatus('s', 'kept')).toMatchObject({ stdoutBytes: 10_000, outputEvicted: true });
+  expect(await known('s')).toEqual(['evicted', 'kept', 'last']);
+});
+
+/** Directories of output that there are. */
+function outputs(directory: string): string[] {
+  return readdirSync(directory).flatMap((sessionKey) => readdirSync(join(directory, sessionKey)));
+}

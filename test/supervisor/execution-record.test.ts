@@ -27,7 +27,7 @@ test('a later event never has an earlier time, whatever the cell says', () => {
     fingerprint: 'f',
   };
   const record = new ExecutionRecord({
-    accepted: { ...request, number: 1, sessionKey: 's', executionKey: 'e' },
+    accepted: { ...request, number: 1, sessionKey: 's', executionKey: 'e', retention: undefined },
     request,
     machine: executionMachine.provide({ actors: { guest } }) as typeof executionMachine,
     limits: { startLimitMs: 1000, forcedLimitMs: 1000 },

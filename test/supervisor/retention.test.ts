@@ -1,6 +1,9 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import type { FinishedEntry } from '../../src/journal/entries.ts';
+import { Retention, type RetentionLimits } from '../../src/supervisor/retention.ts';
 import { eventually, TestDaemon } from '../support/daemon.ts';
 
 test('only so many finished executions stay queryable, the newest, and the output of the others is gone', async () => {
@@ -53,4 +56,197 @@ test('sessions share the places of a node in turn', async () => {
 
   const before = ends.filter((end) => (end.snapshot.times.startedAtMs ?? 0) < (snapshot.times.startedAtMs ?? 0));
   expect(before.length).toBeLessThanOrEqual(2);
+});
+
+/** Directories of output that there are. */
+const outputs = (node: TestDaemon): string[] => {
+  const output = join(node.root, 's', 'daemon', 'output');
+  return readdirSync(output).flatMap((sessionKey) => readdirSync(join(output, sessionKey)));
+};
+
+test('a session keeps its finished executions by its own age, number and output, within those of the daemon', async () => {
+  await using node = await TestDaemon.start({ retainedExecutions: 6 });
+  const few = await node.session({ retainedExecutions: 2 });
+  const short = await node.session({ retainedAgeMs: 1_500 });
+  const other = await node.session();
+  const known = async ({ sessionId }: { sessionId: string }) =>
+    (await node.daemon.listExecutions()).flatMap((found) => (found.sessionId === sessionId ? [found.executionId] : []));
+
+  const brief = await short.run({ executionId: 'brief', code: '0' });
+  for (const executionId of ['a', 'b', 'c']) await few.run({ executionId, code: '0' });
+  expect(await known(few)).toEqual(['b', 'c']);
+  await eventually('the old one is forgotten', async () => (await known(short)).length === 0);
+  expect(Date.now() - (brief.snapshot.times.exitedAtMs as number)).toBeGreaterThanOrEqual(1_499);
+  for (const executionId of ['1', '2', '3', '4', '5']) await other.run({ executionId, code: '0' });
+
+  expect(await known(few)).toEqual(['c']);
+  expect(await known(other)).toEqual(['1', '2', '3', '4', '5']);
+  await eventually('only their output is left', () => outputs(node).length === 6);
+});
+
+test('a daemon forgets what finished too long ago', async () => {
+  await using node = await TestDaemon.start({ retainedAgeMs: 1_500 });
+  const session = await node.session();
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  await session.run({ executionId: 'brief', code: '0' });
+
+  await eventually('one is forgotten', async () => (await node.daemon.listExecutions(session.sessionId)).length === 1);
+
+  expect((await running.snapshot()).state).toBe('running');
+  await running.cancel({ graceMs: 0 });
+});
+
+test('a client gives up a finished execution, and only that', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const { sessionId } = session;
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  await session.run({ executionId: 'done', code: 'console.log(1)' });
+  const release = (executionId: string) => node.daemon.releaseExecution(sessionId, executionId);
+
+  await expect(release(running.executionId)).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: expect.stringContaining('has not exited'),
+  });
+  await expect(release('nope')).rejects.toMatchObject({ code: 'not_found' });
+  await release('done');
+
+  await expect(release('done')).rejects.toMatchObject({ code: 'not_found' });
+  await expect(node.daemon.getExecutionStatus(sessionId, 'done')).rejects.toMatchObject({ code: 'not_found' });
+  expect((await running.snapshot()).state).toBe('running');
+  await eventually('its output is gone', () => outputs(node).length === 1);
+  expect((await session.run({ executionId: 'done', code: "console.log('again')" })).stdout).toBe('again\n');
+  await running.cancel({ graceMs: 0 });
+});
+
+test('output beyond the budget is that of the oldest finished; results stay, and a read says what is gone', async () => {
+  await using node = await TestDaemon.start({ outputBudgetBytes: 25_000 });
+  const session = await node.session();
+  const { sessionId } = session;
+  const write = "process.stdout.write('x'.repeat(9_000)); process.stderr.write('y'.repeat(1_000));";
+  const running = await session.ready(`${write} setInterval(() => {}, 1000); console.log('ready');`);
+  for (const executionId of ['first', 'second', 'third']) await session.run({ executionId, code: write });
+  await eventually('one is removed', () => outputs(node).length === 3);
+
+  const first = await node.daemon.getExecutionStatus(sessionId, 'first');
+  expect(first).toMatchObject({
+    result: { reason: 'completed' },
+    stdoutBytes: 9_000,
+    stderrBytes: 1_000,
+    outputEvicted: true,
+  });
+  const read = (executionId: string, options = {}) =>
+    Array.fromAsync(node.daemon.streamOutput(sessionId, executionId, options));
+  await expect(read('first')).rejects.toMatchObject({
+    code: 'out_of_range',
+    message: 'stdout of execution "first" was evicted to make room: position 0 is gone, it now begins at 9000, its end',
+  });
+  await expect(read('first', { streams: ['stderr'], stderrPosition: 999 })).rejects.toMatchObject({
+    message: expect.stringContaining('stderr of execution "first" was evicted'),
+  });
+  expect(await read('first', { stdoutPosition: 9_000, stderrPosition: 1_000 })).toEqual([]);
+  expect(await node.daemon.tailOutput(sessionId, 'first', 'stdout', 100)).toEqual({
+    position: 9_000,
+    data: Buffer.alloc(0),
+  });
+  expect(await node.daemon.getExecutionStatus(sessionId, 'second')).toMatchObject({ outputEvicted: false });
+  expect((await read('second', { streams: ['stderr'] })).map(({ data }) => data.length)).toEqual([1_000]);
+  await running.cancel({ graceMs: 0 });
+});
+
+test('a position or a sequence in the future is out of range, the next one is not', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const { sessionId } = session;
+  const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const { executionId } = running;
+  const read = (options: object) =>
+    Array.fromAsync(node.daemon.streamOutput(sessionId, executionId, { follow: false, ...options }));
+  const watch = (fromSequence: number) =>
+    Array.fromAsync(node.daemon.watchExecution(sessionId, executionId, { fromSequence }));
+
+  await expect(read({ stdoutPosition: 7 })).rejects.toMatchObject({
+    code: 'out_of_range',
+    message: `stdout of execution "${executionId}" has 6 bytes, from 0 on; position 7 is in the future`,
+  });
+  await expect(read({ stderrPosition: 1, follow: true })).rejects.toMatchObject({ code: 'out_of_range' });
+  expect(await read({ stdoutPosition: 6 })).toEqual([]);
+  expect(await read({ streams: ['stdout'], stderrPosition: 1 })).toHaveLength(1);
+  await expect(watch(4)).rejects.toMatchObject({
+    code: 'out_of_range',
+    message: `execution "${executionId}" has 2 status events; sequence 4 is in the future`,
+  });
+  const next = watch(3);
+  await running.cancel({ graceMs: 0 });
+  expect((await next)[0]).toMatchObject({ sequence: 3, state: 'signaled' });
+
+  const { snapshot } = await running.end();
+  expect(await watch(snapshot.sequence + 1)).toEqual([]);
+  await expect(watch(snapshot.sequence + 2)).rejects.toMatchObject({ code: 'out_of_range' });
+});
+
+const limits = fc.record(
+  { executions: fc.integer({ min: 1, max: 6 }), outputBytes: fc.integer({ min: 1, max: 40 }) },
+  { requiredKeys: [] },
+);
+
+test('whatever ends in whatever order, each session and the daemon keep their newest within their limits', () => {
+  fc.assert(
+    fc.property(
+      limits,
+      fc.array(limits, { minLength: 1, maxLength: 3 }),
+      fc.array(fc.record({ of: fc.nat(), bytes: fc.nat({ max: 15 }), release: fc.boolean() }), { maxLength: 40 }),
+      (daemon, sessions, ends) => {
+        const kept: FinishedEntry[] = [];
+        const withOutput: FinishedEntry[] = [];
+        const take = (from: FinishedEntry[], entry: FinishedEntry) => {
+          expect(from).toContain(entry);
+          from.splice(from.indexOf(entry), 1);
+        };
+        const retention = new Retention({
+          limits: daemon,
+          onReleased: (entry) => {
+            take(kept, entry);
+            if (withOutput.includes(entry)) take(withOutput, entry);
+          },
+          onOutputEvicted: (entry) => take(withOutput, entry),
+        });
+        const excess = (bound: RetentionLimits, key?: string): string[] => {
+          const mine = (all: FinishedEntry[]) => all.filter(({ sessionKey }) => (key ?? sessionKey) === sessionKey);
+          const bytes = mine(withOutput).reduce((sum, { outputBytes }) => sum + outputBytes, 0);
+          return [
+            ...(mine(kept).length > (bound.executions ?? 1e9) ? ['executions'] : []),
+            ...(bytes > (bound.outputBytes ?? 1e9) ? ['output'] : []),
+          ];
+        };
+
+        for (const [number, { of, bytes, release }] of ends.entries()) {
+          const at = of % sessions.length;
+          const entry: FinishedEntry = {
+            number,
+            sessionId: `${at}`,
+            sessionKey: `${at}`,
+            executionId: `${number}`,
+            executionKey: `${number}`,
+            exited: { atMs: 0, monotonicMs: 0 },
+            outputBytes: bytes,
+            outputEvicted: undefined,
+            retention: sessions[at],
+          };
+          const before = [...kept];
+          kept.push(entry);
+          if (bytes > 0) withOutput.push(entry);
+          retention.add(entry, 0);
+
+          expect(excess(daemon)).toEqual([]);
+          for (const [index, bound] of sessions.entries()) expect(excess(bound, `${index}`)).toEqual([]);
+          // No more than needed: with a place for each, the newest is there.
+          expect(kept).toContain(entry);
+          expect(before.length - kept.length).toBeLessThanOrEqual(1);
+          if (release) retention.release(entry);
+        }
+        retention.close();
+      },
+    ),
+  );
 });

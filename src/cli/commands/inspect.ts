@@ -28,7 +28,9 @@ export function addInspect(program: Command): void {
         const { sessionId } = await findExecution(client, executionId, flags.session);
         const execution = await client.getExecutionStatus(sessionId, executionId);
         if (flags.json) return writeJson(execution);
-        const { language, state, rung, result, times, pid, stdoutBytes, stderrBytes, warnings } = execution;
+        const { language, state, rung, result, times, pid, warnings } = execution;
+        const { stdoutBytes, stderrBytes, outputEvicted } = execution;
+        const gone = outputEvicted ? ', removed to make room' : '';
         return writePairs([
           ['execution', executionId],
           ['session', sessionId],
@@ -41,8 +43,8 @@ export function addInspect(program: Command): void {
           ['started', timeOf(times.startedAtMs)],
           ['signaled', timeOf(times.signaledAtMs)],
           ['exited', timeOf(times.exitedAtMs)],
-          ['stdout', `${stdoutBytes} bytes`],
-          ['stderr', `${stderrBytes} bytes`],
+          ['stdout', `${stdoutBytes} bytes${gone}`],
+          ['stderr', `${stderrBytes} bytes${gone}`],
           ['dropped', result?.usage?.droppedBytes ? `${result.usage.droppedBytes} bytes of output` : undefined],
           ['cpu', result?.usage && describeCpu(result.usage)],
           ['peak memory', result?.usage && formatBytes(result.usage.peakMemoryBytes)],

@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander';
 import { ceilingOptions, ceilingsOf, type LimitFlags, limitOptions, limitsOf } from '../limits.ts';
 import { write, writeJson, writePairs, writeTable } from '../output.ts';
 import { withDaemon } from '../target.ts';
-import { collect, formatDuration, parseCount, parseDuration } from '../values.ts';
+import { collect, formatBytes, formatDuration, parseBytes, parseCount, parseDuration } from '../values.ts';
 
 interface CreateFlags extends LimitFlags {
   language?: string[];
@@ -14,6 +14,9 @@ interface CreateFlags extends LimitFlags {
   weight?: number;
   idleTtl?: number;
   ttl?: number;
+  keep?: number;
+  keepExecutions?: number;
+  outputBudget?: number;
 }
 
 interface RemoveFlags {
@@ -52,6 +55,15 @@ export function addSession(program: Command): void {
     .addOption(
       new Option('--ttl <duration>', 'delete it so long after its creation, whatever runs').argParser(parseDuration),
     )
+    .addOption(new Option('--keep <duration>', 'forget executions so long after their end').argParser(parseDuration))
+    .addOption(
+      new Option('--keep-executions <count>', 'finished executions that are kept at most').argParser(parseCount),
+    )
+    .addOption(
+      new Option('--output-budget <size>', 'output of all executions, beyond which the oldest goes').argParser(
+        parseBytes,
+      ),
+    )
     .addOption(
       new Option('--grace <duration>', "time between signal and force (default: the daemon's)").argParser(
         parseDuration,
@@ -62,10 +74,11 @@ export function addSession(program: Command): void {
       withDaemon(command, async ({ client }) => {
         const { language: enabledLanguages, memory: memoryLimitMb, poolSize: contextPoolSize } = flags;
         const { maxRunning, maxQueued, weight, grace: graceMs, idleTtl: idleTtlMs, ttl: totalTtlMs } = flags;
+        const { keep: retainedAgeMs, keepExecutions: retainedExecutions, outputBudget: outputBudgetBytes } = flags;
         const executionDefaults = { ...limitsOf(flags), graceMs };
         const executionCeilings = ceilingsOf(flags);
         const config = { enabledLanguages, memoryLimitMb, contextPoolSize, maxRunning, maxQueued, weight };
-        const life = { idleTtlMs, totalTtlMs };
+        const life = { idleTtlMs, totalTtlMs, retainedAgeMs, retainedExecutions, outputBudgetBytes };
         await client.createSession(sessionId, { ...config, ...life, executionDefaults, executionCeilings });
         await write(`${sessionId}\n`);
       }),
@@ -111,6 +124,9 @@ export function addSession(program: Command): void {
           ['queued at most', config.maxQueued],
           ['idle ttl', config.idleTtlMs && formatDuration(config.idleTtlMs)],
           ['ttl', config.totalTtlMs && formatDuration(config.totalTtlMs)],
+          ['kept for', config.retainedAgeMs && formatDuration(config.retainedAgeMs)],
+          ['kept at most', config.retainedExecutions],
+          ['output budget', config.outputBudgetBytes && formatBytes(config.outputBudgetBytes)],
           ...Object.entries(config.executionDefaults).map(pairOf('default')),
           ...Object.entries(config.executionCeilings).map(pairOf('ceiling')),
           ['executions', `${counts.pending} pending, ${counts.running} running, ${counts.exited} exited`],

@@ -239,7 +239,22 @@ export interface SessionConfiguration {
     | bigint
     | undefined;
   /** The same so long after its creation, whatever runs. */
-  totalTtlMs?: bigint | undefined;
+  totalTtlMs?:
+    | bigint
+    | undefined;
+  /**
+   * How long after its end an execution stays queryable, in ms, 1 to 2073600000. This and the next two hold when the
+   * session is closed, too, and bound what the daemon's own settings allow. Absent: only those.
+   */
+  retainedAgeMs?:
+    | bigint
+    | undefined;
+  /** How many finished executions stay queryable, the newest, 1 to 10000000. */
+  retainedExecutions?:
+    | number
+    | undefined;
+  /** Bytes of output of all executions, 1 to 2^50; beyond, that of the oldest finished ones is removed. Results stay. */
+  outputBudgetBytes?: bigint | undefined;
 }
 
 export interface CreateSessionRequest {
@@ -534,6 +549,8 @@ export interface GetExecutionStatusResponse {
   stderrPosition: bigint;
   /** Process id of a guest that is a process, or 0. */
   pid: number;
+  /** True: its output was removed to make room; stdout and stderr above are empty and begin at their ends. */
+  outputEvicted: boolean;
 }
 
 export interface CancelExecutionRequest {
@@ -656,6 +673,14 @@ export interface WriteExecutionInputRequest {
 export interface WriteExecutionInputResponse {
 }
 
+export interface ReleaseExecutionRequest {
+  sessionId: string;
+  executionId: string;
+}
+
+export interface ReleaseExecutionResponse {
+}
+
 export interface ListSessionsRequest {
 }
 
@@ -742,6 +767,9 @@ function createBaseSessionConfiguration(): SessionConfiguration {
     weight: 0,
     idleTtlMs: undefined,
     totalTtlMs: undefined,
+    retainedAgeMs: undefined,
+    retainedExecutions: undefined,
+    outputBudgetBytes: undefined,
   };
 }
 
@@ -791,6 +819,21 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
         throw new globalThis.Error("value provided for field message.totalTtlMs of type int64 too large");
       }
       writer.uint32(208).int64(message.totalTtlMs);
+    }
+    if (message.retainedAgeMs !== undefined) {
+      if (BigInt.asIntN(64, message.retainedAgeMs) !== message.retainedAgeMs) {
+        throw new globalThis.Error("value provided for field message.retainedAgeMs of type int64 too large");
+      }
+      writer.uint32(216).int64(message.retainedAgeMs);
+    }
+    if (message.retainedExecutions !== undefined) {
+      writer.uint32(224).uint32(message.retainedExecutions);
+    }
+    if (message.outputBudgetBytes !== undefined) {
+      if (BigInt.asIntN(64, message.outputBudgetBytes) !== message.outputBudgetBytes) {
+        throw new globalThis.Error("value provided for field message.outputBudgetBytes of type int64 too large");
+      }
+      writer.uint32(232).int64(message.outputBudgetBytes);
     }
     return writer;
   },
@@ -904,6 +947,30 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
             message.totalTtlMs = reader.int64() as bigint;
             continue;
           }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.retainedAgeMs = reader.int64() as bigint;
+            continue;
+          }
+          case 28: {
+            if (tag !== 224) {
+              break;
+            }
+
+            message.retainedExecutions = reader.uint32();
+            continue;
+          }
+          case 29: {
+            if (tag !== 232) {
+              break;
+            }
+
+            message.outputBudgetBytes = reader.int64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -942,6 +1009,13 @@ export const SessionConfiguration: MessageFns<SessionConfiguration> = {
       : undefined;
     message.totalTtlMs = (object.totalTtlMs !== undefined && object.totalTtlMs !== null)
       ? BigInt(object.totalTtlMs)
+      : undefined;
+    message.retainedAgeMs = (object.retainedAgeMs !== undefined && object.retainedAgeMs !== null)
+      ? BigInt(object.retainedAgeMs)
+      : undefined;
+    message.retainedExecutions = object.retainedExecutions ?? undefined;
+    message.outputBudgetBytes = (object.outputBudgetBytes !== undefined && object.outputBudgetBytes !== null)
+      ? BigInt(object.outputBudgetBytes)
       : undefined;
     return message;
   },
@@ -3246,6 +3320,7 @@ function createBaseGetExecutionStatusResponse(): GetExecutionStatusResponse {
     stdoutPosition: 0n,
     stderrPosition: 0n,
     pid: 0,
+    outputEvicted: false,
   };
 }
 
@@ -3325,6 +3400,9 @@ export const GetExecutionStatusResponse: MessageFns<GetExecutionStatusResponse> 
     }
     if (message.pid !== 0) {
       writer.uint32(240).int32(message.pid);
+    }
+    if (message.outputEvicted !== false) {
+      writer.uint32(248).bool(message.outputEvicted);
     }
     return writer;
   },
@@ -3502,6 +3580,14 @@ export const GetExecutionStatusResponse: MessageFns<GetExecutionStatusResponse> 
             message.pid = reader.int32();
             continue;
           }
+          case 31: {
+            if (tag !== 248) {
+              break;
+            }
+
+            message.outputEvicted = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3551,6 +3637,7 @@ export const GetExecutionStatusResponse: MessageFns<GetExecutionStatusResponse> 
       ? BigInt(object.stderrPosition)
       : 0n;
     message.pid = object.pid ?? 0;
+    message.outputEvicted = object.outputEvicted ?? false;
     return message;
   },
 };
@@ -4824,6 +4911,116 @@ export const WriteExecutionInputResponse: MessageFns<WriteExecutionInputResponse
   },
 };
 
+function createBaseReleaseExecutionRequest(): ReleaseExecutionRequest {
+  return { sessionId: "", executionId: "" };
+}
+
+export const ReleaseExecutionRequest: MessageFns<ReleaseExecutionRequest> = {
+  encode(message: ReleaseExecutionRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.sessionId !== "") {
+      writer.uint32(10).string(message.sessionId);
+    }
+    if (message.executionId !== "") {
+      writer.uint32(18).string(message.executionId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ReleaseExecutionRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseReleaseExecutionRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.sessionId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.executionId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ReleaseExecutionRequest>, I>>(base?: I): ReleaseExecutionRequest {
+    return ReleaseExecutionRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ReleaseExecutionRequest>, I>>(object: I): ReleaseExecutionRequest {
+    const message = createBaseReleaseExecutionRequest();
+    message.sessionId = object.sessionId ?? "";
+    message.executionId = object.executionId ?? "";
+    return message;
+  },
+};
+
+function createBaseReleaseExecutionResponse(): ReleaseExecutionResponse {
+  return {};
+}
+
+export const ReleaseExecutionResponse: MessageFns<ReleaseExecutionResponse> = {
+  encode(_: ReleaseExecutionResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ReleaseExecutionResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseReleaseExecutionResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ReleaseExecutionResponse>, I>>(base?: I): ReleaseExecutionResponse {
+    return ReleaseExecutionResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ReleaseExecutionResponse>, I>>(_: I): ReleaseExecutionResponse {
+    const message = createBaseReleaseExecutionResponse();
+    return message;
+  },
+};
+
 function createBaseListSessionsRequest(): ListSessionsRequest {
   return {};
 }
@@ -5640,7 +5837,8 @@ export const Language: MessageFns<Language> = {
  * since has a number from 20 on, unless a first client already reserved another for the same thing.
  *
  * Errors: NOT_FOUND no such session or execution; ALREADY_EXISTS the id is in use for another request;
- * INVALID_ARGUMENT bad in any state; FAILED_PRECONDITION bad in this state; RESOURCE_EXHAUSTED queue or quota full;
+ * INVALID_ARGUMENT bad in any state; FAILED_PRECONDITION bad in this state; OUT_OF_RANGE a position or sequence number in
+ * the future, or output that was evicted; RESOURCE_EXHAUSTED queue or quota full;
  * UNAVAILABLE the daemon is stopping, try again. Every message names the offender.
  */
 export type ExecutionApiService = typeof ExecutionApiService;
@@ -5809,6 +6007,21 @@ export const ExecutionApiService = {
       Buffer.from(WatchExecutionMetricsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): WatchExecutionMetricsResponse => WatchExecutionMetricsResponse.decode(value),
   },
+  /**
+   * Gives up a finished execution before retention takes it: its result, its output, its id. FAILED_PRECONDITION for
+   * one that has not exited.
+   */
+  releaseExecution: {
+    path: "/elide.daemon.v1alpha1.ExecutionApi/ReleaseExecution" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ReleaseExecutionRequest): Buffer =>
+      Buffer.from(ReleaseExecutionRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ReleaseExecutionRequest => ReleaseExecutionRequest.decode(value),
+    responseSerialize: (value: ReleaseExecutionResponse): Buffer =>
+      Buffer.from(ReleaseExecutionResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ReleaseExecutionResponse => ReleaseExecutionResponse.decode(value),
+  },
   listSessions: {
     path: "/elide.daemon.v1alpha1.ExecutionApi/ListSessions" as const,
     requestStream: false as const,
@@ -5888,6 +6101,11 @@ export interface ExecutionApiServer extends UntypedServiceImplementation {
   getExecutionMetrics: handleUnaryCall<GetExecutionMetricsRequest, ExecutionMetrics>;
   /** The same at an interval: of one execution until its end, its final figures last, or of all that run. */
   watchExecutionMetrics: handleServerStreamingCall<WatchExecutionMetricsRequest, WatchExecutionMetricsResponse>;
+  /**
+   * Gives up a finished execution before retention takes it: its result, its output, its id. FAILED_PRECONDITION for
+   * one that has not exited.
+   */
+  releaseExecution: handleUnaryCall<ReleaseExecutionRequest, ReleaseExecutionResponse>;
   listSessions: handleUnaryCall<ListSessionsRequest, ListSessionsResponse>;
   listExecutions: handleUnaryCall<ListExecutionsRequest, ListExecutionsResponse>;
   /** The languages this node can run. */
@@ -6107,6 +6325,25 @@ export interface ExecutionApiClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<WatchExecutionMetricsResponse>;
+  /**
+   * Gives up a finished execution before retention takes it: its result, its output, its id. FAILED_PRECONDITION for
+   * one that has not exited.
+   */
+  releaseExecution(
+    request: ReleaseExecutionRequest,
+    callback: (error: ServiceError | null, response: ReleaseExecutionResponse) => void,
+  ): ClientUnaryCall;
+  releaseExecution(
+    request: ReleaseExecutionRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ReleaseExecutionResponse) => void,
+  ): ClientUnaryCall;
+  releaseExecution(
+    request: ReleaseExecutionRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ReleaseExecutionResponse) => void,
+  ): ClientUnaryCall;
   listSessions(
     request: ListSessionsRequest,
     callback: (error: ServiceError | null, response: ListSessionsResponse) => void,

@@ -1,0 +1,146 @@
+import { monotonicMs } from '../clock.ts';
+import type { FinishedEntry } from '../journal/entries.ts';
+import { LONGEST_MS } from './limits.ts';
+
+/** How much is kept of executions that have finished. Absent: no bound. */
+export interface RetentionLimits {
+  /** How long after its end an execution is forgotten, in ms. */
+  ageMs?: number | undefined;
+  /** How many are kept; beyond, the one that ended first is forgotten. */
+  executions?: number | undefined;
+  /** Bytes of output; beyond, that of the one that ended first is removed, and its result stays. */
+  outputBytes?: number | undefined;
+}
+
+/** What {@link Retention} is made with. */
+export interface RetentionOptions {
+  /** Of all executions of the daemon; those of a session may have narrower ones. */
+  limits: RetentionLimits;
+  /** Nobody may ask for it any more. */
+  onReleased(entry: FinishedEntry): void;
+  /** Its output is to go; all else of it stays. */
+  onOutputEvicted(entry: FinishedEntry): void;
+}
+
+/**
+ * Decides what is kept of finished executions: by age, by number and by output, of the daemon and of each session, the
+ * oldest going first. Of executions that have not exited, output counts and is never removed.
+ */
+export class Retention {
+  readonly #options: RetentionOptions;
+  readonly #daemon: Pool;
+  /** Of sessions with limits of their own, by session key. */
+  readonly #sessions = new Map<string, Pool>();
+  #timer: NodeJS.Timeout | undefined;
+  /** When the timer is due, by `monotonicMs`. */
+  #dueMs = Number.POSITIVE_INFINITY;
+
+  constructor(options: RetentionOptions) {
+    this.#options = options;
+    this.#daemon = new Pool(options.limits);
+  }
+
+  /** An execution has exited, `agoMs` ago. They come in the order in which they exited. */
+  add(entry: FinishedEntry, agoMs: number): void {
+    const exitedMs = monotonicMs() - agoMs;
+    const pools = this.#poolsOf(entry);
+    for (const pool of pools) pool.add(entry, exitedMs);
+    for (const pool of pools) this.#keep(pool);
+  }
+
+  /** Forgets one before its time. */
+  release(entry: FinishedEntry): void {
+    for (const pool of this.#poolsOf(entry)) pool.remove(entry);
+    if (this.#sessions.get(entry.sessionKey)?.isEmpty) this.#sessions.delete(entry.sessionKey);
+    this.#options.onReleased(entry);
+  }
+
+  /** Decides nothing any more. */
+  close(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #poolsOf({ sessionKey, retention }: FinishedEntry): Pool[] {
+    if (retention === undefined) return [this.#daemon];
+    const pool = this.#sessions.get(sessionKey) ?? new Pool(retention);
+    this.#sessions.set(sessionKey, pool);
+    return [pool, this.#daemon];
+  }
+
+  /** Lets go what is beyond the limits of a pool. */
+  #keep(pool: Pool): void {
+    for (let entry = pool.surplus; entry !== undefined; entry = pool.surplus) this.release(entry);
+    for (let entry = pool.overBudget; entry !== undefined; entry = pool.overBudget) {
+      for (const each of this.#poolsOf(entry)) each.evictOutput(entry);
+      this.#options.onOutputEvicted(entry);
+    }
+    this.#wakeAt(pool.nextDueMs);
+  }
+
+  #wakeAt(dueMs: number): void {
+    if (dueMs >= this.#dueMs) return;
+    clearTimeout(this.#timer);
+    this.#dueMs = dueMs;
+    // A bound that was made longer than a timer can be is looked at in between.
+    const inMs = Math.min(LONGEST_MS, Math.max(1, Math.ceil(dueMs - monotonicMs())));
+    this.#timer = setTimeout(() => {
+      this.#dueMs = Number.POSITIVE_INFINITY;
+      for (const pool of [...this.#sessions.values(), this.#daemon]) this.#keep(pool);
+    }, inMs).unref();
+  }
+}
+
+/** Finished executions under one set of limits. */
+class Pool {
+  readonly #limits: RetentionLimits;
+  /** With when they exited by `monotonicMs`; in that order. */
+  readonly #finished = new Map<FinishedEntry, number>();
+  /** Those of them that have output. */
+  readonly #withOutput = new Set<FinishedEntry>();
+  #outputBytes = 0;
+
+  constructor(limits: RetentionLimits) {
+    this.#limits = limits;
+  }
+
+  get isEmpty(): boolean {
+    return this.#finished.size === 0;
+  }
+
+  add(entry: FinishedEntry, exitedMs: number): void {
+    this.#finished.set(entry, exitedMs);
+    if (entry.outputEvicted !== undefined || entry.outputBytes === 0) return;
+    this.#withOutput.add(entry);
+    this.#outputBytes += entry.outputBytes;
+  }
+
+  remove(entry: FinishedEntry): void {
+    this.#finished.delete(entry);
+    this.evictOutput(entry);
+  }
+
+  evictOutput(entry: FinishedEntry): void {
+    if (this.#withOutput.delete(entry)) this.#outputBytes -= entry.outputBytes;
+  }
+
+  /** The oldest, if there are too many or it is too old. */
+  get surplus(): FinishedEntry | undefined {
+    const { executions = Number.POSITIVE_INFINITY } = this.#limits;
+    const [oldest] = this.#finished.keys();
+    return this.#finished.size > executions || this.nextDueMs <= monotonicMs() ? oldest : undefined;
+  }
+
+  /** The oldest that has output, if there is too much. */
+  get overBudget(): FinishedEntry | undefined {
+    const { outputBytes = Number.POSITIVE_INFINITY } = this.#limits;
+    const [oldest] = this.#withOutput;
+    return this.#outputBytes > outputBytes ? oldest : undefined;
+  }
+
+  /** When the oldest will be too old, by `monotonicMs`. */
+  get nextDueMs(): number {
+    const { ageMs = Number.POSITIVE_INFINITY } = this.#limits;
+    const [exitedMs = Number.POSITIVE_INFINITY] = this.#finished.values();
+    return exitedMs + ageMs;
+  }
+}
