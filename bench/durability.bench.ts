@@ -150,6 +150,7 @@ function finishedRow(number: number): Entry[] {
     options: { graceMs: 5_000, timeoutSignal: 'SIGTERM', outputPolicy: 'truncate', isolation: 'thread' } as never,
     warnings: [],
     stdin: false,
+    retention: undefined,
   };
   const times = { atMs: 1.7e12 + number, monotonicMs: number, rung: undefined, warning: undefined };
   const event = (sequence: number, state: JournaledEvent['state'], result?: JournaledEvent['result']) => ({

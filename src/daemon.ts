@@ -1,5 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
 import { monotonicMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
@@ -41,7 +42,7 @@ import {
   type SessionConfiguration,
   type Snippet,
 } from './supervisor/requests.ts';
-import { Retention } from './supervisor/retention.ts';
+import { Retention, type UnfinishedOutput } from './supervisor/retention.ts';
 import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
 import { SessionMachines, type SessionOptions, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
@@ -150,6 +151,10 @@ const CELL_GRACE_MS = 2_000;
 const RETRY_QUEUE_MS = 1_000;
 const RETRY_SESSION_MS = 5_000;
 
+/** How long output that grows goes without a look, in ms: at least this, and this many times what the look takes. */
+const OUTPUT_LOOK_MS = 1_000;
+const OUTPUT_LOOK_RATIO = 50;
+
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
 
@@ -162,6 +167,8 @@ export class Daemon {
   readonly #machines = new SessionMachines();
   readonly #registry = new SessionRegistry();
   readonly #retention: Retention;
+  /** Aborts when the daemon lets go of its state directory. */
+  readonly #leaving = new AbortController();
   #enforcement: Enforcement[] = [];
   #directory: StateDirectory | undefined;
   #journal: Journal | undefined;
@@ -181,7 +188,7 @@ export class Daemon {
     this.#retention = new Retention({
       limits: { ageMs, executions, outputBytes },
       onReleased: (entry) => this.#release(entry),
-      onOutputEvicted: (entry) => void this.#evictOutput(entry),
+      onOutputEvicted: (entry) => this.#inBackground(this.#evictOutput(entry)),
     });
   }
 
@@ -206,8 +213,10 @@ export class Daemon {
       const left = this.#restore(opened, found);
       this.#server = await this.#serve(this, this.config, this.#log);
       void directory.remove(left);
+      this.#inBackground(this.#watchOutput());
     } catch (error) {
       for (const session of this.#registry.sessions()) session.detach();
+      this.#leaving.abort();
       this.#retention.close();
       await this.#controlGroups?.close({ detach: this.#registry.sessions().length > 0 });
       await journal?.close();
@@ -601,7 +610,7 @@ export class Daemon {
         const { number, sessionKey, executionKey, retention } = record.accepted;
         const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
         const agoMs = Math.max(0, Date.now() - (times.exitedAtMs ?? 0));
-        const entry = {
+        const entry: FinishedEntry = {
           number,
           sessionId,
           executionId,
@@ -614,6 +623,8 @@ export class Daemon {
         };
         this.#registry.add(entry);
         this.#retention.add(entry, agoMs);
+        // Nobody saw the end of it, nor so what it had written by then.
+        if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
       },
     });
     return session;
@@ -683,12 +694,47 @@ export class Daemon {
     const { journal } = this.#started();
     this.#registry.remove(entry);
     journal.append({ type: 'execution.released', number: entry.number });
-    void this.#removeOutput(entry);
+    this.#inBackground(this.#removeOutput(entry));
+  }
+
+  /** Learns from the files how much a finished execution wrote. */
+  async #measureOutput(entry: FinishedEntry): Promise<void> {
+    const { stdout, stderr } = await this.#output(entry).sizes();
+    const bytes = stdout + stderr;
+    const known = this.#registry.find(entry.sessionId, entry.executionId);
+    if (known !== entry || bytes === entry.outputBytes) return;
+    this.#started().journal.append({ type: 'execution.outputMeasured', number: entry.number, bytes });
+    this.#retention.resize(entry, bytes);
+  }
+
+  /** Looks again and again at what guests write; never more than a small part of the time. */
+  async #watchOutput(): Promise<void> {
+    const { signal } = this.#leaving;
+    for (let tookMs = 0; ; ) {
+      await wait(Math.max(OUTPUT_LOOK_MS, tookMs * OUTPUT_LOOK_RATIO), undefined, { ref: false, signal });
+      const begunMs = monotonicMs();
+      const outputs: UnfinishedOutput[] = [];
+      for (const record of this.#registry.running()) {
+        const { stdout, stderr } = await this.#output(record).sizes();
+        const { sessionKey, executionKey } = record.accepted;
+        outputs.push({ sessionKey, executionKey, bytes: stdout + stderr });
+      }
+      const running = new Set(this.#registry.running().map(({ executionKey }) => executionKey));
+      this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
+      tookMs = monotonicMs() - begunMs;
+    }
+  }
+
+  /** Work on output that nobody waits for; what fails of it harms nothing but the room there is. */
+  #inBackground(work: Promise<void>): void {
+    work.catch((err) => {
+      if (!this.#leaving.signal.aborted) this.#log.warn({ err }, 'output cannot be looked after');
+    });
   }
 
   async #evictOutput(entry: FinishedEntry): Promise<void> {
     const { journal } = this.#started();
-    entry.outputEvicted = await this.#output(entry).sizes();
+    entry.outputEvicted ??= await this.#output(entry).sizes();
     journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
     await this.#removeOutput(entry);
   }
@@ -696,9 +742,7 @@ export class Daemon {
   /** Once that is journaled: a later daemon must not find less than it is told. */
   async #removeOutput(entry: FinishedEntry): Promise<void> {
     await this.#started().journal.written();
-    await this.#output(entry)
-      .remove()
-      .catch((err) => this.#log.warn({ err, executionId: entry.executionId }, 'output that cannot be removed'));
+    await this.#output(entry).remove();
   }
 
   /** Directories of sessions and executions that nobody can ask for any more. */
@@ -736,6 +780,7 @@ export class Daemon {
   }
 
   async #leave({ detach }: { detach: boolean }): Promise<void> {
+    this.#leaving.abort();
     this.#retention.close();
     await this.#server?.close();
     await this.#controlGroups?.close({ detach });

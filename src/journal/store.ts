@@ -164,6 +164,9 @@ export class JournalStore {
         statements.removeRequest.run(entry.number);
         statements.release.run(entry.number);
         break;
+      case 'execution.outputMeasured':
+        statements.measureOutput.run(entry.bytes, entry.number);
+        break;
       case 'execution.outputEvicted':
         statements.evictOutput.run(JSON.stringify(entry.bytes), entry.number);
         break;
@@ -344,6 +347,7 @@ function prepareAll(database: DatabaseSync) {
       UPDATE sessions SET exited = exited + 1, last_exit = ?
       WHERE session_key = (SELECT session_key FROM executions WHERE number = ?)`),
     release: prepare('DELETE FROM executions WHERE number = ?'),
+    measureOutput: prepare('UPDATE executions SET output_bytes = ? WHERE number = ?'),
     evictOutput: prepare('UPDATE executions SET output_evicted = ? WHERE number = ?'),
     execution: prepare('SELECT * FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL'),
     unfinished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NULL ORDER BY number'),

@@ -12,6 +12,13 @@ export interface RetentionLimits {
   outputBytes?: number | undefined;
 }
 
+/** What an execution that has not exited has written so far. */
+export interface UnfinishedOutput {
+  sessionKey: string;
+  executionKey: string;
+  bytes: number;
+}
+
 /** What {@link Retention} is made with. */
 export interface RetentionOptions {
   /** Of all executions of the daemon; those of a session may have narrower ones. */
@@ -31,6 +38,8 @@ export class Retention {
   readonly #daemon: Pool;
   /** Of sessions with limits of their own, by session key. */
   readonly #sessions = new Map<string, Pool>();
+  /** By execution key. */
+  #unfinished = new Map<string, UnfinishedOutput>();
   #timer: NodeJS.Timeout | undefined;
   /** When the timer is due, by `monotonicMs`. */
   #dueMs = Number.POSITIVE_INFINITY;
@@ -44,7 +53,21 @@ export class Retention {
   add(entry: FinishedEntry, agoMs: number): void {
     const exitedMs = monotonicMs() - agoMs;
     const pools = this.#poolsOf(entry);
-    for (const pool of pools) pool.add(entry, exitedMs);
+    const { bytes = 0 } = this.#unfinished.get(entry.executionKey) ?? {};
+    this.#unfinished.delete(entry.executionKey);
+    for (const pool of pools) {
+      pool.unfinishedBytes = Math.max(0, pool.unfinishedBytes - bytes);
+      pool.add(entry, exitedMs);
+    }
+    for (const pool of pools) this.#keep(pool);
+  }
+
+  /** It turned out to have written another number of bytes. */
+  resize(entry: FinishedEntry, bytes: number): void {
+    const pools = this.#poolsOf(entry);
+    for (const pool of pools) pool.removeOutput(entry);
+    entry.outputBytes = bytes;
+    for (const pool of pools) pool.addOutput(entry);
     for (const pool of pools) this.#keep(pool);
   }
 
@@ -53,6 +76,19 @@ export class Retention {
     for (const pool of this.#poolsOf(entry)) pool.remove(entry);
     if (this.#sessions.get(entry.sessionKey)?.isEmpty) this.#sessions.delete(entry.sessionKey);
     this.#options.onReleased(entry);
+  }
+
+  /** What all executions have written that have not exited: it takes room from those that have. */
+  noteUnfinished(outputs: UnfinishedOutput[]): void {
+    this.#unfinished = new Map(outputs.map((output) => [output.executionKey, output]));
+    const pools = [...this.#sessions.values(), this.#daemon];
+    for (const pool of pools) pool.unfinishedBytes = 0;
+    for (const { sessionKey, bytes } of outputs) {
+      this.#daemon.unfinishedBytes += bytes;
+      const pool = this.#sessions.get(sessionKey);
+      if (pool !== undefined) pool.unfinishedBytes += bytes;
+    }
+    for (const pool of pools) this.#keep(pool);
   }
 
   /** Decides nothing any more. */
@@ -71,7 +107,7 @@ export class Retention {
   #keep(pool: Pool): void {
     for (let entry = pool.surplus; entry !== undefined; entry = pool.surplus) this.release(entry);
     for (let entry = pool.overBudget; entry !== undefined; entry = pool.overBudget) {
-      for (const each of this.#poolsOf(entry)) each.evictOutput(entry);
+      for (const each of this.#poolsOf(entry)) each.removeOutput(entry);
       this.#options.onOutputEvicted(entry);
     }
     this.#wakeAt(pool.nextDueMs);
@@ -98,6 +134,8 @@ class Pool {
   /** Those of them that have output. */
   readonly #withOutput = new Set<FinishedEntry>();
   #outputBytes = 0;
+  /** Of executions that have not exited. */
+  unfinishedBytes = 0;
 
   constructor(limits: RetentionLimits) {
     this.#limits = limits;
@@ -109,6 +147,10 @@ class Pool {
 
   add(entry: FinishedEntry, exitedMs: number): void {
     this.#finished.set(entry, exitedMs);
+    this.addOutput(entry);
+  }
+
+  addOutput(entry: FinishedEntry): void {
     if (entry.outputEvicted !== undefined || entry.outputBytes === 0) return;
     this.#withOutput.add(entry);
     this.#outputBytes += entry.outputBytes;
@@ -116,10 +158,10 @@ class Pool {
 
   remove(entry: FinishedEntry): void {
     this.#finished.delete(entry);
-    this.evictOutput(entry);
+    this.removeOutput(entry);
   }
 
-  evictOutput(entry: FinishedEntry): void {
+  removeOutput(entry: FinishedEntry): void {
     if (this.#withOutput.delete(entry)) this.#outputBytes -= entry.outputBytes;
   }
 
@@ -134,7 +176,7 @@ class Pool {
   get overBudget(): FinishedEntry | undefined {
     const { outputBytes = Number.POSITIVE_INFINITY } = this.#limits;
     const [oldest] = this.#withOutput;
-    return this.#outputBytes > outputBytes ? oldest : undefined;
+    return this.#outputBytes + this.unfinishedBytes > outputBytes ? oldest : undefined;
   }
 
   /** When the oldest will be too old, by `monotonicMs`. */

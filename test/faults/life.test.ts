@@ -124,6 +124,27 @@ test('retention goes on over a restart, for closed sessions too, and what went s
   expect(await known('s')).toEqual(['evicted', 'kept', 'last']);
 });
 
+test('output of executions that ended with their cell while there was no daemon counts, over a restart too', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = `process.stdout.write('x'.repeat(10_000)); ${FOREVER}`;
+  for (const executionId of ['first', 'second']) await node.ready({ executionId, code });
+  const evicted = async (executionId: string) => (await node.client.getExecutionStatus('s', executionId)).outputEvicted;
+
+  await node.end();
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  await node.start();
+  expect((await node.client.wait('s', 'second')).result?.reason).toBe('daemon_lost');
+  expect(await evicted('first')).toBe(false);
+  await node.end('SIGTERM');
+  await node.start({ outputBudgetBytes: 15_000 });
+
+  await eventually('the first is evicted', () => evicted('first'));
+  expect(await evicted('second')).toBe(false);
+  expect((await node.client.getExecutionStatus('s', 'first')).stdoutBytes).toBe(10_006);
+});
+
 /** Directories of output that there are. */
 function outputs(directory: string): string[] {
   return readdirSync(directory).flatMap((sessionKey) => readdirSync(join(directory, sessionKey)));

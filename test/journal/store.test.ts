@@ -45,6 +45,7 @@ const accepted = (number: number): Entry => ({
     options: { graceMs: 1 } as never,
     warnings: ['one'],
     stdin: true,
+    retention: undefined,
   },
   request: { code: 'x', env: { KEY: 'secret' } } as never,
   event: event(1, 'pending'),

@@ -154,6 +154,30 @@ test('output beyond the budget is that of the oldest finished; results stay, and
   await running.cancel({ graceMs: 0 });
 });
 
+test('what runs takes room from what has finished, and is never evicted; output of a lost cell counts', async () => {
+  await using node = await TestDaemon.start({ outputBudgetBytes: 50_000 });
+  const session = await node.session();
+  const { sessionId } = session;
+  const writing = (bytes: number) => `process.stdout.write('x'.repeat(${bytes - 6})); console.log('ready');`;
+  await session.run({ executionId: 'finished', code: writing(10_000) });
+  const lost = await session.ready({ executionId: 'lost', code: `${writing(30_000)} setInterval(() => {}, 1000);` });
+  const evicted = async (executionId: string) =>
+    (await node.daemon.getExecutionStatus(sessionId, executionId)).outputEvicted;
+
+  process.kill(await session.cellPid(), 'SIGKILL');
+  expect((await lost.end()).result.reason).toBe('cell_lost');
+  const running = await session.ready(`${writing(15_000)} setInterval(() => {}, 1000);`);
+  await eventually('the oldest is evicted', () => evicted('finished'));
+  expect(await evicted('lost')).toBe(false);
+  const large = await session.ready({ code: `${writing(60_000)} setInterval(() => {}, 1000);` });
+  await eventually('all that has finished is', () => evicted('lost'));
+
+  expect(await node.daemon.getExecutionStatus(sessionId, 'lost')).toMatchObject({ stdoutBytes: 30_000 });
+  for (const one of [running, large]) expect((await one.snapshot()).state).toBe('running');
+  expect((await large.output()).stdout).toHaveLength(60_000);
+  await session.close();
+});
+
 test('a position or a sequence in the future is out of range, the next one is not', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
