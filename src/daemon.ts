@@ -208,8 +208,11 @@ export class Daemon {
       ({ journal } = opened);
       this.#journal = journal;
       const found = await findCells(directory.paths.cells, orphanGraceMs);
-      this.#controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
-      this.#enforcement = enforcementOf(this.#controlGroups);
+      const controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
+      this.#controlGroups = controlGroups;
+      this.#enforcement = enforcementOf(controlGroups);
+      // With them ends what such cells have left running, before anyone is told that it is gone.
+      await Promise.all(found.gone.map((cellKey) => controlGroups.removeOf(cellKey)));
       const left = this.#restore(opened, found);
       this.#server = await this.#serve(this, this.config, this.#log);
       void directory.remove(left);

@@ -19,9 +19,18 @@ export function statusOf(error: unknown): GrpcStatus {
     const hint = error instanceof ResourceExhaustedError ? { retryAfterMs: error.retryAfterMs } : {};
     if (code !== undefined) return { code, details: error.message, ...hint };
   }
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code !== undefined && SHORTAGES.has(code)) {
+    return { code: status.RESOURCE_EXHAUSTED, details: message, retryAfterMs: RETRY_SHORTAGE_MS };
+  }
   const incidentId = nanoid(10);
   return { code: status.INTERNAL, details: `internal error (incident ${incidentId} in the daemon's log)`, incidentId };
 }
+
+/** The system's words for what passes when others let go: descriptors, of the process and of all; memory; room on disk. */
+const SHORTAGES = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'EDQUOT']);
+/** When that is worth another try, in ms. */
+const RETRY_SHORTAGE_MS = 1_000;
 
 /** By an error's stable code. */
 const CODES: Record<string, status> = {

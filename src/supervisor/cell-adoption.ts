@@ -19,6 +19,8 @@ export interface FoundCells {
   cells: AdoptableCell[];
   /** Ends that cells wrote down which are gone, by execution. */
   ends: Map<string, Exited>;
+  /** The keys of cells that are gone. */
+  gone: string[];
 }
 
 /**
@@ -31,6 +33,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
   const cellKeys = new Set(names.map((name) => name.replace(/\.\w+$/, '')));
   const pids = cellProcesses();
   const ends = new Map<string, Exited>();
+  const gone: string[] = [];
   const claims = [...cellKeys].map(async (cellKey) => {
     const files = cellFiles(directory, cellKey);
     const pid = pids.get(files.socket);
@@ -39,6 +42,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
     for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
     for (const file of Object.values(files)) rmSync(file, { force: true });
+    gone.push(cellKey);
     return undefined;
   });
   const settled = await Promise.allSettled(claims);
@@ -48,7 +52,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     for (const { connection } of cells) connection.destroy();
     throw (refused as PromiseRejectedResult).reason;
   }
-  return { cells, ends };
+  return { cells, ends, gone };
 }
 
 /** Every process that was started for a cell, by its socket: a process id that is used again has another command line. */

@@ -118,6 +118,12 @@ export class ControlGroups {
     this.#cells.add(cellKey);
   }
 
+  /** Removes what an older daemon made for a cell that is gone. */
+  async removeOf(cellKey: string): Promise<void> {
+    this.adopt(cellKey);
+    await this.remove(cellKey);
+  }
+
   /** Removes a cell's groups, with force against what may be left in them. Resolves when they are gone, or after 2 s. */
   async remove(cellKey: string): Promise<void> {
     if (!this.#cells.delete(cellKey)) return;

@@ -1,31 +1,63 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
 import type { DaemonConfig } from '../../src/config.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
-import { eventually, temporaryDirectory } from '../support/daemon.ts';
+import { eventually } from '../support/eventually.ts';
+import type { DaemonFaults } from './daemon-faults.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
+const DAEMON_FAULTS = new URL('./daemon-faults.ts', import.meta.url).href;
+
+/** How a node is made, beside its daemon's configuration. */
+export interface NodeOptions {
+  /** Its directory is a file system of its own, of so many MiB: it can be full. Only root may mount one. */
+  diskMb?: number | undefined;
+}
+
+/** How far below the root of a hierarchy this process may be. */
+const DEEPEST_GROUP = 4;
+
+function subdirectories(directory: string): string[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true }).flatMap((entry) =>
+      entry.isDirectory() ? [entry.name] : [],
+    );
+  } catch {
+    // Not there, or gone meanwhile.
+    return [];
+  }
+}
 
 /** One state directory, and the daemons that come and go on it: each the built program. Gone when it is disposed. */
 export class FaultNode implements AsyncDisposable {
-  readonly root = temporaryDirectory();
+  /** Short enough for sockets below it. */
+  readonly root = mkdtempSync('/tmp/elide-test-');
   readonly socket = join(this.root, 'd.sock');
   readonly stateDir = join(this.root, 's');
   readonly #config = join(this.root, 'config.json');
+  readonly #faults = join(this.root, 'faults.json');
+  readonly #mounted: boolean;
   #daemon: ChildProcess | undefined;
   #exited: Promise<unknown> = Promise.resolve();
   #client: DaemonClient | undefined;
+  #running = Promise.withResolvers<void>();
+  /** Every daemon there was. */
+  readonly daemonPids: number[] = [];
   /** What all of them said on stderr. */
   log = '';
 
-  private constructor() {}
+  private constructor({ diskMb }: NodeOptions) {
+    this.#mounted = diskMb !== undefined;
+    if (diskMb === undefined) return;
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${diskMb}m,mode=0700`, 'elide-test', this.root]);
+  }
 
-  static async start(config: DaemonConfig = {}): Promise<FaultNode> {
-    const node = new FaultNode();
+  static async start(config: DaemonConfig = {}, options: NodeOptions = {}): Promise<FaultNode> {
+    const node = new FaultNode(options);
     await node.start(config);
     return node;
   }
@@ -34,8 +66,9 @@ export class FaultNode implements AsyncDisposable {
   async start(config?: DaemonConfig): Promise<void> {
     if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ cellIdleMs: 2_000, ...config }));
     const flags = ['--socket', this.socket, '--state-dir', this.stateDir, '--config', this.#config];
-    const daemon = spawn(process.execPath, [MAIN, ...flags, '--log-level', 'warn'], {
+    const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, MAIN, ...flags, '--log-level', 'warn'], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ELIDE_TEST_FAULTS: this.#faults },
     });
     const said = this.log.length;
     daemon.stderr.on('data', (data) => {
@@ -45,9 +78,25 @@ export class FaultNode implements AsyncDisposable {
     this.#exited = ended;
     this.#daemon = daemon;
     const ready = once(daemon.stdout, 'data').then(() => true);
-    if (await Promise.race([ready, ended.then(() => false)])) return;
+    if (await Promise.race([ready, ended.then(() => false)])) {
+      this.daemonPids.push(this.pid);
+      this.#running.resolve();
+      return;
+    }
     this.#daemon = undefined;
     throw new Error(this.log.slice(said).trim());
+  }
+
+  /** Resolves while a daemon runs, or once the next one does. */
+  get running(): Promise<void> {
+    return this.#running.promise;
+  }
+
+  /** Makes the running daemon suffer from these, and from those it was told of before. */
+  async afflict(faults: DaemonFaults): Promise<void> {
+    writeFileSync(this.#faults, JSON.stringify(faults));
+    process.kill(this.pid, 'SIGUSR2');
+    await eventually('the daemon has its faults', () => !existsSync(this.#faults));
   }
 
   get pid(): number {
@@ -63,6 +112,8 @@ export class FaultNode implements AsyncDisposable {
 
   /** Ends the daemon, and resolves when it is gone. */
   async end(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    this.#running.resolve();
+    this.#running = Promise.withResolvers<void>();
     this.#daemon?.kill(signal);
     await this.#exited;
     this.#daemon = undefined;
@@ -121,6 +172,18 @@ export class FaultNode implements AsyncDisposable {
     });
   }
 
+  /** Control groups that its daemons have made, each once: `elide-PID.../cell-KEY`. */
+  controlGroups(): string[] {
+    const mine = new RegExp(`^elide-(${this.daemonPids.join('|')})-`);
+    const look = (directory: string, depth: number): string[] =>
+      subdirectories(directory).flatMap((name) => {
+        const path = join(directory, name);
+        if (mine.test(name)) return [name, ...subdirectories(path).map((cell) => `${name}/${cell}`)];
+        return depth > 0 ? look(path, depth - 1) : [];
+      });
+    return [...new Set(look('/sys/fs/cgroup', DEEPEST_GROUP))];
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     // Only a daemon knows everything that is to be ended.
     if (this.#daemon === undefined) await this.start().catch(() => {});
@@ -129,6 +192,7 @@ export class FaultNode implements AsyncDisposable {
     await this.end('SIGTERM');
     for (const pid of this.cellPids()) process.kill(pid, 'SIGKILL');
     await eventually('no cell is left', () => this.cellPids().length === 0);
+    if (this.#mounted) execFileSync('umount', ['--lazy', this.root]);
     rmSync(this.root, { recursive: true, force: true });
   }
 }

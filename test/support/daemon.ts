@@ -1,6 +1,5 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { afterAll } from 'vitest';
 import type { ExecutionResult } from '../../machines/execution.ts';
 import type { DaemonConfig } from '../../src/config.ts';
@@ -9,6 +8,8 @@ import type { Daemon, Endpoints, StopOptions } from '../../src/daemon.ts';
 import { isAlive } from '../../src/processes.ts';
 import type { ExecutionSnapshot } from '../../src/supervisor/execution-record.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';
+import { eventually } from './eventually.ts';
+import { childrenOf, descendants, openDescriptors, processesWith } from './processes.ts';
 
 /** What an execution came to. */
 export interface Ended {
@@ -215,54 +216,4 @@ afterAll(() => {
   for (const path of temporary) rmSync(path, { recursive: true, force: true });
 });
 
-/** For what the system tells by no event: resolves once `look` finds it, rejects after a while with what it is about. */
-export async function eventually(
-  about: string,
-  look: () => boolean | Promise<boolean>,
-  limitMs = 10_000,
-): Promise<void> {
-  const deadline = performance.now() + limitMs;
-  while (!(await look())) {
-    if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${about}`);
-    await wait(5);
-  }
-}
-
-/** Processes whose command line holds `text`. Zombies have none. */
-export function processesWith(text: string): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => read(`/proc/${pid}/cmdline`).split('\0').join(' ').includes(text))
-    .map(Number);
-}
-
-/** The living children of a process. */
-export function childrenOf(parent: number): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && isAlive(Number(name)))
-    .filter((name) => {
-      const stat = read(`/proc/${name}/stat`);
-      return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent;
-    })
-    .map(Number);
-}
-
-/** Every living process below this one. */
-export function descendants(of = process.pid): number[] {
-  return childrenOf(of).flatMap((pid) => [pid, ...descendants(pid)]);
-}
-
-/** How many descriptors this process has open. */
-export function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-export { isAlive };
+export { childrenOf, descendants, eventually, isAlive, openDescriptors, processesWith };

@@ -1,0 +1,110 @@
+import type { DaemonConfig } from '../../src/config.ts';
+import { GUESTS, LANGUAGES } from './guests.ts';
+import { wrongInOutput } from './model.ts';
+import { FaultNode } from './node.ts';
+import type { PlannedFault } from './plan.ts';
+import { Round } from './round.ts';
+import type { Step } from './steps.ts';
+
+const SESSION = 'neighbour';
+const IS_ROOT = process.getuid?.() === 0;
+/** Enough for what is retained, and little to fill. */
+const DISK_MB = 96;
+
+/** What one daemon is asked to hold while everything around it fails. */
+const CONFIG: DaemonConfig = {
+  durability: 'full',
+  onStop: 'detach',
+  retainedExecutions: 400,
+  graceMs: 1_000,
+  cellIdleMs: 2_000,
+  restartIntensity: 1_000,
+};
+
+/** What rounds found. */
+export interface Found {
+  executions: number;
+  violations: string[];
+}
+
+/**
+ * A node with neighbours: guests in a session of their own, to which nothing may happen (I4), whatever is done to the
+ * sessions of the rounds.
+ */
+export class Scenario implements AsyncDisposable {
+  readonly node: FaultNode;
+  #losesOutput = false;
+
+  private constructor(node: FaultNode) {
+    this.node = node;
+  }
+
+  static async start(): Promise<Scenario> {
+    const scenario = new Scenario(await FaultNode.start(CONFIG, { diskMb: IS_ROOT ? DISK_MB : undefined }));
+    const { client } = scenario.node;
+    await client.createSession(SESSION, { contextPoolSize: 1 });
+    for (const language of LANGUAGES) {
+      const { code, snippet } = GUESTS.ticks;
+      const neighbour = { sessionId: SESSION, executionId: language, language, code: code[language], ...snippet };
+      await client.executeSnippet(neighbour);
+      for await (const { state } of client.watchExecution(SESSION, language)) if (state === 'running') break;
+    }
+    return scenario;
+  }
+
+  /** One round of steps with faults between them. */
+  async round(name: string, steps: readonly Step[], faults: readonly PlannedFault[]): Promise<Found> {
+    const round = new Round(this.node, name);
+    this.#losesOutput ||= faults.some(({ name: fault }) => fault === 'disk full');
+    await round.run(steps, faults);
+    return { executions: round.executions, violations: round.violations };
+  }
+
+  /** I4: the neighbours are as if nothing had been. I5: the last daemon leaves nothing. To be called once, last. */
+  async end(): Promise<Found> {
+    const violations: string[] = [];
+    const { node } = this;
+    const round = new Round(node, SESSION);
+    for (const language of LANGUAGES) {
+      try {
+        violations.push(...(await this.#endOf(round, language)));
+      } catch (error) {
+        violations.push(`I4 ${language}: ${(error as Error).message}`);
+      }
+    }
+    await round.persistently((client) => client.deleteSession(SESSION));
+    await node.restart({ ...CONFIG, onStop: 'stop' });
+    const { daemonPids } = node;
+    await node.end('SIGTERM');
+    const groups = node.controlGroups();
+    if (groups.length > 0) violations.push(`I5 control groups of ${daemonPids.length} daemons are left: ${groups}`);
+    return { executions: LANGUAGES.length, violations };
+  }
+
+  async #endOf(round: Round, language: string): Promise<string[]> {
+    const violations: string[] = [];
+    await round.persistently((client) => client.writeInput(SESSION, language, Buffer.from('end\n')));
+    const { result } = await round.persistently((client) => client.wait(SESSION, language, { timeoutMs: 5_000 }));
+    if (result?.reason !== 'failed' || result.exitCode !== 7) {
+      violations.push(`I4 neighbour ${language} ended ${JSON.stringify(result)}`);
+    }
+    const states = await round.persistently((client) => Array.fromAsync(client.watchExecution(SESSION, language)));
+    const steps = states.map(({ state }) => state).join(' ');
+    if (steps !== 'pending running exited') violations.push(`I4 neighbour ${language} was ${steps}`);
+    const text = await round.persistently((client) => stdoutOf(client.streamOutput(SESSION, language)));
+    if (!this.#losesOutput) {
+      for (const wrong of wrongInOutput('ticks', text, true)) violations.push(`I4 neighbour ${language}: ${wrong}`);
+    }
+    return violations;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.node[Symbol.asyncDispose]();
+  }
+}
+
+async function stdoutOf(output: AsyncIterable<{ stream: string; data: Buffer }>): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const { stream, data } of output) if (stream === 'stdout') chunks.push(data);
+  return Buffer.concat(chunks).toString();
+}

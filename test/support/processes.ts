@@ -1,0 +1,39 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { isAlive } from '../../src/processes.ts';
+
+/** Processes whose command line holds `text`. Zombies have none. */
+export function processesWith(text: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => read(`/proc/${pid}/cmdline`).split('\0').join(' ').includes(text))
+    .map(Number);
+}
+
+/** The living children of a process. */
+export function childrenOf(parent: number): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && isAlive(Number(name)))
+    .filter((name) => {
+      const stat = read(`/proc/${name}/stat`);
+      return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent;
+    })
+    .map(Number);
+}
+
+/** Every living process below this one. */
+export function descendants(of = process.pid): number[] {
+  return childrenOf(of).flatMap((pid) => [pid, ...descendants(pid)]);
+}
+
+/** How many descriptors this process has open. */
+export function openDescriptors(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
