@@ -155,6 +155,9 @@ const RETRY_SESSION_MS = 5_000;
 const OUTPUT_LOOK_MS = 1_000;
 const OUTPUT_LOOK_RATIO = 50;
 
+/** How many finished executions are kept in memory as they were. */
+const MOST_RECENT = 64;
+
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
 
@@ -173,6 +176,8 @@ export class Daemon {
   #directory: StateDirectory | undefined;
   #journal: Journal | undefined;
   #nextNumber = 1;
+  /** What finished last, by number: most is asked right after the end, and needs no look into the journal then. */
+  readonly #recent = new Map<number, ExecutionRecord>();
   #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
   #server: BoundServer | undefined;
@@ -625,6 +630,9 @@ export class Daemon {
           retention,
         };
         this.#registry.add(entry);
+        this.#recent.set(number, record);
+        const [oldest] = this.#recent.keys();
+        if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
         this.#retention.add(entry, agoMs);
         // Nobody saw the end of it, nor so what it had written by then.
         if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
@@ -658,6 +666,8 @@ export class Daemon {
 
   async #recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
     if (known instanceof ExecutionRecord) return known;
+    const recent = this.#recent.get(known.number);
+    if (recent !== undefined) return recent;
     const [finished] = await this.#started().journal.finished([known.number]);
     if (finished !== undefined) return new FinishedRecord(finished);
     throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
