@@ -726,16 +726,22 @@ export class Daemon {
     for (let tookMs = 0; ; ) {
       await wait(Math.max(OUTPUT_LOOK_MS, tookMs * OUTPUT_LOOK_RATIO), undefined, { ref: false, signal });
       const begunMs = monotonicMs();
-      const outputs: UnfinishedOutput[] = [];
-      for (const record of this.#registry.running()) {
-        const { stdout, stderr } = await this.#output(record).sizes();
-        const { sessionKey, executionKey } = record.accepted;
-        outputs.push({ sessionKey, executionKey, bytes: stdout + stderr });
-      }
-      const running = new Set(this.#registry.running().map(({ executionKey }) => executionKey));
-      this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
+      const looked = this.#lookAtOutput();
+      this.#inBackground(looked);
+      await looked.catch(() => {});
       tookMs = monotonicMs() - begunMs;
     }
+  }
+
+  async #lookAtOutput(): Promise<void> {
+    const outputs: UnfinishedOutput[] = [];
+    for (const record of this.#registry.running()) {
+      const { stdout, stderr } = await this.#output(record).sizes();
+      const { sessionKey, executionKey } = record.accepted;
+      outputs.push({ sessionKey, executionKey, bytes: stdout + stderr });
+    }
+    const running = new Set(this.#registry.running().map(({ executionKey }) => executionKey));
+    this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
   }
 
   /** Work on output that nobody waits for; what fails of it harms nothing but the room there is. */

@@ -154,6 +154,27 @@ test('output beyond the budget is that of the oldest finished; results stay, and
   await running.cancel({ graceMs: 0 });
 });
 
+test('a reader that has begun reads to the end of what is evicted meanwhile', async () => {
+  await using node = await TestDaemon.start({ outputBudgetBytes: 1_500_000 });
+  const session = await node.session();
+  const { sessionId } = session;
+  const code = "process.stdout.write('x'.repeat(1_000_000)); process.stderr.write('y');";
+  await session.run({ executionId: 'first', code });
+  const reader = node.daemon.streamOutput(sessionId, 'first');
+  const begun = await reader.next();
+  await session.run({ executionId: 'second', code });
+  await eventually('the first is gone', () => outputs(node).length === 1);
+
+  const rest = await Array.fromAsync(reader);
+
+  const bytes = (begun.value?.data.length ?? 0) + rest.reduce((sum, { data }) => sum + data.length, 0);
+  expect(begun.value?.data.length).toBeLessThan(1_000_000);
+  expect(bytes).toBe(1_000_001);
+  await expect(Array.fromAsync(node.daemon.streamOutput(sessionId, 'first'))).rejects.toMatchObject({
+    code: 'out_of_range',
+  });
+});
+
 test('what runs takes room from what has finished, and is never evicted; output of a lost cell counts', async () => {
   await using node = await TestDaemon.start({ outputBudgetBytes: 50_000 });
   const session = await node.session();
