@@ -1,10 +1,9 @@
 import { monotonicMs } from '../clock.ts';
 import type { FinishedEntry } from '../journal/entries.ts';
-import { LONGEST_MS } from './limits.ts';
 
 /** How much is kept of executions that have finished. Absent: no bound. */
 export interface RetentionLimits {
-  /** How long after its end an execution is forgotten, in ms. */
+  /** How long after its end an execution is forgotten, in ms; no more than a timer can hold. */
   ageMs?: number | undefined;
   /** How many are kept; beyond, the one that ended first is forgotten. */
   executions?: number | undefined;
@@ -64,10 +63,12 @@ export class Retention {
 
   /** It turned out to have written another number of bytes. */
   resize(entry: FinishedEntry, bytes: number): void {
-    const pools = this.#poolsOf(entry);
-    for (const pool of pools) pool.removeOutput(entry);
     entry.outputBytes = bytes;
-    for (const pool of pools) pool.addOutput(entry);
+    const pools = this.#poolsOf(entry);
+    for (const pool of pools) {
+      pool.removeOutput(entry);
+      pool.addOutput(entry);
+    }
     for (const pool of pools) this.#keep(pool);
   }
 
@@ -117,8 +118,7 @@ export class Retention {
     if (dueMs >= this.#dueMs) return;
     clearTimeout(this.#timer);
     this.#dueMs = dueMs;
-    // A bound that was made longer than a timer can be is looked at in between.
-    const inMs = Math.min(LONGEST_MS, Math.max(1, Math.ceil(dueMs - monotonicMs())));
+    const inMs = Math.max(1, Math.ceil(dueMs - monotonicMs()));
     this.#timer = setTimeout(() => {
       this.#dueMs = Number.POSITIVE_INFINITY;
       for (const pool of [...this.#sessions.values(), this.#daemon]) this.#keep(pool);
@@ -130,9 +130,9 @@ export class Retention {
 class Pool {
   readonly #limits: RetentionLimits;
   /** With when they exited by `monotonicMs`; in that order. */
-  readonly #finished = new Map<FinishedEntry, number>();
-  /** Those of them that have output. */
-  readonly #withOutput = new Set<FinishedEntry>();
+  readonly #finished = new Line<FinishedEntry>();
+  /** Those of them that have output, with its bytes. */
+  readonly #withOutput = new Line<FinishedEntry>();
   #outputBytes = 0;
   /** Of executions that have not exited. */
   unfinishedBytes = 0;
@@ -152,7 +152,7 @@ class Pool {
 
   addOutput(entry: FinishedEntry): void {
     if (entry.outputEvicted !== undefined || entry.outputBytes === 0) return;
-    this.#withOutput.add(entry);
+    this.#withOutput.set(entry, entry.outputBytes);
     this.#outputBytes += entry.outputBytes;
   }
 
@@ -162,27 +162,46 @@ class Pool {
   }
 
   removeOutput(entry: FinishedEntry): void {
-    if (this.#withOutput.delete(entry)) this.#outputBytes -= entry.outputBytes;
+    this.#outputBytes -= this.#withOutput.get(entry) ?? 0;
+    this.#withOutput.delete(entry);
   }
 
   /** The oldest, if there are too many or it is too old. */
   get surplus(): FinishedEntry | undefined {
     const { executions = Number.POSITIVE_INFINITY } = this.#limits;
-    const [oldest] = this.#finished.keys();
-    return this.#finished.size > executions || this.nextDueMs <= monotonicMs() ? oldest : undefined;
+    if (this.#finished.size <= executions && this.nextDueMs > monotonicMs()) return undefined;
+    return this.#finished.first;
   }
 
   /** The oldest that has output, if there is too much. */
   get overBudget(): FinishedEntry | undefined {
     const { outputBytes = Number.POSITIVE_INFINITY } = this.#limits;
-    const [oldest] = this.#withOutput;
-    return this.#outputBytes + this.unfinishedBytes > outputBytes ? oldest : undefined;
+    return this.#outputBytes + this.unfinishedBytes > outputBytes ? this.#withOutput.first : undefined;
   }
 
   /** When the oldest will be too old, by `monotonicMs`. */
   get nextDueMs(): number {
-    const { ageMs = Number.POSITIVE_INFINITY } = this.#limits;
-    const [exitedMs = Number.POSITIVE_INFINITY] = this.#finished.values();
-    return exitedMs + ageMs;
+    const { first } = this.#finished;
+    if (this.#limits.ageMs === undefined || first === undefined) return Number.POSITIVE_INFINITY;
+    return (this.#finished.get(first) ?? 0) + this.#limits.ageMs;
+  }
+}
+
+/** A map to numbers that knows its first key without a walk over all that were removed before it. */
+class Line<T> extends Map<T, number> {
+  /** It never comes to its end: that would be for good. */
+  #rest: MapIterator<T> | undefined;
+  #first: T | undefined;
+
+  get first(): T | undefined {
+    if (this.size === 0) {
+      this.#rest = undefined;
+      return undefined;
+    }
+    if (this.#rest === undefined || !this.has(this.#first as T)) {
+      this.#rest ??= this.keys();
+      this.#first = this.#rest.next().value;
+    }
+    return this.#first;
   }
 }

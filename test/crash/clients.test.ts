@@ -104,7 +104,7 @@ test('an abandoned watch, stream or wait takes its listener along', async () => 
     };
   });
 
-  const watch = node.daemon.watchExecution(sessionId, executionId, { fromSequence: 99, signal });
+  const watch = node.daemon.watchExecution(sessionId, executionId, { fromSequence: 3, signal });
   const output = node.daemon.streamOutput(sessionId, executionId, { stdoutPosition: 6, signal });
   const ends = Promise.all([watch.next(), output.next(), node.daemon.wait(sessionId, executionId, { signal })]);
   cancelled.abort();
