@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { eventually } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { Elidectl } from './elidectl.ts';
 
@@ -227,6 +228,30 @@ describe('release', () => {
     const late = await ctl.run(['release', id]);
     expect(late.code).toBe(125);
     expect(late.stderr.toString()).toBe(`elidectl: execution "${id}" not found (elidectl ps --all)\n`);
+  });
+});
+
+describe('evicted output', () => {
+  test('is named as such by inspect, and refused by logs with what is left', async () => {
+    await ctl.text('session', 'create', 'narrow', '--output-budget', '3kB');
+    const write = 'process.stdout.write("x".repeat(2000))';
+    const first = await detached('js', write, '-s', 'narrow');
+    await ctl.run(['wait', first]);
+    await ctl.run(['wait', await detached('js', write, '-s', 'narrow')]);
+
+    await eventually('the first is evicted', async () =>
+      (await ctl.text('inspect', first)).includes('2000 bytes, removed to make room'),
+    );
+    const logs = await ctl.run(['logs', first]);
+
+    expect(logs.code).toBe(125);
+    expect(logs.stderr.toString()).toBe(
+      `elidectl: stdout of execution "${first}" was evicted to make room: position 0 is gone, it now begins at 2000, its end\n`,
+    );
+    expect(await ctl.json('inspect', first)).toMatchObject({
+      outputEvicted: true,
+      result: { reason: 'completed' },
+    });
   });
 });
 

@@ -7,6 +7,7 @@ import {
   FailedPreconditionError,
   InvalidArgumentError,
   NotFoundError,
+  OutOfRangeError,
   UnavailableError,
 } from '../../src/errors.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
@@ -76,6 +77,10 @@ describe('errors', () => {
     await expect(execute('same', '2')).rejects.toThrow(AlreadyExistsError);
     await expect(execute('x', '1', { timeoutMs: 0 })).rejects.toThrow(InvalidArgumentError);
     await expect(client.writeInput('s', 'same', Buffer.from('x'))).rejects.toThrow(FailedPreconditionError);
+    await expect(collect(client.watchExecution('s', 'same', { fromSequence: 99 }))).rejects.toThrow(OutOfRangeError);
+    await expect(collect(client.streamOutput('s', 'same', { stdoutPosition: 99 }))).rejects.toThrow(
+      'stdout of execution "same" has 0 bytes, from 0 on; position 99 is in the future',
+    );
   });
 
   test('a stream of what is not there rejects with the same class', async () => {
