@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
+import { bootId } from './clock.ts';
 
 /** How often a killed process is looked at until it is gone, in ms. */
 const LOOK_MS = 2;
@@ -93,6 +94,23 @@ export async function killSessionUntilGone(leader: number): Promise<void> {
     for (const pid of left) send(pid, 'SIGKILL');
     await wait(LOOK_MS);
   }
+}
+
+/** Names a process for good, over every use of its id and every start of the machine; undefined when it is gone. */
+export function processName(pid: number): string | undefined {
+  const startTime = startTimeOf(pid);
+  return startTime && `${bootId()} ${pid} ${startTime}`;
+}
+
+/**
+ * Kills what is left of the session (`setsid`) that a process of this name leads or led, and resolves when nothing is. No
+ * process gets an id that a session still has: where another one has it now, there is no such session any more.
+ */
+export async function endSessionOf(name: string): Promise<void> {
+  const [boot, pid = '', startTime] = name.split(' ');
+  if (boot !== bootId()) return;
+  const found = startTimeOf(Number(pid));
+  if (found === undefined || found === startTime) await killSessionUntilGone(Number(pid));
 }
 
 /** False for a process that has stopped, ended or gone. */

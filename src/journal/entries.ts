@@ -74,6 +74,8 @@ export interface JournaledEvent extends StatusEvent {
   /** Of the guest, once it has started: when that was, in Unix ms, and its process id. */
   startedAtMs?: number | undefined;
   pid?: number | undefined;
+  /** Names the guest's process for good: see `processName`. */
+  process?: string | undefined;
 }
 
 /** An execution that had not exited when its daemon went. */

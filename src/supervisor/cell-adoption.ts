@@ -1,8 +1,8 @@
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
-import { killTrees, startTimeOf, untilGone } from '../processes.ts';
+import { endSessionOf, killTrees, startTimeOf, untilGone } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { cellFiles } from './cell-process.ts';
@@ -40,6 +40,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     const cell = pid === undefined ? undefined : await claim(cellKey, pid, files, orphanGraceMs);
     if (cell !== undefined) return cell;
     if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
+    if (existsSync(files.process)) await endSessionOf(readFileSync(files.process, 'utf8'));
     for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
     for (const file of Object.values(files)) rmSync(file, { force: true });
     gone.push(cellKey);

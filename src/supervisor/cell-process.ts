@@ -23,6 +23,7 @@ import {
   killGroupUntilGone,
   killSessionUntilGone,
   killTrees,
+  processName,
   startTimeOf,
   untilGone,
 } from '../processes.ts';
@@ -93,6 +94,8 @@ export function cellFiles(directory: string, cellKey: string) {
     log: `${base}.log`,
     report: `${base}.report`,
     ends: `${base}.ends`,
+    /** Names the cell's process for good: see `processName`. */
+    process: `${base}.process`,
   };
 }
 
@@ -334,6 +337,7 @@ export class CellProcess {
         const { pid } = child;
         this.#pid = pid;
         this.#startTime = startTimeOf(pid);
+        writeFileSync(this.#files.process, processName(pid) ?? '', { mode: 0o600 });
         this.#groups = this.#join(pid);
         queueMicrotask(() => this.#observer.spawned(pid));
       }

@@ -4,6 +4,7 @@ import { monotonicMs } from '../clock.ts';
 import { AlreadyExistsError } from '../errors.ts';
 import type { AcceptedExecution, JournaledEvent } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
+import { processName } from '../processes.ts';
 import type { CheckedOptions } from './limits.ts';
 import type { ExecutionRequest } from './requests.ts';
 
@@ -87,6 +88,8 @@ export class ExecutionRecord {
   /** Set while a cell holds the guest: appends to its standard input. */
   write: ((data: Buffer, end: boolean, position?: number) => Promise<void>) | undefined;
   pid = 0;
+  /** Names a guest that is a process for good: see `processName`. */
+  process: string | undefined;
   dispatched = false;
   readonly #options: RecordOptions;
   /** The newest event, which may not be journaled yet. */
@@ -129,10 +132,11 @@ export class ExecutionRecord {
         this.#publish(event),
       );
     } else {
-      for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid } of resumed.events) {
+      for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid, process } of resumed.events) {
         this.events.push({ sequence, atMs, state, rung, result, warning });
         this.#startedAtMs = startedAtMs ?? this.#startedAtMs;
         this.pid = pid ?? this.pid;
+        this.process = process ?? this.process;
       }
       this.#newest = this.events.at(-1);
       this.#rung = this.#newest?.rung;
@@ -192,6 +196,7 @@ export class ExecutionRecord {
   noteStarted(atMs: number, pid: number): void {
     this.#startedAtMs = atMs;
     this.pid = pid;
+    this.process = pid > 0 ? processName(pid) : undefined;
   }
 
   /** The guest's own word on when it was gone, told before the machine is. */
@@ -286,7 +291,8 @@ export class ExecutionRecord {
     { result, warning, stop }: { result?: ExecutionResult | undefined; warning?: string; stop?: Stop | undefined },
   ): void {
     const event = this.#eventOf(state, toldMs, rung, result, warning);
-    const journaled = { ...event, monotonicMs: monotonicMs(), stop, startedAtMs: this.#startedAtMs, pid: this.pid };
+    const guest = { startedAtMs: this.#startedAtMs, pid: this.pid, process: this.process };
+    const journaled = { ...event, monotonicMs: monotonicMs(), stop, ...guest };
     const { journal, accepted } = this.#options;
     journal.append({ type: 'execution.event', number: accepted.number, event: journaled }, () => this.#publish(event));
   }

@@ -15,6 +15,7 @@ import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
 import type { Moment, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
+import { endSessionOf } from '../processes.ts';
 import { removeTree } from '../remove-tree.ts';
 import type { GuestObserver } from './cell-process.ts';
 import {
@@ -283,8 +284,14 @@ export class SessionSupervisor implements Waiting {
     if (observer === undefined) throw new Error(`an execution that was not resumed: ${executionKey}`);
     if (place !== undefined) place.resume(executionKey, this.#outputDirectory(record), observer);
     else if (written !== undefined) observer.exited(written.exit, written.atMs);
-    else observer.lost('daemon_lost', 'it ended while no daemon was there to see', undefined);
+    else void this.#lose(record, observer);
     return record;
+  }
+
+  /** Its cell is gone; a guest that is a process, and what it has started, may not be yet. */
+  async #lose({ process }: ExecutionRecord, observer: GuestObserver): Promise<void> {
+    if (process !== undefined) await endSessionOf(process);
+    observer.lost('daemon_lost', 'it ended while no daemon was there to see', undefined);
   }
 
   /** All that an older daemon left was resumed: what adopted cells hold beyond it is ended, and the queue is served. */

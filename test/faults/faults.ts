@@ -96,7 +96,8 @@ export const FAULTS = {
   'daemon paused': { inject: async (round, lastsMs) => pause(round, round.node.pid, lastsMs) },
   'cell killed': {
     inject: async (round) => signal(await cellOf(round), 'SIGKILL'),
-    tolerates: ['cell_lost'],
+    // The daemon may be gone before it could say so.
+    tolerates: ['cell_lost', 'daemon_lost'],
   },
   'cell paused': {
     inject: async (round, lastsMs) => pause(round, await cellOf(round), lastsMs),

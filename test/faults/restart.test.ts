@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from '
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
-import { descendants, eventually, isAlive } from '../support/daemon.ts';
+import { descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
 /** Counts as fast as it can, asked by a line of its input, or on its own every 5 ms; ends with code 7 when told. */
@@ -96,6 +96,33 @@ test('an end is known even when its cell is gone as well', async () => {
   expect((await node.client.wait('s', 'other')).result).toMatchObject({ reason: 'daemon_lost' });
   expect(await node.steps('other')).toEqual(['pending', 'running', 'exited']);
 });
+
+test.each(LANGUAGES)(
+  'what a %s guest has started ends with its cell, also while there is no daemon and without control groups',
+  async (language) => {
+    await using node = await FaultNode.start({ controlGroups: false });
+    await node.client.createSession('s');
+    const seconds = `600.${process.pid}${Date.now()}`;
+    const code = {
+      javascript: `require('child_process').spawn('sleep', ['${seconds}']).on('spawn', () => console.log('ready'));`,
+      python: `import subprocess\nchild = subprocess.Popen(['sleep', '${seconds}'])\nprint('ready', flush=True)\nchild.wait()`,
+    }[language];
+    await node.ready({ executionId: 'e', language, code });
+    const cells = node.cellPids();
+    const left = processesWith(`sleep ${seconds}`);
+    expect(left).toHaveLength(1);
+
+    await node.end();
+    // With the zygote and its shepherds: nobody is left to end anything.
+    const all = cells.flatMap((pid) => [pid, ...descendants(pid)]).filter((pid) => !left.includes(pid));
+    for (const pid of all) process.kill(pid, 'SIGKILL');
+    await node.start();
+    const { result } = await node.client.wait('s', 'e');
+
+    expect(result).toMatchObject({ reason: 'daemon_lost', exitCode: -1 });
+    expect(left.filter(isAlive)).toEqual([]);
+  },
+);
 
 test('a run limit stands over a restart, and one that passed meanwhile is held at once', async () => {
   await using node = await FaultNode.start();

@@ -292,7 +292,8 @@ export class Round {
     }
     if (guest !== 'child') return;
     const left = processesWith(`sleep ${snippet.args?.[0]}`);
-    if (left.length > 0) this.violation(`I2 ${snippet.executionId} has exited, its child ${left} lives`);
+    if (left.length > 0)
+      this.violation(`I2 ${snippet.executionId} (${snippet.language}) has exited, its child ${left} lives`);
   }
 
   /** Follows the output to its end, over as many daemons as there are. */
@@ -350,6 +351,9 @@ export class Round {
     if (listed.size !== this.#known.length) {
       this.violation(`I1 ${this.#known.length} executions were accepted, ${listed.size} are listed`);
     }
+    // A guest that did not end when it was forced has taken its cell along.
+    const reachedCell = this.#known.some(({ watches }) => watches[0]?.events.some(({ rung }) => rung === 'cell'));
+    if (reachedCell) this.#tolerated.add('cell_lost');
     for (const known of this.#known) await this.#lookAt(known, listed, journal);
   }
 

@@ -19,6 +19,8 @@ const CONFIG: DaemonConfig = {
   graceMs: 1_000,
   cellIdleMs: 2_000,
   restartIntensity: 1_000,
+  // On few cores, with everything at once, a thread needs more than the default to be gone.
+  forcedLimitMs: 1_000,
 };
 
 /** What rounds found. */
@@ -33,14 +35,17 @@ export interface Found {
  */
 export class Scenario implements AsyncDisposable {
   readonly node: FaultNode;
+  readonly #config: DaemonConfig;
   #losesOutput = false;
 
-  private constructor(node: FaultNode) {
+  private constructor(node: FaultNode, config: DaemonConfig) {
     this.node = node;
+    this.#config = config;
   }
 
-  static async start(): Promise<Scenario> {
-    const scenario = new Scenario(await FaultNode.start(CONFIG, { diskMb: IS_ROOT ? DISK_MB : undefined }));
+  static async start(config: DaemonConfig = {}): Promise<Scenario> {
+    const whole = { ...CONFIG, ...config };
+    const scenario = new Scenario(await FaultNode.start(whole, { diskMb: IS_ROOT ? DISK_MB : undefined }), whole);
     const { client } = scenario.node;
     await client.createSession(SESSION, { contextPoolSize: 1 });
     for (const language of LANGUAGES) {
@@ -73,7 +78,7 @@ export class Scenario implements AsyncDisposable {
       }
     }
     await round.persistently((client) => client.deleteSession(SESSION));
-    await node.restart({ ...CONFIG, onStop: 'stop' });
+    await node.restart({ ...this.#config, onStop: 'stop' });
     const { daemonPids } = node;
     await node.end('SIGTERM');
     const groups = node.controlGroups();

@@ -64,8 +64,11 @@ function say(line: string): void {
 say(`seed ${seed}`);
 if (LEFT_OUT.length > 0) say(`left out, as only root can cause them: ${LEFT_OUT.join(', ')}`);
 const all = plans();
+let nodes = 0;
 for (let done = false; !done && Date.now() < endMs; ) {
-  await using scenario = await Scenario.start();
+  // Control groups end what else must be found.
+  nodes += 1;
+  await using scenario = await Scenario.start({ controlGroups: nodes % 2 === (values.round === undefined ? 0 : 1) });
   const hows: string[] = [];
   for (let round = 0; round < ROUNDS_PER_NODE && Date.now() < endMs; round += 1) {
     const next = all.next();
