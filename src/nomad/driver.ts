@@ -1,7 +1,7 @@
 import { on } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
-import { isLost, reconnecting, retry } from '../client/index.ts';
+import { Command, isLost, reconnecting, retry } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError } from '../errors.ts';
 import type { Duration } from '../gen/google/protobuf/duration.ts';
 import {
@@ -11,15 +11,16 @@ import {
   type TaskConfig,
   TaskState,
 } from '../gen/nomad/driver.ts';
+import { execCollected, execStreaming, programOf, type StartCommand } from '../plugin/exec.ts';
+import { exitOf } from '../plugin/exit.ts';
 import { log } from '../plugin/log.ts';
 import { stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
+import { statsOf } from '../plugin/stats.ts';
 import { TASK } from './configuration.ts';
-import { execCollected, execStreaming } from './exec.ts';
 import type { NodeDaemon } from './node-daemon.ts';
 import { prepare } from './snippet.ts';
-import { statsOf } from './stats.ts';
-import { type DriverState, exitOf, Task, taskEvents } from './task.ts';
+import { type DriverState, Task, taskEvents } from './task.ts';
 
 /** How long a start waits for a daemon that does not answer, and for a place to run in. */
 const START_RETRY_MS = 10_000;
@@ -54,6 +55,9 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     tasks.set(config.id, task);
     return task;
   };
+
+  const startCommand: StartCommand = (id, words, terminal, stdin) =>
+    new Command(node.client, { ...find(id).state.place, executionId: id }, programOf(words, terminal), stdin);
 
   const cancel = (sessionId: string, id: string, stop: { signal: string; graceMs: number }) =>
     retry(() => node.client.cancelExecution(sessionId, id, stop), { limitMs: reconnectMs() });
@@ -186,10 +190,10 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       yield* statsOf(rounds, node.coreSpeedMhz);
     }),
 
-    execTask: unary(({ taskId, command, timeout }) =>
-      execCollected(node.client, find(taskId), command, millisecondsOf(timeout)),
+    execTask: unary(async ({ taskId, command, timeout }) =>
+      execCollected(startCommand(taskId, command, false, false), millisecondsOf(timeout)),
     ),
-    execTaskStreaming: execStreaming(() => node.client, find),
+    execTaskStreaming: execStreaming(startCommand),
   };
   return calls as UntypedServiceImplementation;
 }

@@ -1,6 +1,5 @@
 import { EventEmitter } from 'node:events';
-import { constants } from 'node:os';
-import type { ExecutionResult, ExitReason } from '../../machines/execution.ts';
+import type { ExecutionResult } from '../../machines/execution.ts';
 import { type CommandPlace, type DaemonClient, followExecution } from '../client/index.ts';
 import {
   DriverTaskEvent,
@@ -9,6 +8,7 @@ import {
   TaskState,
   type WaitTaskResponse,
 } from '../gen/nomad/driver.ts';
+import { exitOf, TROUBLE } from '../plugin/exit.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 
 /** What is needed of a task beside what the agent keeps of it; the agent keeps it too, as bytes. */
@@ -16,24 +16,6 @@ export interface DriverState {
   version: 1;
   /** Where commands beside the task run. */
   place: Omit<CommandPlace, 'executionId'>;
-}
-
-/** Ends that are a limit's or the driver's doing, not the guest's own: failed, whatever the exit code. */
-const TROUBLE: readonly ExitReason[] = [
-  'timed_out',
-  'queue_timed_out',
-  'output_exceeded',
-  'start_failed',
-  'cell_lost',
-  'session_closed',
-  'daemon_lost',
-];
-
-/** An end in the agent's words; one that nobody saw has code -1. */
-export function exitOf(result: ExecutionResult | undefined): ExitResult {
-  const { exitCode = -1, signal, reason } = result ?? {};
-  const number = constants.signals[signal as NodeJS.Signals] ?? 0;
-  return { exitCode, signal: number, oomKilled: reason === 'memory_exceeded' };
 }
 
 /** What the agent is told of all tasks: `event` with a `DriverTaskEvent`. */

@@ -1,36 +1,32 @@
 import type { handleBidiStreamingCall } from '@grpc/grpc-js';
-import { Command, type DaemonClient } from '../client/index.ts';
+import type { Command, CommandProgram } from '../client/index.ts';
 import {
   type ExecTaskResponse,
   type ExecTaskStreamingRequest,
   ExecTaskStreamingResponse as Response,
 } from '../gen/nomad/driver.ts';
-import { statusOf } from '../plugin/rpc.ts';
-import { exitOf, type Task } from './task.ts';
+import { exitOf } from './exit.ts';
+import { statusOf } from './rpc.ts';
 
 /** What a command's name must be for the next word to be code in the task's own language. */
 const EVAL = 'elide-eval';
 /** How much output a health check is shown: the newest, as Nomad's own drivers keep it. */
 const COLLECTED_BYTES = 4096;
 
-type Find = (id: string) => Task;
+/** Hands in a command beside a task. Throws when there is no such task, or nothing to run. */
+export type StartCommand = (taskId: string, words: string[], terminal: boolean, stdin: boolean) => Command;
 
-function commandOf(client: DaemonClient, task: Task, words: string[], terminal: boolean, stdin: boolean): Command {
+/** The words of a command, as what the daemon's client runs. */
+export function programOf(words: string[], terminal: boolean): CommandProgram {
   const [name, code = '', ...args] = words;
   if (!name) throw new Error('error cmd must have at least one value');
-  const program = name === EVAL ? { code, args } : { argv: words, terminal };
-  return new Command(client, { ...task.state.place, executionId: task.id }, program, stdin);
+  return name === EVAL ? { code, args } : { argv: words, terminal };
 }
 
 /** A command to its end; what it writes to either stream comes as standard output. */
-export async function execCollected(
-  client: DaemonClient,
-  task: Task,
-  words: string[],
-  timeoutMs: number,
-): Promise<ExecTaskResponse> {
+export async function execCollected(command: Command, timeoutMs: number): Promise<ExecTaskResponse> {
   const signal = timeoutMs > 0 ? AbortSignal.timeout(timeoutMs) : new AbortController().signal;
-  const output = commandOf(client, task, words, false, false).run(signal);
+  const output = command.run(signal);
   for (let stdout = Buffer.alloc(0); ; ) {
     const { done, value } = await output.next();
     if (done) return { stdout, stderr: Buffer.alloc(0), result: exitOf(value) };
@@ -39,10 +35,7 @@ export async function execCollected(
 }
 
 /** A command whose streams are those of the call. */
-export function execStreaming(
-  clientOf: () => DaemonClient,
-  find: Find,
-): handleBidiStreamingCall<ExecTaskStreamingRequest, Response> {
+export function execStreaming(start: StartCommand): handleBidiStreamingCall<ExecTaskStreamingRequest, Response> {
   return (call) => {
     const left = new AbortController();
     call.on('cancelled', () => left.abort());
@@ -50,7 +43,7 @@ export function execStreaming(
     const run = async ({ setup }: ExecTaskStreamingRequest) => {
       if (setup === undefined) throw new Error('the first message of an exec must have its setup');
       const { taskId, command: words, tty } = setup;
-      const command = commandOf(clientOf(), find(taskId), words, tty, true);
+      const command = start(taskId, words, tty, true);
       call.on('data', ({ stdin, ttySize }: ExecTaskStreamingRequest) => {
         if (ttySize !== undefined) command.resize(ttySize.height, ttySize.width);
         if (stdin !== undefined) command.write(stdin.data, stdin.close);
