@@ -92,7 +92,9 @@ describe('what was written', () => {
         request: { env: { KEY: 'secret' } },
       },
     ]);
-    expect(contents.finished).toMatchObject([{ number: 1, executionId: 'e1', exitedAtMs: 3, outputEvicted: false }]);
+    expect(contents.finished).toMatchObject([
+      { number: 1, executionId: 'e1', exited: { atMs: 3, monotonicMs: 3 }, outputEvicted: undefined },
+    ]);
     expect(store.finished(1)?.events).toEqual(
       [event(1, 'pending'), event(2, 'running'), event(3, 'exited')].map((expected) =>
         expect.objectContaining(expected),

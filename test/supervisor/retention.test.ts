@@ -120,7 +120,7 @@ test('a client gives up a finished execution, and only that', async () => {
 });
 
 test('output beyond the budget is that of the oldest finished; results stay, and a read says what is gone', async () => {
-  await using node = await TestDaemon.start({ outputBudgetBytes: 25_000 });
+  await using node = await TestDaemon.start({ outputBudgetBytes: 35_000 });
   const session = await node.session();
   const { sessionId } = session;
   const write = "process.stdout.write('x'.repeat(9_000)); process.stderr.write('y'.repeat(1_000));";
