@@ -1,23 +1,20 @@
-import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
 import { monotonicMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
   FailedPreconditionError,
   InvalidArgumentError,
-  NotFoundError,
   OutOfRangeError,
   ResourceExhaustedError,
   UnavailableError,
 } from './errors.ts';
-import type { FinishedEntry, JournalContents, Moment, OutputBytes } from './journal/entries.ts';
+import type { Moment } from './journal/entries.ts';
 import { Journal, type OpenedJournal } from './journal/journal.ts';
-import { type OutputChunk, OutputFiles, type OutputRange } from './output/output-files.ts';
+import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
 import { StateDirectory } from './state-directory.ts';
+import { Archive } from './supervisor/archive.ts';
 import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
 import { guestExitOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
@@ -31,7 +28,7 @@ import {
   type LifecycleState,
   type StatusEvent,
 } from './supervisor/execution-record.ts';
-import { FinishedRecord } from './supervisor/finished-record.ts';
+import type { FinishedRecord } from './supervisor/finished-record.ts';
 import { type Language, Languages, specOf } from './supervisor/languages.ts';
 import { checkDuration, type Enforcement } from './supervisor/limits.ts';
 import {
@@ -42,8 +39,7 @@ import {
   type SessionConfiguration,
   type Snippet,
 } from './supervisor/requests.ts';
-import { Retention, type UnfinishedOutput } from './supervisor/retention.ts';
-import { type KnownExecution, SessionRegistry } from './supervisor/session-registry.ts';
+import { SessionRegistry } from './supervisor/session-registry.ts';
 import { SessionMachines, type SessionOptions, SessionSupervisor } from './supervisor/session-supervisor.ts';
 import { parseSignal, requireThreadSignal } from './supervisor/signals.ts';
 
@@ -136,6 +132,7 @@ export interface BoundServer {
 interface Started {
   directory: StateDirectory;
   journal: Journal;
+  archive: Archive;
   languages: Languages;
   controlGroups: ControlGroups;
 }
@@ -151,13 +148,6 @@ const CELL_GRACE_MS = 2_000;
 const RETRY_QUEUE_MS = 1_000;
 const RETRY_SESSION_MS = 5_000;
 
-/** How long output that grows goes without a look, in ms: at least this, and this many times what the look takes. */
-const OUTPUT_LOOK_MS = 1_000;
-const OUTPUT_LOOK_RATIO = 50;
-
-/** How many finished executions are kept in memory as they were. */
-const MOST_RECENT = 64;
-
 /** An abort signal that never aborts, for calls without one. */
 const NEVER = new AbortController().signal;
 
@@ -169,15 +159,11 @@ export class Daemon {
   readonly #dispatcher: Dispatcher;
   readonly #machines = new SessionMachines();
   readonly #registry = new SessionRegistry();
-  readonly #retention: Retention;
-  /** Aborts when the daemon lets go of its state directory. */
-  readonly #leaving = new AbortController();
   #enforcement: Enforcement[] = [];
   #directory: StateDirectory | undefined;
   #journal: Journal | undefined;
   #nextNumber = 1;
-  /** What finished last, by number: most is asked right after the end, and needs no look into the journal then. */
-  readonly #recent = new Map<number, ExecutionRecord>();
+  #archive: Archive | undefined;
   #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
   #server: BoundServer | undefined;
@@ -189,12 +175,6 @@ export class Daemon {
     this.#serve = serve;
     this.#log = pino({ level: config.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
     this.#dispatcher = new Dispatcher({ maxActive: config.maxRunning, maxStarting: config.maxStarting });
-    const { retainedAgeMs: ageMs, retainedExecutions: executions, outputBudgetBytes: outputBytes } = config;
-    this.#retention = new Retention({
-      limits: { ageMs, executions, outputBytes },
-      onReleased: (entry) => this.#release(entry),
-      onOutputEvicted: (entry) => this.#inBackground(this.#evictOutput(entry)),
-    });
   }
 
   /**
@@ -212,6 +192,15 @@ export class Daemon {
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
       ({ journal } = opened);
       this.#journal = journal;
+      const { retainedAgeMs: ageMs, retainedExecutions: executions, outputBudgetBytes: outputBytes } = this.config;
+      const archive = new Archive({
+        registry: this.#registry,
+        journal,
+        outputDirectory: directory.paths.output,
+        limits: { ageMs, executions, outputBytes },
+        log: this.#log,
+      });
+      this.#archive = archive;
       const found = await findCells(directory.paths.cells, orphanGraceMs);
       const controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
       this.#controlGroups = controlGroups;
@@ -221,11 +210,10 @@ export class Daemon {
       const left = this.#restore(opened, found);
       this.#server = await this.#serve(this, this.config, this.#log);
       void directory.remove(left);
-      this.#inBackground(this.#watchOutput());
+      archive.watch();
     } catch (error) {
       for (const session of this.#registry.sessions()) session.detach();
-      this.#leaving.abort();
-      this.#retention.close();
+      this.#archive?.close();
       await this.#controlGroups?.close({ detach: this.#registry.sessions().length > 0 });
       await journal?.close();
       await directory.close();
@@ -308,14 +296,14 @@ export class Daemon {
 
   /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */
   async executeSnippet(snippet: Snippet): Promise<ExecutionSnapshot> {
-    const { languages, journal } = this.#accepting();
+    const { languages, journal, archive } = this.#accepting();
     const session = this.#registry.session(snippet.sessionId);
     session.requireOpen();
     const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
     const request = await checkSnippet(snippet, session.config, languages, node);
     const known = this.#registry.find(snippet.sessionId, snippet.executionId);
     if (known !== undefined) {
-      const record = await this.#recordOf(known);
+      const record = await archive.recordOf(known);
       record.requireSame(request.fingerprint);
       await journal.written();
       return record.snapshot;
@@ -336,24 +324,17 @@ export class Daemon {
 
   async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
     const known = this.#registry.execution(sessionId, executionId);
-    const { snapshot } = await this.#recordOf(known);
-    const evicted = evictedOf(known);
-    const { stdout, stderr } = evicted ?? (await this.#output(known).sizes());
-    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted !== undefined };
+    const { archive } = this.#started();
+    const { snapshot } = await archive.recordOf(known);
+    const { stdout, stderr, evicted } = await archive.outputOf(known);
+    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted };
   }
 
   /** Oldest first; of one session or of all; of those from the `from`th on, before the `to`th. */
   async listExecutions(sessionId?: string, { from = 0, to }: { from?: number; to?: number } = {}) {
     const all = this.#registry.executions(sessionId);
     if (sessionId !== undefined && all.length === 0) this.#registry.session(sessionId);
-    const wanted = all.slice(from, to);
-    const numbers = wanted.flatMap((known) => (known instanceof ExecutionRecord ? [] : [known.number]));
-    const finished = numbers.length === 0 ? [] : await this.#started().journal.finished(numbers);
-    const byNumber = new Map(finished.map((execution) => [execution.number, new FinishedRecord(execution)]));
-    return wanted.flatMap((known): ExecutionSnapshot[] => {
-      const record = known instanceof ExecutionRecord ? known : byNumber.get(known.number);
-      return record === undefined ? [] : [record.snapshot];
-    });
+    return this.#started().archive.snapshotsOf(all.slice(from, to));
   }
 
   /**
@@ -431,29 +412,12 @@ export class Daemon {
       from: { stdout: stdoutPosition, stderr: stderrPosition },
       follow,
     };
-    const signal = options.signal ?? NEVER;
-    const record = await this.#recordOf(known);
-    await this.#requireInRange(known, range);
-    // There is nothing to read, nor a directory to look at, until the guest has started.
-    if (follow) {
-      for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
-    }
-    const next = { ...range.from };
-    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal)) {
-      next[chunk.stream] = chunk.position + chunk.data.byteLength;
-      yield chunk;
-    }
-    // It may have been removed under the reader.
-    const now = this.#registry.find(sessionId, executionId);
-    if (now !== undefined && !signal.aborted) await this.#requireInRange(now, { ...range, from: next });
+    yield* this.#started().archive.read(known, range, options.signal ?? NEVER);
   }
 
   /** The newest output of a stream, `maxBytes` at most, and where it begins. */
   async tailOutput(sessionId: string, executionId: string, stream: 'stdout' | 'stderr', maxBytes: number) {
-    const known = this.#registry.execution(sessionId, executionId);
-    const evicted = evictedOf(known);
-    if (evicted !== undefined) return { position: evicted[stream], data: Buffer.alloc(0) };
-    return this.#output(known).tail(stream, maxBytes);
+    return this.#started().archive.tail(this.#registry.execution(sessionId, executionId), stream, maxBytes);
   }
 
   /** Resolves when the execution has exited, or when `signal` aborts: look at the state to see which. */
@@ -520,19 +484,20 @@ export class Daemon {
    * not exited.
    */
   async releaseExecution(sessionId: string, executionId: string): Promise<void> {
-    const { journal } = this.#started();
+    const { archive, journal } = this.#started();
     const known = this.#registry.execution(sessionId, executionId);
     if (known instanceof ExecutionRecord) {
       throw new FailedPreconditionError(
         `execution "${executionId}" has not exited; it can be stopped, not released (elidectl stop)`,
       );
     }
-    this.#retention.release(known);
+    archive.release(known);
     await journal.written();
   }
 
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
   #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): string[] {
+    const { archive, directory } = this.#started();
     const { sessions, unfinished, finished, nextNumber } = contents;
     this.#nextNumber = nextNumber;
     if (setAside !== undefined)
@@ -547,8 +512,7 @@ export class Daemon {
       if (session !== undefined) session.adopt(cell);
       else dropCell(cell);
     }
-    for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#registry.add(entry);
-    for (const entry of finished) this.#retention.add(entry, agoMs(entry.exited));
+    archive.restore(finished, agoMs);
     for (const execution of unfinished) {
       const end = found.ends.get(execution.executionKey);
       const session = byKey.get(execution.sessionKey);
@@ -568,7 +532,10 @@ export class Daemon {
       const cells = found.cells.length;
       this.#log.info({ sessions: sessions.length, executions: unfinished.length, cells }, 'goes on with what was left');
     }
-    return setAside === undefined ? this.#unknownDirectories(contents) : [];
+    if (setAside !== undefined) return [];
+    const live = unfinished.map(({ executionKey }) => executionKey);
+    const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);
+    return directory.unknown({ live, finished: kept.map(({ executionKey }) => executionKey) });
   }
 
   #newSession(
@@ -576,7 +543,7 @@ export class Daemon {
     config: CheckedSessionConfiguration,
     unclosed: SessionOptions['unclosed'],
   ): SessionSupervisor {
-    const { directory, controlGroups, journal } = this.#started();
+    const { directory, controlGroups, journal, archive } = this.#started();
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
     const { processesPerCell, restartIntensity, restartPeriodMs, python } = this.config;
     const session: SessionSupervisor = new SessionSupervisor({
@@ -613,29 +580,9 @@ export class Daemon {
         void this.#delete(expired, this.#forced ? 0 : graceMs);
       },
       onExited: (record) => {
-        const { executionId, result, times } = record.snapshot;
+        const { executionId, result } = record.snapshot;
         this.#log.debug({ sessionId, executionId, ...result }, 'execution exited');
-        const { number, sessionKey, executionKey, retention } = record.accepted;
-        const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
-        const agoMs = Math.max(0, Date.now() - (times.exitedAtMs ?? 0));
-        const entry: FinishedEntry = {
-          number,
-          sessionId,
-          executionId,
-          sessionKey,
-          executionKey,
-          exited: { atMs: times.exitedAtMs ?? 0, monotonicMs: monotonicMs() - agoMs },
-          outputBytes: stdoutBytes + stderrBytes,
-          outputEvicted: undefined,
-          retention,
-        };
-        this.#registry.add(entry);
-        this.#recent.set(number, record);
-        const [oldest] = this.#recent.keys();
-        if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
-        this.#retention.add(entry, agoMs);
-        // Nobody saw the end of it, nor so what it had written by then.
-        if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
+        archive.add(record);
       },
     });
     return session;
@@ -661,121 +608,13 @@ export class Daemon {
   }
 
   async #execution(sessionId: string, executionId: string): Promise<ExecutionRecord | FinishedRecord> {
-    return this.#recordOf(this.#registry.execution(sessionId, executionId));
-  }
-
-  async #recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
-    if (known instanceof ExecutionRecord) return known;
-    const recent = this.#recent.get(known.number);
-    if (recent !== undefined) return recent;
-    const [finished] = await this.#started().journal.finished([known.number]);
-    if (finished !== undefined) return new FinishedRecord(finished);
-    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+    return this.#started().archive.recordOf(this.#registry.execution(sessionId, executionId));
   }
 
   async #delete(session: SessionSupervisor, graceMs: number): Promise<void> {
     await session.delete(graceMs);
     this.#registry.forget(session);
     this.#log.info({ sessionId: session.sessionId }, 'session deleted');
-  }
-
-  #output(known: KnownExecution): OutputFiles {
-    const { sessionKey, executionKey } = known instanceof ExecutionRecord ? known.accepted : known;
-    return new OutputFiles(join(this.#started().directory.paths.output, sessionKey, executionKey));
-  }
-
-  /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
-  async #requireInRange(known: KnownExecution, { streams, from }: OutputRange): Promise<void> {
-    const evicted = evictedOf(known);
-    const ends = evicted ?? (await this.#output(known).sizes());
-    for (const stream of streams) {
-      const [position, end] = [from[stream], ends[stream]];
-      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted === undefined ? 0 : end];
-      if (position > end) {
-        throw new OutOfRangeError(`${which} has ${end} bytes, from ${begin} on; position ${position} is in the future`);
-      }
-      if (position < begin) {
-        throw new OutOfRangeError(
-          `${which} was evicted to make room: position ${position} is gone, it now begins at ${begin}, its end`,
-        );
-      }
-    }
-  }
-
-  /** Nobody may ask for it any more. */
-  #release(entry: FinishedEntry): void {
-    const { journal } = this.#started();
-    this.#registry.remove(entry);
-    journal.append({ type: 'execution.released', number: entry.number });
-    this.#inBackground(this.#removeOutput(entry));
-  }
-
-  /** Learns from the files how much a finished execution wrote. */
-  async #measureOutput(entry: FinishedEntry): Promise<void> {
-    const { stdout, stderr } = await this.#output(entry).sizes();
-    const bytes = stdout + stderr;
-    const known = this.#registry.find(entry.sessionId, entry.executionId);
-    if (known !== entry || bytes === entry.outputBytes) return;
-    this.#started().journal.append({ type: 'execution.outputMeasured', number: entry.number, bytes });
-    this.#retention.resize(entry, bytes);
-  }
-
-  /** Looks again and again at what guests write; never more than a small part of the time. */
-  async #watchOutput(): Promise<void> {
-    const { signal } = this.#leaving;
-    for (let tookMs = 0; ; ) {
-      await wait(Math.max(OUTPUT_LOOK_MS, tookMs * OUTPUT_LOOK_RATIO), undefined, { ref: false, signal });
-      const begunMs = monotonicMs();
-      const looked = this.#lookAtOutput();
-      this.#inBackground(looked);
-      await looked.catch(() => {});
-      tookMs = monotonicMs() - begunMs;
-    }
-  }
-
-  async #lookAtOutput(): Promise<void> {
-    const outputs: UnfinishedOutput[] = [];
-    for (const record of this.#registry.running()) {
-      const { stdout, stderr } = await this.#output(record).sizes();
-      const { sessionKey, executionKey } = record.accepted;
-      outputs.push({ sessionKey, executionKey, bytes: stdout + stderr });
-    }
-    const running = new Set(this.#registry.running().map(({ executionKey }) => executionKey));
-    this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
-  }
-
-  /** Work on output that nobody waits for; what fails of it harms nothing but the room there is. */
-  #inBackground(work: Promise<void>): void {
-    work.catch((err) => {
-      if (!this.#leaving.signal.aborted) this.#log.warn({ err }, 'output cannot be looked after');
-    });
-  }
-
-  async #evictOutput(entry: FinishedEntry): Promise<void> {
-    const { journal } = this.#started();
-    entry.outputEvicted ??= await this.#output(entry).sizes();
-    journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
-    await this.#removeOutput(entry);
-  }
-
-  /** Once that is journaled: a later daemon must not find less than it is told. */
-  async #removeOutput(entry: FinishedEntry): Promise<void> {
-    await this.#started().journal.written();
-    await this.#output(entry).remove();
-  }
-
-  /** Directories of sessions and executions that nobody can ask for any more. */
-  #unknownDirectories({ unfinished, finished }: JournalContents): string[] {
-    const { output, work } = this.#started().directory.paths;
-    const live = new Set(unfinished.map(({ executionKey }) => executionKey));
-    const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);
-    const known = new Set([...live, ...kept.map(({ executionKey }) => executionKey)]);
-    const below = (directory: string, kept: Set<string>) =>
-      readdirSync(directory)
-        .flatMap((sessionKey) => readdirSync(join(directory, sessionKey)).map((key) => [sessionKey, key] as const))
-        .filter(([, executionKey]) => !kept.has(executionKey))
-        .map(([sessionKey, executionKey]) => join(directory, sessionKey, executionKey));
-    return [...below(output, known), ...below(work, live)];
   }
 
   #onJournal(failure: string | undefined): void {
@@ -799,8 +638,7 @@ export class Daemon {
   }
 
   async #leave({ detach }: { detach: boolean }): Promise<void> {
-    this.#leaving.abort();
-    this.#retention.close();
+    this.#archive?.close();
     await this.#server?.close();
     await this.#controlGroups?.close({ detach });
     await this.#journal?.close();
@@ -808,12 +646,12 @@ export class Daemon {
   }
 
   #started(): Started {
-    const [directory, journal, languages] = [this.#directory, this.#journal, this.#languages];
-    const controlGroups = this.#controlGroups;
-    if (!directory || !journal || !languages || !controlGroups) {
+    const [directory, journal, archive] = [this.#directory, this.#journal, this.#archive];
+    const [languages, controlGroups] = [this.#languages, this.#controlGroups];
+    if (!directory || !journal || !archive || !languages || !controlGroups) {
       throw new FailedPreconditionError('the daemon is not started');
     }
-    return { directory, journal, languages, controlGroups };
+    return { directory, journal, archive, languages, controlGroups };
   }
 
   #accepting(): Started {
@@ -826,10 +664,6 @@ export class Daemon {
 function dropCell({ pid, connection }: FoundCells['cells'][number]): void {
   connection.destroy();
   killTrees([pid]);
-}
-
-function evictedOf(known: KnownExecution): OutputBytes | undefined {
-  return known instanceof ExecutionRecord ? undefined : known.outputEvicted;
 }
 
 function requireDeliverable(record: ExecutionRecord, signal: NodeJS.Signals): void {

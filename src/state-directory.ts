@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -68,6 +69,17 @@ export class StateDirectory {
   /** Lets the directory go. What lies in it stays. */
   async close(): Promise<void> {
     this.#lock.close();
+  }
+
+  /** Directories below it of executions that are neither live nor finished and kept, by their keys. */
+  unknown({ live, finished }: { live: string[]; finished: string[] }): string[] {
+    const [running, known] = [new Set(live), new Set([...live, ...finished])];
+    const below = (directory: string, kept: Set<string>) =>
+      readdirSync(directory)
+        .flatMap((sessionKey) => readdirSync(join(directory, sessionKey)).map((key) => [sessionKey, key] as const))
+        .filter(([, executionKey]) => !kept.has(executionKey))
+        .map(([sessionKey, executionKey]) => join(directory, sessionKey, executionKey));
+    return [...below(this.paths.output, known), ...below(this.paths.work, running)];
   }
 
   /** Removes directories below it that belong to nothing any more. */

@@ -109,8 +109,9 @@ test.each(LANGUAGES)(
     }[language];
     await node.ready({ executionId: 'e', language, code });
     const cells = node.cellPids();
-    const left = processesWith(`sleep ${seconds}`);
-    expect(left).toHaveLength(1);
+    const started = () => processesWith(`sleep ${seconds}`);
+    await eventually('what it has started is seen', () => started().length === 1);
+    const left = started();
 
     await node.end();
     // With the zygote and its shepherds: nobody is left to end anything.

@@ -1,0 +1,236 @@
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { monotonicMs } from '../clock.ts';
+import { NotFoundError, OutOfRangeError } from '../errors.ts';
+import type { FinishedEntry, Moment, OutputBytes } from '../journal/entries.ts';
+import type { Journal } from '../journal/journal.ts';
+import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
+import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
+import { FinishedRecord } from './finished-record.ts';
+import { Retention, type RetentionLimits, type UnfinishedOutput } from './retention.ts';
+import type { KnownExecution, SessionRegistry } from './session-registry.ts';
+
+/** How long output that grows goes without a look, in ms: at least this, and this many times what the look takes. */
+const OUTPUT_LOOK_MS = 1_000;
+const OUTPUT_LOOK_RATIO = 50;
+
+/** How many finished executions are kept in memory as they were. */
+const MOST_RECENT = 64;
+
+/** What an {@link Archive} is made with. */
+export interface ArchiveOptions {
+  registry: SessionRegistry;
+  journal: Journal;
+  /** `daemon/output/` of the state directory. */
+  outputDirectory: string;
+  limits: RetentionLimits;
+  log: Logger;
+}
+
+/** Answers for executions whether they run or have finished, and keeps of those that have what retention lets it. */
+export class Archive {
+  readonly #options: ArchiveOptions;
+  readonly #retention: Retention;
+  readonly #closing = new AbortController();
+  /** What finished last, by number: most is asked right after the end, and needs no look into the journal then. */
+  readonly #recent = new Map<number, ExecutionRecord>();
+
+  constructor(options: ArchiveOptions) {
+    this.#options = options;
+    this.#retention = new Retention({
+      limits: options.limits,
+      onReleased: (entry) => this.#released(entry),
+      onOutputEvicted: (entry) => this.#inBackground(this.#evictOutput(entry)),
+    });
+  }
+
+  /** What an older daemon has left of finished executions, in the order in which they exited. */
+  restore(finished: readonly FinishedEntry[], agoMs: (moment: Moment) => number): void {
+    for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#options.registry.add(entry);
+    for (const entry of finished) this.#retention.add(entry, agoMs(entry.exited));
+  }
+
+  /** From here on it keeps an eye on what guests write. */
+  watch(): void {
+    this.#inBackground(this.#watchOutput());
+  }
+
+  /** An execution has exited, and that is journaled. */
+  add(record: ExecutionRecord): void {
+    const { result, times } = record.snapshot;
+    const { number, sessionId, executionId, sessionKey, executionKey, retention } = record.accepted;
+    const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
+    const { exitedAtMs = 0 } = times;
+    const agoMs = Math.max(0, Date.now() - exitedAtMs);
+    const entry: FinishedEntry = {
+      number,
+      sessionId,
+      executionId,
+      sessionKey,
+      executionKey,
+      exited: { atMs: exitedAtMs, monotonicMs: monotonicMs() - agoMs },
+      outputBytes: stdoutBytes + stderrBytes,
+      outputEvicted: undefined,
+      retention,
+    };
+    this.#options.registry.add(entry);
+    this.#recent.set(number, record);
+    const [oldest] = this.#recent.keys();
+    if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
+    this.#retention.add(entry, agoMs);
+    // Nobody saw the end of it, nor so what it had written by then.
+    if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
+  }
+
+  /** Gives up a finished execution. */
+  release(entry: FinishedEntry): void {
+    this.#retention.release(entry);
+  }
+
+  async recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
+    if (known instanceof ExecutionRecord) return known;
+    const recent = this.#recent.get(known.number);
+    if (recent !== undefined) return recent;
+    const [finished] = await this.#options.journal.finished([known.number]);
+    if (finished !== undefined) return new FinishedRecord(finished);
+    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+  }
+
+  /** All of these as they stand, those left out that are not known any more. */
+  async snapshotsOf(wanted: readonly KnownExecution[]): Promise<ExecutionSnapshot[]> {
+    const numbers = wanted.flatMap((known) => (known instanceof ExecutionRecord ? [] : [known.number]));
+    const finished = numbers.length === 0 ? [] : await this.#options.journal.finished(numbers);
+    const byNumber = new Map(finished.map((execution) => [execution.number, new FinishedRecord(execution)]));
+    return wanted.flatMap((known): ExecutionSnapshot[] => {
+      const record = known instanceof ExecutionRecord ? known : byNumber.get(known.number);
+      return record === undefined ? [] : [record.snapshot];
+    });
+  }
+
+  /** How much was written, and whether that is gone. */
+  async outputOf(known: KnownExecution): Promise<OutputBytes & { evicted: boolean }> {
+    const evicted = evictedOf(known);
+    return { ...(evicted ?? (await this.#output(known).sizes())), evicted: evicted !== undefined };
+  }
+
+  /** The newest output of a stream, `maxBytes` at most, and where it begins. */
+  async tail(known: KnownExecution, stream: 'stdout' | 'stderr', maxBytes: number) {
+    const evicted = evictedOf(known);
+    if (evicted !== undefined) return { position: evicted[stream], data: Buffer.alloc(0) };
+    return this.#output(known).tail(stream, maxBytes);
+  }
+
+  /** See `Daemon.streamOutput`. */
+  async *read(known: KnownExecution, range: OutputRange, signal: AbortSignal): AsyncGenerator<OutputChunk> {
+    const record = await this.recordOf(known);
+    await this.#requireInRange(known, range);
+    // There is nothing to read, nor a directory to look at, until the guest has started.
+    if (range.follow) {
+      for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
+    }
+    const next = { ...range.from };
+    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal)) {
+      next[chunk.stream] = chunk.position + chunk.data.byteLength;
+      yield chunk;
+    }
+    // It may have been removed under the reader.
+    const now = this.#options.registry.find(known.sessionId, known.executionId);
+    if (now !== undefined && !signal.aborted) await this.#requireInRange(now, { ...range, from: next });
+  }
+
+  close(): void {
+    this.#closing.abort();
+    this.#retention.close();
+  }
+
+  #output(known: KnownExecution): OutputFiles {
+    const { sessionKey, executionKey } = known instanceof ExecutionRecord ? known.accepted : known;
+    return new OutputFiles(join(this.#options.outputDirectory, sessionKey, executionKey));
+  }
+
+  /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
+  async #requireInRange(known: KnownExecution, { streams, from }: OutputRange): Promise<void> {
+    const evicted = evictedOf(known);
+    const ends = evicted ?? (await this.#output(known).sizes());
+    for (const stream of streams) {
+      const [position, end] = [from[stream], ends[stream]];
+      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted === undefined ? 0 : end];
+      if (position > end) {
+        throw new OutOfRangeError(`${which} has ${end} bytes, from ${begin} on; position ${position} is in the future`);
+      }
+      if (position < begin) {
+        throw new OutOfRangeError(
+          `${which} was evicted to make room: position ${position} is gone, it now begins at ${begin}, its end`,
+        );
+      }
+    }
+  }
+
+  /** Nobody may ask for it any more. */
+  #released(entry: FinishedEntry): void {
+    const { journal, registry } = this.#options;
+    registry.remove(entry);
+    journal.append({ type: 'execution.released', number: entry.number });
+    this.#inBackground(this.#removeOutput(entry));
+  }
+
+  /** Learns from the files how much a finished execution wrote. */
+  async #measureOutput(entry: FinishedEntry): Promise<void> {
+    const { stdout, stderr } = await this.#output(entry).sizes();
+    const bytes = stdout + stderr;
+    const known = this.#options.registry.find(entry.sessionId, entry.executionId);
+    if (known !== entry || bytes === entry.outputBytes) return;
+    this.#options.journal.append({ type: 'execution.outputMeasured', number: entry.number, bytes });
+    this.#retention.resize(entry, bytes);
+  }
+
+  /** Looks again and again at what guests write; never more than a small part of the time. */
+  async #watchOutput(): Promise<void> {
+    const { signal } = this.#closing;
+    for (let tookMs = 0; ; ) {
+      await wait(Math.max(OUTPUT_LOOK_MS, tookMs * OUTPUT_LOOK_RATIO), undefined, { ref: false, signal });
+      const begunMs = monotonicMs();
+      const looked = this.#lookAtOutput();
+      this.#inBackground(looked);
+      await looked.catch(() => {});
+      tookMs = monotonicMs() - begunMs;
+    }
+  }
+
+  async #lookAtOutput(): Promise<void> {
+    const outputs: UnfinishedOutput[] = [];
+    for (const record of this.#options.registry.running()) {
+      const { stdout, stderr } = await this.#output(record).sizes();
+      const { sessionKey, executionKey } = record.accepted;
+      outputs.push({ sessionKey, executionKey, bytes: stdout + stderr });
+    }
+    const running = new Set(this.#options.registry.running().map(({ executionKey }) => executionKey));
+    this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
+  }
+
+  /** Work on output that nobody waits for; what fails of it harms nothing but the room there is. */
+  #inBackground(work: Promise<void>): void {
+    work.catch((err) => {
+      if (!this.#closing.signal.aborted) this.#options.log.warn({ err }, 'output cannot be looked after');
+    });
+  }
+
+  async #evictOutput(entry: FinishedEntry): Promise<void> {
+    const { journal } = this.#options;
+    entry.outputEvicted ??= await this.#output(entry).sizes();
+    journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
+    await this.#removeOutput(entry);
+  }
+
+  /** Once that is journaled: a later daemon must not find less than it is told. */
+  async #removeOutput(entry: FinishedEntry): Promise<void> {
+    await this.#options.journal.written();
+    await this.#output(entry).remove();
+  }
+}
+
+/** What was written of output that is gone. */
+function evictedOf(known: KnownExecution): OutputBytes | undefined {
+  return known instanceof ExecutionRecord ? undefined : known.outputEvicted;
+}
