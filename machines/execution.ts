@@ -57,6 +57,8 @@ export interface GuestExit {
   message?: string | undefined;
   /** Absent when no guest code ran, or when nobody could see. */
   usage?: Usage | undefined;
+  /** The stop that its cell was told of: by a daemon that died before it could write that down, when no other is known. */
+  stop?: { reason: StopReason; rung: Rung } | undefined;
 }
 
 /** The one true result of an execution. */
@@ -129,9 +131,9 @@ export type LostReason = Extract<ExitReason, 'cell_lost' | 'memory_exceeded' | '
 
 /** What the guest port is told. */
 export type GuestCommand =
-  /** With `stop` it begins a stop, and is delivered once however often it is said. */
-  | { type: 'guest.signal'; signal: string; tree?: boolean | undefined; stop?: boolean | undefined }
-  | { type: 'guest.kill' }
+  /** With `stop`, its reason, it begins a stop, and is delivered once however often it is said. */
+  | { type: 'guest.signal'; signal: string; tree?: boolean | undefined; stop?: StopReason | undefined }
+  | { type: 'guest.kill'; stop: StopReason | undefined }
   | { type: 'guest.killCell' };
 
 type LostEvent = Extract<ExecutionEvent, { type: 'guest.lost' }>;
@@ -161,8 +163,8 @@ function limitStop(limit: WatchedLimit, graceMs: number, message: string): Stop 
 
 /** The result of a guest that ended while no stop was under way. */
 function endedResult(exit: GuestExit): ExecutionResult {
-  const { exitCode, signal, message, usage } = exit;
-  return { reason: endedReason(exit), rung: undefined, exitCode, signal, message, usage };
+  const { exitCode, signal, message, usage, stop } = exit;
+  return { reason: stop?.reason ?? endedReason(exit), rung: stop?.rung, exitCode, signal, message, usage };
 }
 
 function endedReason({ cause, exitCode, signal }: GuestExit): ExitReason {
@@ -219,9 +221,9 @@ export const executionMachine = setup({
     sendStopSignal: sendTo('guest', ({ context }) => ({
       type: 'guest.signal' as const,
       signal: context.stop?.signal ?? 'SIGTERM',
-      stop: true,
+      stop: context.stop?.reason,
     })),
-    kill: sendTo('guest', { type: 'guest.kill' }),
+    kill: sendTo('guest', ({ context }) => ({ type: 'guest.kill' as const, stop: context.stop?.reason })),
     killCell: sendTo('guest', { type: 'guest.killCell' }),
     keepResult: assign({ result: (_, p: ExecutionResult) => p }),
   },

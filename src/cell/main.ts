@@ -3,7 +3,7 @@ import { createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { monotonicMs } from '../clock.ts';
 import {
-  type Exited,
+  Exited,
   FromCell,
   Hello,
   type Pipe,
@@ -70,8 +70,8 @@ interface RunningGuest {
   started: Started | undefined;
   /** Of its standard input, so far. */
   inputBytes: number;
-  /** The signal that begins its stop was delivered. */
-  stopped: boolean;
+  /** Of the stop under way: why, and how far it has come. */
+  stop: { reason: string; rung: 'graceful' | 'forced' } | undefined;
 }
 
 // A daemon's terminal must not reach its cells, and a log that is gone must not end them.
@@ -162,15 +162,15 @@ function obey(body: NonNullable<ToCell['body']>): void {
       start(body.value);
       break;
     case 'signal': {
-      const { executionKey, signal, tree, stop } = body.value;
+      const { executionKey, signal, tree, stop, reason } = body.value;
       const known = guests.get(executionKey);
-      if (known === undefined || (stop && known.stopped)) break;
-      known.stopped ||= stop;
+      if (known === undefined || (stop && known.stop !== undefined)) break;
+      if (stop) known.stop = { reason, rung: 'graceful' };
       known.guest.signal(signal as NodeJS.Signals, tree);
       break;
     }
     case 'kill':
-      guests.get(body.value.executionKey)?.guest.kill();
+      kill(body.value.executionKey, body.value.reason);
       break;
     case 'input': {
       const { executionKey, data, end, position } = body.value;
@@ -209,8 +209,8 @@ function start(request: Start): void {
     prepareDirectories(request);
   } catch (error) {
     const { message } = error as Error;
-    const value = { executionKey, exitCode: -1, signal: '', cause: 'start_failed', message, atMs: Date.now() };
-    reportEnd({ ...value, usage: undefined });
+    const value = { executionKey, exitCode: -1, cause: 'start_failed', message, atMs: Date.now() };
+    reportEnd(Exited.create(value));
     return;
   }
   const limits = limitsOf(request);
@@ -231,7 +231,8 @@ function start(request: Start): void {
     exited: async ({ exitCode, signal = '', cause = '', message = '', usage }) => {
       await pipes?.end();
       meter?.remove(executionKey);
-      const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now() };
+      const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
+      const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now(), stopReason, stopRung };
       reportEnd({ ...value, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
       if (daemon === undefined && guests.size === 0) waitForDaemon();
@@ -245,7 +246,7 @@ function start(request: Start): void {
     outputDir: request.outputDir,
     started: undefined,
     inputBytes: 0,
-    stopped: false,
+    stop: undefined,
   };
   guests.set(executionKey, running);
 }
@@ -285,7 +286,15 @@ function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
 /** A guest passed a limit. Beyond memory and output nothing is asked of it any more. */
 function limitPassed(executionKey: string, limit: string, message: string): void {
   report({ body: { $case: 'limitReached', value: { executionKey, limit, message } } });
-  if (limit === 'memory' || limit === 'output') guests.get(executionKey)?.guest.kill();
+  if (limit === 'memory' || limit === 'output') kill(executionKey, `${limit}_exceeded`);
+}
+
+/** Ends a guest by force. The reason of a stop that is under way stays. */
+function kill(executionKey: string, reason: string): void {
+  const known = guests.get(executionKey);
+  if (known === undefined) return;
+  known.stop = { reason: known.stop?.reason ?? reason, rung: 'forced' };
+  known.guest.kill();
 }
 
 /** Tells what has changed since the daemon was told last: of guests that sleep nothing has. */

@@ -4,7 +4,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
-import type { GuestExit, LostReason, Usage } from '../../machines/execution.ts';
+import type { GuestExit, LostReason, Rung, StopReason, Usage } from '../../machines/execution.ts';
 import { monotonicMs } from '../clock.ts';
 import {
   type Usage as CellUsage,
@@ -206,7 +206,7 @@ export class CellProcess {
   /** Ends what an adopted cell holds and nobody here knows. */
   dropUnknown(): void {
     for (const executionKey of this.#early?.keys() ?? []) {
-      this.killGuest(executionKey);
+      this.killGuest(executionKey, 'session_closed');
       this.acknowledge(executionKey);
     }
     this.#early = undefined;
@@ -217,9 +217,10 @@ export class CellProcess {
     this.#send({ $case: 'acknowledge', value: { executionKey } });
   }
 
-  /** With `stop` the signal begins a stop, and is delivered once however often it is said. */
-  signal(executionKey: string, signal: string, tree: boolean, stop: boolean): void {
-    this.#send({ $case: 'signal', value: { executionKey, signal, tree, stop } });
+  /** With `stop`, its reason, the signal begins a stop, and is delivered once however often it is said. */
+  signal(executionKey: string, signal: string, tree: boolean, stop: StopReason | undefined): void {
+    const value = { executionKey, signal, tree, stop: stop !== undefined, reason: stop ?? '' };
+    this.#send({ $case: 'signal', value });
   }
 
   /**
@@ -248,9 +249,10 @@ export class CellProcess {
     return new Map(seen);
   }
 
-  killGuest(executionKey: string): void {
+  /** Ends a guest by force; `reason` is that of the stop it belongs to. */
+  killGuest(executionKey: string, reason: StopReason): void {
     this.#wake();
-    this.#send({ $case: 'kill', value: { executionKey } });
+    this.#send({ $case: 'kill', value: { executionKey, reason } });
   }
 
   /** Appends to a guest's input; resolves when its pipe took it, or when the guest is gone. */
@@ -484,9 +486,10 @@ export class CellProcess {
 }
 
 /** How a guest ended, in its cell's words. */
-export function guestExitOf({ exitCode, signal, cause, message, usage }: Exited): GuestExit {
+export function guestExitOf({ exitCode, signal, cause, message, usage, stopReason, stopRung }: Exited): GuestExit {
   const exit = { exitCode, signal: signal || undefined, message: message || undefined };
-  return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage) };
+  const stop = stopReason === '' ? undefined : { reason: stopReason as StopReason, rung: stopRung as Rung };
+  return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage), stop };
 }
 
 function usageOf(usage: CellUsage): Usage {

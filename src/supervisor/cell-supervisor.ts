@@ -1,7 +1,7 @@
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
 import { cellMachine, type ProcessCommand } from '../../machines/cell.ts';
-import type { Usage } from '../../machines/execution.ts';
+import type { StopReason, Usage } from '../../machines/execution.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
 import { CellProcess, type FoundCell, type GuestObserver, type HelloOptions } from './cell-process.ts';
 import type { ControlGroups } from './control-groups.ts';
@@ -42,12 +42,12 @@ export interface CellPlace {
   start(request: Start, observer: GuestObserver): void;
   /** Goes on with an execution that the cell has held since an older daemon's time. */
   resume(executionKey: string, outputDir: string, observer: GuestObserver): void;
-  signal(executionKey: string, signal: string, tree: boolean, stop: boolean): void;
+  signal(executionKey: string, signal: string, tree: boolean, stop: StopReason | undefined): void;
   /** The end of this execution is kept safe; also after the place was given back. */
   acknowledge(executionKey: string): void;
   /** What the guests of its cell use now, by execution key. */
   measure(): Promise<Map<string, Usage>>;
-  killGuest(executionKey: string): void;
+  killGuest(executionKey: string, reason: StopReason): void;
   write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void>;
   killCell(): void;
   /** Gives the place back; call once, when the guest is gone. */
@@ -186,7 +186,7 @@ export class CellSupervisor {
       signal: (executionKey, name, tree, stop) => process.signal(executionKey, name, tree, stop),
       acknowledge: (executionKey) => process.acknowledge(executionKey),
       measure: () => process.measure(),
-      killGuest: (executionKey) => process.killGuest(executionKey),
+      killGuest: (executionKey, reason) => process.killGuest(executionKey, reason),
       write: (...input) => process.write(...input),
       killCell: () => actor.send({ type: 'cell.kill' }),
       release,

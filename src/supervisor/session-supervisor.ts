@@ -417,9 +417,9 @@ export class SessionSupervisor implements Waiting {
       if (place === undefined) {
         cancelled.abort();
       } else if (command.type === 'guest.signal') {
-        place.signal(executionKey, command.signal, command.tree ?? false, command.stop ?? false);
+        place.signal(executionKey, command.signal, command.tree ?? false, command.stop);
       } else if (command.type === 'guest.kill') {
-        place.killGuest(executionKey);
+        place.killGuest(executionKey, command.stop ?? 'cancelled');
       } else {
         place.killCell();
       }

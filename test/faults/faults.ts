@@ -61,12 +61,12 @@ async function cellOf(round: Round): Promise<number | undefined> {
   return (await round.cells()).at(-1)?.pid;
 }
 
-/** Lowers how many descriptors a process may have, to those that it has; returns what it might have before. */
-function limitDescriptors(pid: number, limit: number): number {
+/** Says how many descriptors a process may have; undefined: as many as this one. */
+function limitDescriptors(pid: number, limit: number | undefined): void {
   const program =
-    'import resource, sys; pid, soft = map(int, sys.argv[1:]); was = resource.prlimit(pid, resource.RLIMIT_NOFILE); ' +
-    'resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, was[1])); print(was[0])';
-  return Number(execFileSync('python3', ['-c', program, String(pid), String(limit)], { encoding: 'utf8' }));
+    'import resource as r, sys; pid, soft = map(int, sys.argv[1:]); own, most = r.getrlimit(r.RLIMIT_NOFILE); ' +
+    'r.prlimit(pid, r.RLIMIT_NOFILE, (own if soft < 0 else soft, most))';
+  execFileSync('python3', ['-c', program, String(pid), String(limit ?? -1)]);
 }
 
 /** Writes until nothing fits any more. */
@@ -199,10 +199,10 @@ export const FAULTS = {
   'clock jumps back': { inject: ({ node }) => node.afflict({ clockMs: -HOUR_MS }) },
   'no descriptors left': {
     inject: async ({ node: { pid }, mending }, lastsMs) => {
-      const before = limitDescriptors(pid, readdirSync(`/proc/${pid}/fd`).length);
+      limitDescriptors(pid, readdirSync(`/proc/${pid}/fd`).length);
       mending.push(
         sleep(lastsMs).then(() => {
-          if (existsSync(`/proc/${pid}`)) limitDescriptors(pid, before);
+          if (existsSync(`/proc/${pid}`)) limitDescriptors(pid, undefined);
         }),
       );
     },

@@ -88,12 +88,12 @@ function nameOf({ state, rung }: StatusEvent): string {
 /** I1: the end is one that was asked for, one of its own, or one that a fault may cause. */
 export function* wrongInResult(
   { guest, asked }: KnownExecution,
-  { reason, exitCode, signal }: ExecutionResult,
+  { reason, exitCode, signal, message }: ExecutionResult,
   tolerated: ReadonlySet<ExitReason>,
 ): Generator<string> {
   const { end } = GUESTS[guest];
   if (tolerated.has(reason) || asked.has(reason)) return;
-  if (reason !== end?.reason) yield `I1 ${reason} (${exitCode}, ${signal}), which nothing can have caused`;
+  if (reason !== end?.reason) yield `I1 ${reason} (${exitCode}, ${signal}, ${message}), which nothing can have caused`;
   else if (reason !== 'timed_out' && exitCode !== end.exitCode) yield `I1 ${reason} with exit code ${exitCode}`;
 }
 

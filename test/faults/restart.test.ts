@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
 import { descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
@@ -169,6 +170,32 @@ test('a stop under way goes on: its signal comes once, and force when the grace 
   expect(await node.stdout('e')).toBe('ready\nasked\n');
   expect(await node.steps('e')).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited']);
 });
+
+test.each(LANGUAGES)(
+  'a stop that no daemon could write down is the reason of the end all the same: %s',
+  async (language) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const code = {
+      javascript: "setInterval(() => {}, 1000); console.log('ready');",
+      python: "import time\nprint('ready', flush=True)\ntime.sleep(600)",
+    }[language];
+    await node.ready({ executionId: 'e', language, code, timeoutMs: 1_000 });
+
+    // Whoever else writes to the journal keeps the daemon from it.
+    const other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'));
+    other.exec('BEGIN IMMEDIATE');
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    expect(await node.client.getExecutionStatus('s', 'e')).toMatchObject({ state: 'running' });
+    await node.end();
+    other.close();
+    await node.start();
+
+    const { result } = await node.client.wait('s', 'e');
+    expect(result).toMatchObject({ reason: 'timed_out', rung: 'graceful', signal: 'SIGTERM' });
+    expect(await node.steps('e')).toEqual(['pending', 'running', 'exited']);
+  },
+);
 
 test('what waits goes on waiting, starts in its order, and starts once', async () => {
   await using node = await FaultNode.start({ maxRunning: 1 });

@@ -8,7 +8,13 @@ import { FramedSocket } from '../../src/wire/framing.ts';
 
 const message: fc.Arbitrary<ToCell> = fc.oneof(
   fc
-    .record({ executionKey: fc.string(), signal: fc.string(), tree: fc.boolean(), stop: fc.boolean() })
+    .record({
+      executionKey: fc.string(),
+      signal: fc.string(),
+      tree: fc.boolean(),
+      stop: fc.boolean(),
+      reason: fc.string(),
+    })
     .map((value) => body({ $case: 'signal', value })),
   fc
     .record({
@@ -87,7 +93,7 @@ test('byte by byte is as good as at once', async () => {
 });
 
 test('an unfinished frame is no message and no failure', async () => {
-  const bytes = await encode([body({ $case: 'kill', value: { executionKey: 'key' } })]);
+  const bytes = await encode([body({ $case: 'kill', value: { executionKey: 'key', reason: 'cancelled' } })]);
 
   expect(await decode([bytes.subarray(0, bytes.length - 1)])).toEqual({ messages: [], failure: undefined });
 });
@@ -109,11 +115,11 @@ test('a frame longer than any message is refused before it is waited for', async
 });
 
 test('messages before the garbage have arrived, none after it', async () => {
-  const good = await encode([body({ $case: 'kill', value: { executionKey: 'key' } })]);
+  const good = await encode([body({ $case: 'kill', value: { executionKey: 'key', reason: 'cancelled' } })]);
   const bad = Buffer.concat([Buffer.from([0, 0, 0, 3]), Buffer.from([0x0a, 0x7f, 0x41])]);
 
   const { messages, failure } = await decode([good, bad, good]);
 
-  expect(messages).toEqual([body({ $case: 'kill', value: { executionKey: 'key' } })]);
+  expect(messages).toEqual([body({ $case: 'kill', value: { executionKey: 'key', reason: 'cancelled' } })]);
   expect(failure).toBeInstanceOf(Error);
 });

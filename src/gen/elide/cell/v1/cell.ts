@@ -158,10 +158,14 @@ export interface Signal {
   tree: boolean;
   /** It begins a stop: delivered once to an execution, however often it is said. */
   stop: boolean;
+  /** Of that stop, for an end that no daemon saw which knows of it: see Exited. */
+  reason: string;
 }
 
 export interface Kill {
   executionKey: string;
+  /** Of the stop that it belongs to. */
+  reason: string;
 }
 
 export interface Input {
@@ -207,7 +211,12 @@ export interface Exited {
   cause: string;
   message: string;
   atMs: number;
-  usage: Usage | undefined;
+  usage:
+    | Usage
+    | undefined;
+  /** Of the stop that the cell was told of, and how far it had come: graceful or forced. Empty when there was none. */
+  stopReason: string;
+  stopRung: string;
 }
 
 /**
@@ -1812,7 +1821,7 @@ export const Measure: MessageFns<Measure> = {
 };
 
 function createBaseSignal(): Signal {
-  return { executionKey: "", signal: "", tree: false, stop: false };
+  return { executionKey: "", signal: "", tree: false, stop: false, reason: "" };
 }
 
 export const Signal: MessageFns<Signal> = {
@@ -1828,6 +1837,9 @@ export const Signal: MessageFns<Signal> = {
     }
     if (message.stop !== false) {
       writer.uint32(32).bool(message.stop);
+    }
+    if (message.reason !== "") {
+      writer.uint32(42).string(message.reason);
     }
     return writer;
   },
@@ -1877,6 +1889,14 @@ export const Signal: MessageFns<Signal> = {
             message.stop = reader.bool();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1898,18 +1918,22 @@ export const Signal: MessageFns<Signal> = {
     message.signal = object.signal ?? "";
     message.tree = object.tree ?? false;
     message.stop = object.stop ?? false;
+    message.reason = object.reason ?? "";
     return message;
   },
 };
 
 function createBaseKill(): Kill {
-  return { executionKey: "" };
+  return { executionKey: "", reason: "" };
 }
 
 export const Kill: MessageFns<Kill> = {
   encode(message: Kill, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.executionKey !== "") {
       writer.uint32(10).string(message.executionKey);
+    }
+    if (message.reason !== "") {
+      writer.uint32(18).string(message.reason);
     }
     return writer;
   },
@@ -1935,6 +1959,14 @@ export const Kill: MessageFns<Kill> = {
             message.executionKey = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1953,6 +1985,7 @@ export const Kill: MessageFns<Kill> = {
   fromPartial<I extends Exact<DeepPartial<Kill>, I>>(object: I): Kill {
     const message = createBaseKill();
     message.executionKey = object.executionKey ?? "";
+    message.reason = object.reason ?? "";
     return message;
   },
 };
@@ -2353,7 +2386,17 @@ export const Pipe: MessageFns<Pipe> = {
 };
 
 function createBaseExited(): Exited {
-  return { executionKey: "", exitCode: 0, signal: "", cause: "", message: "", atMs: 0, usage: undefined };
+  return {
+    executionKey: "",
+    exitCode: 0,
+    signal: "",
+    cause: "",
+    message: "",
+    atMs: 0,
+    usage: undefined,
+    stopReason: "",
+    stopRung: "",
+  };
 }
 
 export const Exited: MessageFns<Exited> = {
@@ -2378,6 +2421,12 @@ export const Exited: MessageFns<Exited> = {
     }
     if (message.usage !== undefined) {
       Usage.encode(message.usage, writer.uint32(58).fork()).join();
+    }
+    if (message.stopReason !== "") {
+      writer.uint32(66).string(message.stopReason);
+    }
+    if (message.stopRung !== "") {
+      writer.uint32(74).string(message.stopRung);
     }
     return writer;
   },
@@ -2451,6 +2500,22 @@ export const Exited: MessageFns<Exited> = {
             message.usage = Usage.decode(reader, reader.uint32());
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.stopReason = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.stopRung = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2475,6 +2540,8 @@ export const Exited: MessageFns<Exited> = {
     message.message = object.message ?? "";
     message.atMs = object.atMs ?? 0;
     message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
+    message.stopReason = object.stopReason ?? "";
+    message.stopRung = object.stopRung ?? "";
     return message;
   },
 };
