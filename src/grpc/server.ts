@@ -18,6 +18,8 @@ import { addReflection } from './reflection.ts';
 const ENVELOPE_BYTES = 16 * 1024 * 1024;
 /** How long open calls may take to end when the server closes, in ms. */
 const CLOSE_LIMIT_MS = 1_000;
+/** How often the socket's file is looked for, in ms. */
+const LOOK_MS = 1_000;
 const SERVICE_NAME = 'elide.daemon.v1alpha1.ExecutionApi';
 const REFLECTED = [SERVICE_NAME, 'grpc.health.v1.Health', 'grpc.reflection.v1.ServerReflection'];
 
@@ -36,7 +38,12 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
   try {
     const socket = config.socket === false ? undefined : await listenUnix(server, config.socket);
     const tcp = config.tcp === undefined ? undefined : await listenTcp(server, config.tcp);
-    return { endpoints: { socket, tcp }, close: () => close(server, health, socket) };
+    const watched = socket === undefined ? undefined : keepUnix(server, socket, log);
+    const end = () => {
+      clearInterval(watched);
+      return close(server, health, socket);
+    };
+    return { endpoints: { socket, tcp }, close: end };
   } catch (error) {
     server.forceShutdown();
     throw error;
@@ -49,6 +56,22 @@ async function listenUnix(server: Server, path: string): Promise<string> {
   await bind(server, `unix:${path}`, `socket ${path}`);
   await chmod(path, 0o600);
   return path;
+}
+
+/** Listens again when the socket's file was removed, as whoever tidies up `/tmp` does: nobody could connect any more. */
+function keepUnix(server: Server, path: string, log: Logger): NodeJS.Timeout {
+  let listens = true;
+  const look = async () => {
+    if (!listens || (await lstat(path).catch(() => undefined)) !== undefined) return;
+    listens = false;
+    server.unbind(`unix:${path}`);
+    await listenUnix(server, path).then(
+      () => log.warn(`socket ${path} was removed; it is there again`),
+      (error: Error) => log.error(error.message),
+    );
+    listens = true;
+  };
+  return setInterval(look, LOOK_MS).unref();
 }
 
 async function listenTcp(server: Server, address: string): Promise<string> {

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
@@ -122,4 +122,16 @@ test.each([
   expect(program.out).toBe('');
   expect(program.err).toMatch(/^elide-daemon: [^\n]*\n$/);
   expect(program.err).toMatch(message);
+});
+
+test('a daemon whose socket was removed listens again, and who was connected goes on', async () => {
+  await using program = await new Program(temporaryDirectory()).ready();
+  await program.start('e', IDLE);
+
+  rmSync(program.socket);
+  await eventually('the socket is there again', () => existsSync(program.socket));
+
+  expect(statSync(program.socket).mode & 0o777).toBe(0o600);
+  await using later = new TestClient(`unix:${program.socket}`);
+  for (const client of [later, program.client]) expect((await client.status('s', 'e')).stdout).toBe('ready\n');
 });

@@ -233,8 +233,8 @@ export class Round {
         await this.persistently((client) => client.wait(sessionId, executionId, { timeoutMs: 300 }));
         break;
       case 'status': {
-        const { state } = await this.persistently((client) => client.getExecutionStatus(sessionId, executionId));
         const said = known.watches[0]?.events.at(-1)?.state;
+        const { state } = await this.persistently((client) => client.getExecutionStatus(sessionId, executionId));
         if (said === 'exited' && state !== 'exited') this.violation(`I1 ${executionId} was exited and is ${state}`);
         break;
       }
