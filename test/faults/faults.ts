@@ -71,7 +71,7 @@ function limitDescriptors(pid: number, limit: number | undefined): void {
 }
 
 /** Writes until nothing fits any more. */
-function fill(path: string): void {
+export function fill(path: string): void {
   const fd = openSync(path, 'w');
   try {
     for (let size = 1024 * 1024; size >= SMALLEST_WRITE; ) {

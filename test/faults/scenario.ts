@@ -3,7 +3,7 @@ import { GUESTS, LANGUAGES } from './guests.ts';
 import { wrongInOutput } from './model.ts';
 import { FaultNode } from './node.ts';
 import type { PlannedFault } from './plan.ts';
-import { Round } from './round.ts';
+import { descriptorsOf, Round } from './round.ts';
 import type { Step } from './steps.ts';
 
 const SESSION = 'neighbour';
@@ -37,6 +37,7 @@ export class Scenario implements AsyncDisposable {
   readonly node: FaultNode;
   readonly #config: DaemonConfig;
   #losesOutput = false;
+  #descriptors: number | undefined;
 
   private constructor(node: FaultNode, config: DaemonConfig) {
     this.node = node;
@@ -59,7 +60,8 @@ export class Scenario implements AsyncDisposable {
 
   /** One round of steps with faults between them. */
   async round(name: string, steps: readonly Step[], faults: readonly PlannedFault[]): Promise<Found> {
-    const round = new Round(this.node, name);
+    this.#descriptors ??= descriptorsOf(this.node.pid).length;
+    const round = new Round(this.node, name, this.#descriptors);
     this.#losesOutput ||= faults.some(({ name: fault }) => fault === 'disk full');
     await round.run(steps, faults);
     return { executions: round.executions, violations: round.violations };
