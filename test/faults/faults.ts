@@ -72,7 +72,7 @@ function limitDescriptors(pid: number, limit: number | undefined): void {
 
 /** Writes until nothing fits any more. */
 export function fill(path: string): void {
-  const fd = openSync(path, 'w');
+  const fd = openSync(path, 'a');
   try {
     for (let size = 1024 * 1024; size >= SMALLEST_WRITE; ) {
       try {
@@ -87,12 +87,13 @@ export function fill(path: string): void {
 }
 
 export const FAULTS = {
-  'daemon killed': { inject: ({ node }) => node.restart() },
+  'daemon killed': { inject: ({ node }) => node.exclusively(() => node.restart()) },
   'daemon replaced in good order': {
-    inject: async ({ node }) => {
-      await node.end('SIGTERM');
-      await node.start();
-    },
+    inject: ({ node }) =>
+      node.exclusively(async () => {
+        await node.end('SIGTERM');
+        await node.start();
+      }),
   },
   'daemon paused': { inject: async (round, lastsMs) => pause(round, round.node.pid, lastsMs) },
   'cell killed': {
@@ -107,9 +108,11 @@ export const FAULTS = {
   'cell killed while there is no daemon': {
     inject: async (round) => {
       const cells = await round.cells();
-      await round.node.end();
-      for (const { pid } of cells) signal(pid, 'SIGKILL');
-      await round.node.start();
+      await round.node.exclusively(async () => {
+        await round.node.end();
+        for (const { pid } of cells) signal(pid, 'SIGKILL');
+        await round.node.start();
+      });
     },
     tolerates: ['daemon_lost'],
   },
@@ -188,13 +191,13 @@ export const FAULTS = {
   },
   'fsync fails': {
     inject: async ({ node, mending }, lastsMs) => {
-      await node.afflict({ fsync: true });
+      await node.exclusively(() => node.afflict({ fsync: true }));
       // It does so for as long as this daemon lives.
-      mending.push(sleep(lastsMs).then(() => node.restart()));
+      mending.push(sleep(lastsMs).then(() => node.exclusively(() => node.restart())));
     },
   },
-  'clock jumps ahead': { inject: ({ node }) => node.afflict({ clockMs: HOUR_MS }) },
-  'clock jumps back': { inject: ({ node }) => node.afflict({ clockMs: -HOUR_MS }) },
+  'clock jumps ahead': { inject: ({ node }) => node.exclusively(() => node.afflict({ clockMs: HOUR_MS })) },
+  'clock jumps back': { inject: ({ node }) => node.exclusively(() => node.afflict({ clockMs: -HOUR_MS })) },
   'no descriptors left': {
     inject: async ({ node: { pid }, mending }, lastsMs) => {
       limitDescriptors(pid, readdirSync(`/proc/${pid}/fd`).length);

@@ -45,6 +45,7 @@ export class FaultNode implements AsyncDisposable {
   #exited: Promise<unknown> = Promise.resolve();
   #client: DaemonClient | undefined;
   #running = Promise.withResolvers<void>();
+  #turn: Promise<void> = Promise.resolve();
   /** Every daemon there was. */
   readonly daemonPids: number[] = [];
   /** What all of them said on stderr. */
@@ -125,6 +126,13 @@ export class FaultNode implements AsyncDisposable {
   async restart(config?: DaemonConfig): Promise<void> {
     await this.end();
     await this.start(config);
+  }
+
+  /** Takes the daemon from those who would start or end it at the same time. */
+  async exclusively(act: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(act);
+    this.#turn = turn.catch(() => {});
+    await turn;
   }
 
   /** Starts a snippet of session `s`, JavaScript unless it says, and waits until it printed `ready`. */

@@ -87,8 +87,8 @@ export class Round {
       await this.#compareFootprint(before);
     } catch (error) {
       this.violation(`the round could not go on: ${(error as Error).stack}`);
-      await this.#mend();
-      await this.#deleted(this.sessionId);
+      await this.#mend().catch((failure) => this.violation(`nor be mended: ${failure}`));
+      await this.#deleted(this.sessionId).catch((failure) => this.violation(`nor be ended: ${failure}`));
     }
   }
 
