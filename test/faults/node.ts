@@ -39,7 +39,8 @@ export class FaultNode implements AsyncDisposable {
   readonly socket = join(this.root, 'd.sock');
   readonly stateDir = join(this.root, 's');
   readonly #config = join(this.root, 'config.json');
-  readonly #faults = join(this.root, 'faults.json');
+  /** Beside it: there is room when the disk is full. */
+  readonly #faults = `${this.root}.json`;
   readonly #mounted: boolean;
   #daemon: ChildProcess | undefined;
   #exited: Promise<unknown> = Promise.resolve();
@@ -201,6 +202,6 @@ export class FaultNode implements AsyncDisposable {
     for (const pid of this.cellPids()) process.kill(pid, 'SIGKILL');
     await eventually('no cell is left', () => this.cellPids().length === 0);
     if (this.#mounted) execFileSync('umount', ['--lazy', this.root]);
-    rmSync(this.root, { recursive: true, force: true });
+    for (const path of [this.root, this.#faults]) rmSync(path, { recursive: true, force: true });
   }
 }

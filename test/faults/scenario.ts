@@ -90,6 +90,8 @@ export class Scenario implements AsyncDisposable {
 
   async #endOf(round: Round, language: string): Promise<string[]> {
     const violations: string[] = [];
+    // A guest that writes sees that the disk is full, and may end by it.
+    if (this.#losesOutput) return violations;
     await round.persistently((client) => client.writeInput(SESSION, language, Buffer.from('end\n')));
     const { result } = await round.persistently((client) => client.wait(SESSION, language, { timeoutMs: 5_000 }));
     if (result?.reason !== 'failed' || result.exitCode !== 7) {
@@ -99,9 +101,7 @@ export class Scenario implements AsyncDisposable {
     const steps = states.map(({ state }) => state).join(' ');
     if (steps !== 'pending running exited') violations.push(`I4 neighbour ${language} was ${steps}`);
     const text = await round.persistently((client) => stdoutOf(client.streamOutput(SESSION, language)));
-    if (!this.#losesOutput) {
-      for (const wrong of wrongInOutput('ticks', text, true)) violations.push(`I4 neighbour ${language}: ${wrong}`);
-    }
+    for (const wrong of wrongInOutput('ticks', text, true)) violations.push(`I4 neighbour ${language}: ${wrong}`);
     return violations;
   }
 
