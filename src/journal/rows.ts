@@ -8,6 +8,7 @@ export const APPLICATION_ID = 0x656c696a;
 export const MIGRATIONS = [
   `
   CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+  CREATE TABLE room (filler BLOB NOT NULL) STRICT;
   CREATE TABLE sessions (
     session_key TEXT PRIMARY KEY,
     session_id TEXT NOT NULL,

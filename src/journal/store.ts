@@ -1,4 +1,5 @@
-import { chmodSync, closeSync, existsSync, openSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, openSync, renameSync, statfsSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { bootId } from '../clock.ts';
 import type {
@@ -35,22 +36,25 @@ export interface Opened {
 const LARGEST_LOG_BYTES = 16 * 1024 * 1024;
 
 /**
- * Room that is kept beside the journal, in bytes: on a full disk it is given up, so that what runs can still end in the
- * journal. An end needs about 1 KiB.
+ * Room that the journal's own files have ahead, in bytes: others may fill the disk to its last byte, and what runs can
+ * still end in the journal. An end needs about 1 KiB.
  */
-const RESERVE_BYTES = 1024 * 1024;
+const ROOM_BYTES = 1024 * 1024;
+
+/** With less than that left on the disk nothing new is begun, in bytes. */
+const LEAST_LEFT_BYTES = 1024 * 1024;
 
 /** The journal's file: an SQLite database in WAL mode with one writer. Everything here waits for the disk. */
 export class JournalStore {
   readonly #database: DatabaseSync;
   readonly #statements: ReturnType<typeof prepareAll>;
-  readonly #reserve: string;
+  readonly #path: string;
   #strain: string | undefined;
 
   private constructor(database: DatabaseSync, path: string) {
     this.#database = database;
     this.#statements = prepareAll(database);
-    this.#reserve = `${path}.reserve`;
+    this.#path = path;
     this.recover();
   }
 
@@ -59,16 +63,33 @@ export class JournalStore {
     return this.#strain;
   }
 
-  /** Tries to have the reserve again. */
+  /** Sees whether there is room, and makes the journal's own. */
   recover(): void {
+    this.#strain = this.#fullness();
+    if (this.#strain !== undefined) return;
     try {
-      const { size } = statSync(this.#reserve, { throwIfNoEntry: false }) ?? { size: 0 };
-      if (size < RESERVE_BYTES) writeFileSync(this.#reserve, Buffer.alloc(RESERVE_BYTES, 1), { mode: 0o600 });
-      this.#strain = undefined;
+      this.#makeRoom();
     } catch (error) {
-      rmSync(this.#reserve, { force: true });
       this.#strain = (error as Error).message;
     }
+  }
+
+  #fullness(): string | undefined {
+    const { bavail, bsize } = statfsSync(dirname(this.#path));
+    return bavail * bsize < LEAST_LEFT_BYTES ? `the disk is full: ${bavail * bsize} bytes are left` : undefined;
+  }
+
+  /** Free pages in the database, and a log that is used again from its start: neither can be taken by others. */
+  #makeRoom(): void {
+    const { freelist_count: pages } = this.#database.prepare('PRAGMA freelist_count').get() as Record<string, number>;
+    const { page_size: pageBytes } = this.#database.prepare('PRAGMA page_size').get() as Record<string, number>;
+    const log = statSync(`${this.#path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+    if ((pages ?? 0) * (pageBytes ?? 0) >= ROOM_BYTES / 2 && log >= ROOM_BYTES) return;
+    this.#database.exec(`
+      INSERT INTO room VALUES (zeroblob(${ROOM_BYTES}));
+      DELETE FROM room;
+      PRAGMA wal_checkpoint(RESTART);
+    `);
   }
 
   /**
@@ -95,12 +116,13 @@ export class JournalStore {
 
   /** Writes all of them or, when it throws, none. Entries that were written before may come again. */
   write(entries: readonly Entry[]): void {
+    this.#strain ??= this.#fullness();
     try {
       this.#write(entries);
     } catch (error) {
-      if (this.#strain !== undefined || !existsSync(this.#reserve)) throw error;
-      rmSync(this.#reserve, { force: true });
-      this.#strain = (error as Error).message;
+      if (!isFull(error)) throw error;
+      // What is in the log goes to the free pages of the database, and the log begins anew.
+      this.#database.exec('PRAGMA wal_checkpoint(RESTART)');
       this.#write(entries);
     }
   }
@@ -297,6 +319,13 @@ class DamagedError extends Error {}
 
 /** SQLite's result codes that speak of the file's contents: SQLITE_CORRUPT, SQLITE_NOTADB. */
 const DAMAGE_CODES = new Set([11, 26]);
+
+/** SQLITE_FULL. */
+const FULL_CODE = 13;
+
+function isFull(error: unknown): boolean {
+  return (Number((error as { errcode?: number }).errcode) & 0xff) === FULL_CODE;
+}
 
 function isDamage(error: unknown): boolean {
   if (error instanceof DamagedError || error instanceof SyntaxError) return true;

@@ -15,12 +15,13 @@ afterAll(() => daemon?.stop());
 const run = (code: string, ...flags: string[]) => ctl.run(['run', '-l', 'js', ...flags, '-e', code]);
 
 test.each([
-  ['--cpu 100ms --grace 0s', 'for (;;);', 124, /timed_out, forced.*CPU time used; the limit is 100 ms/],
+  ['--cpu 100ms --grace 0s', 'for (;;);', 124, /timed_out, (forced|cell).*CPU time used; the limit is 100 ms/],
   [
     '--timeout 100ms --on-timeout kill',
     'process.on("SIGTERM", () => {}); setInterval(() => {}, 9)',
     124,
-    /timed_out, forced/,
+    // On a loaded machine its cell may have to go.
+    /timed_out, (forced|cell)/,
   ],
   [
     '--timeout 100ms --on-timeout USR1',

@@ -71,8 +71,8 @@ describe.each([1, 8])('%i at a time', (width) => {
     await eventually('only bystanders are left', onlyBystanders).catch(() => {});
     expect(arena.processes().length, arena.processes().join('\n')).toBeLessThanOrEqual(2 + 1 + 2 * 2);
     expect(arena.directories().work).toHaveLength(2);
-    // A socket, a token and a log of each cell.
-    expect(arena.directories().cells).toHaveLength(2 * 3);
+    // A socket, a token, a log, its unacknowledged ends and its process of each cell.
+    expect(arena.directories().cells).toHaveLength(2 * 5);
     // Output stays as long as its execution can be asked for.
     const executions = await daemon.listExecutions();
     expect(arena.directories().output).toHaveLength(executions.length);

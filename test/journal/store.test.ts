@@ -1,7 +1,18 @@
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Entry, JournaledEvent } from '../../src/journal/entries.ts';
 import { Journal } from '../../src/journal/journal.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
@@ -236,6 +247,45 @@ test('a vacuum makes the file small again', () => {
 
   expect(after).toBeLessThan(before / 4);
   expect(statSync(path).size).toBe(after);
+});
+
+/** A file system of its own, which only root may mount. */
+const isRoot = process.getuid?.() === 0;
+if (!isRoot) console.info('left out, as only root may mount a file system: a full disk');
+
+test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can still be written', () => {
+  const directory = temporaryDirectory();
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'elide-journal-test', directory]);
+  onTestFinished(() => void execFileSync('umount', ['-l', directory]));
+  const { store } = JournalStore.open(join(directory, 'journal.db'), 'normal');
+  store.write([session('a'), ...Array.from({ length: 500 }, (_, index) => accepted(index + 1))]);
+  expect(store.strain).toBeUndefined();
+  const fill = () => {
+    const file = openSync(join(directory, 'ballast'), 'a');
+    try {
+      for (;;) if (writeSync(file, Buffer.alloc(4096)) < 4096) break;
+    } catch {
+      // it is full
+    }
+    closeSync(file);
+  };
+
+  fill();
+  for (let number = 1; number <= 500; number += 1) {
+    store.write([happened(number, 2, 'running'), happened(number, 3, 'exited')]);
+    fill();
+  }
+
+  expect(store.strain).toMatch(/the disk is full: 0 bytes are left/);
+  rmSync(join(directory, 'ballast'));
+  store.recover();
+  expect(store.strain).toBeUndefined();
+  store.close();
+  using reader = new JournalReader(join(directory, 'journal.db'));
+  expect(reader.verify()).toEqual([]);
+  const next = JournalStore.open(join(directory, 'journal.db'), 'normal');
+  next.store.close();
+  expect(next.contents.finished).toHaveLength(500);
 });
 
 describe('the thread that writes', () => {
