@@ -160,7 +160,7 @@ function finishedRow(number: number): Entry[] {
     result,
   });
   const usage = Object.fromEntries(
-    ['userSeconds', 'systemSeconds', 'memoryBytes', 'peakMemoryBytes', 'stdoutBytes'].map((name) => [name, 123456.789]),
+    ['userSeconds', 'systemSeconds', 'memoryBytes', 'peakMemoryBytes', 'stdoutBytes'].map((name) => [name, 123_456]),
   ) as never;
   const result = {
     reason: 'completed',

@@ -57,9 +57,10 @@ export class StateDirectory {
     await requireOurs(root, join(daemon, LOCK_NAME));
     try {
       for (const path of [root, daemon, cells, output, paths.work]) await mkdir(path, { recursive: true, mode: 0o700 });
-      if (((await stat(daemon)).mode & 0o077) !== 0) {
-        throw new Error(`${daemon} is open to others; make it 0700`);
-      }
+      const { mode, uid } = await stat(daemon);
+      const own = process.getuid?.() ?? uid;
+      if (uid !== own) throw new Error(`${daemon} belongs to user ${uid}, this daemon runs as user ${own}`);
+      if ((mode & 0o077) !== 0) throw new Error(`${daemon} is open to others; make it 0700`);
     } catch (error) {
       throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
     }

@@ -202,7 +202,7 @@ export class JournalStore {
     if (event.state !== 'exited') return;
     const { stdoutBytes = 0, stderrBytes = 0 } = event.result?.usage ?? {};
     const { atMs, monotonicMs } = event;
-    const { changes } = statements.exit.run(atMs, monotonicMs, stdoutBytes + stderrBytes, number);
+    const { changes } = statements.exit.run(atMs, monotonicMs, Math.trunc(stdoutBytes + stderrBytes), number);
     if (changes === 1) statements.countExited.run(JSON.stringify({ atMs, monotonicMs }), number);
   }
 

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -136,6 +136,14 @@ test('a state directory that others can look into is refused', async () => {
   chmodSync(join(stateDir, 'daemon'), 0o755);
 
   expect(await refusal({ stateDir, socket })).toMatch(/open to others/);
+});
+
+test.skipIf(process.getuid?.() !== 0)('a state directory of another user is refused, and named with both', async () => {
+  const { stateDir, socket } = places();
+  await (await TestDaemon.start({ stateDir }))[Symbol.asyncDispose]();
+  chownSync(join(stateDir, 'daemon'), 65_534, 65_534);
+
+  expect(await refusal({ stateDir, socket })).toMatch(/daemon belongs to user 65534, this daemon runs as user 0$/);
 });
 
 test('everything below the state directory is the user alone', async () => {
