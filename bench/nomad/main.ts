@@ -1,7 +1,8 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Agent, findNomad, processes, type TaskSpec, until } from '../../test/nomad/agent.ts';
+import { Agent, processes, type TaskSpec, until } from '../../test/nomad/agent.ts';
+import { findNomad } from '../../test/nomad/build-nomad.ts';
 import { DaemonProcess } from '../../test/support/daemon-process.ts';
 
 // On a real Nomad, side by side with raw_exec: how long a task takes that only prints, and what one that sleeps holds.
@@ -83,7 +84,7 @@ async function asleep(agent: Agent, daemon: number, task: TaskSpec): Promise<num
 }
 
 const nomad = findNomad();
-if (nomad === undefined) throw new Error('there is neither Go nor a Nomad (NOMAD_BIN) on this machine');
+if (nomad === undefined) throw new Error('nothing to measure');
 for (const logs of ['direct', 'nomad']) {
   const directory = mkdtempSync(join(tmpdir(), 'elide-bench-'));
   await using daemon = await DaemonProcess.start();

@@ -1,50 +1,11 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  accessSync,
-  constants,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { homedir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const VERSION = '1.11.3';
-const BUILD_LIMIT_MS = 20 * 60_000;
-
-/** The Nomad to test with: `$NOMAD_BIN`, else one built once and kept, for which Go must be there; undefined without both. */
-export function findNomad(): string | undefined {
-  if (process.env.NOMAD_BIN) return process.env.NOMAD_BIN;
-  const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'elide-daemon', `nomad-${VERSION}`);
-  const nomad = join(cache, 'nomad');
-  if (existsSync(nomad)) return nomad;
-  if (!isOnPath('go')) return undefined;
-  mkdirSync(cache, { recursive: true });
-  const options = { cwd: join(ROOT, 'test', 'nomad'), stdio: 'inherit', timeout: BUILD_LIMIT_MS } as const;
-  execFileSync('nice', ['go', 'build', '-o', `${nomad}.part`, 'github.com/hashicorp/nomad'], options);
-  renameSync(`${nomad}.part`, nomad);
-  return nomad;
-}
-
-function isOnPath(name: string): boolean {
-  return (process.env.PATH ?? '').split(delimiter).some((directory) => {
-    try {
-      accessSync(join(directory, name), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
 
 /** Makes the driver's executable of what the build left. */
 export function buildPlugin(): string {

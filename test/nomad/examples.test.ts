@@ -8,11 +8,10 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { Agent, type Allocation, findNomad, until } from './agent.ts';
+import { Agent, type Allocation, until } from './agent.ts';
+import { findNomad } from './build-nomad.ts';
 
 const nomad = findNomad();
-if (nomad === undefined)
-  console.log('test/nomad: skipped, there is neither Go nor a Nomad (NOMAD_BIN) on this machine');
 
 const EXAMPLES = join(import.meta.dirname, '../../examples/nomad');
 const LIMIT_MS = 90_000;

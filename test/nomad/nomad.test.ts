@@ -4,11 +4,10 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { Agent, findNomad, until } from './agent.ts';
+import { Agent, until } from './agent.ts';
+import { findNomad } from './build-nomad.ts';
 
 const nomad = findNomad();
-if (nomad === undefined)
-  console.log('test/nomad: skipped, there is neither Go nor a Nomad (NOMAD_BIN) on this machine');
 
 const LIMIT_MS = 90_000;
 const WAIT = {
@@ -168,6 +167,8 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
       'let n = 0; const timer = setInterval(() => { for (let i = 0; i < 2000; i += 1) console.log(String(n++).padStart(99, "0")); if (n === 20000) clearInterval(timer); }, 50)';
     const job = await agent.run({ ...code('javascript', source) });
     const { ID } = await agent.allocation(job, ({ ClientStatus }) => ClientStatus !== 'pending');
+    // Nomad's own command ends when there is no file yet.
+    await agent.printed(ID, '0');
     const follower = spawn(agent.nomad, ['alloc', 'logs', '-f', ID, 't'], {
       env: agent.env,
       stdio: ['ignore', 'pipe', 'inherit'],
