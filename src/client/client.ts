@@ -54,8 +54,8 @@ export interface CallOptions {
 /** What calls take that last until something happens: they ride through a restart of the daemon. */
 export interface FollowOptions extends CallOptions {
   /**
-   * How long a daemon that has answered before may be away, in ms, before the call rejects as any other does. Default
-   * 10000; 0: not at all.
+   * How long the daemon may be away, in ms, before the call rejects as any other does; 0: not at all. Default 10000 for one
+   * that has answered before, 0 for another.
    */
   patienceMs?: number | undefined;
 }
@@ -326,9 +326,10 @@ export class DaemonClient {
     }
   }
 
-  /** Before any daemon has answered there is none whose return could be waited for. */
-  #patience({ signal }: CallOptions, patienceMs = PATIENCE_MS): Patience {
-    return { limitMs: () => (this.#met && !this.#closed ? patienceMs : 0), signal };
+  /** Unless the caller says, a return is waited for only of a daemon that was there. */
+  #patience({ signal }: CallOptions, patienceMs?: number): Patience {
+    const limitMs = () => patienceMs ?? (this.#met ? PATIENCE_MS : 0);
+    return { limitMs: () => (this.#closed ? 0 : limitMs()), signal };
   }
 
   #requireOpen(signal: AbortSignal | undefined): void {

@@ -4,5 +4,5 @@ export { ClientError, UnreachableError } from './client-error.ts';
 export { Command, type CommandPlace, type CommandProgram } from './command.ts';
 export type { ExecutionSummary } from './convert.ts';
 export { presence } from './presence.ts';
-export { followExecution, isLost, type Patience, reconnecting, retry } from './reconnect.ts';
+export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';
 export { spawnDaemon } from './spawn.ts';

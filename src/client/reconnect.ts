@@ -1,15 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnavailableError } from '../errors.ts';
-import type { StatusEvent } from '../supervisor/execution-record.ts';
-import type { DaemonClient } from './client.ts';
-import { ClientError } from './client-error.ts';
+import { ClientError, UnreachableError } from './client-error.ts';
 
 /** Between two attempts to reach a daemon that does not answer, in ms. */
 const RETRY_MS = 250;
 
 /** How long a daemon may be away. */
 export interface Patience {
-  /** In ms, from the first call that it did not answer. Default: for ever. */
+  /** In ms, from the first call that it did not answer, or the break of the last connection. Default: for ever. */
   limitMs?: number | (() => number) | undefined;
   /** Ends the waiting, with the error there was last. */
   signal?: AbortSignal | undefined;
@@ -37,6 +35,7 @@ export async function* reconnecting<T>(
 ): AsyncGenerator<T> {
   let lostAtMs: number | undefined;
   for (;;) {
+    const openedAtMs = performance.now();
     try {
       for await (const item of open()) {
         lostAtMs = undefined;
@@ -44,31 +43,13 @@ export async function* reconnecting<T>(
       }
       return;
     } catch (error) {
-      lostAtMs ??= performance.now();
+      const nowMs = performance.now();
+      // A call that nothing came of, and that broke after a while, had a daemon till then.
+      const wasHeld = error instanceof UnreachableError && !error.isUnsent && nowMs - openedAtMs > RETRY_MS;
+      lostAtMs = wasHeld ? nowMs : (lostAtMs ?? nowMs);
       const limit = typeof limitMs === 'function' ? limitMs() : limitMs;
-      if (!isLost(error) || signal?.aborted || performance.now() - lostAtMs >= limit) throw error;
+      if (!isLost(error) || signal?.aborted || nowMs - lostAtMs >= limit) throw error;
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
     }
-  }
-}
-
-/** Every status event of an execution until its last, each once, across lost connections and restarts of the daemon. */
-export async function* followExecution(
-  client: DaemonClient,
-  sessionId: string,
-  executionId: string,
-  patience: Patience = {},
-): AsyncGenerator<StatusEvent> {
-  let last: StatusEvent | undefined;
-  const open = async function* () {
-    // The newest event known is read again: that it comes says that there is a connection.
-    const options = { fromSequence: last?.sequence ?? 1, signal: patience.signal };
-    yield* client.watchExecution(sessionId, executionId, options);
-    if (last?.state !== 'exited') throw new UnavailableError('the daemon ended the watch');
-  };
-  for await (const event of reconnecting(open, patience)) {
-    if (last !== undefined && event.sequence <= last.sequence) continue;
-    last = event;
-    yield event;
   }
 }

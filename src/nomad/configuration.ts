@@ -1,30 +1,4 @@
-import * as v from 'valibot';
-import { attr, block, configuration, strings } from '../plugin/hclspec.ts';
-import { durationMs, sizeBytes } from '../quantities.ts';
-
-const text = attr('string', v.string());
-const flag = attr('bool', v.boolean());
-const list = attr('list(string)', v.array(v.string()));
-const word = <const W extends string[]>(...words: W) => attr('string', v.picklist(words));
-/** The agent sends decimals as text. */
-const count = attr(
-  'number',
-  v.pipe(v.union([v.number(), v.string()]), v.transform(Number), v.integer(), v.minValue(0)),
-);
-/** In ms; seconds where the user says no unit. */
-const duration = attr(
-  'string',
-  v.pipe(
-    v.string(),
-    v.transform((value) => durationMs(/^[\d.]+$/.test(value) ? `${value}s` : value)),
-    v.number('it must be a duration, for example 30s, 1500ms or 1m30s'),
-  ),
-);
-/** In bytes; MiB where the user says no unit. */
-const size = attr(
-  'string',
-  v.pipe(v.string(), v.transform(sizeBytes), v.number('it must be a size, for example 512 (MiB), 100kB or 1GiB')),
-);
+import { block, configuration, count, duration, flag, list, size, strings, text, word } from '../plugin/hclspec.ts';
 
 /** The `config` of the agent's `plugin "elide"` block. */
 export const PLUGIN = configuration({

@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
 import { Command, isLost, reconnecting, retry } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError } from '../errors.ts';
-import type { Duration } from '../gen/google/protobuf/duration.ts';
 import {
   CapabilitiesResponse,
   type DriverServer,
@@ -13,8 +12,7 @@ import {
 } from '../gen/nomad/driver.ts';
 import { execCollected, execStreaming, programOf, type StartCommand } from '../plugin/exec.ts';
 import { exitOf } from '../plugin/exit.ts';
-import { log } from '../plugin/log.ts';
-import { stream, unary } from '../plugin/rpc.ts';
+import { millisecondsOf, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
 import { statsOf } from '../plugin/stats.ts';
 import { TASK } from './configuration.ts';
@@ -35,9 +33,6 @@ const FORCE = { signal: 'SIGKILL', graceMs: 0 };
 /** Go's zero time, for what has not happened. */
 const NEVER = new Date(-62_135_596_800_000);
 
-const millisecondsOf = (duration: Duration | undefined) =>
-  Number(duration?.seconds ?? 0n) * 1000 + Math.round((duration?.nanos ?? 0) / 1e6);
-
 /** The driver's calls. All it knows of a task is what the agent keeps in its handle; all the work is the daemon's. */
 export function driver(node: NodeDaemon): UntypedServiceImplementation {
   const tasks = new Map<string, Task>();
@@ -50,9 +45,11 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return task;
   };
 
-  const follow = (config: TaskConfig, state: DriverState, tellFromMs: number) => {
+  /** Follows a task, and gives it a while to begin. */
+  const follow = async (config: TaskConfig, state: DriverState, tellFromMs: number, limitMs: number) => {
     const task = new Task(node.client, config, state, tellFromMs, reconnectMs());
     tasks.set(config.id, task);
+    await Promise.race([task.settled.promise, sleep(limitMs, undefined, { ref: false })]);
     return task;
   };
 
@@ -87,13 +84,9 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       if (isLost(error)) cancel(sessionId, config.id, FORCE).catch(() => {});
       throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
     }
-    const task = follow(
-      config,
-      { version: 1, place: { sessionId, language, env, workingDirectory, memoryLimitMb } },
-      0,
-    );
+    const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
+    const task = await follow(config, { version: 1, place }, 0, START_WAIT_MS);
     for (const message of unmet) task.tell(message);
-    await Promise.race([task.settled.promise, sleep(START_WAIT_MS, undefined, { ref: false })]);
     if (task.result?.reason !== 'start_failed') return task;
     tasks.delete(config.id);
     throw new StartError(new Error(task.result.message ?? 'the task could not be started'), true);
@@ -104,9 +97,14 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     shutdown: unary(async () => ({})),
     taskConfigSchema: unary(async () => ({ spec: TASK.spec })),
     capabilities: unary(async () => {
+      const offered = {
+        sendSignals: true,
+        exec: true,
+        networkIsolationModes: [0 as const],
+        mountConfigs: Mounts.NO_MOUNTS,
+      };
       const disableLogCollection = node.config.logs !== 'nomad';
-      const said = { sendSignals: true, exec: true, networkIsolationModes: [0 as const], disableLogCollection };
-      return CapabilitiesResponse.fromPartial({ capabilities: { ...said, mountConfigs: Mounts.NO_MOUNTS } });
+      return CapabilitiesResponse.fromPartial({ capabilities: { ...offered, disableLogCollection } });
     }),
     fingerprint: stream((_request, signal) => node.fingerprint(signal)),
     taskEvents: stream(async function* (_request, signal) {
@@ -131,24 +129,20 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       if (tasks.has(id)) return {};
       const state = JSON.parse(Buffer.from(handle.driverState).toString()) as DriverState;
       if (state.version !== 1) throw new Error('the handle was written by another version of the driver');
-      const known = node.client.getExecutionStatus(state.place.sessionId, id, { deadlineMs: RECOVER_LIMIT_MS });
-      const away = await known.then(
-        () => undefined,
-        (error: Error) => error,
-      );
       // A daemon that is away says nothing about the task: it is followed as soon as one answers.
-      if (away instanceof NotFoundError) throw away;
-      const task = tasks.get(id) ?? follow(handle.config, state, Date.now());
-      if (away !== undefined) log('warn', `recovered without the daemon: ${away.message}`, { task_id: id });
-      else await Promise.race([task.settled.promise, sleep(RECOVER_LIMIT_MS, undefined, { ref: false })]);
-      return {};
+      const answered = node.client.health({ deadlineMs: RECOVER_LIMIT_MS });
+      const limitMs = await answered.then(
+        () => RECOVER_LIMIT_MS,
+        () => 0,
+      );
+      if (tasks.has(id)) return {};
+      const { failure } = await follow(handle.config, state, Date.now(), limitMs);
+      if (!(failure instanceof NotFoundError)) return {};
+      tasks.delete(id);
+      throw failure;
     }),
 
-    waitTask: unary(({ taskId }, signal) => {
-      const left = Promise.withResolvers<never>();
-      signal.addEventListener('abort', () => left.reject(new Error('the caller left')));
-      return Promise.race([find(taskId).exited.promise, left.promise]);
-    }),
+    waitTask: unary(({ taskId }) => find(taskId).exited.promise),
 
     stopTask: unary(async ({ taskId, timeout, signal }) => {
       await stop(find(taskId), signal || 'SIGTERM', millisecondsOf(timeout));
@@ -157,9 +151,10 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     destroyTask: unary(async ({ taskId, force }) => {
       const task = find(taskId);
-      const running = task.taskState === TaskState.RUNNING;
-      if (running && !force) throw new Error('cannot destroy running task');
-      if (running) await stop(task, 'SIGKILL', 0);
+      if (task.completedAt === undefined) {
+        if (!force) throw new Error('cannot destroy running task');
+        await stop(task, 'SIGKILL', 0);
+      }
       task.forgotten.abort();
       tasks.delete(taskId);
       return {};
@@ -167,7 +162,8 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     inspectTask: unary(async ({ taskId }) => {
       const task = find(taskId);
-      const { taskState: state, startedAt = NEVER, completedAt = NEVER } = task;
+      const { startedAt = NEVER, completedAt = NEVER } = task;
+      const state = completedAt === NEVER ? TaskState.RUNNING : TaskState.EXITED;
       const { sessionId, language } = task.state.place;
       const found = await node.client.getExecutionStatus(sessionId, taskId).catch(() => undefined);
       const attributes = { session_id: sessionId, execution_id: taskId, language, pid: String(found?.pid ?? 0) };

@@ -2,8 +2,9 @@ import { hostname } from 'node:os';
 import { connectDaemon, type DaemonClient, isLost, presence, spawnDaemon } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
-import { FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
+import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
 import { coreSpeedMhz } from '../plugin/base-plugin.ts';
+import { type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
 import { log } from '../plugin/log.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import type { PluginConfig } from './configuration.ts';
@@ -14,12 +15,7 @@ const HEALTH_LIMIT = { deadlineMs: 5_000 };
 const SPAWN_LIMIT_MS = 5_000;
 
 /** What a look at the daemon finds; `present`: the session, when there is one. */
-interface Found {
-  present: string | undefined;
-  health: Health;
-  healthDescription: string;
-  attributes?: Record<string, string>;
-}
+type Found = Fingerprint & { present: string | undefined };
 
 /** The daemon of this node, and the driver's one session there. */
 export class NodeDaemon {
@@ -64,23 +60,12 @@ export class NodeDaemon {
   }
 
   /** How it stands with the driver, at once and with every change. */
-  async *fingerprint(signal: AbortSignal): AsyncGenerator<FingerprintResponse> {
-    let told = '';
-    for await (const found of presence(
-      () => this.client,
-      () => this.#look(),
-      signal,
-    )) {
-      if (JSON.stringify(found) === told) continue;
-      told = JSON.stringify(found);
-      const { health, healthDescription, attributes = {} } = found;
-      log(health === Health.HEALTHY ? 'info' : 'warn', healthDescription);
-      const strings = Object.entries(attributes).map(([name, value]) => [
-        ['driver.elide', name].filter(Boolean).join('.'),
-        { value: { $case: 'stringVal' as const, value } },
-      ]);
-      yield FingerprintResponse.fromPartial({ health, healthDescription, attributes: Object.fromEntries(strings) });
-    }
+  fingerprint(signal: AbortSignal): AsyncGenerator<FingerprintResponse> {
+    const client = () => this.client;
+    return fingerprints(
+      'elide',
+      presence(client, () => this.#look(), signal),
+    );
   }
 
   async #look(): Promise<Found> {
@@ -122,7 +107,7 @@ export class NodeDaemon {
   }
 
   async #openSession(): Promise<void> {
-    const wanted = this.config.session_config;
+    const { session_config: wanted } = this.config;
     const opened = await this.client.openSession(this.sessionId, {
       contextPoolSize: wanted?.context_pool_size ?? undefined,
       enabledLanguages: wanted?.enabled_languages ?? undefined,

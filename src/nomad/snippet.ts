@@ -1,8 +1,7 @@
-import { readFile, realpath } from 'node:fs/promises';
-import { userInfo } from 'node:os';
-import { extname, join, resolve, sep } from 'node:path';
+import { extname } from 'node:path';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
+import { logPathOf, memoryMbOf, readTaskFile, requireOwnUser, taskDirectoryOf } from '../plugin/task-config.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 
@@ -24,21 +23,17 @@ export interface Prepared {
 export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId: string): Promise<Prepared> {
   const options = TASK.decode(task.msgpackDriverConfig);
   const { memory_limit, timeout, on_timeout, output_limit } = options.elide_opts ?? {};
-  const own = userInfo().username;
-  if (task.user !== '' && task.user !== own) {
-    throw new InvalidArgumentError(`unknown user "${task.user}": this driver runs tasks as its own user, "${own}"`);
-  }
-  const workingDirectory = join(task.allocDir, task.name);
+  requireOwnUser(task);
   const signal = on_timeout && on_timeout !== 'cancel' && on_timeout !== 'kill' ? on_timeout : undefined;
   const byEnding = ENDINGS.find(([ending]) => ending.test(extname(options.script ?? '')))?.[1] ?? 'python';
   const snippet: Snippet = {
-    ...(await programOf(options, task, workingDirectory)),
+    ...(await programOf(options, task)),
     sessionId,
     executionId: task.id,
     language: options.language || byEnding,
     args: options.args ?? [],
     env: { ...task.env, ...options.env },
-    workingDirectory,
+    workingDirectory: taskDirectoryOf(task),
     isolation: options.isolation ?? 'process',
     memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryOf(task, plugin),
     timeoutMs: timeout || undefined,
@@ -57,32 +52,29 @@ function unmetOptions({ elide_opts: wanted }: TaskOptions, { session_config: ses
   return missing.map((name) => `${name} is not enabled in the driver's session_config; the task runs without it`);
 }
 
-async function programOf({ script, code }: TaskOptions, { allocDir }: TaskConfig, taskDirectory: string) {
+async function programOf({ script, code }: TaskOptions, task: TaskConfig) {
   if (Boolean(script) === Boolean(code)) throw new InvalidArgumentError('exactly one of script and code must be set');
   if (!script) return { code: code as string };
   try {
-    const path = await realpath(resolve(taskDirectory, script));
-    const roots = await Promise.all([taskDirectory, join(allocDir, 'alloc')].map((root) => realpath(root)));
-    if (!roots.some((root) => path.startsWith(root + sep)))
-      throw new Error(`leads out of ${taskDirectory}, to ${path}`);
-    return { code: new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)), sourceFileName: path };
+    const { path, text } = await readTaskFile(task, script);
+    return { code: text, sourceFileName: path };
   } catch (error) {
     throw new InvalidArgumentError(`script "${script}": ${(error as Error).message}`, { cause: error });
   }
 }
 
 /** Of the job's resources, in MiB, inside what the session allows; undefined for no limit of its own. */
-function memoryOf({ resources }: TaskConfig, { session_config: session }: PluginConfig): number | undefined {
-  const { memoryMb = 0n, memoryMaxMb = 0n } = resources?.allocatedResources?.memory ?? {};
-  const wanted = Number(memoryMaxMb === 0n ? memoryMb : memoryMaxMb);
-  return wanted > 0 ? Math.min(wanted, session?.memory_limit_mb || wanted) : undefined;
+function memoryOf(task: TaskConfig, { session_config: session }: PluginConfig): number | undefined {
+  const wanted = memoryMbOf(task);
+  return wanted && Math.min(wanted, session?.memory_limit_mb || wanted);
 }
 
 /** Files that are rotated where the agent serves logs from, or the pipes of its log collector. */
-function outputFilesOf({ allocDir, name, stdoutPath, stderrPath }: TaskConfig, plugin: PluginConfig) {
+function outputFilesOf(task: TaskConfig, plugin: PluginConfig) {
+  const { stdoutPath, stderrPath } = task;
   if (stdoutPath === '' || stdoutPath === '/dev/null') return undefined;
   if (plugin.logs === 'nomad') return { stdout: stdoutPath, stderr: stderrPath, maxFiles: 0, maxFileBytes: 0 };
-  const path = join(allocDir, 'alloc', 'logs', name);
+  const path = logPathOf(task);
   const maxFiles = plugin.log_max_files || ROTATION.maxFiles;
   const maxFileBytes = plugin.log_max_file_size || ROTATION.maxFileBytes;
   return { stdout: `${path}.stdout`, stderr: `${path}.stderr`, maxFiles, maxFileBytes };

@@ -1,13 +1,7 @@
 import { EventEmitter } from 'node:events';
 import type { ExecutionResult } from '../../machines/execution.ts';
-import { type CommandPlace, type DaemonClient, followExecution } from '../client/index.ts';
-import {
-  DriverTaskEvent,
-  type ExitResult,
-  type TaskConfig,
-  TaskState,
-  type WaitTaskResponse,
-} from '../gen/nomad/driver.ts';
+import type { CommandPlace, DaemonClient } from '../client/index.ts';
+import { DriverTaskEvent, type ExitResult, type TaskConfig, type WaitTaskResponse } from '../gen/nomad/driver.ts';
 import { exitOf, TROUBLE } from '../plugin/exit.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 
@@ -29,6 +23,8 @@ export class Task {
   startedAt: Date | undefined;
   completedAt: Date | undefined;
   result: ExecutionResult | undefined;
+  /** Why the task cannot be followed: nobody knows of it, or the daemon was away too long. */
+  failure: Error | undefined;
   /** Aborts when the driver forgets the task. */
   readonly forgotten = new AbortController();
   /** Resolved when guest code has begun, or never will. */
@@ -37,7 +33,7 @@ export class Task {
   readonly exited = Promise.withResolvers<WaitTaskResponse>();
 
   /** `tellFromMs`: earlier events were told by an instance of the driver before. `limitMs`: how long the daemon may be away. */
-  constructor(client: DaemonClient, config: TaskConfig, state: DriverState, tellFromMs: number, limitMs?: number) {
+  constructor(client: DaemonClient, config: TaskConfig, state: DriverState, tellFromMs: number, limitMs: number) {
     this.config = config;
     this.state = state;
     void this.#follow(client, tellFromMs, limitMs);
@@ -47,10 +43,6 @@ export class Task {
     return this.config.id;
   }
 
-  get taskState(): TaskState {
-    return this.completedAt === undefined ? TaskState.RUNNING : TaskState.EXITED;
-  }
-
   /** Tells the agent, for the list of the task's events. */
   tell(message: string, annotations: Record<string, string> = {}): void {
     const { id: taskId, allocId, name: taskName } = this.config;
@@ -58,14 +50,15 @@ export class Task {
     taskEvents.emit('event', DriverTaskEvent.fromPartial(event));
   }
 
-  async #follow(client: DaemonClient, tellFromMs: number, limitMs?: number): Promise<void> {
-    const patience = { signal: this.forgotten.signal, limitMs };
+  async #follow(client: DaemonClient, tellFromMs: number, patienceMs: number): Promise<void> {
+    const { signal } = this.forgotten;
     try {
-      for await (const event of followExecution(client, this.state.place.sessionId, this.id, patience)) {
+      for await (const event of client.watchExecution(this.state.place.sessionId, this.id, { signal, patienceMs })) {
         this.#observe(event, event.atMs >= tellFromMs || event.state === 'exited');
       }
     } catch (error) {
-      if (!this.forgotten.signal.aborted) this.#end(exitOf(undefined), (error as Error).message);
+      this.failure = error as Error;
+      if (!signal.aborted) this.#end(exitOf(undefined), this.failure.message);
     }
   }
 

@@ -2,6 +2,7 @@ import { decode } from '@msgpack/msgpack';
 import * as v from 'valibot';
 import { InvalidArgumentError } from '../errors.ts';
 import { Spec } from '../gen/nomad/hclspec.ts';
+import { durationMs, sizeBytes } from '../quantities.ts';
 
 /** One word of a configuration: what the agent is to take it for, and what the driver makes of what comes. */
 interface Field<S extends v.GenericSchema> {
@@ -24,6 +25,31 @@ export function attr<S extends v.GenericSchema>(type: string, schema: S) {
   const spec = (name: string) => Spec.fromPartial({ block: { $case: 'attr', value: { name, type, required: false } } });
   return { spec, schema: v.nullish(schema) };
 }
+
+export const text = attr('string', v.string());
+export const flag = attr('bool', v.boolean());
+export const list = attr('list(string)', v.array(v.string()));
+/** One of these. */
+export const word = <const W extends string[]>(...words: W) => attr('string', v.picklist(words));
+/** The agent sends decimals as text. */
+export const count = attr(
+  'number',
+  v.pipe(v.union([v.number(), v.string()]), v.transform(Number), v.integer(), v.minValue(0)),
+);
+/** In ms; seconds where the user says no unit. */
+export const duration = attr(
+  'string',
+  v.pipe(
+    v.string(),
+    v.transform((value) => durationMs(/^[\d.]+$/.test(value) ? `${value}s` : value)),
+    v.number('it must be a duration, for example 30s, 1500ms or 1m30s'),
+  ),
+);
+/** In bytes; MiB where the user says no unit. */
+export const size = attr(
+  'string',
+  v.pipe(v.string(), v.transform(sizeBytes), v.number('it must be a size, for example 512 (MiB), 100kB or 1GiB')),
+);
 
 /** Strings by names of the user's own, as a block. */
 export const strings = {

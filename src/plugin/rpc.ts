@@ -1,4 +1,9 @@
 import { type handleServerStreamingCall, type handleUnaryCall, type ServiceError, status } from '@grpc/grpc-js';
+import type { Duration } from '../gen/google/protobuf/duration.ts';
+
+/** 0 for what is not said. */
+export const millisecondsOf = (duration: Duration | undefined) =>
+  Number(duration?.seconds ?? 0n) * 1000 + Math.round((duration?.nanos ?? 0) / 1e6);
 
 /** An error that says itself with which status it is answered. */
 export interface RpcError extends Error {

@@ -8,9 +8,10 @@ import {
   type CommandProgram,
   connectDaemon,
   type DaemonClient,
-  followExecution,
   presence,
+  reconnecting,
   retry,
+  UnreachableError,
 } from '../../src/client/index.ts';
 import { eventually, TestDaemon } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
@@ -29,6 +30,32 @@ describe('a daemon that is away', () => {
     expect((await answered).healthy).toBe(true);
     child.kill();
     await once(child, 'exit');
+    rmSync(directory, { recursive: true });
+  });
+
+  test('is waited for anew each time that it goes', async () => {
+    let opened = 0;
+    const open = async function* () {
+      opened += 1;
+      if (opened === 5) yield 'the end';
+      // As a call is held that nothing comes of, until its connection breaks.
+      else await new Promise((resolve) => setTimeout(resolve, 300));
+      if (opened < 5) throw new UnreachableError('it went', { isUnsent: false });
+    };
+
+    expect(await Array.fromAsync(reconnecting(open, { limitMs: 400 }))).toEqual(['the end']);
+  });
+
+  test('is waited for before it was ever there where the caller says how long', async () => {
+    const directory = mkdtempSync('/tmp/elide-test-');
+    const socket = join(directory, 'd.sock');
+    using client = connectDaemon({ socket });
+    await expect(client.wait('s', 'e')).rejects.toThrow('no daemon answers');
+    const waiting = client.wait('s', 'e', { patienceMs: 60_000 });
+
+    await using _daemon = await DaemonProcess.start('--socket', socket);
+
+    await expect(waiting).rejects.toThrow('not found');
     rmSync(directory, { recursive: true });
   });
 
@@ -72,16 +99,6 @@ describe('beside an execution', () => {
   afterAll(async () => {
     client.close();
     await daemon[Symbol.asyncDispose]();
-  });
-
-  test('every event is given once, and the last is the end', async () => {
-    await client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code: 'process.exit(3)' });
-
-    const events = await Array.fromAsync(followExecution(client, 's', 'e'));
-
-    expect(events.map(({ state }) => state)).toEqual(['pending', 'running', 'exited']);
-    expect(events.map(({ sequence }) => sequence)).toEqual([1, 2, 3]);
-    expect(events.at(-1)?.result?.exitCode).toBe(3);
   });
 
   async function run(program: CommandProgram, use: (command: Command) => void = () => {}, signal?: AbortSignal) {

@@ -560,7 +560,8 @@ test('statistics come at once and at the interval, with all that the agent needs
   expect(performance.now() - began).toBeLessThan(5_000);
   const { cpu, memory } = samples[2]?.stats?.aggResourceUsage ?? {};
   expect(samples[0]?.stats?.aggResourceUsage?.cpu?.percent).toBe(0);
-  expect(cpu?.percent).toBeGreaterThan(10);
+  // However little of a core there is for it.
+  expect(cpu?.percent).toBeGreaterThan(1);
   expect(cpu?.totalTicks).toBeCloseTo(((cpu?.percent ?? 0) / 100) * 2000, 3);
   expect(Number(memory?.rss)).toBeGreaterThan(100_000);
   expect(memory?.measuredFields.length).toBeGreaterThan(0);
@@ -737,7 +738,7 @@ describe('a recovery', () => {
   test('without the daemon waits for it', async () => {
     const task = javascript('1');
     const handle = await handleOf(task);
-    await using other = await PluginHost.start({ daemon_socket: join(root, 'none.sock'), reconnect_limit: '1s' });
+    await using other = await PluginHost.start({ daemon_socket: join(root, 'none.sock'), reconnect_limit: '3s' });
 
     await other.recover(handle);
     expect(await other.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
@@ -762,21 +763,67 @@ describe('a recovery', () => {
   });
 });
 
-describe('a daemon that is killed', () => {
-  test('is waited for; a task that it does not know again has failed, and says why', async () => {
+describe('a daemon that goes and comes back', () => {
+  const CODE = {
+    javascript:
+      'process.on("SIGTERM", () => { console.log("bye"); process.exit(5) }); console.log("ready"); setInterval(() => {}, 1000)',
+    python:
+      'import signal, sys, time\ndef bye(*_):\n  print("bye")\n  sys.exit(5)\nsignal.signal(signal.SIGTERM, bye)\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
+  };
+
+  test.each(['SIGKILL', 'SIGTERM'] as const)('after %s: tasks run on, and their ends are their own', async (signal) => {
+    const directory = temporaryDirectory();
+    writeFileSync(join(directory, 'config.json'), JSON.stringify({ onStop: 'detach' }));
+    const socket = join(directory, 'd.sock');
+    const places = [
+      '--socket',
+      socket,
+      '--state-dir',
+      join(directory, 's'),
+      '--config',
+      join(directory, 'config.json'),
+    ];
+    const first = await DaemonProcess.start(...places);
+    await using other = await PluginHost.start({ daemon_socket: socket });
+    const tasks = Object.entries(CODE).map(([language, code]) => taskIn(directory, { language, code }));
+    const short = taskIn(directory, {
+      language: 'javascript',
+      code: `console.log("ready"); const { existsSync } = require("node:fs"); setInterval(() => existsSync(${JSON.stringify(join(directory, 'go'))}) && process.exit(6), 20)`,
+    });
+    for (const task of [...tasks, short]) await other.start(task);
+    for (const task of [...tasks, short]) await ready(task);
+    const ends = [...tasks, short].map(({ id }) => other.wait(id));
+
+    await first.stop(signal);
+    writeFileSync(join(directory, 'go'), '');
+    for (const { id } of tasks) expect(await other.inspect(id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+    await using _second = await DaemonProcess.start(...places);
+
+    // One ended while there was no daemon.
+    expect(await ends[2]).toMatchObject({ result: { exitCode: 6 }, err: '' });
+    for (const [index, task] of tasks.entries()) {
+      expect((await other.exec(task.id, ['pwd'])).stdout.toString()).toBe(`${join(task.allocDir, 'task')}\n`);
+      await other.stop(task.id, '', 10_000);
+      expect(await ends[index]).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
+      expect(logsOf(task)).toBe('ready\nbye\n');
+    }
+  });
+
+  test('without its state: a task that it does not know has failed, and says why', async () => {
     const directory = temporaryDirectory();
     const socket = join(directory, 'd.sock');
-    const first = await DaemonProcess.start('--socket', socket);
+    const config = join(directory, 'config.json');
+    // What the first leaves behind is nobody's.
+    writeFileSync(config, JSON.stringify({ orphanGraceMs: 0 }));
+    const first = await DaemonProcess.start('--socket', socket, '--config', config);
     await using other = await PluginHost.start({ daemon_socket: socket });
     const task = taskIn(directory, { language: 'javascript', code: SLEEP });
     await other.start(task);
-    const end = other.wait(task.id);
 
     await first.stop('SIGKILL');
-    expect(await other.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
     await using _second = await DaemonProcess.start('--socket', socket);
 
-    const { result, err } = await end;
+    const { result, err } = await other.wait(task.id);
     expect(result?.exitCode).toBe(-1);
     expect(err).toContain('not found');
   });

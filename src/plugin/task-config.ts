@@ -1,0 +1,34 @@
+import { readFile, realpath } from 'node:fs/promises';
+import { userInfo } from 'node:os';
+import { join, resolve, sep } from 'node:path';
+import { InvalidArgumentError } from '../errors.ts';
+import type { TaskConfig } from '../gen/nomad/driver.ts';
+
+/** Where a task is at home. */
+export const taskDirectoryOf = ({ allocDir, name }: TaskConfig) => join(allocDir, name);
+
+/** Before the stream and its number: the files that an agent serves a task's logs from. */
+export const logPathOf = ({ allocDir, name }: TaskConfig) => join(allocDir, 'alloc', 'logs', name);
+
+/** The memory a job wants for a task, in MiB; undefined for as much as there is. */
+export function memoryMbOf({ resources }: TaskConfig): number | undefined {
+  const { memoryMb = 0n, memoryMaxMb = 0n } = resources?.allocatedResources?.memory ?? {};
+  const wanted = Number(memoryMaxMb === 0n ? memoryMb : memoryMaxMb);
+  return wanted > 0 ? wanted : undefined;
+}
+
+/** Throws an `InvalidArgumentError` for a task of a user that this process is not. */
+export function requireOwnUser({ user }: TaskConfig): void {
+  const own = userInfo().username;
+  if (user === '' || user === own) return;
+  throw new InvalidArgumentError(`unknown user "${user}": this driver runs tasks as its own user, "${own}"`);
+}
+
+/** A text file in the task's directory or the one its allocation shares, wherever links lead; rejects with why not. */
+export async function readTaskFile(task: TaskConfig, file: string): Promise<{ path: string; text: string }> {
+  const directory = taskDirectoryOf(task);
+  const path = await realpath(resolve(directory, file));
+  const roots = await Promise.all([directory, join(task.allocDir, 'alloc')].map((root) => realpath(root)));
+  if (!roots.some((root) => path.startsWith(root + sep))) throw new Error(`leads out of ${directory}, to ${path}`);
+  return { path, text: new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)) };
+}
