@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
-import { basename, extname, isAbsolute, resolve } from 'node:path';
+import { basename, isAbsolute, resolve } from 'node:path';
+import { languageOf } from '../client/language.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { readInput } from './stdin.ts';
@@ -12,16 +13,6 @@ export interface ProgramFlags {
 }
 
 type Program = Pick<Snippet, 'code' | 'language' | 'args' | 'workingDirectory' | 'sourceFileName'>;
-
-const LANGUAGES: Record<string, string> = {
-  '.js': 'javascript',
-  '.mjs': 'javascript',
-  '.cjs': 'javascript',
-  '.ts': 'typescript',
-  '.mts': 'typescript',
-  '.cts': 'typescript',
-  '.py': 'python',
-};
 
 /**
  * The program of a command line. Where paths mean the same to the daemon as here, it runs under its own name and in this
@@ -43,7 +34,7 @@ export async function programOf(
     const language = named(flags, '-');
     return { code: await readInput(), language, args: operands, workingDirectory };
   }
-  const language = flags.language ?? LANGUAGES[extname(file).toLowerCase()];
+  const language = flags.language ?? languageOf(file);
   if (language === undefined) {
     throw new InvalidArgumentError(
       `the ending of ${file} says no language: name it with --language (elidectl languages)`,

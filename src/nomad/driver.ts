@@ -1,42 +1,33 @@
-import { on } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
 import { Command, isLost, reconnecting, retry } from '../client/index.ts';
-import { InvalidArgumentError, NotFoundError, ResourceExhaustedError } from '../errors.ts';
-import {
-  CapabilitiesResponse,
-  type DriverServer,
-  DriverCapabilities_MountConfigs as Mounts,
-  type TaskConfig,
-  TaskState,
-} from '../gen/nomad/driver.ts';
+import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
+import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
+import { capabilitiesOf } from '../plugin/base-plugin.ts';
 import { execCollected, execStreaming, programOf, type StartCommand } from '../plugin/exec.ts';
-import { exitOf } from '../plugin/exit.ts';
+import { inspectionOf } from '../plugin/inspection.ts';
 import { millisecondsOf, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
-import { statsOf } from '../plugin/stats.ts';
+import { intervalMsOf, statsOf } from '../plugin/stats.ts';
+import { tell, told } from '../plugin/task-events.ts';
+import { keptIn, startedWith } from '../plugin/task-handle.ts';
 import { TASK } from './configuration.ts';
 import type { NodeDaemon } from './node-daemon.ts';
 import { prepare } from './snippet.ts';
-import { type DriverState, Task, taskEvents } from './task.ts';
+import { type DriverState, Task } from './task.ts';
 
 /** How long a start waits for a daemon that does not answer, and for a place to run in. */
 const START_RETRY_MS = 10_000;
 const START_WAIT_MS = 2_000;
 /** How long a recovery waits for the daemon's word on the task. */
 const RECOVER_LIMIT_MS = 3_000;
-const SHORTEST_STATS_MS = 100;
-const USUAL_STATS_MS = 1_000;
 /** How long a task waits for a daemon that is away, where the configuration does not say. */
 const RECONNECT_LIMIT_MS = 3_600_000;
-const FORCE = { signal: 'SIGKILL', graceMs: 0 };
-/** Go's zero time, for what has not happened. */
-const NEVER = new Date(-62_135_596_800_000);
 
 /** The driver's calls. All it knows of a task is what the agent keeps in its handle; all the work is the daemon's. */
 export function driver(node: NodeDaemon): UntypedServiceImplementation {
-  const tasks = new Map<string, Task>();
-  const starting = new Set<string>();
+  /** Undefined while one starts. */
+  const tasks = new Map<string, Task | undefined>();
   const reconnectMs = () => node.config.reconnect_limit ?? RECONNECT_LIMIT_MS;
 
   const find = (id: string): Task => {
@@ -63,82 +54,59 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
   const stop = async (task: Task, signal: string, graceMs: number): Promise<void> => {
     const { sessionId } = task.state.place;
     try {
-      await cancel(sessionId, task.id, graceMs === 0 ? FORCE : { signal, graceMs });
+      await cancel(sessionId, task.id, { signal: graceMs === 0 ? 'SIGKILL' : signal, graceMs });
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
-      task.tell(`${error.message}; SIGTERM is sent instead`);
+      tell(task.config, `${error.message}; SIGTERM is sent instead`);
       await cancel(sessionId, task.id, { signal: 'SIGTERM', graceMs });
     }
     await task.exited.promise;
   };
 
   const start = async (config: TaskConfig): Promise<Task> => {
-    const { snippet, unmet } = await prepare(config, node.config, node.sessionId).catch((error) => {
-      throw new StartError(error, false);
-    });
+    const { snippet, unmet } = await prepare(config, node.config, node.sessionId);
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
-    try {
-      await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS });
-    } catch (error) {
+    await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS }).catch((error) => {
       // A start whose answer nobody heard must not run on: the agent's next has another id.
-      if (isLost(error)) cancel(sessionId, config.id, FORCE).catch(() => {});
-      throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
-    }
+      if (isLost(error)) cancel(sessionId, config.id, { signal: 'SIGKILL', graceMs: 0 }).catch(() => {});
+      throw error;
+    });
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = await follow(config, { version: 1, place }, 0, START_WAIT_MS);
-    for (const message of unmet) task.tell(message);
+    for (const message of unmet) tell(config, message);
     if (task.result?.reason !== 'start_failed') return task;
-    tasks.delete(config.id);
-    throw new StartError(new Error(task.result.message ?? 'the task could not be started'), true);
+    throw new UnavailableError(task.result.message ?? 'the task could not be started');
   };
 
   const calls: Partial<DriverServer> = {
     init: unary(async () => ({})),
     shutdown: unary(async () => ({})),
     taskConfigSchema: unary(async () => ({ spec: TASK.spec })),
-    capabilities: unary(async () => {
-      const offered = {
-        sendSignals: true,
-        exec: true,
-        networkIsolationModes: [0 as const],
-        mountConfigs: Mounts.NO_MOUNTS,
-      };
-      const disableLogCollection = node.config.logs !== 'nomad';
-      return CapabilitiesResponse.fromPartial({ capabilities: { ...offered, disableLogCollection } });
-    }),
+    capabilities: unary(async () => capabilitiesOf({ collectsLogs: node.config.logs === 'nomad' })),
     fingerprint: stream((_request, signal) => node.fingerprint(signal)),
-    taskEvents: stream(async function* (_request, signal) {
-      for await (const [event] of on(taskEvents, 'event', { signal })) yield event;
-    }),
+    taskEvents: stream((_request, signal) => told(signal)),
 
     startTask: unary(async ({ task: config }) => {
       if (config === undefined) throw new Error('task cannot be nil');
       if (node.config.enabled === false) throw new Error('the driver is disabled by its configuration');
       const { id } = config;
-      if (tasks.has(id) || starting.has(id)) throw new Error(`task with ID "${id}" already started`);
-      starting.add(id);
-      const task = await start(config).finally(() => starting.delete(id));
-      const driverState = Buffer.from(JSON.stringify(task.state));
-      const handle = { version: 1, config, state: TaskState.RUNNING, driverState };
-      return { result: 0, driverErrorMsg: '', handle, networkOverride: undefined };
+      if (tasks.has(id)) throw new Error(`task with ID "${id}" already started`);
+      tasks.set(id, undefined);
+      const task = await start(config).catch((error) => {
+        tasks.delete(id);
+        throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
+      });
+      return startedWith(config, task.state);
     }),
 
     recoverTask: unary(async ({ handle }) => {
-      if (handle?.config === undefined) throw new Error('handle cannot be nil');
-      const { id } = handle.config;
-      if (tasks.has(id)) return {};
-      const state = JSON.parse(Buffer.from(handle.driverState).toString()) as DriverState;
-      if (state.version !== 1) throw new Error('the handle was written by another version of the driver');
+      const { config, state } = keptIn<DriverState>(handle, 1);
       // A daemon that is away says nothing about the task: it is followed as soon as one answers.
-      const answered = node.client.health({ deadlineMs: RECOVER_LIMIT_MS });
-      const limitMs = await answered.then(
-        () => RECOVER_LIMIT_MS,
-        () => 0,
-      );
-      if (tasks.has(id)) return {};
-      const { failure } = await follow(handle.config, state, Date.now(), limitMs);
+      const answer = await node.client.health({ deadlineMs: RECOVER_LIMIT_MS }).catch(() => undefined);
+      if (tasks.has(config.id)) return {};
+      const { failure } = await follow(config, state, Date.now(), answer === undefined ? 0 : RECOVER_LIMIT_MS);
       if (!(failure instanceof NotFoundError)) return {};
-      tasks.delete(id);
+      tasks.delete(config.id);
       throw failure;
     }),
 
@@ -162,14 +130,10 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     inspectTask: unary(async ({ taskId }) => {
       const task = find(taskId);
-      const { startedAt = NEVER, completedAt = NEVER } = task;
-      const state = completedAt === NEVER ? TaskState.RUNNING : TaskState.EXITED;
       const { sessionId, language } = task.state.place;
       const found = await node.client.getExecutionStatus(sessionId, taskId).catch(() => undefined);
-      const attributes = { session_id: sessionId, execution_id: taskId, language, pid: String(found?.pid ?? 0) };
-      const result = task.result === undefined ? { exitCode: 0, signal: 0, oomKilled: false } : exitOf(task.result);
-      const status = { id: taskId, name: task.config.name, state, startedAt, completedAt, result };
-      return { task: status, driver: { attributes }, networkOverride: undefined };
+      const pid = String(found?.pid ?? 0);
+      return inspectionOf(task, { session_id: sessionId, execution_id: taskId, language, pid });
     }),
 
     signalTask: unary(async ({ taskId, signal }) => {
@@ -178,12 +142,12 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     }),
 
     taskStats: stream(async function* ({ taskId: executionId, collectionInterval }, signal) {
-      const task = find(executionId);
-      const until = AbortSignal.any([signal, task.forgotten.signal]);
-      const intervalMs = Math.max(SHORTEST_STATS_MS, millisecondsOf(collectionInterval) || USUAL_STATS_MS);
-      const options = { sessionId: task.state.place.sessionId, executionId, intervalMs, signal: until };
+      const { state, forgotten } = find(executionId);
+      const until = AbortSignal.any([signal, forgotten.signal]);
+      const { sessionId } = state.place;
+      const options = { sessionId, executionId, intervalMs: intervalMsOf(collectionInterval), signal: until };
       const rounds = reconnecting(() => node.client.watchExecutionMetrics(options), { signal: until });
-      yield* statsOf(rounds, node.coreSpeedMhz);
+      yield* statsOf(rounds, node.coreSpeedMhz, until);
     }),
 
     execTask: unary(async ({ taskId, command, timeout }) =>

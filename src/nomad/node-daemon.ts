@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { connectDaemon, type DaemonClient, isLost, presence, spawnDaemon } from '../client/index.ts';
+import { connectDaemon, type DaemonClient, DaemonSpawner, isLost, presence } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
@@ -11,8 +11,6 @@ import type { PluginConfig } from './configuration.ts';
 
 /** How long the daemon may take to answer for its health. */
 const HEALTH_LIMIT = { deadlineMs: 5_000 };
-/** How long a daemon that was started here has to answer before another is started. */
-const SPAWN_LIMIT_MS = 5_000;
 
 /** What a look at the daemon finds; `present`: the session, when there is one. */
 type Found = Fingerprint & { present: string | undefined };
@@ -22,7 +20,7 @@ export class NodeDaemon {
   config: PluginConfig = {} as PluginConfig;
   coreSpeedMhz = 0;
   #client: DaemonClient | undefined;
-  #spawnedAtMs = Number.NEGATIVE_INFINITY;
+  readonly #spawner = new DaemonSpawner();
   /** Only the instance that is to stay is told of its node; the others start nothing. */
   #stays = false;
 
@@ -50,32 +48,28 @@ export class NodeDaemon {
 
   /** Hands in a snippet, in a session that may have to be made for it. */
   async execute(snippet: Snippet): Promise<void> {
-    try {
-      await this.client.executeSnippet(snippet);
-    } catch (error) {
+    const execute = () => this.client.executeSnippet(snippet);
+    await execute().catch((error) => {
       if (!(error instanceof NotFoundError)) throw error;
-      await this.#openSession();
-      await this.client.executeSnippet(snippet);
-    }
+      return this.#openSession().then(execute);
+    });
   }
 
   /** How it stands with the driver, at once and with every change. */
   fingerprint(signal: AbortSignal): AsyncGenerator<FingerprintResponse> {
     const client = () => this.client;
-    return fingerprints(
-      'elide',
-      presence(client, () => this.#look(), signal),
-    );
+    const look = () => this.#look();
+    return fingerprints('elide', presence(client, look, signal));
   }
 
   async #look(): Promise<Found> {
     const absent = (health: Health, healthDescription: string) => ({ present: undefined, health, healthDescription });
     if (this.config.enabled === false) return absent(Health.UNDETECTED, 'disabled');
     try {
-      const { healthy } = await this.client.health(HEALTH_LIMIT);
+      const { healthy, version } = await this.client.health(HEALTH_LIMIT);
       if (!healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
       await this.#openSession();
-      const attributes = await this.#attributes();
+      const attributes = await this.#attributes(version);
       return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
     } catch (error) {
       const { message } = error as Error;
@@ -84,8 +78,7 @@ export class NodeDaemon {
   }
 
   /** What a job may ask for in its constraints. */
-  async #attributes(): Promise<Record<string, string>> {
-    const { version } = await this.client.health(HEALTH_LIMIT);
+  async #attributes(version: string): Promise<Record<string, string>> {
     const { config } = await this.client.getSession(this.sessionId, HEALTH_LIMIT);
     const attributes: Record<string, string> = {
       '': 'true',
@@ -122,12 +115,9 @@ export class NodeDaemon {
   #spawn(): string | undefined {
     const { daemon, daemon_path: path, daemon_args: args } = this.config;
     if (daemon !== 'spawn' || !path || !this.#stays) return undefined;
-    if (performance.now() - this.#spawnedAtMs > SPAWN_LIMIT_MS) {
-      this.#spawnedAtMs = performance.now();
-      const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(PLUGIN|NOMAD)_/.test(name)));
-      const onError = ({ message }: Error) => log('error', `daemon_path: ${message}`);
-      spawnDaemon(path, ['--socket', this.#socket, ...(args ?? [])], env, onError);
-    }
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(PLUGIN|NOMAD)_/.test(name)));
+    const onError = ({ message }: Error) => log('error', `daemon_path: ${message}`);
+    this.#spawner.spawn(path, ['--socket', this.#socket, ...(args ?? [])], env, onError);
     return 'the daemon is starting';
   }
 }

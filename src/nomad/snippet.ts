@@ -1,4 +1,4 @@
-import { extname } from 'node:path';
+import { languageOf } from '../client/index.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
 import { logPathOf, memoryMbOf, readTaskFile, requireOwnUser, taskDirectoryOf } from '../plugin/task-config.ts';
@@ -8,10 +8,6 @@ import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 const MIB = 2 ** 20;
 /** As Nomad's own log collector has it. */
 const ROTATION = { maxFiles: 10, maxFileBytes: 10 * MIB };
-const ENDINGS: [RegExp, string][] = [
-  [/\.[cm]?js$/, 'javascript'],
-  [/\.[cm]?ts$/, 'typescript'],
-];
 
 /** What a task is to run, and what of its options the session does not have; for people. */
 export interface Prepared {
@@ -25,17 +21,18 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
   const { memory_limit, timeout, on_timeout, output_limit } = options.elide_opts ?? {};
   requireOwnUser(task);
   const signal = on_timeout && on_timeout !== 'cancel' && on_timeout !== 'kill' ? on_timeout : undefined;
-  const byEnding = ENDINGS.find(([ending]) => ending.test(extname(options.script ?? '')))?.[1] ?? 'python';
+  const memoryMb = memoryMbOf(task);
+  const ceilingMb = plugin.session_config?.memory_limit_mb || memoryMb;
   const snippet: Snippet = {
     ...(await programOf(options, task)),
     sessionId,
     executionId: task.id,
-    language: options.language || byEnding,
+    language: options.language || (languageOf(options.script ?? '') ?? 'python'),
     args: options.args ?? [],
     env: { ...task.env, ...options.env },
     workingDirectory: taskDirectoryOf(task),
     isolation: options.isolation ?? 'process',
-    memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryOf(task, plugin),
+    memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryMb && Math.min(memoryMb, ceilingMb as number),
     timeoutMs: timeout || undefined,
     onTimeout: signal ? 'signal' : ((on_timeout || undefined) as Snippet['onTimeout']),
     timeoutSignal: signal,
@@ -61,12 +58,6 @@ async function programOf({ script, code }: TaskOptions, task: TaskConfig) {
   } catch (error) {
     throw new InvalidArgumentError(`script "${script}": ${(error as Error).message}`, { cause: error });
   }
-}
-
-/** Of the job's resources, in MiB, inside what the session allows; undefined for no limit of its own. */
-function memoryOf(task: TaskConfig, { session_config: session }: PluginConfig): number | undefined {
-  const wanted = memoryMbOf(task);
-  return wanted && Math.min(wanted, session?.memory_limit_mb || wanted);
 }
 
 /** Files that are rotated where the agent serves logs from, or the pipes of its log collector. */

@@ -1,8 +1,8 @@
-import { EventEmitter } from 'node:events';
 import type { ExecutionResult } from '../../machines/execution.ts';
 import type { CommandPlace, DaemonClient } from '../client/index.ts';
-import { DriverTaskEvent, type ExitResult, type TaskConfig, type WaitTaskResponse } from '../gen/nomad/driver.ts';
+import type { ExitResult, TaskConfig, WaitTaskResponse } from '../gen/nomad/driver.ts';
 import { exitOf, TROUBLE } from '../plugin/exit.ts';
+import { tell } from '../plugin/task-events.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 
 /** What is needed of a task beside what the agent keeps of it; the agent keeps it too, as bytes. */
@@ -11,9 +11,6 @@ export interface DriverState {
   /** Where commands beside the task run. */
   place: Omit<CommandPlace, 'executionId'>;
 }
-
-/** What the agent is told of all tasks: `event` with a `DriverTaskEvent`. */
-export const taskEvents = new EventEmitter().setMaxListeners(0);
 
 /** One task: an execution of the daemon under the task's id, followed to its end across lost connections. */
 export class Task {
@@ -43,13 +40,6 @@ export class Task {
     return this.config.id;
   }
 
-  /** Tells the agent, for the list of the task's events. */
-  tell(message: string, annotations: Record<string, string> = {}): void {
-    const { id: taskId, allocId, name: taskName } = this.config;
-    const event = { taskId, allocId, taskName, timestamp: new Date(), message, annotations };
-    taskEvents.emit('event', DriverTaskEvent.fromPartial(event));
-  }
-
   async #follow(client: DaemonClient, tellFromMs: number, patienceMs: number): Promise<void> {
     const { signal } = this.forgotten;
     try {
@@ -66,14 +56,14 @@ export class Task {
     if (state === 'running') this.startedAt ??= new Date(atMs);
     if (state !== 'pending') this.settled.resolve();
     if (result === undefined) {
-      if (tells) this.tell(warning ?? `Execution ${state}${rung === undefined ? '' : ` (${rung})`}`);
+      if (tells) tell(this.config, warning ?? `Execution ${state}${rung === undefined ? '' : ` (${rung})`}`);
       return;
     }
     const { reason, message, exitCode } = result;
     const why = message === undefined ? reason : `${reason}: ${message}`;
     this.result = result;
     this.completedAt = new Date(atMs);
-    this.tell(`Execution exited: ${why}`, { reason, exit_code: String(exitCode), rung: result.rung ?? '' });
+    tell(this.config, `Execution exited: ${why}`, { reason, exit_code: String(exitCode), rung: result.rung ?? '' });
     this.#end(exitOf(result), TROUBLE.includes(reason) ? why : '');
   }
 

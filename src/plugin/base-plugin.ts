@@ -1,4 +1,5 @@
 import { type BasePluginServer, BasePluginService, type ClientTopology, PluginType } from '../gen/nomad/base.ts';
+import { CapabilitiesResponse, DriverCapabilities_MountConfigs as Mounts } from '../gen/nomad/driver.ts';
 import type { Configuration } from './hclspec.ts';
 import { unary } from './rpc.ts';
 
@@ -24,6 +25,17 @@ export function basePlugin<T>(driver: DriverInfo<T>): { service: typeof BasePlug
     }),
   };
   return { service: BasePluginService, server };
+}
+
+/** Of a driver that signals tasks and runs commands beside them, on the host's network; `collectsLogs`: the agent is to. */
+export function capabilitiesOf({ collectsLogs }: { collectsLogs: boolean }): CapabilitiesResponse {
+  const offered = {
+    sendSignals: true,
+    exec: true,
+    networkIsolationModes: [0 as const],
+    mountConfigs: Mounts.NO_MOUNTS,
+  };
+  return CapabilitiesResponse.fromPartial({ capabilities: { ...offered, disableLogCollection: !collectsLogs } });
 }
 
 /** Of all cores together by their number, in MHz; 0 where the agent does not know. */

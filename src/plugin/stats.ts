@@ -1,8 +1,31 @@
+import type { Duration } from '../gen/google/protobuf/duration.ts';
 import { CPUUsage_Fields as Cpu, MemoryUsage_Fields as Memory, TaskStatsResponse } from '../gen/nomad/driver.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
+import { millisecondsOf } from './rpc.ts';
 
-/** What Nomad shows: memory as RSS and usage, CPU in percent of one core since the sample before. */
+const SHORTEST_MS = 100;
+const USUAL_MS = 1_000;
+
+/** Between two samples, in ms, for what the agent asked. */
+export const intervalMsOf = (asked: Duration | undefined) => Math.max(SHORTEST_MS, millisecondsOf(asked) || USUAL_MS);
+
+/**
+ * What Nomad shows: memory as RSS and usage, CPU in percent of one core since the sample before. What `until` breaks off is
+ * at its end: a host takes an error for a failure of the driver's.
+ */
 export async function* statsOf(
+  rounds: AsyncIterable<ExecutionMetrics[]>,
+  coreSpeedMhz: number,
+  until: AbortSignal,
+): AsyncGenerator<TaskStatsResponse> {
+  try {
+    yield* samplesOf(rounds, coreSpeedMhz);
+  } catch (error) {
+    if (!until.aborted) throw error;
+  }
+}
+
+async function* samplesOf(
   rounds: AsyncIterable<ExecutionMetrics[]>,
   coreSpeedMhz: number,
 ): AsyncGenerator<TaskStatsResponse> {

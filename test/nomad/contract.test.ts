@@ -569,6 +569,20 @@ test('statistics come at once and at the interval, with all that the agent needs
   await host.destroy(task.id);
 });
 
+test('statistics end in good order when their task is destroyed', async () => {
+  const task = javascript(SLEEP);
+  await host.start(task);
+  let destroyed: Promise<unknown> | undefined;
+
+  const samples = await collect(host.driver.taskStats({ taskId: task.id, collectionInterval: undefined }), () => {
+    destroyed ??= host.destroy(task.id);
+    return false;
+  });
+
+  expect(samples.length).toBeGreaterThan(0);
+  await destroyed;
+});
+
 test('events tell each state, and why it ended', async () => {
   const events: DriverTaskEvent[] = [];
   const call = host.driver.taskEvents({});
