@@ -1,16 +1,18 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Makes the driver's executable of what the build left. */
-export function buildPlugin(): string {
-  execFileSync(process.execPath, ['--build-sea=sea.json'], { cwd: ROOT, stdio: 'ignore' });
-  return join(ROOT, 'dist', 'elide');
+/** Makes the driver's executable of what the build left, in a directory of its own: others make theirs meanwhile. */
+function buildPlugin(directory: string): void {
+  const config = JSON.parse(readFileSync(join(ROOT, 'sea.json'), 'utf8'));
+  const path = join(directory, 'sea.json');
+  writeFileSync(path, JSON.stringify({ ...config, output: join(directory, 'plugins', 'elide') }));
+  execFileSync(process.execPath, [`--build-sea=${path}`], { cwd: ROOT, stdio: 'ignore' });
 }
 
 export interface TaskEvent {
@@ -29,6 +31,8 @@ export interface Allocation {
   DesiredStatus: string;
   ModifyIndex: number;
   CreateIndex: number;
+  JobVersion: number;
+  DeploymentStatus: { Healthy: boolean | null } | null;
   TaskStates: Record<string, { State: string; Failed: boolean; Restarts: number; Events: TaskEvent[] }> | null;
 }
 
@@ -46,10 +50,14 @@ export interface JobSpec {
   Job?: object;
 }
 
-/** A real Nomad agent, server and client in one, with the driver in its plugin directory. */
+/**
+ * A real Nomad agent, a client with the driver in its plugin directory, and a server beside it that stays: a server that has
+ * just started turns clients away, and they come again only after a quarter of a minute.
+ */
 export class Agent implements AsyncDisposable {
   readonly directory: string;
   readonly nomad: string;
+  #server: ChildProcess | undefined;
   #child: ChildProcess | undefined;
   #port = 0;
   #jobs = 0;
@@ -63,10 +71,20 @@ export class Agent implements AsyncDisposable {
   static async start(nomad: string, directory: string, config: string, more = ''): Promise<Agent> {
     const agent = new Agent(nomad, directory);
     mkdirSync(join(directory, 'plugins'), { recursive: true });
-    symlinkSync(buildPlugin(), join(directory, 'plugins', 'elide'));
+    buildPlugin(directory);
     const [http, rpc, serf] = [await freePort(), await freePort(), await freePort()];
     agent.#port = http;
-    writeFileSync(join(directory, 'agent.hcl'), configuration(directory, { http, rpc, serf }, config, more));
+    writeFileSync(join(directory, 'server.hcl'), serverConfiguration(directory, { http, rpc, serf }));
+    agent.#server = agent.#spawn('server');
+    await until('the server leads, and has its keys', async () => {
+      const keys = await agent.get<unknown[]>('/v1/operator/keyring/keys').catch(() => []);
+      return keys.length > 0;
+    });
+    agent.#port = await freePort();
+    writeFileSync(
+      join(directory, 'client.hcl'),
+      clientConfiguration(directory, { http: agent.#port }, `127.0.0.1:${rpc}`, config, more),
+    );
     await agent.restart();
     return agent;
   }
@@ -89,20 +107,24 @@ export class Agent implements AsyncDisposable {
 
   /** Starts it, again after an end. */
   async restart(): Promise<void> {
-    const log = openSync(join(this.directory, 'agent.log'), 'a');
-    const args = ['agent', `-config=${join(this.directory, 'agent.hcl')}`];
-    this.#child = spawn(this.nomad, args, { stdio: ['ignore', log, log], cwd: this.directory });
+    this.#child = this.#spawn('client');
     await until('the node is ready', async () => {
       const nodes = await this.get<{ Status: string }[]>('/v1/nodes').catch(() => []);
       return nodes.some(({ Status }) => Status === 'ready');
     });
   }
 
+  #spawn(role: 'server' | 'client'): ChildProcess {
+    const log = openSync(join(this.directory, `${role}.log`), 'a');
+    const args = ['agent', `-config=${join(this.directory, `${role}.hcl`)}`];
+    return spawn(this.nomad, args, { stdio: ['ignore', log, log], cwd: this.directory });
+  }
+
   /** SIGINT is an agent's good order: its tasks run on. */
-  async end(signal: NodeJS.Signals = 'SIGINT'): Promise<void> {
-    if (this.#child === undefined || this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    const exited = once(this.#child, 'exit');
-    this.#child.kill(signal);
+  async end(signal: NodeJS.Signals = 'SIGINT', child = this.#child): Promise<void> {
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill(signal);
     await exited;
   }
 
@@ -197,6 +219,7 @@ export class Agent implements AsyncDisposable {
       10_000,
     ).catch(() => {});
     await this.end();
+    await this.end('SIGINT', this.#server);
     // An agent that is root gives each task a file system in memory for its secrets.
     const mounts = readFileSync('/proc/self/mounts', 'utf8')
       .split('\n')
@@ -223,11 +246,10 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-function configuration(directory: string, ports: Record<string, number>, driver: string, more: string): string {
+function commonConfiguration(directory: string, role: string, ports: Record<string, number>): string {
   const lines = Object.entries(ports).map(([name, port]) => `  ${name} = ${port}`);
   return `
-data_dir = "${join(directory, 'data')}"
-plugin_dir = "${join(directory, 'plugins')}"
+data_dir = "${join(directory, role)}"
 bind_addr = "127.0.0.1"
 disable_update_check = true
 advertise {
@@ -238,18 +260,35 @@ advertise {
 ports {
 ${lines.join('\n')}
 }
+limits {
+  http_max_conns_per_client = 0
+}`;
+}
+
+function serverConfiguration(directory: string, ports: Record<string, number>): string {
+  return `${commonConfiguration(directory, 'server', ports)}
 server {
   enabled = true
   bootstrap_expect = 1
 }
-limits {
-  http_max_conns_per_client = 0
+`;
 }
+
+function clientConfiguration(
+  directory: string,
+  ports: Record<string, number>,
+  server: string,
+  driver: string,
+  more: string,
+): string {
+  return `${commonConfiguration(directory, 'data', ports)}
+plugin_dir = "${join(directory, 'plugins')}"
 telemetry {
   publish_allocation_metrics = true
 }
 client {
   enabled = true
+  servers = ["${server}"]
   network_interface = "lo"
   cpu_total_compute = 20000
   memory_total_mb = 65536

@@ -1,10 +1,13 @@
 import { execFile, execFileSync, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { Agent, until } from './agent.ts';
+import { Agent, type Allocation, until } from './agent.ts';
 import { findNomad } from './build-nomad.ts';
 
 const nomad = findNomad();
@@ -18,16 +21,18 @@ const WAIT = {
 const code = (language: string, source: string, more: object = {}) => ({ Config: { language, code: source, ...more } });
 
 describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, () => {
+  let directory: string;
   let daemon: DaemonProcess;
   let agent: Agent;
+  const startDaemon = async () => {
+    daemon = await DaemonProcess.start('--socket', join(directory, 'd.sock'), '--state-dir', join(directory, 's'));
+  };
 
   beforeAll(async () => {
-    daemon = await DaemonProcess.start();
-    agent = await Agent.start(
-      nomad as string,
-      temporaryDirectory(),
-      `    daemon_socket = "${daemon.socket}"\n    log_max_file_size = "1"`,
-    );
+    directory = temporaryDirectory();
+    await startDaemon();
+    const config = `    daemon_socket = "${join(directory, 'd.sock')}"\n    log_max_file_size = "1"`;
+    agent = await Agent.start(nomad as string, join(directory, 'n'), config);
   }, LIMIT_MS);
   afterAll(async () => {
     await agent[Symbol.asyncDispose]();
@@ -163,48 +168,97 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
   });
 
   test('logs are followed as they come, over the end of a file', async () => {
-    const source =
-      'let n = 0; const timer = setInterval(() => { for (let i = 0; i < 2000; i += 1) console.log(String(n++).padStart(99, "0")); if (n === 20000) clearInterval(timer); }, 50)';
-    const job = await agent.run({ ...code('javascript', source) });
-    const { ID } = await agent.allocation(job, ({ ClientStatus }) => ClientStatus !== 'pending');
-    // Nomad's own command ends when there is no file yet.
-    await agent.printed(ID, '0');
+    const go = join(directory, 'go');
+    const source = `console.log("ready"); let n = 0; const timer = setInterval(() => { if (!require("node:fs").existsSync("${go}")) return; for (let i = 0; i < 2000; i += 1) console.log(String(n++).padStart(99, "0")); if (n === 20000) clearInterval(timer); }, 50)`;
+    const job = await agent.run(code('javascript', source));
+    const { ID } = await agent.running(job);
+    // Nomad's own command ends when there is no file yet, and begins with the newest that it finds.
+    await agent.printed(ID, 'ready');
     const follower = spawn(agent.nomad, ['alloc', 'logs', '-f', ID, 't'], {
       env: agent.env,
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    let followed = '';
+    follower.stdout.setEncoding('utf8').on('data', (chunk) => {
+      followed += chunk;
+    });
+    await until('the first has come', async () => followed === 'ready\n');
 
-    const chunks: string[] = [];
-    follower.stdout.setEncoding('utf8').on('data', (chunk) => chunks.push(chunk));
-    await until('all has come', async () => chunks.join('').length >= 20_000 * 100);
+    writeFileSync(go, '');
+
+    const wanted = `ready\n${Array.from({ length: 20_000 }, (_, n) => `${String(n).padStart(99, '0')}\n`).join('')}`;
+    await until('all has come', async () => followed.length >= wanted.length);
     follower.kill();
-
-    expect(chunks.join('')).toBe(Array.from({ length: 20_000 }, (_, n) => `${String(n).padStart(99, '0')}\n`).join(''));
+    expect(followed === wanted).toBe(true);
     await agent.stop(job);
   });
 
-  test('a template that changes signals the task, and a check runs in it', async () => {
+  test.each([
+    { ChangeMode: 'signal', ChangeSignal: 'SIGHUP' },
+    { ChangeMode: 'script', ChangeScript: { Command: '/bin/sh', Args: ['-c', 'kill -HUP $(cat pid)'], Timeout: 1e10 } },
+  ])('a template that changes tells the task by its $ChangeMode', async (change) => {
+    const name = `templated-${change.ChangeMode}`;
     const heard = WAIT.javascript.replace('SIGTERM', 'SIGHUP').replace('process.exit(3)', 'console.log("changed")');
-    const template = {
-      DestPath: 'local/t.conf',
-      EmbeddedTmpl: '{{ with nomadVar "nomad/jobs/templated" }}{{ .a }}{{ end }}',
-      ChangeMode: 'signal',
-      ChangeSignal: 'SIGHUP',
-    };
-    const Services = [{ Name: 'templated', Provider: 'nomad', Checks: [] }];
-    await agent.put('/v1/var/nomad/jobs/templated', { Path: 'nomad/jobs/templated', Items: { a: '1' } });
-    const job = await agent.run(
-      { ...code('javascript', heard), Templates: [template], Services },
-      { Type: 'service' },
-      'templated',
-    );
+    const source = `require("node:fs").writeFileSync("pid", String(process.pid)); ${heard}`;
+    const EmbeddedTmpl = `{{ with nomadVar "nomad/jobs/${name}" }}{{ .a }}{{ end }}`;
+    const Templates = [{ DestPath: 'local/t.conf', EmbeddedTmpl, ...change }];
+    const set = (a: string) => agent.put(`/v1/var/nomad/jobs/${name}`, { Path: `nomad/jobs/${name}`, Items: { a } });
+    await set('1');
+    const job = await agent.run({ ...code('javascript', source), Templates }, { Type: 'service' }, name);
     const { ID } = await agent.running(job);
     await agent.printed(ID, 'ready');
 
-    await agent.put('/v1/var/nomad/jobs/templated', { Path: 'nomad/jobs/templated', Items: { a: '2' } });
+    await set('2');
 
     await agent.printed(ID, 'changed');
     await agent.stop(job);
+  });
+
+  test('a task that fails is started again, as its job says', async () => {
+    const source =
+      'const { appendFileSync, readFileSync } = require("node:fs"); appendFileSync("tries", "x"); const tries = readFileSync("tries").length; console.log("try", tries); process.exitCode = tries < 3 ? 1 : 0';
+    const RestartPolicy = { Attempts: 3, Mode: 'fail', Interval: 6e10, Delay: 1e8 };
+
+    const { allocation } = await agent.ended(await agent.run(code('javascript', source), { Group: { RestartPolicy } }));
+
+    expect(allocation).toMatchObject({ ClientStatus: 'complete', TaskStates: { t: { Restarts: 2, Failed: false } } });
+    expect(await agent.logs(allocation.ID)).toBe('try 1\ntry 2\ntry 3\n');
+  });
+
+  test('a job is updated in place where that is enough, else one allocation after the other', async () => {
+    const Update = { MaxParallel: 1, HealthCheck: 'task_states', MinHealthyTime: 1e8, HealthyDeadline: 6e10 };
+    const run = (more: object) =>
+      agent.run(
+        { ...code('javascript', WAIT.javascript), ...more },
+        { Type: 'service', Count: 2, Group: { Update: { ...Update, ProgressDeadline: 1.2e11 } } },
+        'updated',
+      );
+    const ofVersion = async (version: number) => {
+      let found: Allocation[] = [];
+      await until(`two of version ${version} run, healthy`, async () => {
+        const all = await agent.allocations('updated');
+        found = all.filter(({ JobVersion, ClientStatus }) => JobVersion === version && ClientStatus === 'running');
+        return found.length === 2 && found.every(({ DeploymentStatus }) => DeploymentStatus?.Healthy === true);
+      });
+      return found;
+    };
+    const ids = (all: Allocation[]) => all.map(({ ID }) => ID).sort();
+    const timesOf = (all: Allocation[], type: string) =>
+      all.map(({ TaskStates }) => TaskStates?.t?.Events.findLast(({ Type }) => Type === type)?.Time ?? Number.NaN);
+    await run({});
+    const first = await ofVersion(0);
+
+    await run({ KillTimeout: 1e10 });
+    const second = await ofVersion(1);
+    await run({ Env: { A: '1' } });
+    const third = await ofVersion(2);
+
+    expect(ids(second)).toEqual(ids(first));
+    expect(timesOf(second, 'Started')).toEqual(timesOf(second, 'Started').filter((time) => time > 0));
+    expect(ids(third)).not.toEqual(ids(first));
+    const gone = (await agent.allocations('updated')).filter(({ JobVersion }) => JobVersion === 1);
+    expect(Math.min(...timesOf(third, 'Started'))).toBeLessThan(Math.max(...timesOf(gone, 'Killing')));
+    await agent.stop('updated');
   });
 
   test.each([
@@ -218,6 +272,90 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
 
     expect(allocation.ClientStatus).toBe('failed');
     expect(events.map(({ DisplayMessage }) => DisplayMessage).join('\n')).toContain(why);
+  });
+
+  describe('tasks run on, nothing starts twice, and nothing of their logs is lost', () => {
+    const killDaemon = () => daemon.stop('SIGKILL');
+    const killPlugin = async () => {
+      const before = await pluginOf(agent);
+      process.kill(before, 'SIGKILL');
+      return before;
+    };
+    const anotherPlugin = (before: number) =>
+      until('there is another plugin', async () => agent.pluginPid !== undefined && agent.pluginPid !== before);
+
+    // Between the two, a task ends.
+    test.each<[string, () => Promise<unknown>, (lost: never) => Promise<unknown>]>([
+      ['the agent is stopped and started', () => agent.end(), () => agent.restart()],
+      ['the agent is killed', () => agent.end('SIGKILL'), () => agent.restart()],
+      ['the plugin is killed', killPlugin, anotherPlugin],
+      ['the daemon is killed', killDaemon, startDaemon],
+      [
+        'the daemon is away for 30 s',
+        killDaemon,
+        async () => {
+          await sleep(30_000);
+          await startDaemon();
+        },
+      ],
+      [
+        'agent and plugin are killed',
+        async () => {
+          const plugin = await pluginOf(agent);
+          await agent.end('SIGKILL');
+          process.kill(plugin, 'SIGKILL');
+        },
+        () => agent.restart(),
+      ],
+      [
+        'daemon and plugin are killed',
+        async () => {
+          await killDaemon();
+          return killPlugin();
+        },
+        async (plugin) => {
+          await anotherPlugin(plugin);
+          await startDaemon();
+        },
+      ],
+      [
+        'daemon and agent are killed, and the daemon comes last',
+        async () => {
+          await killDaemon();
+          await agent.end('SIGKILL');
+        },
+        async () => {
+          await agent.restart();
+          await startDaemon();
+        },
+      ],
+    ])('when %s', async (_name, disturb, mend) => {
+      const go = join(directory, `go-${randomUUID()}`);
+      const counter =
+        'let n = 0; process.on("SIGTERM", () => { console.log("end"); process.exit(9) }); console.log("ready"); setInterval(() => console.log(n++), 20)';
+      const waiter = `import os, sys, time\nprint("ready", flush=True)\nwhile not os.path.exists("${go}"): time.sleep(0.02)\nprint("end", flush=True)\nsys.exit(6)`;
+      const service = await agent.run(code('javascript', counter), { Type: 'service' });
+      const batch = await agent.run(code('python', waiter));
+      const [{ ID }, { ID: batchId }] = [await agent.running(service), await agent.running(batch)];
+      await agent.printed(ID, 'ready');
+      await agent.printed(batchId, 'ready');
+
+      const lost = await disturb();
+      writeFileSync(go, '');
+      await mend(lost as never);
+
+      const { end, allocation } = await agent.ended(batch);
+      expect(end).toMatchObject({ ExitCode: 6, Signal: 0 });
+      expect([allocation.ID, await agent.logs(batchId)]).toEqual([batchId, 'ready\nend\n']);
+      const after = await agent.running(service);
+      expect([after.ID, after.TaskStates?.t?.Restarts]).toEqual([ID, 0]);
+      await agent.stop(service);
+      expect((await agent.ended(service)).end).toMatchObject({ ExitCode: 9, Signal: 0 });
+      const lines = (await agent.logs(ID)).split('\n');
+      const numbers = Array.from({ length: lines.length - 3 }, (_, n) => String(n));
+      expect(lines).toEqual(['ready', ...numbers, 'end', '']);
+      expect(numbers.length).toBeGreaterThan(0);
+    });
   });
 
   test('200 tasks at once all run, and each has its own result', async () => {
@@ -240,63 +378,6 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     for (const { ID } of all) printed.push(await agent.logs(ID));
     expect(new Set(printed.map(Number)).size).toBe(200);
   }, 180_000);
-
-  describe('tasks run on, and nothing starts twice', () => {
-    test.each([
-      [
-        'the agent is stopped and started',
-        async () => {
-          await agent.end();
-          await agent.restart();
-        },
-      ],
-      [
-        'the agent is killed',
-        async () => {
-          await agent.end('SIGKILL');
-          await agent.restart();
-        },
-      ],
-      [
-        'the plugin is killed',
-        async () => {
-          const before = await pluginOf(agent);
-          process.kill(before, 'SIGKILL');
-          await until('there is another', async () => agent.pluginPid !== undefined && agent.pluginPid !== before);
-        },
-      ],
-      [
-        'agent and plugin are killed',
-        async () => {
-          const plugin = await pluginOf(agent);
-          await agent.end('SIGKILL');
-          process.kill(plugin, 'SIGKILL');
-          await agent.restart();
-        },
-      ],
-    ])('when %s', async (_name, disturb) => {
-      const source =
-        'console.log("ready", process.pid); process.on("SIGTERM", () => process.exit(9)); setInterval(() => {}, 1000)';
-      const job = await agent.run(code('javascript', source), { Type: 'service' });
-      const short = await agent.run(
-        code('python', 'import time\nprint("ready", flush=True)\ntime.sleep(4)\nraise SystemExit(6)'),
-      );
-      const { ID } = await agent.running(job);
-      await agent.printed(ID, 'ready');
-      await agent.printed((await agent.running(short)).ID, 'ready');
-
-      await disturb();
-
-      const { end } = await agent.ended(short);
-      expect(end).toMatchObject({ ExitCode: 6 });
-      const after = await agent.running(job);
-      expect(after.ID).toBe(ID);
-      expect(after.TaskStates?.t?.Restarts).toBe(0);
-      await agent.stop(job);
-      expect((await agent.ended(job)).end).toMatchObject({ ExitCode: 9 });
-      expect((await agent.logs(ID)).match(/ready/g)).toHaveLength(1);
-    });
-  });
 
   test('a node is drained, and its tasks end in good order', async () => {
     const job = await agent.run(code('python', WAIT.python), { Type: 'service' });
