@@ -911,21 +911,29 @@ describe('what only newer agents, or nobody, would ask', () => {
   });
 });
 
-test('with logs = "nomad" output goes into the agent’s pipes', async () => {
-  await using other = await PluginHost.start({
-    daemon_socket: daemon.endpoints.socket,
-    logs: 'nomad',
-    session_config: { enabled_languages: LANGUAGES },
-  });
+test('with logs = "nomad" output goes into the agent’s pipes, also while there is no daemon', async () => {
+  const directory = temporaryDirectory();
+  const [socket, go] = [join(directory, 'd.sock'), join(directory, 'go')];
+  const places = ['--socket', socket, '--state-dir', join(directory, 's')];
+  const first = await DaemonProcess.start(...places);
+  await using other = await PluginHost.start({ daemon_socket: socket, logs: 'nomad' });
   const { capabilities } = await other.call(other.driver, other.driver.capabilities, {});
   expect(capabilities?.disableLogCollection).toBe(false);
-  const task = javascript('console.log("out"); console.error("err")');
+  const code = `console.log("ready"); console.error("err"); setInterval(() => { if (!require("node:fs").existsSync("${go}")) return; console.log("last"); process.exit(6); }, 20)`;
+  const task = taskIn(directory, { language: 'javascript', code });
   execFileSync('mkfifo', [task.stdoutPath, task.stderrPath]);
-  const read = [task.stdoutPath, task.stderrPath].map((path) => text(spawn('cat', [path]).stdout));
+  const readers = [task.stdoutPath, task.stderrPath].map((path) => spawn('cat', [path]).stdout);
+  const read = readers.map((reader) => text(reader));
+  const begun = Promise.all(readers.map((reader) => once(reader, 'readable')));
+  await other.start(task);
+  await begun;
 
-  await other.run(task);
+  await first.stop('SIGKILL');
+  writeFileSync(go, '');
 
-  expect(await Promise.all(read)).toEqual(['out\n', 'err\n']);
+  expect(await Promise.all(read)).toEqual(['ready\nlast\n', 'err\n']);
+  await using _second = await DaemonProcess.start(...places);
+  expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
 });
 
 test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async (path) => {
