@@ -67,26 +67,36 @@ export class Agent implements AsyncDisposable {
     this.directory = directory;
   }
 
-  /** With `config` for the driver, as lines of HCL. Resolves when the node is ready. */
+  /** With `config` for the driver, as lines of HCL. Resolves when the node is ready; nothing is left when it never is. */
   static async start(nomad: string, directory: string, config: string, more = ''): Promise<Agent> {
     const agent = new Agent(nomad, directory);
+    try {
+      await agent.#start(config, more);
+      return agent;
+    } catch (error) {
+      await agent[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #start(config: string, more: string): Promise<void> {
+    const { directory } = this;
     mkdirSync(join(directory, 'plugins'), { recursive: true });
     buildPlugin(directory);
     const [http, rpc, serf] = [await freePort(), await freePort(), await freePort()];
-    agent.#port = http;
+    this.#port = http;
     writeFileSync(join(directory, 'server.hcl'), serverConfiguration(directory, { http, rpc, serf }));
-    agent.#server = agent.#spawn('server');
+    this.#server = this.#spawn('server');
     await until('the server leads, and has its keys', async () => {
-      const keys = await agent.get<unknown[]>('/v1/operator/keyring/keys').catch(() => []);
+      const keys = await this.get<unknown[]>('/v1/operator/keyring/keys').catch(() => []);
       return keys.length > 0;
     });
-    agent.#port = await freePort();
+    this.#port = await freePort();
     writeFileSync(
       join(directory, 'client.hcl'),
-      clientConfiguration(directory, { http: agent.#port }, `127.0.0.1:${rpc}`, config, more),
+      clientConfiguration(directory, { http: this.#port }, `127.0.0.1:${rpc}`, config, more),
     );
-    await agent.restart();
-    return agent;
+    await this.restart();
   }
 
   get pid(): number {

@@ -777,6 +777,13 @@ describe('a recovery', () => {
   });
 });
 
+/** A socket, and the flags of daemons that follow each other on it and on their state; what they leave is soon gone. */
+function placesIn(directory: string): [string, string[]] {
+  const [socket, config] = [join(directory, 'd.sock'), join(directory, 'config.json')];
+  writeFileSync(config, JSON.stringify({ onStop: 'detach', orphanGraceMs: 60_000 }));
+  return [socket, ['--socket', socket, '--state-dir', join(directory, 's'), '--config', config]];
+}
+
 describe('a daemon that goes and comes back', () => {
   const CODE = {
     javascript:
@@ -787,16 +794,7 @@ describe('a daemon that goes and comes back', () => {
 
   test.each(['SIGKILL', 'SIGTERM'] as const)('after %s: tasks run on, and their ends are their own', async (signal) => {
     const directory = temporaryDirectory();
-    writeFileSync(join(directory, 'config.json'), JSON.stringify({ onStop: 'detach' }));
-    const socket = join(directory, 'd.sock');
-    const places = [
-      '--socket',
-      socket,
-      '--state-dir',
-      join(directory, 's'),
-      '--config',
-      join(directory, 'config.json'),
-    ];
+    const [socket, places] = placesIn(directory);
     const first = await DaemonProcess.start(...places);
     await using other = await PluginHost.start({ daemon_socket: socket });
     const tasks = Object.entries(CODE).map(([language, code]) => taskIn(directory, { language, code }));
@@ -913,8 +911,8 @@ describe('what only newer agents, or nobody, would ask', () => {
 
 test('with logs = "nomad" output goes into the agent’s pipes, also while there is no daemon', async () => {
   const directory = temporaryDirectory();
-  const [socket, go] = [join(directory, 'd.sock'), join(directory, 'go')];
-  const places = ['--socket', socket, '--state-dir', join(directory, 's')];
+  const [socket, places] = placesIn(directory);
+  const go = join(directory, 'go');
   const first = await DaemonProcess.start(...places);
   await using other = await PluginHost.start({ daemon_socket: socket, logs: 'nomad' });
   const { capabilities } = await other.call(other.driver, other.driver.capabilities, {});

@@ -25,7 +25,7 @@ describe.skipIf(nomad === undefined)('examples', { timeout: LIMIT_MS }, () => {
     agent = await Agent.start(nomad as string, temporaryDirectory(), `    daemon_socket = "${daemon.socket}"`);
   }, LIMIT_MS);
   afterAll(async () => {
-    await agent[Symbol.asyncDispose]();
+    await agent?.[Symbol.asyncDispose]();
     await daemon.stop();
   }, LIMIT_MS);
 

@@ -25,7 +25,10 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
   let daemon: DaemonProcess;
   let agent: Agent;
   const startDaemon = async () => {
-    daemon = await DaemonProcess.start('--socket', join(directory, 'd.sock'), '--state-dir', join(directory, 's'));
+    const [socket, config] = [join(directory, 'd.sock'), join(directory, 'daemon.json')];
+    // Longer than it is ever away; what is left of it when a test fails is gone soon.
+    writeFileSync(config, JSON.stringify({ orphanGraceMs: 120_000 }));
+    daemon = await DaemonProcess.start('--socket', socket, '--state-dir', join(directory, 's'), '--config', config);
   };
 
   beforeAll(async () => {
@@ -35,7 +38,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     agent = await Agent.start(nomad as string, join(directory, 'n'), config);
   }, LIMIT_MS);
   afterAll(async () => {
-    await agent[Symbol.asyncDispose]();
+    await agent?.[Symbol.asyncDispose]();
     await daemon.stop();
   }, LIMIT_MS);
 
