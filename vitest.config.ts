@@ -2,7 +2,8 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
+    // On a real Nomad, which takes minutes and a Nomad: `npm run test:nomad`.
+    include: process.env.TEST_NOMAD ? ['test/nomad/*.e2e.ts'] : ['test/**/*.test.ts'],
     // What runs beside guest code is the built program, so the tests build it first.
     globalSetup: ['test/support/build.ts'],
     pool: 'forks',
