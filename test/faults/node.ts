@@ -1,12 +1,13 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
 import type { DaemonConfig } from '../../src/config.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from '../support/eventually.ts';
+import { cellsBelow } from '../support/processes.ts';
 import type { DaemonFaults } from './daemon-faults.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
@@ -169,16 +170,7 @@ export class FaultNode implements AsyncDisposable {
 
   /** The processes of its cells, found by the sockets they listen on. */
   cellPids(): number[] {
-    const cells = join(this.stateDir, 'daemon', 'cells');
-    return readdirSync('/proc').flatMap((entry) => {
-      if (!/^\d+$/.test(entry)) return [];
-      try {
-        const socket = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0').at(-3) ?? '';
-        return socket.startsWith(cells) ? [Number(entry)] : [];
-      } catch {
-        return [];
-      }
-    });
+    return cellsBelow(join(this.stateDir, 'daemon', 'cells'));
   }
 
   /** Control groups that its daemons have made, each once: `elide-PID.../cell-KEY`. */

@@ -9,6 +9,14 @@ export function processesWith(text: string): number[] {
     .map(Number);
 }
 
+/** The processes of cells whose sockets lie below a directory. */
+export function cellsBelow(directory: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => (read(`/proc/${pid}/cmdline`).split('\0').at(-3) ?? '').startsWith(directory))
+    .map(Number);
+}
+
 /** The living children of a process. */
 export function childrenOf(parent: number): number[] {
   return readdirSync('/proc')
