@@ -115,9 +115,9 @@ test.each(LANGUAGES)(
     const left = started();
 
     await node.end();
-    // With the zygote and its shepherds: nobody is left to end anything.
+    // With the zygote and its shepherds, stopped first: nobody is left to end anything.
     const all = cells.flatMap((pid) => [pid, ...descendants(pid)]).filter((pid) => !left.includes(pid));
-    for (const pid of all) process.kill(pid, 'SIGKILL');
+    for (const signal of ['SIGSTOP', 'SIGKILL'] as const) for (const pid of all) process.kill(pid, signal);
     await node.start();
     const { result } = await node.client.wait('s', 'e');
 
