@@ -109,17 +109,21 @@ export interface UnclosedSession extends JournaledSession {
   lastExit: Moment | undefined;
 }
 
-/** All that a journal holds, but for what finished executions came to. */
-export interface JournalContents {
+/** What a journal holds of what has not come to its end. */
+export interface UnfinishedContents {
   sessions: UnclosedSession[];
   /** In the order they were accepted. */
   unfinished: UnfinishedExecution[];
-  /** In the order they exited. */
-  finished: FinishedEntry[];
   /** The number for the next execution. */
   nextNumber: number;
   /** The journal was written since the machine's last start: its monotonic times are of this boot. */
   sameBoot: boolean;
+}
+
+/** All that a journal holds, but for what finished executions came to. */
+export interface JournalContents extends UnfinishedContents {
+  /** In the order they exited. */
+  finished: FinishedEntry[];
 }
 
 /** What a finished execution came to. */

@@ -1,7 +1,9 @@
+import { DatabaseSync } from 'node:sqlite';
 import { Worker } from 'node:worker_threads';
 import { ResourceExhaustedError, StartupError, UnavailableError } from '../errors.ts';
 import { JOURNAL_THREAD } from '../package-root.ts';
-import type { Durability, Entry, FinishedExecution } from './entries.ts';
+import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents } from './entries.ts';
+import { finishedEntries } from './rows.ts';
 import type { Opened } from './store.ts';
 import type { JournalAnswer, JournalCommand, JournalThreadData } from './thread.ts';
 
@@ -11,7 +13,7 @@ const RETRY_MS = 250;
 const CLOSE_LIMIT_MS = 5_000;
 
 /** What a journal held when it was opened. */
-export type OpenedJournal = Omit<Opened, 'store'> & { journal: Journal };
+export type OpenedJournal = Pick<Opened, 'setAside'> & { journal: Journal; contents: JournalContents };
 
 interface Appended {
   entry: Entry;
@@ -59,6 +61,16 @@ export class Journal {
     onFailure: (failure: string | undefined) => void,
   ): Promise<OpenedJournal> {
     return new Journal({ path, durability }, onFailure).#opening.promise;
+  }
+
+  /** Read here: to hand over very many of them takes the thread longer than to read them. */
+  #finishedEntries(): FinishedEntry[] {
+    const database = new DatabaseSync(this.#data.path, { readOnly: true });
+    try {
+      return finishedEntries(database);
+    } finally {
+      database.close();
+    }
   }
 
   /** Throws when nothing new can be accepted now, because it could not be kept. */
@@ -146,9 +158,15 @@ export class Journal {
     switch (answer.type) {
       case 'opened': {
         const { contents, setAside, strain } = answer;
+        const wasOpen = this.#opened;
         this.#opened = true;
         this.#tell(strain);
-        this.#opening.resolve({ journal: this, contents, setAside });
+        if (!wasOpen)
+          this.#opening.resolve({
+            journal: this,
+            contents: { ...contents, finished: this.#finishedEntries() },
+            setAside,
+          });
         this.#send();
         break;
       }

@@ -1,5 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite';
-import type { AcceptedExecution, JournaledEvent, UnclosedSession } from './entries.ts';
+import type { AcceptedExecution, FinishedEntry, JournaledEvent, UnclosedSession } from './entries.ts';
 
 /** `PRAGMA application_id`: whose file this is ("elij"). */
 export const APPLICATION_ID = 0x656c696a;
@@ -79,17 +79,6 @@ export interface ExecutionRow {
   exited_at_ms: number | null;
 }
 
-export interface FinishedRow extends ExecutionRow {
-  exited_at_ms: number;
-  exited_monotonic_ms: number;
-  output_bytes: number;
-  output_evicted: string | null;
-}
-
-export function retentionOf({ retention }: ExecutionRow): AcceptedExecution['retention'] {
-  return retention === null ? undefined : JSON.parse(retention);
-}
-
 export function acceptedOf(row: ExecutionRow): AcceptedExecution {
   return {
     number: row.number,
@@ -102,7 +91,7 @@ export function acceptedOf(row: ExecutionRow): AcceptedExecution {
     options: JSON.parse(row.options),
     warnings: JSON.parse(row.warnings),
     stdin: row.stdin === 1,
-    retention: retentionOf(row),
+    retention: row.retention === null ? undefined : JSON.parse(row.retention),
   };
 }
 
@@ -150,4 +139,41 @@ export function requireOurs(database: DatabaseSync, path: string): void {
       `${path} was written by a newer version (schema ${version}; this one knows up to ${MIGRATIONS.length})`,
     );
   }
+}
+
+const FINISHED = `
+  SELECT number, session_id, execution_id, session_key, execution_key, exited_at_ms, exited_monotonic_ms, output_bytes,
+    output_evicted, retention
+  FROM executions WHERE exited_at_ms IS NOT NULL ORDER BY exited_at_ms, number`;
+
+type FinishedColumns = [number, string, string, string, string, number, number, number, string | null, string | null];
+
+/** What has finished, in the order in which it exited; there may be very many. */
+export function finishedEntries(database: DatabaseSync): FinishedEntry[] {
+  const statement = database.prepare(FINISHED);
+  statement.setReturnArrays(true);
+  return (statement.all() as unknown as FinishedColumns[]).map(
+    ([
+      number,
+      sessionId,
+      executionId,
+      sessionKey,
+      executionKey,
+      atMs,
+      monotonicMs,
+      outputBytes,
+      evicted,
+      retention,
+    ]) => ({
+      number,
+      sessionId,
+      executionId,
+      sessionKey,
+      executionKey,
+      exited: { atMs, monotonicMs },
+      outputBytes,
+      outputEvicted: evicted === null ? undefined : JSON.parse(evicted),
+      retention: retention === null ? undefined : JSON.parse(retention),
+    }),
+  );
 }

@@ -5,10 +5,9 @@ import { bootId } from '../clock.ts';
 import type {
   Durability,
   Entry,
-  FinishedEntry,
   FinishedExecution,
-  JournalContents,
   JournaledEvent,
+  UnfinishedContents,
   UnfinishedExecution,
 } from './entries.ts';
 import {
@@ -16,10 +15,8 @@ import {
   acceptedOf,
   type ExecutionRow,
   eventOf,
-  type FinishedRow,
   MIGRATIONS,
   requireOurs,
-  retentionOf,
   type SessionRow,
   sessionOf,
 } from './rows.ts';
@@ -27,7 +24,7 @@ import {
 /** What {@link JournalStore.open} found beside a usable journal. */
 export interface Opened {
   store: JournalStore;
-  contents: JournalContents;
+  contents: UnfinishedContents;
   /** Where a damaged journal was put before this one was begun, what was wrong with it, and how many rows could be read. */
   setAside: { path: string; why: string; kept: number } | undefined;
 }
@@ -212,7 +209,7 @@ export class JournalStore {
   }
 
   /** Everything, for a daemon that starts. */
-  contents(): JournalContents {
+  contents(): UnfinishedContents {
     const statements = this.#statements;
     const boot = statements.boot.get() as { id: string } | undefined;
     const sameBoot = boot?.id === bootId();
@@ -232,21 +229,8 @@ export class JournalStore {
       },
     );
     const sessions = (statements.sessions.all() as unknown as SessionRow[]).map(sessionOf);
-    const finished = (statements.finished.all() as unknown as FinishedRow[]).map(
-      (row): FinishedEntry => ({
-        number: row.number,
-        sessionId: row.session_id,
-        executionId: row.execution_id,
-        sessionKey: row.session_key,
-        executionKey: row.execution_key,
-        exited: { atMs: row.exited_at_ms, monotonicMs: row.exited_monotonic_ms },
-        outputBytes: row.output_bytes,
-        outputEvicted: row.output_evicted === null ? undefined : JSON.parse(row.output_evicted),
-        retention: retentionOf(row),
-      }),
-    );
     const { last } = statements.last.get() as { last: number | null };
-    return { sessions, unfinished, finished, nextNumber: (last ?? 0) + 1, sameBoot };
+    return { sessions, unfinished, nextNumber: (last ?? 0) + 1, sameBoot };
   }
 }
 
@@ -254,7 +238,7 @@ function openSound(
   path: string,
   durability: Durability,
   create: (database: DatabaseSync) => JournalStore,
-): { store: JournalStore; contents: JournalContents } {
+): { store: JournalStore; contents: UnfinishedContents } {
   // Made here, so that nobody else can read it from its first moment on.
   closeSync(openSync(path, 'a', 0o600));
   chmodSync(path, 0o600);
@@ -380,7 +364,6 @@ function prepareAll(database: DatabaseSync) {
     evictOutput: prepare('UPDATE executions SET output_evicted = ? WHERE number = ?'),
     execution: prepare('SELECT * FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL'),
     unfinished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NULL ORDER BY number'),
-    finished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NOT NULL ORDER BY exited_at_ms, number'),
     last: prepare('SELECT max(number) AS last FROM executions'),
   };
 }
