@@ -252,6 +252,7 @@ class JavaScriptGuest implements Guest {
       this.#context?.terminate();
       this.#release();
     };
+    Atomics.store(this.#shared, SHARED.closing, 1);
     const spawning = Atomics.waitAsync(this.#shared, SHARED.spawning, 1, SPAWN_WAIT_MS);
     // Making a process is one call into native code: the thread could not end before it returns anyway.
     if (spawning.async) spawning.value.then(end);

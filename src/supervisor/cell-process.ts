@@ -149,6 +149,8 @@ export class CellProcess {
   #ready = false;
   #measuring: Promise<Map<string, Usage>> | undefined;
   #measured = () => {};
+  /** Executions whose end was told and is not kept safe yet: until then a later daemon may need the cell's record. */
+  readonly #unacknowledged = new Set<string>();
   /** Processes that were killed with the cell. */
   #killed = new Set<number>();
   #gone = false;
@@ -214,6 +216,8 @@ export class CellProcess {
 
   /** The end of this execution is kept safe: the cell may forget it. */
   acknowledge(executionKey: string): void {
+    this.#unacknowledged.delete(executionKey);
+    this.#dropEnds();
     this.#send({ $case: 'acknowledge', value: { executionKey } });
   }
 
@@ -430,12 +434,18 @@ export class CellProcess {
     this.#early?.set(executionKey, [...(this.#early.get(executionKey) ?? []), body]);
   }
 
+  /** Removes the record of a cell that is gone, once nothing in it is needed. */
+  #dropEnds(): void {
+    if (this.#gone && this.#unacknowledged.size === 0) rmSync(this.#files.ends, { force: true });
+  }
+
   #guestExited(exited: Exited): void {
     const guest = this.#guests.get(exited.executionKey);
     if (guest === undefined) return;
     this.#guests.delete(exited.executionKey);
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
+    this.#unacknowledged.add(exited.executionKey);
     guest.observer.exited(guestExitOf(exited), exited.atMs);
   }
 
@@ -448,7 +458,9 @@ export class CellProcess {
     // Its last words may not have been heard.
     for (const exited of readEndRecord(this.#files.ends)) this.#hear({ $case: 'exited', value: exited });
     const exhausted = HEAP_EXHAUSTED.test(log) ? threadOf(readTail(this.#files.report)) : undefined;
-    for (const file of Object.values(this.#files)) rmSync(file, { force: true });
+    const { ends: _, ...files } = this.#files;
+    for (const file of Object.values(files)) rmSync(file, { force: true });
+    this.#dropEnds();
     const message = `the cell ${how}${log === '' ? '' : `: ${log.slice(-LOG_TAIL_CHARS).trim()}`}`;
     const guests = [...this.#guests.values()];
     this.#guests.clear();

@@ -5,7 +5,7 @@ import { absolute, define, program, standIn } from './program.ts';
 import { CHILD_SLOTS, noteId, OUTPUT, SHARED } from './shared.ts';
 import { noteReaped } from './usage.ts';
 
-const { add: atomicAdd, load: atomicLoad, store: atomicStore, notify } = Atomics;
+const { add: atomicAdd, load: atomicLoad, store: atomicStore, notify, wait } = Atomics;
 
 /** What the kernel answers when there may be no more processes. */
 const EAGAIN = -constants.errno.EAGAIN;
@@ -41,6 +41,12 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
     if (refused) handle.spawn = () => EAGAIN;
     let result: unknown;
     atomicStore(program.shared, SHARED.spawning, 1);
+    if (atomicLoad(program.shared, SHARED.closing) === 1) {
+      // The cell has seen that no child was being made, or is about to; its end is all there is to wait for.
+      atomicStore(program.shared, SHARED.spawning, 0);
+      notify(program.shared, SHARED.spawning);
+      wait(program.shared, SHARED.closing, 1);
+    }
     try {
       result = apply(spawn, this, [options]);
       remember(this);

@@ -28,8 +28,10 @@ export const SHARED = {
    * that one waits for synchronously is found by them. 0 is a free slot, {@link UNKNOWN_THREAD} one that is taken.
    */
   threads: 9,
+  /** 1 once the thread is being ended: it makes no more child processes. */
+  closing: 73,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 73,
+  children: 74,
 } as const;
 
 /** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */
