@@ -262,10 +262,13 @@ export class SessionSupervisor implements Waiting {
     const record = this.#record(accepted, request, resumed);
     const { executionKey } = record;
     const place = this.#cells.held(executionKey);
-    const neverBegan = record.state === 'pending' && (cellKey === undefined || this.#cells.has(cellKey));
-    if (place === undefined && written === undefined && neverBegan && request !== undefined) {
+    const hasBegun = events.some(({ state }) => state === 'running') || place !== undefined || written !== undefined;
+    if (!hasBegun && request !== undefined && (cellKey === undefined || this.#cells.has(cellKey))) {
       this.#queue.add(record);
       record.resumed();
+      // It was stopped before it came to a cell: that is its end.
+      const stop = stopUnderWay(resumed);
+      if (stop !== undefined) record.actor.send({ type: 'execution.stop', ...stop });
       return record;
     }
     let observer: GuestObserver | undefined;
