@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { TestClient } from '../support/client.ts';
 import { descendants, eventually, isAlive, temporaryDirectory } from '../support/daemon.ts';
+import { cellsBelow } from '../support/processes.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
 const IDLE = "process.on('SIGTERM', () => console.log('asked')); setInterval(() => {}, 1000); console.log('ready');";
@@ -61,6 +62,8 @@ class Program implements AsyncDisposable {
     this.client.api.close();
     this.child.kill('SIGKILL');
     await this.exited;
+    // They would wait for the next daemon, and there is none.
+    for (const pid of cellsBelow(this.root)) process.kill(pid, 'SIGKILL');
   }
 }
 
