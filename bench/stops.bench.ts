@@ -1,5 +1,8 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as settle } from 'node:timers/promises';
 import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
-import { DaemonUnderTest } from './daemon-under-test.ts';
+import { DaemonUnderTest, PYTHON } from './daemon-under-test.ts';
 import { showTail, spreadOf, table } from './statistics.ts';
 
 const GENTLE = 300;
@@ -9,6 +12,8 @@ const AT_ONCE = 1_000;
 /** How many run at one time while stops are timed one by one. */
 const BATCH = 100;
 const GRACE_MS = 50;
+/** Before each gentle stop: the spare that replaces a started one has booted by then, so that the machine is idle. */
+const SETTLE_MS = 80;
 
 const EXITING = {
   javascript: `process.on('SIGTERM', () => { console.log(performance.timeOrigin + performance.now()); process.exit(3); });
@@ -41,6 +46,8 @@ export async function stops(): Promise<string> {
     const runner = await Runner.create(client, language);
     const { seen, ended } = await runner.gently();
     gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
+    const bare = await bareStops(language);
+    gentle.push([`${language}, a process of its own`, showTail(spreadOf(bare.seen)), showTail(spreadOf(bare.ended))]);
     const late = spreadOf(await runner.forcibly(FORCED));
     forced.push([language, String(FORCED), showTail(late), late.p999.toFixed(1), 'p99.9 below 50']);
   }
@@ -49,7 +56,8 @@ export async function stops(): Promise<string> {
     '## Stops',
     '',
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
-    `${GENTLE} one after the other; ms, median / p99 / maximum.`,
+    `${GENTLE} one after the other; ms, median / p99 / maximum. Against an interpreter of its own for each, spawned and`,
+    'sent the signal by its parent.',
     '',
     table(['language', 'handler runs', 'end is heard'], gentle),
     '',
@@ -60,6 +68,29 @@ export async function stops(): Promise<string> {
     '',
     await allAtOnce(),
   ].join('\n');
+}
+
+/** The same guests as children of this process. */
+async function bareStops(language: 'javascript' | 'python'): Promise<{ seen: number[]; ended: number[] }> {
+  const [seen, ended]: [number[], number[]] = [[], []];
+  const [program, flag] = language === 'javascript' ? [process.execPath, '-e'] : [PYTHON, '-c'];
+  for (let count = 0; count < GENTLE; count += 1) {
+    const child = spawn(program, [flag, EXITING[language]], { stdio: ['ignore', 'pipe', 'inherit'] });
+    let written = '';
+    child.stdout.on('data', (data) => {
+      written += data;
+    });
+    await once(child.stdout, 'data');
+    await settle(SETTLE_MS);
+    const [startedMs, calledMs] = [performance.now(), performance.timeOrigin + performance.now()];
+    const exited = once(child, 'exit').then(() => performance.now());
+    const closed = once(child, 'close');
+    child.kill('SIGTERM');
+    ended.push((await exited) - startedMs);
+    await closed;
+    seen.push(Number(written.split('\n')[1]) - calledMs);
+  }
+  return { seen, ended };
 }
 
 /** Starts guests in one session and stops them. */
@@ -101,6 +132,7 @@ class Runner {
     const [seen, ended]: [number[], number[]] = [[], []];
     for (let count = 0; count < GENTLE; count += 1) {
       const executionId = await this.start(EXITING[this.#language]);
+      await settle(SETTLE_MS);
       const calledMs = performance.timeOrigin + performance.now();
       ended.push(await this.stop(executionId, 5_000));
       seen.push(Number((await this.#printed(executionId)).split('\n')[1]) - calledMs);

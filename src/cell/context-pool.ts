@@ -16,6 +16,9 @@ const MAX_BOOTING = Math.max(1, availableParallelism() - 1);
 /** How long after a start its replacement boots: making a thread holds up this one, and a short program ends sooner. */
 const REFILL_DELAY_MS = 5;
 
+/** So many of the newest starts say which heap limits spares boot with: each that was asked for more than once. */
+const REMEMBERED_STARTS = 16;
+
 /** V8 gives new objects up to this much beside the heap limit, however small that is. */
 const YOUNG_GENERATION_MB = 96;
 /** They get this part of the heap limit instead where that is less, and this much at least. */
@@ -26,7 +29,7 @@ const SMALLEST_YOUNG_GENERATION_MB = 2;
 export interface ContextPoolOptions {
   /** The built worker, as a path or a file URL. */
   workerUrl: string;
-  /** Heap limit of each thread, unless one is asked for with another. Default: Node's. */
+  /** Heap limit of each thread, unless others are asked for. Default: Node's. */
   resourceLimits?: { maxOldGenerationSizeMb?: number };
   /** After this long without a start, spares are let go. Default 30 s. */
   idleMs?: number;
@@ -49,14 +52,14 @@ export class Context {
   readonly ended: Promise<ContextEnd>;
   readonly threadId: number;
   /** Undefined: Node's own. */
-  readonly heapLimitBytes: number | undefined;
+  readonly heapLimitMb: number | undefined;
   #state: 'booting' | 'booted' | 'ended' = 'booting';
   readonly #pool: Piscina;
   readonly #worker: Worker;
 
   constructor(options: ContextPoolOptions, onBooted: () => void) {
     const heapLimitMb = options.resourceLimits?.maxOldGenerationSizeMb;
-    this.heapLimitBytes = heapLimitMb === undefined ? undefined : heapLimitMb * 2 ** 20;
+    this.heapLimitMb = heapLimitMb;
     this.#pool = new Piscina({
       filename: options.workerUrl,
       minThreads: 1,
@@ -127,6 +130,8 @@ export class ContextPool {
   readonly #options: ContextPoolOptions;
   readonly #spares = new Set<Context>();
   readonly #live = new Set<Context>();
+  /** Heap limits of the newest starts, the newest first. */
+  readonly #asked: (number | undefined)[] = [];
   #ceiling = 0;
   #wanted = 0;
   #taken = 0;
@@ -166,15 +171,13 @@ export class ContextPool {
     this.#restartIdleTimer();
   }
 
-  /**
-   * A thread for one execution: a booted spare, else one that boots already, else a new one. With a heap limit, in MB,
-   * other than the pool's it is always a new one.
-   */
+  /** A thread for one execution: a booted spare with its heap limit, in MB, else one that boots already, else a new one. */
   take(heapLimitMb = this.#heapLimitMb): Context {
-    if (heapLimitMb !== this.#heapLimitMb) return this.#boot(heapLimitMb);
-    const spares = [...this.#spares];
+    const spares = [...this.#spares].filter((spare) => spare.heapLimitMb === heapLimitMb);
     const booted = spares.find(({ state }) => state === 'booted');
-    const context = booted ?? spares[0] ?? this.#boot();
+    const context = booted ?? spares[0] ?? this.#boot(heapLimitMb);
+    this.#asked.unshift(heapLimitMb);
+    this.#asked.splice(REMEMBERED_STARTS);
     this.#spares.delete(context);
     this.#taken += 1;
     // One that came too soon for the spares there were shows that there were too few.
@@ -220,17 +223,32 @@ export class ContextPool {
 
   #adjust(): void {
     if (this.#closed) return;
-    const target = Math.min(this.#wanted, this.#ceiling);
+    const missing = this.#nextLimits(Math.min(this.#wanted, this.#ceiling));
     for (const spare of this.#spares) {
-      if (this.#spares.size <= target) break;
+      const at = missing.indexOf(spare.heapLimitMb);
+      if (at !== -1) {
+        missing.splice(at, 1);
+        continue;
+      }
       this.#spares.delete(spare);
       spare.terminate();
     }
     let booting = [...this.#live].filter(({ state }) => state === 'booting').length;
-    while (this.#spares.size < target && booting < MAX_BOOTING && this.#failedBoots < MAX_FAILED_BOOTS) {
-      this.#spares.add(this.#boot());
+    for (const heapLimitMb of missing) {
+      if (booting >= MAX_BOOTING || this.#failedBoots >= MAX_FAILED_BOOTS) break;
+      this.#spares.add(this.#boot(heapLimitMb));
       booting += 1;
     }
+  }
+
+  /** The heap limits that the next starts are likely to ask for: those of the newest ones, where they come again. */
+  #nextLimits(count: number): (number | undefined)[] {
+    const usual = this.#asked.filter(
+      (limit, at) => this.#asked.indexOf(limit) !== at || this.#asked.indexOf(limit, at + 1) !== -1,
+    );
+    const limits = usual.slice(0, count);
+    while (limits.length < count) limits.push(usual.length > 0 ? usual[0] : this.#heapLimitMb);
+    return limits;
   }
 
   #restartIdleTimer(): void {

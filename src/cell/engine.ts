@@ -105,7 +105,7 @@ export interface Guest {
   signal(name: NodeJS.Signals, tree?: boolean): void;
   /** Delivers a signal only if the guest has a handler for it; false when it has none. */
   notify(name: NodeJS.Signals): boolean;
-  /** What it uses now. Resolves within 100 ms also while the guest is stuck in native code, then with the newest figures there are. */
+  /** What it uses now. Resolves within 100 ms also while the guest is stuck in native code, then with the newest figures there are. The very same object means that it has not run, nor written, since. */
   usage(): Promise<GuestUsage>;
   /** Ends it by force: terminates the thread, or SIGKILLs the process group. Confirmed by `exited`. */
   kill(): void;

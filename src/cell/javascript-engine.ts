@@ -319,7 +319,7 @@ class JavaScriptGuest implements Guest {
     this.#finished = true;
     this.#output?.close();
     if (this.#measured !== undefined) {
-      this.#finalUsage = this.#measured.final(atHeapLimit ? this.#context?.heapLimitBytes : undefined);
+      this.#finalUsage = this.#measured.final(atHeapLimit ? this.#context?.heapLimitMb : undefined);
       this.#meter.remove(this.#measured);
     }
     for (const resolve of this.#writes.splice(0)) resolve();

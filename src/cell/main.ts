@@ -48,8 +48,8 @@ const WEAR_LOOK_MS = 1_000;
 
 const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
-/** What the daemon was told of each guest last. */
-const told = new Map<string, Usage>();
+/** What the daemon was told of each guest last, and what the guest said then. */
+const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
 /** Ends that no daemon has acknowledged. */
 const ends = new EndRecord(endsPath);
 /** What the cell was made as: the first greeting. */
@@ -300,19 +300,20 @@ function kill(executionKey: string, reason: string): void {
 /** Tells what has changed since the daemon was told last: of guests that sleep nothing has. */
 async function measure(request: number): Promise<void> {
   const measured = (await meter?.measure()) ?? new Map<string, GuestUsage>();
-  const usages = [...measured].map(([executionKey, usage]) => usageOf(executionKey, usage)).filter(isNews);
+  const usages = [...measured].flatMap(([executionKey, usage]) => newsOf(executionKey, usage) ?? []);
   report({ body: { $case: 'measured', value: { request, usages } } });
 }
 
-/** Notes it as told. */
-function isNews(usage: Usage): boolean {
-  const before = told.get(usage.executionKey);
-  if (before !== undefined && (Object.keys(usage) as (keyof Usage)[]).every((key) => usage[key] === before[key])) {
-    return false;
-  }
+/** What is to be told, and is noted as told; undefined when nothing has changed. */
+function newsOf(executionKey: string, measured: GuestUsage): Usage | undefined {
+  const before = told.get(executionKey);
+  // The very same figures: it has not run, and written nothing.
+  if (before?.measured === measured) return undefined;
+  const usage = usageOf(executionKey, measured);
   // One that has ended meanwhile has told its final figures.
-  if (guests.has(usage.executionKey)) told.set(usage.executionKey, usage);
-  return true;
+  if (guests.has(executionKey)) told.set(executionKey, { measured, usage });
+  const isSame = (Object.keys(usage) as (keyof Usage)[]).every((key) => usage[key] === before?.usage[key]);
+  return isSame ? undefined : usage;
 }
 
 function limitsOf({ limits }: Start): GuestLimits {

@@ -37,6 +37,15 @@ interface Metered {
   history: number[];
 }
 
+/** What the process holds of its budget. */
+interface Room {
+  bytes: number;
+  /** More than half of its budget. */
+  crowded: boolean;
+  /** All its guests are to be looked at. */
+  whole: boolean;
+}
+
 /**
  * Watches what the guests of a cell use. One that has limits is sampled; all are while the process itself comes close to
  * its budget, and then it is the one that grew that has passed its limit.
@@ -50,6 +59,8 @@ export class Meter {
   #sampling = false;
   /** What the process held when all its guests were looked at last, or less. */
   #wholeBytes = 0;
+  /** A guest, or the process, was beyond half of its limit at the last look. */
+  #close = false;
 
   /** `budgetBytes` is what the whole process may hold; 0: no budget. */
   constructor(budgetBytes: number, events: MeterEvents) {
@@ -66,11 +77,16 @@ export class Meter {
     this.#guests.delete(executionKey);
   }
 
-  /** What every guest uses now, by execution key. */
+  /** What every guest uses now, by execution key. The next look is as far away as after any other one. */
   async measure(): Promise<Map<string, GuestUsage>> {
-    const entries = [...this.#guests];
-    const usages = await Promise.all(entries.map(([, { guest }]) => guest.usage()));
-    return new Map(entries.map(([executionKey], index) => [executionKey, usages[index] as GuestUsage]));
+    const room = this.#look();
+    const usages = await this.#judge({ ...room, whole: true }, () => true);
+    if (!this.#sampling) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      this.#schedule(this.#periodMs);
+    }
+    return usages;
   }
 
   /** The next look is after `delayMs`, or when it was to be anyway if that is sooner. */
@@ -83,26 +99,44 @@ export class Meter {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       this.#sampling = true;
+      const room = this.#look();
+      const sampled = this.#judge(room, ({ limits }) => room.whole || isMetered(limits));
       // A figure that cannot be had is no reason to end the others.
-      const sampled = this.#sample().catch(() => PERIOD_MS);
-      void sampled.then((periodMs) => {
-        this.#sampling = false;
-        this.#schedule(periodMs);
-      });
+      void sampled
+        .catch(() => {})
+        .then(() => {
+          this.#sampling = false;
+          this.#schedule(this.#periodMs);
+        });
     }, delayMs).unref();
   }
 
-  /** Resolves with when to look again, in ms. */
-  async #sample(): Promise<number> {
+  /** When to look again, in ms. */
+  get #periodMs(): number {
+    if (this.#close) return CLOSE_PERIOD_MS;
+    const isWatched = [...this.#guests.values()].some(({ limits }) => isMetered(limits));
+    return isWatched ? PERIOD_MS : REST_PERIOD_MS;
+  }
+
+  #look(): Room {
     const bytes = this.#budgetBytes > 0 ? residentBytes() : 0;
     const crowded = bytes > 0 && bytes > this.#budgetBytes / 2;
-    const whole = crowded || bytes - this.#wholeBytes > this.#budgetBytes * GROWTH;
+    return { bytes, crowded, whole: crowded || bytes - this.#wholeBytes > this.#budgetBytes * GROWTH };
+  }
+
+  /** Compares what these guests use with their limits, and the process with its budget; resolves with what they use. */
+  async #judge(
+    { bytes, crowded, whole }: Room,
+    isLooked: (guest: Metered) => boolean,
+  ): Promise<Map<string, GuestUsage>> {
     this.#wholeBytes = whole ? bytes : Math.min(bytes, this.#wholeBytes);
     let close = crowded;
-    const looked = [...this.#guests].filter(([, { limits }]) => whole || isMetered(limits));
+    const usages = new Map<string, GuestUsage>();
+    const looked = [...this.#guests].filter(([, metered]) => isLooked(metered));
     await Promise.all(
       looked.map(async ([executionKey, metered]) => {
         const usage = await metered.guest.usage();
+        usages.set(executionKey, usage);
         if (this.#guests.get(executionKey) !== metered) return;
         if (this.#compare(executionKey, metered, usage)) close = true;
         if (whole && !crowded) metered.baseBytes = usage.memoryBytes;
@@ -112,10 +146,8 @@ export class Meter {
       }),
     );
     if (crowded && bytes > this.#budgetBytes) this.#endGrown(bytes);
-    if (close) return CLOSE_PERIOD_MS;
-    // Asked now: one with limits may have come meanwhile.
-    const isWatched = [...this.#guests.values()].some(({ limits }) => isMetered(limits));
-    return isWatched ? PERIOD_MS : REST_PERIOD_MS;
+    this.#close = close;
+    return usages;
   }
 
   #compare(executionKey: string, { guest, limits, passed }: Metered, usage: GuestUsage): boolean {

@@ -23,6 +23,8 @@ const REFRESH_MS = 30_000;
 /** A clock tick of /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
 const TICK_US = 10_000;
 
+const MIB = 2 ** 20;
+
 /** Measures the threads of one engine: all together, because what no heap shows can only be told apart between all. */
 export class ThreadMeter {
   /** For the threads, see `REAPED_BYTES`. */
@@ -147,8 +149,8 @@ export class GuestMeter {
     return this.children();
   }
 
-  /** What it used, once it is gone. `heapLimitBytes` is given when it ended at that. */
-  final(heapLimitBytes: number | undefined): GuestUsage {
+  /** What it used, once it is gone. `heapLimitMb` is given when it ended at that. */
+  final(heapLimitMb: number | undefined): GuestUsage {
     this.#tree.close();
     const end = this.#cpu('endUser', 'endSystem');
     if (totalOf(end) > 0) {
@@ -156,7 +158,7 @@ export class GuestMeter {
       this.#heap.usedBytes = this.#figure('endHeap');
       this.#heap.externalBytes = this.#figure('endExternal');
     }
-    this.#heap.usedBytes = Math.max(this.#heap.usedBytes, heapLimitBytes ?? 0);
+    this.#heap.usedBytes = Math.max(this.#heap.usedBytes, (heapLimitMb ?? 0) * MIB);
     return { ...this.#summary(), processes: 0, threads: 0 };
   }
 

@@ -20,7 +20,7 @@ export interface CellOptions {
   guestsPerCell: Record<EngineKind, number>;
   /** How many contexts each session keeps booted ahead at most. */
   contextPoolSize: number;
-  /** Heap limit of the contexts that are booted ahead; 0 for the engine's default. */
+  /** Heap limit of the contexts that are booted ahead until others are asked for; 0 for the engine's default. */
   heapLimitMb: number;
   /** What a cell of threads may hold before the guest that grew is ended, in bytes. */
   memoryBudgetBytes: number;
@@ -76,6 +76,8 @@ interface Cell {
   guests: number;
   /** For one guest alone, and none after it. */
   own: boolean;
+  /** Of the contexts it boots ahead. */
+  heapLimitMb: number;
   /** It gets no more guests, and is let go after its last. */
   worn: boolean;
   /** How many contexts it keeps booted ahead at most; -1: as an older daemon said. */
@@ -113,19 +115,25 @@ export class CellSupervisor {
   }
 
   /**
-   * A place in a ready cell, started if there is none with room; with `own` in a cell that holds no other. After too many crashes it waits until another start is
-   * within the restart intensity. Rejects when the cell cannot be started, or when `signal` aborts.
+   * A place in a ready cell, started if there is none with room; with `own` in a cell that holds no other, and had best
+   * booted for this heap limit. After too many crashes it waits until another start is within the restart intensity.
+   * Rejects when the cell cannot be started, or when `signal` aborts.
    */
-  async acquire(kind: EngineKind, signal: AbortSignal, own = false): Promise<CellPlace> {
-    let cell = this.#withRoom(kind, own);
+  async acquire(
+    kind: EngineKind,
+    signal: AbortSignal,
+    own = false,
+    heapLimitMb = this.#options.heapLimitMb,
+  ): Promise<CellPlace> {
+    let cell = this.#withRoom(kind, own, heapLimitMb);
     if (cell === undefined) {
       await this.#mayStart(signal);
       signal.throwIfAborted();
       if (this.#closed) throw new Error('the session has no cells any more');
-      cell = this.#withRoom(kind, own) ?? this.#start(kind, own, nanoid(CELL_KEY_CHARS));
+      cell = this.#withRoom(kind, own, heapLimitMb) ?? this.#start(kind, own, heapLimitMb);
     }
     const release = this.#take(cell);
-    if (own) setTimeout(() => this.#keepOwnSpares(kind), OWN_REFILL_MS).unref();
+    if (own) setTimeout(() => this.#keepOwnSpares(kind, heapLimitMb), OWN_REFILL_MS).unref();
     try {
       await cell.ready;
       signal.throwIfAborted();
@@ -138,8 +146,7 @@ export class CellSupervisor {
 
   /** Takes over a cell of an older daemon. What it holds is then resumed, one by one, or dropped. */
   adopt(found: AdoptableCell): void {
-    const { kind, own, cellKey } = found;
-    const cell = this.#start(kind, own, cellKey, found);
+    const cell = this.#start(found.kind, found.own, this.#options.heapLimitMb, found);
     cell.holds = new Set(found.executionKeys);
   }
 
@@ -221,19 +228,20 @@ export class CellSupervisor {
   }
 
   /** The fullest cell that has room, so that the others fall idle and are let go; of equal ones, one that is ready. */
-  #withRoom(kind: EngineKind, own: boolean): Cell | undefined {
+  #withRoom(kind: EngineKind, own: boolean, heapLimitMb: number): Cell | undefined {
     let best: Cell | undefined;
-    let bestIsReady = false;
+    let bestScore = -1;
     for (const cell of this.#cells) {
       if (cell.kind !== kind || cell.own !== own || cell.worn || cell.guests >= this.#capacity(cell)) continue;
       if (cell.process?.isGone === true) continue;
       const snapshot = cell.actor.getSnapshot();
       if (!snapshot.matches('pending') && !snapshot.matches('running')) continue;
-      const isReady = snapshot.matches('running');
-      if (best === undefined || cell.guests > best.guests || (cell.guests === best.guests && isReady && !bestIsReady)) {
-        best = cell;
-        bestIsReady = isReady;
-      }
+      // Waiting for a cell that starts takes longer than for a context with another limit.
+      const score =
+        4 * cell.guests + 2 * Number(snapshot.matches('running')) + Number(cell.heapLimitMb === heapLimitMb);
+      if (score <= bestScore) continue;
+      best = cell;
+      bestScore = score;
     }
     return best;
   }
@@ -243,12 +251,12 @@ export class CellSupervisor {
   }
 
   /** Starts what is missing of the cells for one guest; those that nobody takes fall idle and are let go. */
-  #keepOwnSpares(kind: EngineKind): void {
+  #keepOwnSpares(kind: EngineKind, heapLimitMb: number): void {
     const spares = [...this.#cells].filter((cell) => cell.own && cell.kind === kind && cell.guests === 0).length;
     const wanted = Math.min(OWN_SPARES, this.#options.contextPoolSize);
     for (let count = spares; count < wanted && !this.#closed; count += 1) {
       if (this.#restarts.waitMs(performance.now()) > 0) return;
-      this.#start(kind, true, nanoid(CELL_KEY_CHARS));
+      this.#start(kind, true, heapLimitMb);
     }
   }
 
@@ -300,8 +308,9 @@ export class CellSupervisor {
     }
   }
 
-  #start(kind: EngineKind, own: boolean, cellKey: string, found?: FoundCell): Cell {
+  #start(kind: EngineKind, own: boolean, heapLimitMb: number, found?: FoundCell): Cell {
     const options = this.#options;
+    const cellKey = found?.cellKey ?? nanoid(CELL_KEY_CHARS);
     const ready = Promise.withResolvers<void>();
     const exited = Promise.withResolvers<void>();
     // Nobody may be waiting when it fails.
@@ -344,6 +353,7 @@ export class CellSupervisor {
       holds: undefined,
       guests: 0,
       own,
+      heapLimitMb,
       worn: false,
       warm: found === undefined ? Number(own) : -1,
     };
@@ -368,8 +378,8 @@ export class CellSupervisor {
     return cell;
   }
 
-  #hello({ kind, own, warm }: Cell): HelloOptions {
-    const { sessionKey, heapLimitMb, python, zygotePath, orphanGraceMs, memoryBudgetBytes } = this.#options;
+  #hello({ kind, own, heapLimitMb, warm }: Cell): HelloOptions {
+    const { sessionKey, python, zygotePath, orphanGraceMs, memoryBudgetBytes } = this.#options;
     return {
       engine: kind,
       sessionKey,

@@ -490,7 +490,8 @@ export class SessionSupervisor implements Waiting {
     };
     const { engine } = specOf(request.language);
     const own = engine === 'javascript' && request.options.isolation === 'process';
-    this.#cells.acquire(engine, cancelled.signal, own).then(run).catch(fail);
+    const heapLimitMb = own ? record.options.memoryLimitMb : undefined;
+    this.#cells.acquire(engine, cancelled.signal, own, heapLimitMb).then(run).catch(fail);
   }
 
   #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {

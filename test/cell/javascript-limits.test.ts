@@ -142,6 +142,31 @@ test('a start with the heap limit of the spares takes one, any other boots its o
   }
 });
 
+test('a heap limit that starts ask for again has a spare from then on', async () => {
+  const pool = new ContextPool({ workerUrl: WORKER, resourceLimits: { maxOldGenerationSizeMb: 64 } });
+  const spare = () => vi.waitFor(() => expect([pool.spareCount, pool.bootedCount]).toEqual([1, 1]), 5000);
+  const start = async (heapLimitMb: number) => {
+    const { state, heapLimitMb: limit } = pool.take(heapLimitMb);
+    expect(limit).toBe(heapLimitMb);
+    // Its replacement boots a moment later.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await spare();
+    return state;
+  };
+  try {
+    pool.keepWarm(1);
+    await spare();
+
+    expect(await start(32)).toBe('booting');
+    expect(await start(32)).toBe('booting');
+    expect(await start(32)).toBe('booted');
+    expect(await start(128)).toBe('booting');
+    expect(await start(32)).toBe('booted');
+  } finally {
+    await pool.close();
+  }
+});
+
 test.each([
   [undefined, { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8 }],
   [64, { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8 }],

@@ -68,6 +68,27 @@ test('once one was asked for, the next finds its cell ready', async () => {
   expect(spares).toContain(Number(stdout));
 });
 
+test('a spare is booted for the memory limit that was asked for last', async () => {
+  const warm = await node.session({ executionDefaults: { isolation: 'process' } });
+  // When its thread began to boot.
+  const limited = {
+    code: 'console.log(performance.timeOrigin + performance.nodeTiming.environment)',
+    memoryLimitMb: 100,
+  };
+  await warm.run(limited);
+  await eventually('spares', async () => {
+    const { cells } = await node.daemon.getSession(warm.sessionId);
+    return cells.filter(({ state, executions }) => state === 'ready' && executions === 0).length === 2;
+  });
+  // A cell is ready a moment before its context is.
+  for (let tries = 0; ; tries += 1) {
+    const askedMs = Date.now();
+    const { stdout } = await warm.run(limited);
+    if (Number(stdout) < askedMs) break;
+    expect(tries).toBeLessThan(10);
+  }
+});
+
 test('the isolation of a session is that of its executions, unless they say', async () => {
   const isolated = await node.session({ executionDefaults: { isolation: 'process' } });
   const run = async (isolation?: 'thread') =>
