@@ -68,13 +68,14 @@ export class Round {
 
   /** Runs it; resolves when everything is over and looked at. What was wrong is in `violations`. */
   async run(steps: readonly Step[], faults: readonly PlannedFault[]): Promise<void> {
-    const before = footprintOf(this.node);
     for (const { name } of faults) {
       const { tolerates = [], losesOutput = false }: Fault = FAULTS[name];
       for (const reason of tolerates) this.#tolerated.add(reason);
       this.#losesOutput ||= losesOutput;
     }
     try {
+      await this.node.running;
+      const before = footprintOf(this.node);
       await this.#openSession();
       for (const [index, step] of steps.entries()) {
         for (const { name, at, lastsMs } of faults) if (at === index) await FAULTS[name].inject(this, lastsMs);
@@ -417,7 +418,8 @@ export class Round {
   async #compareFootprint(before: Footprint): Promise<void> {
     let after = before;
     const left = (list: 'cells' | 'work' | 'cgroups') => after[list].filter((name) => !before[list].includes(name));
-    const isClean = () => {
+    const isClean = async () => {
+      await this.node.running;
       after = footprintOf(this.node);
       const more = [...left('cells'), ...left('work'), ...left('cgroups')].length;
       return after.descriptors.length <= this.#descriptors + OWN_CONNECTIONS && more === 0;

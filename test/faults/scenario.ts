@@ -8,14 +8,16 @@ import type { Step } from './steps.ts';
 
 const SESSION = 'neighbour';
 const IS_ROOT = process.getuid?.() === 0;
-/** Enough for what is retained, and little to fill. */
+/** Enough for what is retained, and little to fill; and for what every so many more times takes as large bursts. */
 const DISK_MB = 96;
+const BURSTS_MB = 24;
+/** As many as a round may have. */
+const RETAINED = 400;
 
 /** What one daemon is asked to hold while everything around it fails. */
 const CONFIG: DaemonConfig = {
   durability: 'full',
   onStop: 'detach',
-  retainedExecutions: 400,
   graceMs: 1_000,
   cellIdleMs: 2_000,
   restartIntensity: 1_000,
@@ -44,9 +46,11 @@ export class Scenario implements AsyncDisposable {
     this.#config = config;
   }
 
-  static async start(config: DaemonConfig = {}): Promise<Scenario> {
-    const whole = { ...CONFIG, ...config };
-    const scenario = new Scenario(await FaultNode.start(whole, { diskMb: IS_ROOT ? DISK_MB : undefined }), whole);
+  /** `bursts`: how many times as large as usual they are. */
+  static async start(config: DaemonConfig = {}, bursts = 1): Promise<Scenario> {
+    const whole = { ...CONFIG, retainedExecutions: RETAINED * bursts, ...config };
+    const diskMb = IS_ROOT ? DISK_MB + BURSTS_MB * (bursts - 1) : undefined;
+    const scenario = new Scenario(await FaultNode.start(whole, { diskMb }), whole);
     const { client } = scenario.node;
     await client.createSession(SESSION, { contextPoolSize: 1 });
     for (const language of LANGUAGES) {

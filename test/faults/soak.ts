@@ -7,7 +7,7 @@ import { EVERY_STEP, type Step, stepsOf } from './steps.ts';
 /**
  * `npm run soak -- --minutes N --seed S`: first every fault at every step of one fixed list, as far as time allows with
  * `--sweep`; then rounds of random steps with a random pair of faults, each from a seed of its own. `--round SEED` runs
- * one such round again; `--fault NAME` only takes that fault.
+ * one such round again; `--fault NAME` only takes that fault; with `--bursts N` bursts are N times as large.
  */
 
 /** Rounds on one node: then its neighbours are looked at, and the next node begins. */
@@ -19,12 +19,13 @@ const { values } = parseArgs({
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     round: { type: 'string' },
     fault: { type: 'string' },
+    bursts: { type: 'string', default: '1' },
     sweep: { type: 'boolean', default: false },
   },
 });
 const names = values.fault === undefined ? FAULT_NAMES : FAULT_NAMES.filter((name) => name === values.fault);
 if (names.length === 0) throw new TypeError(`no fault "${values.fault}" (there are ${FAULT_NAMES.join(', ')})`);
-const seed = Number(values.seed);
+const [seed, bursts] = [Number(values.seed), Number(values.bursts)];
 const endMs = Date.now() + Number(values.minutes) * 60_000;
 const counts = { rounds: 0, executions: 0, violations: 0, byFault: new Map<FaultName, number>() };
 
@@ -38,7 +39,7 @@ interface Plan {
 /** Two faults, between random steps. */
 function randomPlan(roundSeed: number): Plan {
   const faults = randomFaults(names, roundSeed);
-  return { how: `--round ${roundSeed}`, steps: stepsOf(roundSeed), faults };
+  return { how: `--round ${roundSeed} --bursts ${bursts}`, steps: stepsOf(roundSeed, bursts), faults };
 }
 
 function* plans(): Generator<Plan> {
@@ -57,6 +58,10 @@ function* plans(): Generator<Plan> {
   for (let number = 0; ; number += 1) yield randomPlan(seed * 100_000 + number);
 }
 
+function summary(): string {
+  return `${counts.rounds} rounds, ${counts.executions} executions, ${counts.violations} violations`;
+}
+
 function say(line: string): void {
   process.stdout.write(`${line}\n`);
 }
@@ -68,7 +73,8 @@ let nodes = 0;
 for (let done = false; !done && Date.now() < endMs; ) {
   // Control groups end what else must be found.
   nodes += 1;
-  await using scenario = await Scenario.start({ controlGroups: nodes % 2 === (values.round === undefined ? 0 : 1) });
+  const controlGroups = nodes % 2 === (values.round === undefined ? 0 : 1);
+  await using scenario = await Scenario.start({ controlGroups }, bursts);
   const hows: string[] = [];
   for (let round = 0; round < ROUNDS_PER_NODE && Date.now() < endMs; round += 1) {
     const next = all.next();
@@ -91,7 +97,8 @@ for (let done = false; !done && Date.now() < endMs; ) {
   counts.violations += violations.length;
   for (const violation of violations) say(`after ${hows.join(', ')}: ${violation}`);
   if (violations.length > 0) say(scenario.node.log.slice(-4_000));
+  say(summary());
 }
-say(`${counts.rounds} rounds, ${counts.executions} executions, ${counts.violations} violations`);
+say(summary());
 for (const [name, count] of [...counts.byFault].sort()) say(`  ${name}: ${count}`);
 process.exitCode = counts.violations === 0 ? 0 : 1;

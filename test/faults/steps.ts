@@ -61,10 +61,13 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 /** How many a random round has. */
 export const STEPS = 16;
 
-/** Random ones; the same for the same seed. The first makes an execution. */
-export function stepsOf(seed: number): Step[] {
+/** Random ones; the same for the same seed, but for their bursts, which are so many times as large. The first makes an execution. */
+export function stepsOf(seed: number, bursts = 1): Step[] {
   const [first] = fc.sample(execute, { seed, numRuns: 1 });
-  return [first as Step, ...fc.sample(step, { seed, numRuns: STEPS - 1 })];
+  const others = fc.sample(step, { seed, numRuns: STEPS - 1 });
+  return [first as Step, ...others].map((each) =>
+    each.type === 'burst' ? { ...each, count: each.count * bursts } : each,
+  );
 }
 
 /** One of each kind, every kind of guest among them: what a single fault is injected into, step after step. */
