@@ -3,9 +3,6 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { GuestLimits } from './engine.ts';
 
-/** How often the kernel's count of processes it killed for memory is read where it tells nobody (version 1), in ms. */
-const OUT_OF_MEMORY_LOOK_MS = 100;
-
 /** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
 const REMOVE_RETRY_MS = 5;
 const REMOVE_LIMIT_MS = 1_000;
@@ -85,7 +82,6 @@ export class GuestGroup {
   readonly #version: 1 | 2;
   readonly #directories: Set<string>;
   readonly #memory: string | undefined;
-  #timer: NodeJS.Timeout | undefined;
 
   constructor(version: 1 | 2, directories: Set<string>, memory: string | undefined) {
     this.#version = version;
@@ -116,19 +112,13 @@ export class GuestGroup {
     return Number(/^oom_kill (\d+)$/m.exec(this.#read(this.#files.events))?.[1] ?? 0) > 0;
   }
 
-  /** Calls the listener, once, after the kernel has killed only some of the group's processes. Version 2 kills them all. */
-  onOutOfMemory(listener: () => void): void {
-    if (this.#memory === undefined || this.#version === 2) return;
-    this.#timer = setInterval(() => {
-      if (!this.isOutOfMemory) return;
-      clearInterval(this.#timer);
-      listener();
-    }, OUT_OF_MEMORY_LOOK_MS).unref();
+  /** True once the kernel has killed only some of the group's processes: version 2 kills them all. */
+  get isMaimed(): boolean {
+    return this.#version === 1 && this.isOutOfMemory;
   }
 
   /** Removes it, with force against what may be left in it. */
   async remove(): Promise<void> {
-    clearInterval(this.#timer);
     const endMs = performance.now() + REMOVE_LIMIT_MS;
     for (const directory of this.#directories) {
       while (!tryRemove(directory) && performance.now() < endMs) {

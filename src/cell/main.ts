@@ -100,6 +100,7 @@ function accept(socket: Socket): void {
   connection.on('close', () => {
     if (connection !== daemon) return;
     daemon = undefined;
+    if (meter !== undefined) meter.mayDoze = false;
     waitForDaemon();
   });
 }
@@ -130,12 +131,16 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
   if (worn) report({ body: { $case: 'worn', value: {} } });
   report({ body: { $case: 'ready', value: {} } });
+  if (meter !== undefined) meter.mayDoze = hello.wakes;
 }
 
 async function setUp(hello: Hello): Promise<void> {
   made = hello;
   engine = await createEngine(hello);
-  meter = new Meter(Number(hello.memoryBudgetBytes), { passed: limitPassed });
+  meter = new Meter(Number(hello.memoryBudgetBytes), hello.engine === 'python' ? 1 : 0, {
+    passed: limitPassed,
+    dozing: (usages) => report({ body: { $case: 'dozing', value: { usages: newsOf(usages), guests: guests.size } } }),
+  });
   engine.keepWarm(hello.keepWarm);
 }
 
@@ -191,6 +196,9 @@ function obey(body: NonNullable<ToCell['body']>): void {
       break;
     case 'measure':
       void measure(body.value.request);
+      break;
+    case 'wake':
+      meter?.wake();
       break;
     case 'acknowledge':
       ends.forget(body.value.executionKey);
@@ -300,12 +308,15 @@ function kill(executionKey: string, reason: string): void {
 /** Tells what has changed since the daemon was told last: of guests that sleep nothing has. */
 async function measure(request: number): Promise<void> {
   const measured = (await meter?.measure()) ?? new Map<string, GuestUsage>();
-  const usages = [...measured].flatMap(([executionKey, usage]) => newsOf(executionKey, usage) ?? []);
-  report({ body: { $case: 'measured', value: { request, usages } } });
+  report({ body: { $case: 'measured', value: { request, usages: newsOf(measured) } } });
+}
+
+function newsOf(measured: Map<string, GuestUsage>): Usage[] {
+  return [...measured].flatMap(([executionKey, usage]) => newUsageOf(executionKey, usage) ?? []);
 }
 
 /** What is to be told, and is noted as told; undefined when nothing has changed. */
-function newsOf(executionKey: string, measured: GuestUsage): Usage | undefined {
+function newUsageOf(executionKey: string, measured: GuestUsage): Usage | undefined {
   const before = told.get(executionKey);
   // The very same figures: it has not run, and written nothing.
   if (before?.measured === measured) return undefined;

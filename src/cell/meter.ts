@@ -6,6 +6,12 @@ const PERIOD_MS = 100;
 const CLOSE_PERIOD_MS = 20;
 /** How often the process is looked at when no guest has a limit, in ms. */
 const REST_PERIOD_MS = 500;
+/** After so long in which no guest did anything, a cell whose daemon watches its processes dozes, and looks this often. */
+const DOZE_AFTER_MS = 2_000;
+const DOZE_PERIOD_MS = 5_000;
+/** What a guest that does nothing uses all the same: it is asked what it holds. */
+const STILL_CPU_MS = 2;
+const STILL_BYTES = 1024 * 1024;
 
 /** How far back the guest that grew is looked for, in samples of a cell that is past half of its budget. */
 const HISTORY = 20;
@@ -25,6 +31,15 @@ export type MeteredLimit = 'cpu' | 'memory' | 'memory_soft';
 export interface MeterEvents {
   /** A guest passed a limit; once for each of its limits. One line for people. */
   passed(executionKey: string, limit: MeteredLimit, message: string): void;
+  /** No guest has done anything for a while: what they use. From here on they are looked at seldom. */
+  dozing(usages: Map<string, GuestUsage>): void;
+}
+
+/** What was used when something began to be still. */
+interface Still {
+  sinceMs: number;
+  cpuMs: number;
+  bytes: number;
 }
 
 interface Metered {
@@ -35,6 +50,7 @@ interface Metered {
   baseBytes: number;
   /** Bytes held, newest last, while the cell is past half of its budget. */
   history: number[];
+  still: Still;
 }
 
 /** What the process holds of its budget. */
@@ -53,6 +69,7 @@ interface Room {
 export class Meter {
   readonly #events: MeterEvents;
   readonly #budgetBytes: number;
+  readonly #guestProcesses: number;
   readonly #guests = new Map<string, Metered>();
   #timer: NodeJS.Timeout | undefined;
   #dueMs = 0;
@@ -61,15 +78,35 @@ export class Meter {
   #wholeBytes = 0;
   /** A guest, or the process, was beyond half of its limit at the last look. */
   #close = false;
+  #still: Still = { sinceMs: 0, cpuMs: 0, bytes: 0 };
+  #dozing = false;
+  #mayDoze = false;
 
-  /** `budgetBytes` is what the whole process may hold; 0: no budget. */
-  constructor(budgetBytes: number, events: MeterEvents) {
+  /** `budgetBytes` is what the whole process may hold; 0: no budget. `guestProcesses`: 1 where a guest is one, else 0. */
+  constructor(budgetBytes: number, guestProcesses: number, events: MeterEvents) {
     this.#budgetBytes = budgetBytes;
+    this.#guestProcesses = guestProcesses;
     this.#events = events;
   }
 
+  /** True while somebody sees to it that {@link wake} is called when the process, or that of a guest, does something. */
+  set mayDoze(mayDoze: boolean) {
+    this.#mayDoze = mayDoze;
+    if (!mayDoze) this.wake();
+  }
+
+  /** Somebody does something, or may: guests are looked at as often as before. */
+  wake(): void {
+    if (!this.#dozing) return;
+    this.#dozing = false;
+    this.#stir();
+    this.#schedule(0);
+  }
+
   add(executionKey: string, guest: Guest, limits: GuestLimits): void {
-    this.#guests.set(executionKey, { guest, limits, passed: new Set(), baseBytes: 0, history: [] });
+    const still = { sinceMs: performance.now(), cpuMs: 0, bytes: 0 };
+    this.#guests.set(executionKey, { guest, limits, passed: new Set(), baseBytes: 0, history: [], still });
+    this.wake();
     this.#schedule(isMetered(limits) ? PERIOD_MS : REST_PERIOD_MS);
   }
 
@@ -100,7 +137,7 @@ export class Meter {
       this.#timer = undefined;
       this.#sampling = true;
       const room = this.#look();
-      const sampled = this.#judge(room, ({ limits }) => room.whole || isMetered(limits));
+      const sampled = this.#judge(room, ({ limits }) => room.whole || isMetered(limits)).then(() => this.#doze());
       // A figure that cannot be had is no reason to end the others.
       void sampled
         .catch(() => {})
@@ -113,6 +150,7 @@ export class Meter {
 
   /** When to look again, in ms. */
   get #periodMs(): number {
+    if (this.#dozing) return DOZE_PERIOD_MS;
     if (this.#close) return CLOSE_PERIOD_MS;
     const isWatched = [...this.#guests.values()].some(({ limits }) => isMetered(limits));
     return isWatched ? PERIOD_MS : REST_PERIOD_MS;
@@ -121,6 +159,7 @@ export class Meter {
   #look(): Room {
     const bytes = this.#budgetBytes > 0 ? residentBytes() : 0;
     const crowded = bytes > 0 && bytes > this.#budgetBytes / 2;
+    this.#still = stillOf(this.#still, 0, bytes);
     return { bytes, crowded, whole: crowded || bytes - this.#wholeBytes > this.#budgetBytes * GROWTH };
   }
 
@@ -139,6 +178,8 @@ export class Meter {
         usages.set(executionKey, usage);
         if (this.#guests.get(executionKey) !== metered) return;
         if (this.#compare(executionKey, metered, usage)) close = true;
+        metered.still = stillOf(metered.still, cpuMsOf(usage), usage.memoryBytes);
+        if (usage.processes > this.#guestProcesses) metered.still.sinceMs = performance.now();
         if (whole && !crowded) metered.baseBytes = usage.memoryBytes;
         metered.history.push(usage.memoryBytes);
         if (!crowded) metered.history.length = 0;
@@ -150,6 +191,31 @@ export class Meter {
     return usages;
   }
 
+  /** Falls asleep, or sleeps on, when nobody has done anything for long enough. */
+  async #doze(): Promise<void> {
+    if (!this.#isStill()) {
+      this.#dozing = false;
+      return;
+    }
+    const usages = await this.#judge({ ...this.#look(), whole: true }, () => true);
+    this.#dozing = this.#isStill();
+    if (this.#dozing) this.#events.dozing(usages);
+  }
+
+  #isStill(): boolean {
+    if (!this.#mayDoze) return false;
+    const sinceMs = performance.now() - DOZE_AFTER_MS;
+    // What has no limit of its own may do what it likes: the process as a whole is all that matters.
+    const looked = [...this.#guests.values()].filter(({ limits }) => isMetered(limits));
+    return this.#still.sinceMs < sinceMs && looked.every(({ still }) => still.sinceMs < sinceMs);
+  }
+
+  #stir(): void {
+    const sinceMs = performance.now();
+    this.#still.sinceMs = sinceMs;
+    for (const { still } of this.#guests.values()) still.sinceMs = sinceMs;
+  }
+
   #compare(executionKey: string, { guest, limits, passed }: Metered, usage: GuestUsage): boolean {
     const pass = (limit: MeteredLimit, message: string) => {
       if (passed.has(limit)) return;
@@ -158,7 +224,7 @@ export class Meter {
     };
     const { memoryBytes: hard = Number.POSITIVE_INFINITY, memorySoftBytes: soft = Number.POSITIVE_INFINITY } = limits;
     const { cpuTimeMs = Number.POSITIVE_INFINITY } = limits;
-    const cpuMs = (usage.userSeconds + usage.systemSeconds) * 1000;
+    const cpuMs = cpuMsOf(usage);
     if (usage.memoryBytes > hard) {
       pass('memory', `${mib(usage.memoryBytes)} held; the memory limit is ${mib(hard)}`);
     } else if (usage.memoryBytes > soft && !passed.has('memory_soft')) {
@@ -194,6 +260,16 @@ function growthOf({ history, baseBytes }: Metered): number {
   const [first, ...others] = history;
   if (first === undefined) return 0;
   return others.length === 0 ? first - baseBytes : (history.at(-1) as number) - Math.min(...history);
+}
+
+/** The same again, or, for one that has moved on, from now. */
+function stillOf(still: Still, cpuMs: number, bytes: number): Still {
+  if (Math.abs(cpuMs - still.cpuMs) < STILL_CPU_MS && Math.abs(bytes - still.bytes) < STILL_BYTES) return still;
+  return { sinceMs: performance.now(), cpuMs, bytes };
+}
+
+function cpuMsOf({ userSeconds, systemSeconds }: GuestUsage): number {
+  return (userSeconds + systemSeconds) * 1000;
 }
 
 function isMetered({ cpuTimeMs, memoryBytes, memorySoftBytes }: GuestLimits): boolean {

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
+import { ProcFile, statFields } from '../proc-file.ts';
 import { childrenOf, LISTS_CHILDREN } from '../processes.ts';
-import { ProcFile, statFields } from './proc-file.ts';
 
 /** Clock ticks a second in /proc/PID/stat: 100 on every architecture of Linux that Node runs on. */
 const TICKS = 100;

@@ -117,7 +117,6 @@ export class PythonGuest implements Guest {
       this.#writer = new OutputWriter(this.#output, limit);
       if (this.#request.writeMain) writeFileSync(this.#request.mainPath, this.#request.code);
       this.#group = this.#groups?.create(executionKey, limits);
-      this.#group?.onOutOfMemory(() => this.kill());
       this.#usage = new PythonUsage(this.#group);
       return true;
     } catch (error) {
@@ -166,7 +165,9 @@ export class PythonGuest implements Guest {
   }
 
   async usage(): Promise<GuestUsage> {
-    if (this.#pid !== undefined && this.#shepherdPid !== undefined) this.#usage.sample(this.#pid, this.#shepherdPid);
+    const isThere = this.#pid !== undefined && this.#shepherdPid !== undefined;
+    const hasRun = isThere && this.#usage.sample(this.#pid as number, this.#shepherdPid as number);
+    if (hasRun && !this.#killed && this.#group?.isMaimed) this.kill();
     return this.#usageNow();
   }
 

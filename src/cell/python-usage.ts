@@ -41,15 +41,15 @@ export class PythonUsage {
     return this.#last;
   }
 
-  /** Looks at everything below the shepherd, and at what the shepherd has reaped. */
-  sample(guest: number, shepherd: number): void {
+  /** Looks at everything below the shepherd, and at what the shepherd has reaped; false when none of it has run. */
+  sample(guest: number, shepherd: number): boolean {
     this.#shepherd ??= new ProcessMeter(shepherd);
     const [shepherdSlept, treeSlept] = [this.#shepherd.slept(), this.#tree.slept()];
     const nowMs = performance.now();
-    if (shepherdSlept && treeSlept && nowMs - this.#lookedMs < REFRESH_MS) return;
+    if (shepherdSlept && treeSlept && nowMs - this.#lookedMs < REFRESH_MS) return false;
     this.#lookedMs = nowMs;
     // First, so that a process which ends meanwhile is counted not at all, rather than twice.
-    if (!this.#shepherd.look(false)) return;
+    if (!this.#shepherd.look(false)) return true;
     const { reapedUserSeconds, reapedSystemSeconds } = this.#shepherd;
     const accounted = this.#group?.memoryBytes();
     const tree = this.#tree.usage([guest, ...this.#shepherd.children()], accounted === undefined);
@@ -63,6 +63,7 @@ export class PythonUsage {
       processes: tree.processes,
       threads: tree.threads,
     };
+    return true;
   }
 
   /** `startKb`: the resident set of the guest when it was forked, in KiB; nearly all of that is shared. */

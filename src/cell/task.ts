@@ -1,4 +1,4 @@
-import { ProcFile, statFields } from './proc-file.ts';
+import { ProcFile, statFields } from '../proc-file.ts';
 
 const SECOND_NS = 1e9;
 /** A clock tick of /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */

@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { getHeapStatistics } from 'node:v8';
 import { CHILD_SLOTS, FIGURE, figuresOf, REAPED_BYTES, SHARED, THREAD_SLOTS } from '../../workers/javascript/shared.ts';
+import { statFields } from '../proc-file.ts';
 import { childrenOfThread } from '../processes.ts';
 import type { Context } from './context-pool.ts';
 import type { GuestUsage } from './engine.ts';
-import { statFields } from './proc-file.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
 import { type Cpu, Task } from './task.ts';
 import { anonymousBytes, type ProcessMemory, type ThreadMemory, UnseenMemory } from './unseen-memory.ts';

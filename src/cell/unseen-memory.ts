@@ -1,4 +1,4 @@
-import { ProcFile } from './proc-file.ts';
+import { ProcFile } from '../proc-file.ts';
 
 /** Of Linux on every machine Node runs on, except a few ARM ones, where it counts too little. */
 const PAGE_BYTES = 4096;

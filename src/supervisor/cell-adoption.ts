@@ -103,7 +103,7 @@ async function claim(
     if (isOther || message.body?.$case === 'ready') answered.resolve(welcome);
   });
   connection.on('close', () => answered.resolve(undefined));
-  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs });
+  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs, wakes: true });
   connection.send({ body: { $case: 'hello', value: hello } });
   const limit = setTimeout(() => answered.resolve(undefined), ANSWER_LIMIT_MS);
   const made = await answered.promise;

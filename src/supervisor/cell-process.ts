@@ -31,6 +31,7 @@ import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
+import { Sleepers } from './sleepers.ts';
 
 /**
  * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
@@ -83,7 +84,7 @@ export interface CellObserver {
   exited(message: string): void;
 }
 
-export type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion'>;
+export type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion' | 'wakes'>;
 
 /** The files of a cell. */
 export function cellFiles(directory: string, cellKey: string) {
@@ -149,6 +150,8 @@ export class CellProcess {
   #ready = false;
   #measuring: Promise<Map<string, Usage>> | undefined;
   #measured = () => {};
+  /** While the cell dozes: its processes. */
+  #sleepers: Sleepers | undefined;
   /** Executions whose end was told and is not kept safe yet: until then a later daemon may need the cell's record. */
   readonly #unacknowledged = new Set<string>();
   /** Processes that were killed with the cell. */
@@ -192,6 +195,7 @@ export class CellProcess {
       return;
     }
     this.#wake();
+    this.#endSleep();
     this.#observe(request.executionKey, request.outputDir, observer);
     this.#send({ $case: 'start', value: request });
   }
@@ -239,7 +243,8 @@ export class CellProcess {
   }
 
   async #measure(): Promise<Map<string, Usage>> {
-    if (this.#ready && !this.#gone) {
+    // What a cell that dozes has told is true as long as nobody wakes.
+    if (this.#ready && !this.#gone && !this.#sleepers?.areAsleep()) {
       const answered = Promise.withResolvers<void>();
       this.#measured = answered.resolve;
       this.#send({ $case: 'measure', value: { request: 0 } });
@@ -288,6 +293,7 @@ export class CellProcess {
   /** Leaves the process to the next daemon. */
   detach(): void {
     this.#gone = true;
+    this.#endSleep();
     this.#connection?.destroy();
     this.#child?.unref();
   }
@@ -365,7 +371,8 @@ export class CellProcess {
     const connection = new FramedSocket<FromCell, ToCell>(connect(this.#files.socket), FromCell, ToCell);
     this.#listen(connection);
     const { version, cgroups } = this.#groups;
-    const value = { ...hello, cgroupVersion: version, cgroups, protocolVersion: PROTOCOL_VERSION, token: this.#token };
+    const own = { cgroupVersion: version, cgroups, protocolVersion: PROTOCOL_VERSION, token: this.#token, wakes: true };
+    const value = { ...hello, ...own };
     connection.send({ body: { $case: 'hello', value } });
   }
 
@@ -418,16 +425,45 @@ export class CellProcess {
         break;
       }
       case 'measured':
-        for (const usage of body.value.usages) {
-          const guest = this.#guests.get(usage.executionKey);
-          if (guest !== undefined) guest.usage = usageOf(usage);
-        }
+        this.#note(body.value.usages);
         this.#measured();
+        break;
+      case 'dozing':
+        this.#note(body.value.usages);
+        this.#watchSleep(body.value.guests);
         break;
       case 'inputTaken':
         this.#guests.get(body.value.executionKey)?.inputs.shift()?.();
         break;
     }
+  }
+
+  #note(usages: CellUsage[]): void {
+    for (const usage of usages) {
+      const guest = this.#guests.get(usage.executionKey);
+      if (guest !== undefined) guest.usage = usageOf(usage);
+    }
+  }
+
+  /** The cell dozes, with so many guests, until something is seen to happen there. */
+  #watchSleep(guests: number): void {
+    this.#endSleep();
+    const wake = () => {
+      this.#sleepers = undefined;
+      this.#send({ $case: 'wake', value: {} });
+    };
+    // One that is on its way there has not been seen to sleep.
+    if (guests !== this.#guests.size) {
+      wake();
+      return;
+    }
+    const pids = [this.#pid, ...[...this.#guests.values()].map(({ pid }) => pid).filter((pid) => pid > 0)];
+    this.#sleepers = new Sleepers(pids, wake);
+  }
+
+  #endSleep(): void {
+    this.#sleepers?.[Symbol.dispose]();
+    this.#sleepers = undefined;
   }
 
   #keepEarly(executionKey: string, body: NonNullable<FromCell['body']>): void {
@@ -453,6 +489,7 @@ export class CellProcess {
   #exited(how: string): void {
     if (this.#gone) return;
     this.#gone = true;
+    this.#endSleep();
     this.#connection?.destroy();
     const log = readTail(this.#files.log);
     // Its last words may not have been heard.

@@ -7,18 +7,21 @@ class StandIn implements Guest {
   looks = 0;
   readonly notified: string[] = [];
   readonly #memoryBytes: (look: number) => number;
-  readonly #cpuSeconds: number;
+  readonly #cpuSeconds: (look: number) => number;
+  readonly #processes: number;
 
-  constructor(memoryBytes: (look: number) => number, cpuSeconds = 0) {
+  constructor(memoryBytes: (look: number) => number, cpuSeconds = (_look: number) => 0, processes = 1) {
     this.#memoryBytes = memoryBytes;
     this.#cpuSeconds = cpuSeconds;
+    this.#processes = processes;
   }
 
   async usage(): Promise<GuestUsage> {
     this.looks += 1;
     const memoryBytes = this.#memoryBytes(this.looks);
     const none = { peakMemoryBytes: 0, heapBytes: 0, externalBytes: 0, wasmBytes: 0, droppedBytes: 0 };
-    return { ...none, memoryBytes, userSeconds: this.#cpuSeconds, systemSeconds: 0, processes: 1, threads: 1 };
+    const userSeconds = this.#cpuSeconds(this.looks);
+    return { ...none, memoryBytes, userSeconds, systemSeconds: 0, processes: this.#processes, threads: 1 };
   }
 
   notify(name: string): boolean {
@@ -33,7 +36,12 @@ class StandIn implements Guest {
 
 function meter(budgetBytes = 0) {
   const passed: [executionKey: string, limit: string][] = [];
-  return { passed, meter: new Meter(budgetBytes, { passed: (key, limit) => passed.push([key, limit]) }) };
+  const dozed: Map<string, GuestUsage>[] = [];
+  const events = {
+    passed: (key: string, limit: string) => passed.push([key, limit]),
+    dozing: (usages: Map<string, GuestUsage>) => dozed.push(usages),
+  };
+  return { passed, dozed, meter: new Meter(budgetBytes, 1, events) };
 }
 
 const limits = (own: Partial<GuestLimits>): GuestLimits => ({ outputKill: false, ...own });
@@ -42,7 +50,10 @@ const looked = (guest: StandIn, looks: number) => until(() => expect(guest.looks
 
 test('each limit is told once, however often it is seen to be passed', async () => {
   const { meter: one, passed } = meter();
-  const guest = new StandIn((look) => (look < 3 ? 60 : 120), 1);
+  const guest = new StandIn(
+    (look) => (look < 3 ? 60 : 120),
+    () => 1,
+  );
 
   one.add('e', guest, limits({ memoryBytes: 100, memorySoftBytes: 50, cpuTimeMs: 500 }));
   await looked(guest, 8);
@@ -118,4 +129,53 @@ test('a cell that is far beyond its budget from one look to the next ends the gu
   for (const key of ['holds', 'grows']) one.remove(key);
 
   expect(passed).toEqual([['grows', 'memory']]);
+});
+
+test('a cell whose guests do nothing dozes, and one that is woken looks as often as before', async () => {
+  const { meter: one, dozed } = meter();
+  const guest = new StandIn(() => 60);
+
+  one.mayDoze = true;
+  one.add('e', guest, limits({ memoryBytes: 100 }));
+  await until(() => expect(dozed).toHaveLength(1));
+  expect([...(dozed[0] as Map<string, GuestUsage>)]).toMatchObject([['e', { memoryBytes: 60 }]]);
+  const before = guest.looks;
+  await new Promise((resolve) => setTimeout(resolve, 1_000));
+  expect(guest.looks).toBe(before);
+
+  one.wake();
+  await looked(guest, before + 10);
+  one.remove('e');
+});
+
+test.each<[why: string, guest: StandIn, mayDoze: boolean]>([
+  ['nobody would wake it', new StandIn(() => 60), false],
+  ['a guest grows', new StandIn((look) => look * 2 ** 20), true],
+  [
+    'a guest computes',
+    new StandIn(
+      () => 60,
+      (look) => look / 100,
+    ),
+    true,
+  ],
+  [
+    'a guest has children',
+    new StandIn(
+      () => 60,
+      () => 0,
+      2,
+    ),
+    true,
+  ],
+])('no cell dozes while %s', async (_, guest, mayDoze) => {
+  const { meter: one, dozed } = meter();
+
+  one.mayDoze = mayDoze;
+  one.add('e', guest, limits({ memoryBytes: 2 ** 40, cpuTimeMs: 1e9 }));
+  // Ten a second: longer than a cell takes to fall asleep.
+  await looked(guest, 32);
+  one.remove('e');
+
+  expect(dozed).toEqual([]);
 });

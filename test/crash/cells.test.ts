@@ -292,6 +292,7 @@ test('a cell obeys nobody without its token', async () => {
     zygotePath: '',
     sessionKey: '',
     own: false,
+    wakes: true,
     memoryBudgetBytes: 0n,
     cgroups: {},
     cgroupVersion: 0,

@@ -22,6 +22,7 @@ export interface ToCell {
     | { $case: "keepWarm"; value: KeepWarm }
     | { $case: "measure"; value: Measure }
     | { $case: "acknowledge"; value: Acknowledge }
+    | { $case: "wake"; value: Wake }
     | undefined;
 }
 
@@ -35,6 +36,7 @@ export interface FromCell {
     | { $case: "limitReached"; value: LimitReached }
     | { $case: "measured"; value: Measured }
     | { $case: "worn"; value: Worn }
+    | { $case: "dozing"; value: Dozing }
     | undefined;
 }
 
@@ -67,6 +69,8 @@ export interface Hello {
   sessionKey: string;
   /** It is for one execution alone. */
   own: boolean;
+  /** This daemon looks at the processes of a cell that dozes, and wakes it. */
+  wakes: boolean;
 }
 
 export interface Hello_CgroupsEntry {
@@ -249,6 +253,21 @@ export interface Usage {
   stderrBytes: bigint;
 }
 
+/**
+ * Its guests have done next to nothing for a while: the cell looks at them seldom, and counts on a Wake as soon as its
+ * process, or that of a guest, is seen to work or to grow. Said again with each of those looks.
+ */
+export interface Dozing {
+  /** As in Measured. */
+  usages: Usage[];
+  /** How many guests that is. */
+  guests: number;
+}
+
+/** Look at the guests as often as before. */
+export interface Wake {
+}
+
 export interface Measured {
   request: number;
   /** Of guests whose figures are not those told last on this connection. */
@@ -293,6 +312,9 @@ export const ToCell: MessageFns<ToCell> = {
         break;
       case "acknowledge":
         Acknowledge.encode(message.body.value, writer.uint32(74).fork()).join();
+        break;
+      case "wake":
+        Wake.encode(message.body.value, writer.uint32(82).fork()).join();
         break;
     }
     return writer;
@@ -383,6 +405,14 @@ export const ToCell: MessageFns<ToCell> = {
             message.body = { $case: "acknowledge", value: Acknowledge.decode(reader, reader.uint32()) };
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.body = { $case: "wake", value: Wake.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -455,6 +485,12 @@ export const ToCell: MessageFns<ToCell> = {
         }
         break;
       }
+      case "wake": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "wake", value: Wake.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
@@ -490,6 +526,9 @@ export const FromCell: MessageFns<FromCell> = {
         break;
       case "worn":
         Worn.encode(message.body.value, writer.uint32(66).fork()).join();
+        break;
+      case "dozing":
+        Dozing.encode(message.body.value, writer.uint32(74).fork()).join();
         break;
     }
     return writer;
@@ -572,6 +611,14 @@ export const FromCell: MessageFns<FromCell> = {
             message.body = { $case: "worn", value: Worn.decode(reader, reader.uint32()) };
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.body = { $case: "dozing", value: Dozing.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -638,6 +685,12 @@ export const FromCell: MessageFns<FromCell> = {
         }
         break;
       }
+      case "dozing": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "dozing", value: Dozing.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
@@ -658,6 +711,7 @@ function createBaseHello(): Hello {
     cgroupVersion: 0,
     sessionKey: "",
     own: false,
+    wakes: false,
   };
 }
 
@@ -704,6 +758,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.own !== false) {
       writer.uint32(104).bool(message.own);
+    }
+    if (message.wakes !== false) {
+      writer.uint32(112).bool(message.wakes);
     }
     return writer;
   },
@@ -828,6 +885,14 @@ export const Hello: MessageFns<Hello> = {
             message.own = reader.bool();
             continue;
           }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.wakes = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -868,6 +933,7 @@ export const Hello: MessageFns<Hello> = {
     message.cgroupVersion = object.cgroupVersion ?? 0;
     message.sessionKey = object.sessionKey ?? "";
     message.own = object.own ?? false;
+    message.wakes = object.wakes ?? false;
     return message;
   },
 };
@@ -2870,6 +2936,116 @@ export const Usage: MessageFns<Usage> = {
     message.stderrBytes = (object.stderrBytes !== undefined && object.stderrBytes !== null)
       ? BigInt(object.stderrBytes)
       : 0n;
+    return message;
+  },
+};
+
+function createBaseDozing(): Dozing {
+  return { usages: [], guests: 0 };
+}
+
+export const Dozing: MessageFns<Dozing> = {
+  encode(message: Dozing, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.usages) {
+      Usage.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.guests !== 0) {
+      writer.uint32(16).uint32(message.guests);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Dozing {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDozing();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.usages.push(Usage.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.guests = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Dozing>, I>>(base?: I): Dozing {
+    return Dozing.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Dozing>, I>>(object: I): Dozing {
+    const message = createBaseDozing();
+    message.usages = object.usages?.map((e) => Usage.fromPartial(e)) || [];
+    message.guests = object.guests ?? 0;
+    return message;
+  },
+};
+
+function createBaseWake(): Wake {
+  return {};
+}
+
+export const Wake: MessageFns<Wake> = {
+  encode(_: Wake, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Wake {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWake();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Wake>, I>>(base?: I): Wake {
+    return Wake.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Wake>, I>>(_: I): Wake {
+    const message = createBaseWake();
     return message;
   },
 };

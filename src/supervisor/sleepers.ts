@@ -1,0 +1,80 @@
+import { ProcFile, statFields } from '../proc-file.ts';
+
+/** How often processes that are asleep are looked at, in ms. */
+const PERIOD_MS = 200;
+
+/** Growth that is no mere chance, in pages. */
+const GROWTH_PAGES = 256;
+
+/** proc_pid_stat(5), counted from the state on. */
+const [USER_TICKS, SYSTEM_TICKS, RESIDENT_PAGES] = [11, 12, 21];
+
+/** A process that does nothing. */
+class Sleeper {
+  readonly #stat: ProcFile;
+  readonly #ticks: number;
+  readonly #pages: number;
+
+  constructor(pid: number) {
+    this.#stat = new ProcFile(`/proc/${pid}/stat`);
+    const { ticks, pages } = this.#look();
+    this.#ticks = ticks;
+    this.#pages = pages;
+  }
+
+  /** It has used CPU time, a tick of 10 ms at least, or grown by 1 MiB; or it is gone. */
+  get isAwake(): boolean {
+    const { ticks, pages } = this.#look();
+    return ticks !== this.#ticks || pages > this.#pages + GROWTH_PAGES;
+  }
+
+  close(): void {
+    this.#stat.close();
+  }
+
+  #look(): { ticks: number; pages: number } {
+    const fields = statFields(this.#stat.read() ?? '');
+    return {
+      ticks: Number(fields[USER_TICKS]) + Number(fields[SYSTEM_TICKS]),
+      pages: Number(fields[RESIDENT_PAGES]),
+    };
+  }
+}
+
+/** Some processes that do nothing, looked at from here so that they need not wake up to look at themselves. */
+export class Sleepers implements Disposable {
+  readonly #processes: Sleeper[];
+  readonly #onAwake: () => void;
+
+  /** `onAwake` is called once, as soon as one of them does something or is gone. */
+  constructor(pids: readonly number[], onAwake: () => void) {
+    this.#processes = pids.map((pid) => new Sleeper(pid));
+    this.#onAwake = onAwake;
+    watched.add(this);
+    timer ??= setInterval(lookAtAll, PERIOD_MS).unref();
+  }
+
+  /** Looks now; false, and `onAwake` was called, when one of them has done something. */
+  areAsleep(): boolean {
+    if (!this.#processes.some(({ isAwake }) => isAwake)) return true;
+    this[Symbol.dispose]();
+    this.#onAwake();
+    return false;
+  }
+
+  [Symbol.dispose](): void {
+    for (const process of this.#processes) process.close();
+    watched.delete(this);
+    if (watched.size > 0) return;
+    clearInterval(timer);
+    timer = undefined;
+  }
+}
+
+/** All of this process: one timer for them is what makes them cheap. */
+const watched = new Set<Sleepers>();
+let timer: NodeJS.Timeout | undefined;
+
+function lookAtAll(): void {
+  for (const each of watched) each.areAsleep();
+}
