@@ -280,8 +280,11 @@ if os.fork() == 0:${GREEDY.replaceAll('\n', '\n    ')}
     os._exit(0)
 time.sleep(${control.controllers.has('memory') ? 1000 : 0})`;
   const run = grouped.start(code, limits({ memoryBytes: 64 * MB }));
+  // As its cell does.
+  const looks = setInterval(() => void run.guest.usage(), 100);
 
   const exit = await run.exited;
+  clearInterval(looks);
 
   if (control.controllers.has('memory')) expect(exit).toMatchObject({ exitCode: 137, cause: 'memory_limit' });
   else expect(exit.cause).toBeUndefined();

@@ -548,7 +548,9 @@ print('holds', flush=True)\nsys.stdin.readline()`,
   const [again] = await measured(second);
 
   expect(Number(after?.memoryBytes) - Number(before?.memoryBytes)).toBeGreaterThan(45 << 20);
-  expect(again).toMatchObject({ executionKey: 'e', memoryBytes: after?.memoryBytes });
+  expect(again?.executionKey).toBe('e');
+  // It may still have been on its way to sleep.
+  expect(Math.abs(Number(again?.memoryBytes) - Number(after?.memoryBytes))).toBeLessThan(1 << 20);
 });
 
 test('a start that is said twice is one', async () => {
