@@ -55,13 +55,20 @@ const defaults = {
   requireEnforcement: v.optional(v.boolean()),
 };
 
+const filled = v.pipe(v.string(), v.nonEmpty());
+const tls = { certFile: filled, keyFile: filled, clientCaFile: v.optional(filled) };
+
 const schema = v.strictObject({
   /** Path of the unix socket clients speak to; false: none. Default: `$ELIDE_DAEMON_SOCKET` or `/tmp/elide-daemon.sock`. */
-  socket: v.optional(v.union([v.pipe(v.string(), v.nonEmpty()), v.literal(false)])),
-  /** `HOST:PORT` to serve beside the socket, without credentials: loopback only. Default: none. */
-  tcp: v.optional(v.pipe(v.string(), v.nonEmpty())),
+  socket: v.optional(v.union([filled, v.literal(false)])),
+  /** `HOST:PORT` to serve beside the socket. Beyond loopback it needs `tokenFile` or `tls.clientCaFile`. Default: none. */
+  tcp: v.optional(filled),
+  /** PEM files for `tcp`: certificate and key of the daemon; with `clientCaFile`, whose certificates clients must have. */
+  tls: v.optional(v.strictObject(tls)),
+  /** File with the bearer token that every call over `tcp` must carry. The socket needs none. */
+  tokenFile: v.optional(filled),
   /** Default: `/var/lib/elide` as root, else `$XDG_STATE_HOME/elide`. */
-  stateDir: v.optional(v.pipe(v.string(), v.nonEmpty())),
+  stateDir: v.optional(filled),
   logLevel: v.optional(v.picklist(LOG_LEVELS), 'info'),
   /** Grace period of a stop that does not say, in ms. */
   graceMs: v.optional(duration(0), 5_000),
@@ -115,7 +122,7 @@ const schema = v.strictObject({
   /** Bytes of output of all executions: beyond, that of the oldest finished ones is removed. */
   outputBudgetBytes: v.optional(count(1, LARGEST_BUDGET_BYTES), 10 * 1024 ** 3),
   /** Name or path of the Python interpreter, 3.9 or later. */
-  python: v.optional(v.pipe(v.string(), v.nonEmpty()), 'python3'),
+  python: v.optional(filled, 'python3'),
 });
 
 /** Everything a daemon can be told. All of it has a default; see the fields of the configuration file in the README. */
@@ -125,10 +132,22 @@ export type CheckedConfig = v.InferOutput<typeof schema> & { socket: string | fa
 
 /** Fills in the defaults. Throws a {@link StartupError} that names the first wrong key. */
 export function checkConfig(config: DaemonConfig): CheckedConfig {
+  const parsed = parse(config);
+  requireCredentials(parsed);
+  return {
+    ...parsed,
+    socket: parsed.socket ?? (process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock'),
+    stateDir: parsed.stateDir ?? defaultStateDir(),
+  };
+}
+
+/** Checks each key for itself. */
+function parse(config: DaemonConfig): v.InferOutput<typeof schema> {
   const parsed = v.safeParse(schema, config);
   if (!parsed.success) throw new StartupError(describe(parsed.issues[0], config));
   const { output } = parsed;
-  if (output.tcp !== undefined) parseLoopback(output.tcp);
+  // Throws when it is no address.
+  if (output.tcp !== undefined) isLoopback(output.tcp);
   try {
     checkLimits(output.executionCeilings, 'executionCeilings');
     checkDefaults(output.executionDefaults, 'executionDefaults');
@@ -136,11 +155,13 @@ export function checkConfig(config: DaemonConfig): CheckedConfig {
   } catch (error) {
     throw new StartupError((error as Error).message, { cause: error });
   }
-  return {
-    ...output,
-    socket: output.socket ?? (process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock'),
-    stateDir: output.stateDir ?? defaultStateDir(),
-  };
+  return output;
+}
+
+/** Whoever reaches the daemon runs code as its user. */
+function requireCredentials({ tcp, tls, tokenFile }: v.InferOutput<typeof schema>): void {
+  if (tcp === undefined || isLoopback(tcp) || tokenFile !== undefined || tls?.clientCaFile !== undefined) return;
+  throw new StartupError(`tcp "${tcp}" is not a loopback address: it needs tokenFile or tls.clientCaFile`);
 }
 
 /** Reads a configuration file: one JSON object with the keys of {@link DaemonConfig}. */
@@ -154,20 +175,19 @@ export async function readConfigFile(path: string): Promise<DaemonConfig> {
   try {
     const config: unknown = JSON.parse(text);
     if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('not a JSON object');
-    checkConfig(config as DaemonConfig);
+    parse(config as DaemonConfig);
     return config as DaemonConfig;
   } catch (error) {
     throw new StartupError(`configuration file ${path}: ${(error as Error).message}`, { cause: error });
   }
 }
 
-/** `HOST:PORT` of a loopback address. Without credentials nothing else is served. */
-export function parseLoopback(tcp: string): string {
+/** Whether only this machine reaches a `HOST:PORT`. Throws a {@link StartupError} when it is none. */
+export function isLoopback(tcp: string): boolean {
   const match = /^(\[[0-9a-f:]+\]|[^:]+):(\d{1,5})$/i.exec(tcp);
   if (match === null || Number(match[2]) > 65_535) throw new StartupError(`tcp "${tcp}" is not HOST:PORT`);
   const host = (match[1] as string).replace(/^\[|\]$/g, '');
-  if (host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)) return tcp;
-  throw new StartupError(`tcp "${tcp}" is not a loopback address; without credentials the daemon serves only loopback`);
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
 /** Where a daemon keeps its state that is not told. */
@@ -179,12 +199,13 @@ export function defaultStateDir(): string {
 function describe(issue: v.BaseIssue<unknown>, config: object): string {
   const [key = '', inner] = (issue.path ?? []).map((item) => String(item.key));
   if (!Object.hasOwn(schema.entries, key)) return unknownKey(config, schema.entries, '');
-  const nested = { executionDefaults: defaults, executionCeilings: limits }[key];
+  const nested = { executionDefaults: defaults, executionCeilings: limits, tls }[key];
   const value = (config as Record<string, object>)[key];
   if (nested === undefined || inner === undefined || value === undefined) {
     return `${key} is ${JSON.stringify(issue.input)}: ${issue.message}`;
   }
   if (!Object.hasOwn(nested, inner)) return unknownKey(value, nested, `${key}.`);
+  if (issue.input === undefined) return `${key}.${inner} is missing`;
   return `${key}.${inner} is ${JSON.stringify(issue.input)}: ${issue.message}`;
 }
 

@@ -44,6 +44,11 @@ export class ResourceExhaustedError extends ElideError {
   }
 }
 
+/** The call does not carry the daemon's token; it needs another, whatever it asks for. */
+export class UnauthenticatedError extends ElideError {
+  readonly code = 'unauthenticated';
+}
+
 /** The daemon is stopping, or not there; the same call may succeed later. */
 export class UnavailableError extends ElideError {
   readonly code = 'unavailable';

@@ -1,8 +1,9 @@
 export type { ExecutionResult, ExitReason, Rung, Usage } from '../machines/execution.ts';
 export { EXIT_REASONS } from '../machines/execution.ts';
-export type { CallOptions, DaemonAddress } from './client/client.ts';
+export type { CallOptions } from './client/client.ts';
 export { connectDaemon, DaemonClient } from './client/client.ts';
 export { ClientError, UnreachableError } from './client/client-error.ts';
+export type { DaemonAddress, TcpAddress, TlsFiles } from './client/connection.ts';
 export type { DaemonConfig } from './config.ts';
 export { createDaemon } from './create-daemon.ts';
 export type {
@@ -25,6 +26,7 @@ export {
   OutOfRangeError,
   ResourceExhaustedError,
   StartupError,
+  UnauthenticatedError,
   UnavailableError,
 } from './errors.ts';
 export type { OutputChunk } from './output/output-files.ts';

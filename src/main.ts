@@ -9,6 +9,10 @@ import { VERSION } from './version.ts';
 interface Flags {
   socket?: string;
   tcp?: string;
+  tlsCert?: string;
+  tlsKey?: string;
+  tlsClientCa?: string;
+  tokenFile?: string;
   stateDir?: string;
   config?: string;
   onStop?: NonNullable<DaemonConfig['onStop']>;
@@ -22,7 +26,11 @@ const program = new Command('elide-daemon')
   .description('Runs code snippets and small services in sessions, for clients of elide.daemon.v1alpha1.ExecutionApi.')
   .version(VERSION)
   .option('--socket <path>', 'unix socket to serve (default: $ELIDE_DAEMON_SOCKET or /tmp/elide-daemon.sock)')
-  .option('--tcp <host:port>', 'loopback address to serve beside it (default: none)')
+  .option('--tcp <host:port>', 'address to serve beside it; beyond loopback only with a token or client certificates')
+  .option('--tls-cert <file>', 'certificate of the daemon on TCP, PEM; with --tls-key')
+  .option('--tls-key <file>', 'private key of that certificate, PEM')
+  .option('--tls-client-ca <file>', 'clients on TCP must show a certificate of these authorities, PEM')
+  .option('--token-file <file>', 'calls over TCP must carry the bearer token in this file')
   .option('--state-dir <dir>', 'state directory (default: /var/lib/elide as root, else $XDG_STATE_HOME/elide)')
   .option('--config <file>', 'configuration file: one JSON object; flags win over it')
   .addOption(new Option('--on-stop <what>', 'end everything, or leave it to the next daemon').choices(ON_STOP))
@@ -41,11 +49,12 @@ const program = new Command('elide-daemon')
 
 await program.parseAsync();
 
-async function run({ config: file, ...flags }: Flags): Promise<void> {
+async function run({ config: file, tlsCert, tlsKey, tlsClientCa, ...flags }: Flags): Promise<void> {
   let daemon: Daemon;
   try {
     const fromFile = file === undefined ? {} : await readConfigFile(file);
-    daemon = createDaemon({ ...fromFile, ...flags });
+    const tls = mergedTls(fromFile.tls, { certFile: tlsCert, keyFile: tlsKey, clientCaFile: tlsClientCa });
+    daemon = createDaemon({ ...fromFile, ...flags, tls });
     stopOnSignals(daemon);
     const { socket, tcp } = await daemon.start();
     const places = [socket && `unix:${socket}`, tcp && `tcp:${tcp}`].filter(Boolean).join(' ');
@@ -55,6 +64,15 @@ async function run({ config: file, ...flags }: Flags): Promise<void> {
     process.stderr.write(`elide-daemon: ${error.message}\n`);
     process.exit(1);
   }
+}
+
+/** Each flag wins over the file for itself; what is missing is found by the check of the whole. */
+function mergedTls(
+  fromFile: DaemonConfig['tls'],
+  flags: { [K in keyof NonNullable<DaemonConfig['tls']>]: string | undefined },
+): DaemonConfig['tls'] {
+  const given = Object.entries(flags).filter(([, path]) => path !== undefined);
+  return given.length === 0 ? fromFile : ({ ...fromFile, ...Object.fromEntries(given) } as DaemonConfig['tls']);
 }
 
 /** The first SIGTERM or SIGINT climbs the ladder on everything, or leaves it to the next daemon; a second one forces. */

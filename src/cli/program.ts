@@ -1,6 +1,6 @@
 import { Command, CommanderError, Option } from 'commander';
 import { UnreachableError } from '../client/index.ts';
-import { ElideError } from '../errors.ts';
+import { ElideError, UnauthenticatedError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addHealth } from './commands/health.ts';
@@ -46,8 +46,11 @@ async function exitCodeOfError(error: unknown): Promise<number> {
 function messageOf(error: unknown): string {
   if (error instanceof OutputFailedError) return error.message;
   if (!(error instanceof ElideError)) return String((error as Error)?.stack ?? error);
-  const step = error instanceof UnreachableError ? ': start elide-daemon, or name another with --socket or --tcp' : '';
-  return `${error.message}${step}`;
+  if (error instanceof UnreachableError) {
+    return `${error.message}: start elide-daemon, or name another with --socket or --tcp`;
+  }
+  if (error instanceof UnauthenticatedError) return `${error.message}: name its file with --token-file`;
+  return error.message;
 }
 
 function programOf(finish: Finish): Command {
@@ -61,6 +64,24 @@ function programOf(finish: Finish): Command {
       ).conflicts('tcp'),
     )
     .addOption(new Option('--tcp <host:port>', 'address of the daemon, instead of a socket'))
+    .addOption(
+      new Option('--tls-ca <file>', "with --tcp: authorities of the daemon's certificate, PEM").env(
+        'ELIDE_DAEMON_TLS_CA',
+      ),
+    )
+    .addOption(
+      new Option('--tls-cert <file>', 'with --tcp: certificate to show to the daemon, PEM').env(
+        'ELIDE_DAEMON_TLS_CERT',
+      ),
+    )
+    .addOption(
+      new Option('--tls-key <file>', 'with --tcp: private key of that certificate, PEM').env('ELIDE_DAEMON_TLS_KEY'),
+    )
+    .addOption(
+      new Option('--token-file <file>', "with --tcp: file with the daemon's bearer token").env(
+        'ELIDE_DAEMON_TOKEN_FILE',
+      ),
+    )
     .exitOverride()
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ outputError: (text, writeError) => writeError(text.replace(/^error: /, 'elidectl: ')) })

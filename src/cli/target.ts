@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import { connectDaemon, type DaemonClient, type ExecutionSummary } from '../client/index.ts';
+import { connectDaemon, type DaemonAddress, type DaemonClient, type ExecutionSummary } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError } from '../errors.ts';
 
 /** Where a session is not named. */
@@ -7,10 +7,14 @@ export const DEFAULT_SESSION = 'default';
 
 const DEFAULT_SOCKET = '/tmp/elide-daemon.sock';
 
-/** The flags that say which daemon. */
+/** The flags that say which daemon, and what is shown and trusted there. */
 export interface TargetFlags {
   socket?: string;
   tcp?: string;
+  tlsCa?: string;
+  tlsCert?: string;
+  tlsKey?: string;
+  tokenFile?: string;
 }
 
 /** A daemon to speak to. */
@@ -22,10 +26,16 @@ export interface Target {
 
 /** Speaks to the daemon that the flags name; closes the connection after. */
 export async function withDaemon<T>(command: Command, use: (target: Target) => Promise<T>): Promise<T> {
-  const { socket, tcp } = command.optsWithGlobals<TargetFlags>();
-  const path = socket ?? (process.env.ELIDE_DAEMON_SOCKET || DEFAULT_SOCKET);
-  using client = connectDaemon(tcp === undefined ? { socket: path } : { tcp });
-  return await use({ client, sameMachine: tcp === undefined });
+  const address = addressOf(command.optsWithGlobals<TargetFlags>());
+  using client = connectDaemon(address);
+  return await use({ client, sameMachine: 'socket' in address });
+}
+
+/** Any of the files for TLS means TLS. */
+function addressOf({ socket, tcp, tlsCa, tlsCert, tlsKey, tokenFile }: TargetFlags): DaemonAddress {
+  if (tcp === undefined) return { socket: socket ?? (process.env.ELIDE_DAEMON_SOCKET || DEFAULT_SOCKET) };
+  const tls = tlsCa || tlsCert || tlsKey ? { caFile: tlsCa, certFile: tlsCert, keyFile: tlsKey } : undefined;
+  return { tcp, tls, tokenFile };
 }
 
 /** The flag of every command that takes an execution. */

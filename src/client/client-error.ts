@@ -7,6 +7,7 @@ import {
   NotFoundError,
   OutOfRangeError,
   ResourceExhaustedError,
+  UnauthenticatedError,
   UnavailableError,
 } from '../errors.ts';
 
@@ -42,6 +43,7 @@ const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptio
   [status.INVALID_ARGUMENT]: InvalidArgumentError,
   [status.FAILED_PRECONDITION]: FailedPreconditionError,
   [status.OUT_OF_RANGE]: OutOfRangeError,
+  [status.UNAUTHENTICATED]: UnauthenticatedError,
 };
 
 /** When to try again where nobody says. */

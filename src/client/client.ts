@@ -1,12 +1,10 @@
-import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  type ClientReadableStream,
-  type ClientUnaryCall,
-  credentials,
-  type CallOptions as GrpcCallOptions,
+import type {
+  ClientReadableStream,
+  ClientUnaryCall,
+  CallOptions as GrpcCallOptions,
   Metadata,
-  type ServiceError,
+  ServiceError,
 } from '@grpc/grpc-js';
 import type {
   DeleteOptions,
@@ -28,6 +26,7 @@ import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
 import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
 import { errorOf, UnreachableError } from './client-error.ts';
+import { connectionOf, type DaemonAddress } from './connection.ts';
 import {
   chunkOf,
   type ExecutionSummary,
@@ -39,9 +38,6 @@ import {
   summaryOf,
 } from './convert.ts';
 import { type Patience, reconnecting, retry } from './reconnect.ts';
-
-/** Where a daemon listens: the path of its unix socket, or `HOST:PORT`. */
-export type DaemonAddress = { socket: string } | { tcp: string };
 
 /** What every call takes. */
 export interface CallOptions {
@@ -78,7 +74,10 @@ type StreamMethod<Req, Res> = (
   options: Partial<GrpcCallOptions>,
 ) => ClientReadableStream<Res>;
 
-/** Makes a client of the daemon at this address. It connects with the first call, and again after a connection broke. */
+/**
+ * Makes a client of the daemon at this address. It connects with the first call, and again after a connection broke. Throws
+ * an `InvalidArgumentError` that names a file of credentials which cannot be used.
+ */
 export function connectDaemon(address: DaemonAddress): DaemonClient {
   return new DaemonClient(address);
 }
@@ -93,15 +92,18 @@ export class DaemonClient {
   /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
   readonly address: string;
   readonly #api: Api.ExecutionApiClient;
+  readonly #metadata: Metadata;
   /** A daemon has answered. */
   #met = false;
   #closed = false;
 
   constructor(address: DaemonAddress) {
-    const target = 'socket' in address ? `unix:${resolve(address.socket)}` : address.tcp;
-    this.address = 'socket' in address ? target : `tcp:${target}`;
-    this.#api = new Api.ExecutionApiClient(target, credentials.createInsecure(), {
-      // Between this machine and itself there is no proxy, whatever the environment says.
+    const { target, name, credentials, options, metadata } = connectionOf(address);
+    this.address = name;
+    this.#metadata = metadata;
+    this.#api = new Api.ExecutionApiClient(target, credentials, {
+      ...options,
+      // Between a daemon and its clients there is no proxy, whatever the environment says.
       'grpc.enable_http_proxy': 0,
       // A page of executions with long names is more than the default of 4 MiB.
       'grpc.max_receive_message_length': -1,
@@ -358,7 +360,7 @@ export class DaemonClient {
   ): Promise<Res> {
     this.#requireOpen(signal);
     const { promise, resolve, reject } = Promise.withResolvers<Res>();
-    const call = method.call(this.#api, request, new Metadata(), grpcOptions(deadlineMs), (error, response) => {
+    const call = method.call(this.#api, request, this.#metadata.clone(), grpcOptions(deadlineMs), (error, response) => {
       const failure = error && errorOf(error, this.address);
       this.#met ||= !(failure instanceof UnreachableError);
       if (failure === null) resolve(response);
@@ -382,7 +384,7 @@ export class DaemonClient {
     { signal, deadlineMs }: CallOptions = {},
   ): AsyncGenerator<Res> {
     this.#requireOpen(signal);
-    const call = method.call(this.#api, request, new Metadata(), grpcOptions(deadlineMs));
+    const call = method.call(this.#api, request, this.#metadata.clone(), grpcOptions(deadlineMs));
     // Cancelling makes an error event, after which nobody may be listening any more.
     call.on('error', () => {});
     const abort = () => call.cancel();

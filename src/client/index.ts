@@ -1,7 +1,8 @@
-export type { CallOptions, DaemonAddress } from './client.ts';
+export type { CallOptions } from './client.ts';
 export { connectDaemon, DaemonClient } from './client.ts';
 export { ClientError, UnreachableError } from './client-error.ts';
 export { Command, type CommandPlace, type CommandProgram } from './command.ts';
+export type { DaemonAddress, TcpAddress, TlsFiles } from './connection.ts';
 export type { ExecutionSummary } from './convert.ts';
 export { languageOf } from './language.ts';
 export { presence } from './presence.ts';

@@ -13,6 +13,7 @@ import { Handlers, type Implementation, tolerant } from './handlers.ts';
 import { Health } from './health.ts';
 import { serializeOutput } from './output-codec.ts';
 import { addReflection } from './reflection.ts';
+import { tcpCredentials } from './tcp-credentials.ts';
 
 /** What a request needs beside its code. */
 const ENVELOPE_BYTES = 16 * 1024 * 1024;
@@ -36,8 +37,9 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
   health.addTo(server);
   addReflection(server, PROTO_IMAGE, REFLECTED);
   try {
+    const credentials = tcpCredentials(config, log);
     const socket = config.socket === false ? undefined : await listenUnix(server, config.socket);
-    const tcp = config.tcp === undefined ? undefined : await listenTcp(server, config.tcp);
+    const tcp = config.tcp === undefined ? undefined : await listenTcp(server, config.tcp, credentials);
     const watched = socket === undefined ? undefined : keepUnix(server, socket, log);
     const end = () => {
       clearInterval(watched);
@@ -53,7 +55,7 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
 async function listenUnix(server: Server, path: string): Promise<string> {
   checkSocketPath(path);
   await removeStale(path);
-  await bind(server, `unix:${path}`, `socket ${path}`);
+  await bind(server, `unix:${path}`, `socket ${path}`, ServerCredentials.createInsecure());
   await chmod(path, 0o600);
   return path;
 }
@@ -74,14 +76,14 @@ function keepUnix(server: Server, path: string, log: Logger): NodeJS.Timeout {
   return setInterval(look, LOOK_MS).unref();
 }
 
-async function listenTcp(server: Server, address: string): Promise<string> {
-  const port = await bind(server, address, `address ${address}`);
+async function listenTcp(server: Server, address: string, credentials: ServerCredentials): Promise<string> {
+  const port = await bind(server, address, `address ${address}`, credentials);
   return address.replace(/:\d+$/, `:${port}`);
 }
 
-async function bind(server: Server, target: string, name: string): Promise<number> {
+async function bind(server: Server, target: string, name: string, credentials: ServerCredentials): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
-  server.bindAsync(target, ServerCredentials.createInsecure(), (error, port) => {
+  server.bindAsync(target, credentials, (error, port) => {
     if (error === null) resolve(port);
     else reject(new StartupError(`${name} cannot be listened on: ${error.message}`, { cause: error }));
   });

@@ -40,6 +40,7 @@ const CODES: Record<string, status> = {
   failed_precondition: status.FAILED_PRECONDITION,
   out_of_range: status.OUT_OF_RANGE,
   resource_exhausted: status.RESOURCE_EXHAUSTED,
+  unauthenticated: status.UNAUTHENTICATED,
   unavailable: status.UNAVAILABLE,
   startup: status.FAILED_PRECONDITION,
 };

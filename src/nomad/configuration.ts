@@ -5,6 +5,8 @@ export const PLUGIN = configuration({
   enabled: flag,
   daemon_socket: text,
   daemon_address: text,
+  daemon_tls: block({ ca_file: text, cert_file: text, key_file: text }),
+  daemon_token_file: text,
   daemon: word('connect', 'spawn'),
   daemon_path: text,
   daemon_args: list,

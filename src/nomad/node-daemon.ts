@@ -33,8 +33,9 @@ export class NodeDaemon {
   }
 
   get client(): DaemonClient {
-    const { daemon_socket: socket, daemon_address: tcp } = this.config;
-    this.#client ??= connectDaemon(tcp && !socket ? { tcp } : { socket: this.#socket });
+    const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = this.config;
+    const tls = files && { caFile: files.ca_file, certFile: files.cert_file, keyFile: files.key_file };
+    this.#client ??= connectDaemon(tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket });
     return this.#client;
   }
 
@@ -102,11 +103,11 @@ export class NodeDaemon {
   async #openSession(): Promise<void> {
     const { session_config: wanted } = this.config;
     const opened = await this.client.openSession(this.sessionId, {
-      contextPoolSize: wanted?.context_pool_size ?? undefined,
-      enabledLanguages: wanted?.enabled_languages ?? undefined,
-      enabledIntrinsics: wanted?.enabled_intrinsics ?? undefined,
-      memoryLimitMb: wanted?.memory_limit_mb ?? undefined,
-      enableAi: wanted?.enable_ai ?? undefined,
+      contextPoolSize: wanted?.context_pool_size,
+      enabledLanguages: wanted?.enabled_languages,
+      enabledIntrinsics: wanted?.enabled_intrinsics,
+      memoryLimitMb: wanted?.memory_limit_mb,
+      enableAi: wanted?.enable_ai,
     });
     if (!opened) log('warn', `session "${this.sessionId}" keeps its configuration while tasks run in it`);
   }

@@ -20,10 +20,13 @@ export interface Configuration<T> {
   decode(msgpack: Uint8Array): T;
 }
 
-/** An attribute of an HCL type, for example `list(string)`. Absent, it comes as null. */
+/** What the agent sends as null where there is nothing. */
+const optional = <S extends v.GenericSchema>(schema: S) => v.nullish(schema, () => undefined);
+
+/** An attribute of an HCL type, for example `list(string)`. */
 export function attr<S extends v.GenericSchema>(type: string, schema: S) {
   const spec = (name: string) => Spec.fromPartial({ block: { $case: 'attr', value: { name, type, required: false } } });
-  return { spec, schema: v.nullish(schema) };
+  return { spec, schema: optional(schema) };
 }
 
 export const text = attr('string', v.string());
@@ -54,13 +57,13 @@ export const size = attr(
 /** Strings by names of the user's own, as a block. */
 export const strings = {
   spec: (name: string) => Spec.fromPartial({ block: { $case: 'blockAttrs', value: { name, type: 'string' } } }),
-  schema: v.nullish(v.record(v.string(), v.string())),
+  schema: optional(v.record(v.string(), v.string())),
 };
 
 export function block<F extends Fields>(fields: F) {
   const { spec: nested, schema } = object(fields);
   const spec = (name: string) => Spec.fromPartial({ block: { $case: 'blockValue', value: { name, nested } } });
-  return { spec, schema: v.nullish(schema) };
+  return { spec, schema: optional(schema) };
 }
 
 export function configuration<F extends Fields>(fields: F): Configuration<v.InferOutput<Schema<F>>> {

@@ -178,6 +178,11 @@ test('an unknown key of the configuration is named, with the nearest there is', 
     ['{ "graceMs": "5s" }', /graceMs is "5s"/],
     ['{ "logLevel": "loud" }', /logLevel is "loud"/],
     ['{ "maxRunning": 0 }', /maxRunning is 0/],
+    ['{ "tls": { "certFile": "/c" } }', /tls\.keyFile is missing/],
+    [
+      '{ "tls": { "certFile": "/c", "keyFile": "/k", "clientCa": "/a" } }',
+      /"tls\.clientCa" \(did you mean "tls\.clientCaFile"/,
+    ],
     ['[]', /not a JSON object/],
     ['{', /JSON/],
   ] as const) {
@@ -192,12 +197,26 @@ test('an unknown key of the configuration is named, with the nearest there is', 
   });
 });
 
-test.each(['0.0.0.0:80', '192.168.1.1:80', '[::]:80', 'example.com:80', '127.0.0.1.evil.com:80'])(
-  'tcp on %s, which is no loopback address, is refused',
-  (tcp) => {
-    expect(() => checkConfig({ tcp })).toThrow(/is not a loopback address/);
-  },
-);
+const BEYOND_LOOPBACK = ['0.0.0.0:80', '192.168.1.1:80', '[::]:80', 'example.com:80', '127.0.0.1.evil.com:80'];
+
+test.each(BEYOND_LOOPBACK)('tcp on %s, beyond loopback, needs a token or client certificates', (tcp) => {
+  const tls = { certFile: '/c', keyFile: '/k' };
+
+  for (const config of [{ tcp }, { tcp, tls }]) {
+    expect(() => checkConfig(config)).toThrow(
+      `tcp "${tcp}" is not a loopback address: it needs tokenFile or tls.clientCaFile`,
+    );
+  }
+  expect(checkConfig({ tcp, tokenFile: '/t' })).toMatchObject({ tcp });
+  expect(checkConfig({ tcp, tls: { ...tls, clientCaFile: '/ca' } })).toMatchObject({ tcp });
+});
+
+test('a file that leaves the credentials to the flags is read', async () => {
+  const file = join(places().root, 'config.json');
+  writeFileSync(file, '{ "tcp": "0.0.0.0:80" }');
+
+  expect(await readConfigFile(file)).toEqual({ tcp: '0.0.0.0:80' });
+});
 
 test.each(['127.0.0.1', 'localhost:', ':80', '127.0.0.1:70000', '127.0.0.1:x', 'localhost:80:80'])(
   'tcp %s, which is no address, is refused',

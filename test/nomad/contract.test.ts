@@ -18,6 +18,7 @@ import {
 } from '../../src/gen/nomad/driver.ts';
 import { RpcStatus } from '../../src/gen/nomad/errors.ts';
 import type { Spec } from '../../src/gen/nomad/hclspec.ts';
+import { Authority } from '../support/certificates.ts';
 import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PluginHost, refusedWith, taskIn } from './host.ts';
@@ -127,6 +128,7 @@ describe('the base plugin', () => {
     await expect(other.setConfig({ reconnect_limit: 'soon' })).rejects.toThrow(
       'reconnect_limit: it must be a duration',
     );
+    await expect(other.setConfig({ daemon_tls: { ca_file: 5 } })).rejects.toThrow('daemon_tls.ca_file: ');
     await expect(other.setConfig(Buffer.from([0xc1, 0xff, 0x00]))).rejects.toThrow('failed to decode driver config');
     await expect(other.setConfig(Buffer.alloc(0), undefined)).resolves.toEqual({});
   });
@@ -211,6 +213,39 @@ describe('the fingerprint', () => {
 
     expect(found?.health).toBe(Health.UNHEALTHY);
     expect(found?.healthDescription).toContain('cobol');
+  });
+
+  test('a daemon on TCP is known by its certificate, and knows the driver by its own and the token', async () => {
+    const directory = temporaryDirectory();
+    const authority = await Authority.create(directory, 'authority');
+    const own = await authority.issue('driver', []);
+    const tokenFile = join(directory, 'token');
+    writeFileSync(tokenFile, 'correct-horse\n', { mode: 0o600 });
+    const tls = { ...(await authority.issue('server', ['127.0.0.1'])), clientCaFile: authority.certFile };
+    await using node = await TestDaemon.start({ tcp: '127.0.0.1:0', tls, tokenFile });
+    const config = {
+      daemon_address: node.endpoints.tcp,
+      daemon_tls: { ca_file: authority.certFile, cert_file: own.certFile, key_file: own.keyFile },
+      daemon_token_file: tokenFile,
+    };
+    await using other = await PluginHost.start(config);
+    const look = async (changed: object) => {
+      await other.setConfig({ ...config, ...changed });
+      const [found] = await fingerprints(other, () => true);
+      return [found?.health, found?.healthDescription];
+    };
+
+    expect(await look({})).toEqual([Health.HEALTHY, 'Healthy']);
+    expect((await other.run(javascript('process.exit(3)'))).result?.exitCode).toBe(3);
+    expect(await look({ daemon_token_file: '' })).toEqual([Health.UNHEALTHY, expect.stringContaining('has none')]);
+    expect(await look({ daemon_token_file: '/nowhere' })).toEqual([
+      Health.UNHEALTHY,
+      expect.stringContaining('tokenFile /nowhere: ENOENT'),
+    ]);
+    expect(await look({ daemon_tls: { ca_file: authority.certFile } })).toEqual([
+      Health.UNDETECTED,
+      expect.stringContaining(`no daemon answers on tcp:${node.endpoints.tcp}`),
+    ]);
   });
 
   test('a daemon is started where that is configured, and outlives the plugin', async () => {

@@ -1,0 +1,65 @@
+import { isIP } from 'node:net';
+import { resolve } from 'node:path';
+import { checkServerIdentity } from 'node:tls';
+import { type ChannelCredentials, type ChannelOptions, credentials, Metadata, type VerifyOptions } from '@grpc/grpc-js';
+import { readCertificates, readKeyPair, readToken } from '../credential-files.ts';
+import { InvalidArgumentError } from '../errors.ts';
+
+/** Where a daemon listens: the path of its unix socket, or an address with what is shown and trusted there. */
+export type DaemonAddress = { socket: string } | TcpAddress;
+
+/** A daemon on TCP. The files are read once, when the client is made; an empty path stands for none. */
+export interface TcpAddress {
+  /** `HOST:PORT`. */
+  tcp: string;
+  /** Present: over TLS. */
+  tls?: TlsFiles | undefined;
+  /** File with the daemon's bearer token. */
+  tokenFile?: string | undefined;
+}
+
+/** Paths of PEM files. */
+export interface TlsFiles {
+  /** Authorities of the daemon's certificate. Default: those that Node trusts. */
+  caFile?: string | undefined;
+  /** Certificate and key of this client, for a daemon that asks for them. */
+  certFile?: string | undefined;
+  keyFile?: string | undefined;
+}
+
+/** What a gRPC client is made of. */
+export interface Connection {
+  target: string;
+  /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
+  name: string;
+  credentials: ChannelCredentials;
+  options: ChannelOptions;
+  /** What each call carries. */
+  metadata: Metadata;
+}
+
+/** Throws an `InvalidArgumentError` that names the setting and the path of a file that is not what it should be. */
+export function connectionOf(address: DaemonAddress): Connection {
+  const metadata = new Metadata();
+  if ('socket' in address) {
+    const target = `unix:${resolve(address.socket)}`;
+    return { target, name: target, credentials: credentials.createInsecure(), options: {}, metadata };
+  }
+  const { tcp, tls, tokenFile } = address;
+  if (tokenFile) metadata.set('authorization', `Bearer ${readToken('tokenFile', tokenFile)}`);
+  const secured = tls === undefined ? { credentials: credentials.createInsecure(), options: {} } : securedBy(tls, tcp);
+  return { target: tcp, name: `tcp:${tcp}`, metadata, ...secured };
+}
+
+function securedBy({ caFile, certFile, keyFile }: TlsFiles, tcp: string): Pick<Connection, 'credentials' | 'options'> {
+  const ca = caFile ? readCertificates('tls.caFile', caFile) : null;
+  if (!certFile !== !keyFile) throw new InvalidArgumentError('tls.certFile and tls.keyFile belong together');
+  const own = certFile && keyFile ? readKeyPair('tls.', { certFile, keyFile }) : undefined;
+  const create = (verify: VerifyOptions) => credentials.createSsl(ca, own?.key ?? null, own?.cert ?? null, verify);
+  const host = tcp.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
+  if (isIP(host) === 0) return { credentials: create({}), options: {} };
+  // A server name is no IP address (RFC 6066), Node refuses one: another is sent, the certificate is to be the address's.
+  const options = { 'grpc.ssl_target_name_override': 'localhost' };
+  const verified = create({ checkServerIdentity: (_name, certificate) => checkServerIdentity(host, certificate) });
+  return { credentials: verified, options };
+}

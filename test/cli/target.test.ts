@@ -1,0 +1,68 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Authority, type KeyPairFiles } from '../support/certificates.ts';
+import { temporaryDirectory } from '../support/daemon.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
+import { Elidectl } from './elidectl.ts';
+
+let daemon: DaemonProcess;
+let ctl: Elidectl;
+let authority: Authority;
+let own: KeyPairFiles;
+let tokenFile: string;
+
+beforeAll(async () => {
+  const directory = temporaryDirectory();
+  authority = await Authority.create(directory, 'authority');
+  own = await authority.issue('client', []);
+  tokenFile = join(directory, 'token');
+  writeFileSync(tokenFile, 'correct-horse\n', { mode: 0o600 });
+  const server = await authority.issue('server', ['127.0.0.1']);
+  // One of the three in the file, two as flags: together they are a whole.
+  const config = join(directory, 'config.json');
+  writeFileSync(config, JSON.stringify({ tls: { certFile: '/is/overridden', keyFile: server.keyFile } }));
+  const flags = ['--config', config, '--tls-cert', server.certFile, '--tls-client-ca', authority.certFile];
+  daemon = await DaemonProcess.start(...flags, '--token-file', tokenFile);
+  ctl = new Elidectl(daemon.socket);
+});
+afterAll(async () => {
+  await daemon?.stop();
+});
+
+test('flags say what is shown and trusted on TCP', async () => {
+  const tls = ['--tls-ca', authority.certFile, '--tls-cert', own.certFile, '--tls-key', own.keyFile];
+
+  const { code, stdout, stderr } = await ctl.run(['--tcp', daemon.tcp, ...tls, '--token-file', tokenFile, 'health']);
+
+  expect([code, stderr.toString()]).toEqual([0, '']);
+  expect(stdout.toString()).toContain(`on tcp:${daemon.tcp}`);
+});
+
+test('the environment says so too, and changes nothing for a socket', async () => {
+  const env = {
+    ELIDE_DAEMON_TLS_CA: authority.certFile,
+    ELIDE_DAEMON_TLS_CERT: own.certFile,
+    ELIDE_DAEMON_TLS_KEY: own.keyFile,
+    ELIDE_DAEMON_TOKEN_FILE: tokenFile,
+  };
+
+  expect((await ctl.run(['--tcp', daemon.tcp, 'health'], { env })).code).toBe(0);
+  expect((await ctl.run(['health'], { env: { ...env, ELIDE_DAEMON_TOKEN_FILE: '/nowhere' } })).code).toBe(0);
+});
+
+test('a call without the token is refused with the flag that is missing', async () => {
+  const tls = ['--tls-ca', authority.certFile, '--tls-cert', own.certFile, '--tls-key', own.keyFile];
+
+  const { code, stderr } = await ctl.run(['--tcp', daemon.tcp, ...tls, 'health']);
+
+  expect(code).toBe(125);
+  expect(stderr.toString()).toMatch(/^elidectl: .*this call has none: name its file with --token-file\n$/);
+});
+
+test('a file that cannot be used is named', async () => {
+  const { code, stderr } = await ctl.run(['--tcp', daemon.tcp, '--tls-ca', '/nowhere', 'health']);
+
+  expect(code).toBe(125);
+  expect(stderr.toString()).toContain('tls.caFile /nowhere: ENOENT');
+});
