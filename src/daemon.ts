@@ -20,7 +20,7 @@ import { guestExitOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
-import { enforcementOf, summaryOf } from './supervisor/enforcement.ts';
+import { enforcementOf } from './supervisor/enforcement.ts';
 import { type ExecutionMetrics, metricsOf, metricsOfAll, metricsOfOne } from './supervisor/execution-metrics.ts';
 import {
   ExecutionRecord,
@@ -30,7 +30,7 @@ import {
 } from './supervisor/execution-record.ts';
 import type { FinishedRecord } from './supervisor/finished-record.ts';
 import { type Language, Languages, specOf } from './supervisor/languages.ts';
-import { checkDuration, type Enforcement } from './supervisor/limits.ts';
+import { checkDuration, type Enforcement, summaryOf } from './supervisor/limits.ts';
 import {
   type CheckedSessionConfiguration,
   checkId,

@@ -92,7 +92,10 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       return { success, message: success ? '' : `execution "${executionId}" has exited, or there is none` };
     }),
 
-    health: unary(async () => ({ healthy: daemon.healthy, version: VERSION })),
+    health: unary(async () => {
+      const { maxRunning, maxQueuedInAll: maxQueued } = daemon.config;
+      return { healthy: daemon.healthy, version: VERSION, maxRunning, maxQueued };
+    }),
 
     watchExecution: stream(async function* (
       { sessionId, executionId, fromSequence }: Api.WatchExecutionRequest,

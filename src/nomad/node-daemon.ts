@@ -1,11 +1,13 @@
 import { hostname } from 'node:os';
 import { connectDaemon, type DaemonClient, DaemonSpawner, isLost, presence } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
+import type { HealthResponse } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
 import { coreSpeedMhz } from '../plugin/base-plugin.ts';
-import { type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
+import { type Attributes, type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
 import { log } from '../plugin/log.ts';
+import { summaryOf } from '../supervisor/limits.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import type { PluginConfig } from './configuration.ts';
 
@@ -67,10 +69,10 @@ export class NodeDaemon {
     const absent = (health: Health, healthDescription: string) => ({ present: undefined, health, healthDescription });
     if (this.config.enabled === false) return absent(Health.UNDETECTED, 'disabled');
     try {
-      const { healthy, version } = await this.client.health(HEALTH_LIMIT);
-      if (!healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
+      const daemon = await this.client.health(HEALTH_LIMIT);
+      if (!daemon.healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
       await this.#openSession();
-      const attributes = await this.#attributes(version);
+      const attributes = await this.#attributes(daemon);
       return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
     } catch (error) {
       const { message } = error as Error;
@@ -79,25 +81,23 @@ export class NodeDaemon {
   }
 
   /** What a job may ask for in its constraints. */
-  async #attributes(version: string): Promise<Record<string, string>> {
+  async #attributes({ version, maxRunning, maxQueued }: HealthResponse): Promise<Attributes> {
     const { config } = await this.client.getSession(this.sessionId, HEALTH_LIMIT);
-    const attributes: Record<string, string> = {
+    const languages = await this.client.languages(HEALTH_LIMIT);
+    const enabled = languages.filter(({ name, available }) => available && config.enabledLanguages.includes(name));
+    const limits = await this.client.enforcement(HEALTH_LIMIT);
+    const running = Math.min(config.maxRunning || maxRunning, maxRunning);
+    return {
       '': 'true',
       available: 'true',
       version,
       session_id: this.sessionId,
       isolation: 'process,thread',
-      context_pool_size: String(config.contextPoolSize),
+      context_pool_size: config.contextPoolSize,
+      language: Object.fromEntries(enabled.map((language) => [language.name, language.version])),
+      limit: summaryOf(limits.filter(({ enforced }) => enforced)),
+      capacity: { running: maxRunning, queued: maxQueued, session: { running, queued: config.maxQueued } },
     };
-    for (const language of await this.client.languages(HEALTH_LIMIT)) {
-      const enabled = language.available && config.enabledLanguages.includes(language.name);
-      if (enabled) attributes[`language.${language.name}`] = language.version;
-    }
-    for (const { limit, engine, mechanism, enforced } of await this.client.enforcement(HEALTH_LIMIT)) {
-      const held = attributes[`limit.${limit}`];
-      if (enforced) attributes[`limit.${limit}`] = `${held === undefined ? '' : `${held}, `}${engine}: ${mechanism}`;
-    }
-    return attributes;
   }
 
   async #openSession(): Promise<void> {

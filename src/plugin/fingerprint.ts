@@ -1,11 +1,16 @@
-import { FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
+import { Attribute, FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
 import { log } from './log.ts';
 
-/** How it stands with a driver; attributes by the names that follow its own, '' for that itself. */
+/** By the names that follow a driver's own, part by part; '' for that itself. */
+export interface Attributes {
+  [name: string]: string | number | Attributes;
+}
+
+/** How it stands with a driver. */
 export interface Fingerprint {
   health: Health;
   healthDescription: string;
-  attributes?: Record<string, string>;
+  attributes?: Attributes;
 }
 
 /** Each look that differs from the one before, as the agent reads it, and as a line of its log. */
@@ -15,14 +20,20 @@ export async function* fingerprints(
 ): AsyncGenerator<FingerprintResponse> {
   let told = '';
   for await (const { health, healthDescription, attributes: found = {} } of looks) {
-    const attributes = Object.entries(found).map(([key, value]) => [
-      ['driver', name, key].filter(Boolean).join('.'),
-      { value: { $case: 'stringVal' as const, value } },
-    ]);
-    const fingerprint = { health, healthDescription, attributes: Object.fromEntries(attributes) };
+    const attributes = Object.fromEntries(namedFrom(`driver.${name}`, found));
+    const fingerprint = { health, healthDescription, attributes };
     if (JSON.stringify(fingerprint) === told) continue;
     told = JSON.stringify(fingerprint);
     log(health === Health.HEALTHY ? 'info' : 'warn', healthDescription);
     yield FingerprintResponse.fromPartial(fingerprint);
+  }
+}
+
+/** Each value by its full name. */
+function* namedFrom(prefix: string, attributes: Attributes): Generator<[string, Attribute]> {
+  for (const [key, value] of Object.entries(attributes)) {
+    const name = key === '' ? prefix : `${prefix}.${key}`;
+    if (typeof value === 'object') yield* namedFrom(name, value);
+    else yield [name, Attribute.fromPartial({ value: { $case: 'stringVal', value: String(value) } })];
   }
 }

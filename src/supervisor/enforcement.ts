@@ -67,12 +67,3 @@ function byGroup({ version, controllers, why }: GroupSupport, controller: string
   const missing = why || `the cgroup controller ${controller} is not available`;
   return { ...otherwise, note: [otherwise.note, `no cgroup: ${missing}`].filter(Boolean).join('; ') };
 }
-
-/** Limit by limit: `python: cgroup v1, thread: sampling`. */
-export function summaryOf(enforcement: Enforcement[]): Record<string, string> {
-  const summary: Record<string, string> = {};
-  for (const { limit, engine, mechanism } of enforcement) {
-    summary[limit] = [summary[limit], `${engine}: ${mechanism}`].filter(Boolean).join(', ');
-  }
-  return summary;
-}

@@ -190,6 +190,15 @@ export interface Enforcement {
   note: string;
 }
 
+/** Limit by limit: `python: cgroup v1, thread: sampling`. */
+export function summaryOf(enforcement: Enforcement[]): Record<string, string> {
+  const summary: Record<string, string> = {};
+  for (const { limit, engine, mechanism } of enforcement) {
+    summary[limit] = [summary[limit], `${engine}: ${mechanism}`].filter(Boolean).join(', ');
+  }
+  return summary;
+}
+
 /** One line for each limit of `options` that this node cannot hold for that engine. Throws when they are required. */
 export function checkEnforcement(options: CheckedOptions, engine: string, known: Enforcement[]): string[] {
   const lacking = LIMIT_NAMES.filter((name) => options[name] !== undefined).flatMap((name) => {

@@ -275,8 +275,9 @@ test('lists page through executions, oldest first', async () => {
 test('Health answers with the version, on the socket and over TCP', async () => {
   await using tcp = new TestClient(node.endpoints.tcp as string);
 
-  expect(await client.call('health', {})).toEqual({ healthy: true, version: VERSION });
-  expect(await tcp.call('health', {})).toEqual({ healthy: true, version: VERSION });
+  const { maxRunning, maxQueuedInAll: maxQueued } = node.daemon.config;
+  expect(await client.call('health', {})).toEqual({ healthy: true, version: VERSION, maxRunning, maxQueued });
+  expect(await tcp.call('health', {})).toMatchObject({ healthy: true, version: VERSION });
   expect(node.endpoints.tcp).toMatch(/^127\.0\.0\.1:[1-9]\d*$/);
 });
 

@@ -161,6 +161,7 @@ describe('the fingerprint', () => {
     const [found] = await fingerprints(host, () => true);
 
     expect(found).toMatchObject({ health: Health.HEALTHY, healthDescription: 'Healthy', err: '' });
+    const { maxRunning, maxQueued, maxQueuedInAll } = daemon.daemon.config;
     const values = Object.fromEntries(
       Object.entries(found?.attributes ?? {}).map(([name, { value }]) => [name, value?.value]),
     );
@@ -169,6 +170,10 @@ describe('the fingerprint', () => {
       'driver.elide.version': '0.1.0',
       'driver.elide.language.javascript': process.versions.node,
       'driver.elide.isolation': 'process,thread',
+      'driver.elide.capacity.running': String(maxRunning),
+      'driver.elide.capacity.queued': String(maxQueuedInAll),
+      'driver.elide.capacity.session.running': String(maxRunning),
+      'driver.elide.capacity.session.queued': String(maxQueued),
     });
     expect(values['driver.elide.limit.memory_limit_mb']).toContain('thread: ');
   });

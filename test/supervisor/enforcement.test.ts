@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { enforcementOf, type GroupSupport, summaryOf } from '../../src/supervisor/enforcement.ts';
-import { LIMITS } from '../../src/supervisor/limits.ts';
+import { enforcementOf, type GroupSupport } from '../../src/supervisor/enforcement.ts';
+import { LIMITS, summaryOf } from '../../src/supervisor/limits.ts';
 
 const support = (version: 0 | 1 | 2, controllers: string[], why = ''): GroupSupport => ({
   version,

@@ -13,11 +13,19 @@ export function addDoctor(program: Command, finish: Finish): void {
     .option('--json', 'one JSON document')
     .action((flags: { json?: boolean }, command: Command) =>
       withDaemon(command, async ({ client }) => {
-        const { healthy, version } = await client.health({ deadlineMs: ANSWER_MS });
+        const { healthy, version, maxRunning, maxQueued } = await client.health({ deadlineMs: ANSWER_MS });
         const [languages, limits] = await Promise.all([client.languages(), client.enforcement()]);
         finish(healthy ? 0 : REFUSED);
-        if (flags.json) return writeJson({ healthy, version, languages, limits });
-        await write(`${healthy ? 'healthy' : 'not healthy'}: elide-daemon ${version} on ${client.address}\n\n`);
+        if (flags.json)
+          return writeJson({
+            healthy,
+            version,
+            capacity: { running: maxRunning, queued: maxQueued },
+            languages,
+            limits,
+          });
+        await write(`${healthy ? 'healthy' : 'not healthy'}: elide-daemon ${version} on ${client.address}\n`);
+        await write(`runs ${maxRunning} executions at a time; ${maxQueued} more may wait\n\n`);
         await writeTable(
           ['LANGUAGE', 'AVAILABLE'],
           languages.map(({ name, available, version: found, message }) => [

@@ -577,6 +577,9 @@ export interface HealthRequest {
 export interface HealthResponse {
   healthy: boolean;
   version: string;
+  /** How many executions run at most at one time on this node, and how many may wait, over all sessions. */
+  maxRunning: number;
+  maxQueued: number;
 }
 
 export interface WatchExecutionRequest {
@@ -3859,7 +3862,7 @@ export const HealthRequest: MessageFns<HealthRequest> = {
 };
 
 function createBaseHealthResponse(): HealthResponse {
-  return { healthy: false, version: "" };
+  return { healthy: false, version: "", maxRunning: 0, maxQueued: 0 };
 }
 
 export const HealthResponse: MessageFns<HealthResponse> = {
@@ -3869,6 +3872,12 @@ export const HealthResponse: MessageFns<HealthResponse> = {
     }
     if (message.version !== "") {
       writer.uint32(18).string(message.version);
+    }
+    if (message.maxRunning !== 0) {
+      writer.uint32(160).uint32(message.maxRunning);
+    }
+    if (message.maxQueued !== 0) {
+      writer.uint32(168).uint32(message.maxQueued);
     }
     return writer;
   },
@@ -3902,6 +3911,22 @@ export const HealthResponse: MessageFns<HealthResponse> = {
             message.version = reader.string();
             continue;
           }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.maxRunning = reader.uint32();
+            continue;
+          }
+          case 21: {
+            if (tag !== 168) {
+              break;
+            }
+
+            message.maxQueued = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3921,6 +3946,8 @@ export const HealthResponse: MessageFns<HealthResponse> = {
     const message = createBaseHealthResponse();
     message.healthy = object.healthy ?? false;
     message.version = object.version ?? "";
+    message.maxRunning = object.maxRunning ?? 0;
+    message.maxQueued = object.maxQueued ?? 0;
     return message;
   },
 };
