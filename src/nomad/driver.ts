@@ -73,7 +73,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     });
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = await follow(config, { version: 1, place }, 0, START_WAIT_MS);
-    for (const message of unmet) tell(config, message);
+    if (unmet !== undefined) tell(config, unmet);
     if (task.result?.reason !== 'start_failed') return task;
     throw new UnavailableError(task.result.message ?? 'the task could not be started');
   };

@@ -9,10 +9,10 @@ const MIB = 2 ** 20;
 /** As Nomad's own log collector has it. */
 const ROTATION = { maxFiles: 10, maxFileBytes: 10 * MIB };
 
-/** What a task is to run, and what of its options the session does not have; for people. */
+/** What a task is to run, and what is asked for that the daemon does not have; for people. */
 export interface Prepared {
   snippet: Snippet;
-  unmet: string[];
+  unmet: string | undefined;
 }
 
 /** Rejects with an `InvalidArgumentError` that names what is wrong. */
@@ -39,14 +39,15 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
     outputLimitBytes: output_limit || undefined,
     outputFiles: outputFilesOf(task, plugin),
   };
-  return { snippet, unmet: unmetOptions(options, plugin) };
+  return { snippet, unmet: unmetOf(options, plugin) };
 }
 
-/** An execution has what its session has: the first driver took these and made no use of them. */
-function unmetOptions({ elide_opts: wanted }: TaskOptions, { session_config: session }: PluginConfig): string[] {
-  const missing = (wanted?.intrinsics ?? []).filter((name) => !session?.enabled_intrinsics?.includes(name));
-  if (wanted?.enable_ai && !session?.enable_ai) missing.push('enable_ai');
-  return missing.map((name) => `${name} is not enabled in the driver's session_config; the task runs without it`);
+/** The first driver took these, from tasks and for the session, and made no use of them; the daemon has none yet. */
+function unmetOf({ elide_opts: wanted }: TaskOptions, { session_config: session }: PluginConfig): string | undefined {
+  const names = new Set([...(session?.enabled_intrinsics ?? []), ...(wanted?.intrinsics ?? [])]);
+  if (wanted?.enable_ai || session?.enable_ai) names.add('enable_ai');
+  const rest = 'the daemon has no intrinsics and no AI, the task runs with what its language brings';
+  return names.size === 0 ? undefined : `asked for and not there: ${[...names].join(', ')}; ${rest}`;
 }
 
 async function programOf({ script, code }: TaskOptions, task: TaskConfig) {

@@ -639,13 +639,40 @@ test('events tell each state, and why it ended', async () => {
     expect.arrayContaining([
       'Execution running',
       'Execution exited: failed',
-      "enable_ai is not enabled in the driver's session_config; the task runs without it",
-      "net is not enabled in the driver's session_config; the task runs without it",
+      'asked for and not there: net, enable_ai; the daemon has no intrinsics and no AI, the task runs with what its language brings',
     ]),
   );
   expect(own().at(-1)).toMatchObject({ allocId: task.allocId, taskName: 'task', annotations: { exit_code: '4' } });
   expect(own().every(({ timestamp }) => timestamp !== undefined)).toBe(true);
   call.cancel();
+});
+
+test('what the session is to have and the daemon has not is told once of each task, not again by its next driver', async () => {
+  const { socket } = daemon.endpoints;
+  const config = { daemon_socket: socket, session_id: 'asks', session_config: { enabled_intrinsics: ['io', 'env'] } };
+  const follow = (of: PluginHost) => {
+    const messages: string[] = [];
+    const call = of.driver.taskEvents({});
+    call.on('error', () => {});
+    call.on('data', ({ taskId, message }) => taskId === task.id && messages.push(message));
+    return messages;
+  };
+  const task = javascript(SLEEP, { elide_opts: { intrinsics: ['io'] } });
+  await using first = await PluginHost.start(config);
+  const told = follow(first);
+  const { handle } = await first.start(task);
+  await eventually('it is told', () =>
+    told.some((message) => message.startsWith('asked for and not there: io, env; ')),
+  );
+  await using second = await PluginHost.start(config);
+  const toldAgain = follow(second);
+
+  await second.recover(handle);
+  await second.stop(task.id, '', 0);
+  await eventually('the end is told', () => toldAgain.some((message) => message.startsWith('Execution exited')));
+
+  expect(told.filter((message) => message.startsWith('asked for'))).toHaveLength(1);
+  expect(toldAgain.filter((message) => message.startsWith('asked for'))).toEqual([]);
 });
 
 describe('a command beside a task', () => {
