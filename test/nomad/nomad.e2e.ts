@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Authority } from '../support/certificates.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { Agent, type Allocation, until } from './agent.ts';
@@ -49,6 +50,8 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     expect(Drivers?.elide).toMatchObject({ Detected: true, Healthy: true });
     expect(Attributes).toMatchObject({ 'driver.elide': '1', 'driver.elide.version': '0.1.0' });
     expect(Attributes?.['driver.elide.language.python']).toMatch(/^3\./);
+    expect(Number(Attributes?.['driver.elide.capacity.running'])).toBeGreaterThan(0);
+    expect(Attributes?.['driver.elide.capacity.session.queued']).toBe('10000');
   });
 
   test.each([
@@ -432,6 +435,32 @@ describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS 
     const wanted = Array.from({ length: 20_000 }, (_, i) => `${i}\n`).join('');
     await until('all is collected', async () => (await agent.logs(allocation.ID)).length === wanted.length);
     expect(await agent.logs(allocation.ID)).toBe(wanted);
+  });
+});
+
+describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS }, () => {
+  test('the driver shows its certificate and token, as the agent’s configuration names them', async () => {
+    const directory = temporaryDirectory();
+    const authority = await Authority.create(directory, 'authority');
+    const own = await authority.issue('driver', []);
+    const { certFile, keyFile } = await authority.issue('server', ['127.0.0.1']);
+    const token = join(directory, 'token');
+    writeFileSync(token, 'correct-horse', { mode: 0o600 });
+    const tls = ['--tls-cert', certFile, '--tls-key', keyFile, '--tls-client-ca', authority.certFile];
+    await using daemon = await DaemonProcess.start(...tls, '--token-file', token);
+    const config = `    daemon_address = "${daemon.tcp}"
+    daemon_token_file = "${token}"
+    daemon_tls {
+      ca_file = "${authority.certFile}"
+      cert_file = "${own.certFile}"
+      key_file = "${own.keyFile}"
+    }`;
+    await using agent = await Agent.start(nomad as string, join(directory, 'n'), config);
+
+    const { allocation, end } = await agent.ended(await agent.run(code('javascript', 'console.log("there")')));
+
+    expect(end).toMatchObject({ ExitCode: 0 });
+    expect(await agent.logs(allocation.ID)).toBe('there\n');
   });
 });
 
