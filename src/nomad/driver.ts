@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
-import { Command, isLost, reconnecting, retry } from '../client/index.ts';
+import { Command, isLost, retry } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
@@ -144,10 +144,8 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     taskStats: stream(async function* ({ taskId: executionId, collectionInterval }, signal) {
       const { state, forgotten } = find(executionId);
       const until = AbortSignal.any([signal, forgotten.signal]);
-      const { sessionId } = state.place;
-      const options = { sessionId, executionId, intervalMs: intervalMsOf(collectionInterval), signal: until };
-      const rounds = reconnecting(() => node.client.watchExecutionMetrics(options), { signal: until });
-      yield* statsOf(rounds, node.coreSpeedMhz, until);
+      const followed = { ...state.place, executionId, intervalMs: intervalMsOf(collectionInterval), signal: until };
+      yield* statsOf(node.metrics.follow(followed), node.coreSpeedMhz, until);
     }),
 
     execTask: unary(async ({ taskId, command, timeout }) =>

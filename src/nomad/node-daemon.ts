@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { connectDaemon, type DaemonClient, DaemonSpawner, isLost, presence } from '../client/index.ts';
+import { connectDaemon, type DaemonClient, DaemonSpawner, isLost, MetricsFeed, presence } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { HealthResponse } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
@@ -22,6 +22,7 @@ export class NodeDaemon {
   config: PluginConfig = {} as PluginConfig;
   coreSpeedMhz = 0;
   #client: DaemonClient | undefined;
+  readonly metrics = new MetricsFeed(() => this.client);
   readonly #spawner = new DaemonSpawner();
   /** Only the instance that is to stay is told of its node; the others start nothing. */
   #stays = false;

@@ -14,24 +14,23 @@ export const intervalMsOf = (asked: Duration | undefined) => Math.max(SHORTEST_M
  * at its end: a host takes an error for a failure of the driver's.
  */
 export async function* statsOf(
-  rounds: AsyncIterable<ExecutionMetrics[]>,
+  figures: AsyncIterable<ExecutionMetrics>,
   coreSpeedMhz: number,
   until: AbortSignal,
 ): AsyncGenerator<TaskStatsResponse> {
   try {
-    yield* samplesOf(rounds, coreSpeedMhz);
+    yield* samplesOf(figures, coreSpeedMhz);
   } catch (error) {
     if (!until.aborted) throw error;
   }
 }
 
 async function* samplesOf(
-  rounds: AsyncIterable<ExecutionMetrics[]>,
+  figures: AsyncIterable<ExecutionMetrics>,
   coreSpeedMhz: number,
 ): AsyncGenerator<TaskStatsResponse> {
   let before: ExecutionMetrics | undefined;
-  for await (const [now] of rounds) {
-    if (now === undefined) continue;
+  for await (const now of figures) {
     const seconds = (now.atMs - (before ?? now).atMs) / 1000;
     const percent = (used: number) => (seconds > 0 ? Math.max(0, (used * 100) / seconds) : 0);
     const userMode = percent(now.userSeconds - (before ?? now).userSeconds);

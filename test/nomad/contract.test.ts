@@ -596,7 +596,8 @@ test('statistics come at once and at the interval, with all that the agent needs
     (all) => all.length === 3,
   );
 
-  expect(performance.now() - began).toBeGreaterThan(350);
+  // The first at once, the second after half an interval at least: rounds are shared with others.
+  expect(performance.now() - began).toBeGreaterThan(290);
   expect(performance.now() - began).toBeLessThan(5_000);
   const { cpu, memory } = samples[2]?.stats?.aggResourceUsage ?? {};
   expect(samples[0]?.stats?.aggResourceUsage?.cpu?.percent).toBe(0);

@@ -1,0 +1,103 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connectDaemon, type DaemonClient, MetricsFeed } from '../../src/client/index.ts';
+import { NotFoundError } from '../../src/errors.ts';
+import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
+import { FaultNode } from '../faults/node.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
+import { eventually } from '../support/eventually.ts';
+
+let daemon: DaemonProcess;
+let client: DaemonClient;
+
+beforeAll(async () => {
+  daemon = await DaemonProcess.start();
+  client = connectDaemon({ socket: daemon.socket });
+  await client.createSession('s');
+});
+afterAll(async () => {
+  client?.close();
+  await daemon?.stop();
+});
+
+/** Waits for its input. */
+async function waiting(executionId: string): Promise<void> {
+  const code = "process.stdin.once('data', () => process.exit(3))";
+  await client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code, stdin: true });
+  for await (const { state } of client.watchExecution('s', executionId)) if (state === 'running') break;
+}
+
+const end = (executionId: string) => client.writeInput('s', executionId, Buffer.from('\n'));
+
+/** Collects what is followed; `over` resolves at its end. */
+function follow(feed: MetricsFeed, executionId: string, signal = new AbortController().signal) {
+  const figures: ExecutionMetrics[] = [];
+  const run = async () => {
+    for await (const each of feed.follow({ sessionId: 's', executionId, intervalMs: 200, signal })) figures.push(each);
+  };
+  return { figures, over: run() };
+}
+
+test('many are followed through one stream, each to its own final figures', async () => {
+  let streams = 0;
+  const counting = new Proxy(client, {
+    get(target, name) {
+      if (name === 'watchExecutionMetrics') streams += 1;
+      const value = Reflect.get(target, name, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+  const feed = new MetricsFeed(() => counting);
+  const ids = ['a', 'b', 'c'];
+  for (const id of ids) await waiting(id);
+  const followed = ids.map((id) => follow(feed, id));
+  await eventually('figures of all', () => followed.every(({ figures }) => figures.length >= 3));
+
+  await end('b');
+  await followed[1]?.over;
+  const seen = followed[0]?.figures.length ?? 0;
+  await eventually('the others go on', () => (followed[0]?.figures.length ?? 0) >= seen + 2);
+  for (const id of ['a', 'c']) await end(id);
+  await Promise.all(followed.map(({ over }) => over));
+
+  expect(streams).toBe(1);
+  for (const [index, { figures }] of followed.entries()) {
+    expect(new Set(figures.map(({ executionId }) => executionId))).toEqual(new Set([ids[index]]));
+    expect(figures.map(({ complete }) => complete).indexOf(true)).toBe(figures.length - 1);
+  }
+});
+
+test('the stream ends with the last that follows, and a later one opens another', async () => {
+  const feed = new MetricsFeed(() => client);
+  await waiting('d');
+  for (let times = 0; times < 2; times += 1) {
+    const left = new AbortController();
+    const { figures, over } = follow(feed, 'd', left.signal);
+    await eventually('figures', () => figures.length >= 2);
+    left.abort();
+    await over;
+  }
+  await end('d');
+});
+
+test('what nobody knows is told as such', async () => {
+  const feed = new MetricsFeed(() => client);
+
+  await expect(follow(feed, 'nobody').over).rejects.toThrow(NotFoundError);
+});
+
+test('figures go on with the next daemon', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: "console.log('ready'); setInterval(() => {}, 1000)" });
+  const feed = new MetricsFeed(() => node.client);
+  const left = new AbortController();
+  const { figures, over } = follow(feed, 'e', left.signal);
+  await eventually('figures', () => figures.length >= 2);
+
+  await node.restart();
+  const seen = figures.length;
+
+  await eventually('figures again', () => figures.length >= seen + 2);
+  left.abort();
+  await over;
+});
