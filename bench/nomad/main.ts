@@ -1,20 +1,26 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Agent, processes, type TaskSpec, until } from '../../test/nomad/agent.ts';
 import { findNomad } from '../../test/nomad/build-nomad.ts';
 import { DaemonProcess } from '../../test/support/daemon-process.ts';
+import { show, spreadOf, table } from '../statistics.ts';
 
-// On a real Nomad, side by side with raw_exec: how long a task takes that only prints, and what one that sleeps holds.
-// node bench/nomad/main.ts [rounds] [sleepers]
+// On a real Nomad, side by side with raw_exec: how long a task takes that only prints, how soon its end is seen, what one
+// that sleeps holds, and what two hundred of those cost the driver and its daemon.
+// node bench/nomad/main.ts [rounds] [sleepers] [many]
 
-const [rounds = 20, sleepers = 20] = process.argv.slice(2).map(Number);
-const HELLO = { javascript: 'console.log("hello")', python: 'print("hello")' };
+const [rounds = 20, sleepers = 20, many = 200] = process.argv.slice(2).map(Number);
+/** The last thing each does is to say when that is, in Unix ms. */
+const HELLO = { javascript: 'console.log(Date.now())', python: 'import time; print(time.time() * 1000)' };
 const SLEEP = { javascript: 'setInterval(() => {}, 1e6)', python: 'import time; time.sleep(1e6)' };
 type Language = keyof typeof HELLO;
 const LANGUAGES: Language[] = ['javascript', 'python'];
+/** A cell looks often at guests that have just started, and V8 compiles what runs often. */
+const SETTLE_MS = 60_000;
+const WATCH_MS = 20_000;
 
-const Resources = { CPU: 10, MemoryMB: 128 };
+const Resources = { CPU: 10, MemoryMB: 64 };
 const raw = (language: Language, code: string): TaskSpec => ({
   Driver: 'raw_exec',
   Config:
@@ -28,14 +34,13 @@ const elide = (language: Language, code: string, isolation: string): TaskSpec =>
   Resources,
 });
 
-const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] as number;
-
-/** From the task's arrival to its end, in ms. */
-async function hello(agent: Agent, task: TaskSpec): Promise<number> {
+/** From the task's arrival to its end, and from what it printed last to when its end was seen, in ms. */
+async function hello(agent: Agent, task: TaskSpec): Promise<{ whole: number; seen: number }> {
   const { allocation, events } = await agent.ended(await agent.run(task));
   if (allocation.ClientStatus !== 'complete') throw new Error(JSON.stringify(events));
-  const at = (type: string) => events.find(({ Type }) => Type === type)?.Time ?? Number.NaN;
-  return (at('Terminated') - at('Received')) / 1e6;
+  const at = (type: string) => (events.find(({ Type }) => Type === type)?.Time ?? Number.NaN) / 1e6;
+  const printed = Number(await agent.logs(allocation.ID));
+  return { whole: at('Terminated') - at('Received'), seen: at('Terminated') - printed };
 }
 
 /** Proportional share of what everything below these processes holds, in bytes. */
@@ -74,7 +79,7 @@ async function asleep(agent: Agent, daemon: number, task: TaskSpec): Promise<num
     const all = await agent.allocations(job);
     return all.length === sleepers && all.every(({ ClientStatus }) => ClientStatus === 'running');
   });
-  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  await settle(2_000);
   const bytes = (grown() - start) / sleepers;
   await agent.stop(job);
   await until('all are gone', async () =>
@@ -83,11 +88,39 @@ async function asleep(agent: Agent, daemon: number, task: TaskSpec): Promise<num
   return bytes;
 }
 
+/** CPU time of the driver and the daemon while so many tasks sleep, in percent of a core. */
+async function share(agent: Agent, daemon: number, task: TaskSpec): Promise<{ driver: number; daemon: number }> {
+  const job = await agent.run(task, { Type: 'service', Count: many });
+  await until('all run', async () => {
+    const all = await agent.allocations(job);
+    return all.length === many && all.every(({ ClientStatus }) => ClientStatus === 'running');
+  });
+  await settle(SETTLE_MS);
+  const pids = [agent.pluginPid as number, daemon] as const;
+  const before = pids.map(cpuMs);
+  await settle(WATCH_MS);
+  const [driver, own] = pids.map((pid, index) => ((cpuMs(pid) - (before[index] as number)) * 100) / WATCH_MS);
+  await agent.stop(job);
+  await until('all are gone', async () =>
+    (await agent.allocations(job)).every(({ ClientStatus }) => ClientStatus === 'complete'),
+  );
+  return { driver: driver as number, daemon: own as number };
+}
+
+const settle = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+function cpuMs(pid: number): number {
+  const ns = (thread: string) => Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0]);
+  return readdirSync(`/proc/${pid}/task`).reduce((sum, thread) => sum + ns(thread) / 1e6, 0);
+}
+
 const nomad = findNomad();
 if (nomad === undefined) throw new Error('nothing to measure');
 for (const logs of ['direct', 'nomad']) {
   const directory = mkdtempSync(join(tmpdir(), 'elide-bench-'));
   await using daemon = await DaemonProcess.start();
+  const daemonPid = daemon.child.pid as number;
+  const [hellos, held, shares]: string[][][] = [[], [], []];
   {
     const config = `    daemon_socket = "${daemon.socket}"\n    logs = "${logs}"`;
     await using agent = await Agent.start(nomad, directory, config);
@@ -98,31 +131,48 @@ for (const logs of ['direct', 'nomad']) {
         thread: (code) => elide(language, code, 'thread'),
       };
       if (language === 'python') delete kinds.thread;
-      const times: Record<string, number[]> = {};
+      const times = new Map(Object.keys(kinds).map((kind) => [kind, { whole: [] as number[], seen: [] as number[] }]));
+      // The first of each finds nothing booted ahead.
+      for (let round = -2; round < rounds; round += 1) {
+        for (const [kind, task] of Object.entries(kinds)) {
+          const { whole, seen } = await hello(agent, task(HELLO[language]));
+          if (round < 0) continue;
+          times.get(kind)?.whole.push(whole);
+          times.get(kind)?.seen.push(seen);
+        }
+      }
+      const base = spreadOf(times.get('raw_exec')?.whole ?? []).median;
+      for (const [kind, { whole, seen }] of times) {
+        const ratio = (base / spreadOf(whole).median).toFixed(1);
+        hellos?.push([`${language}, ${kind}`, show(spreadOf(whole)), `${ratio}x`, show(spreadOf(seen))]);
+      }
+      let raws = 0;
       for (const [kind, task] of Object.entries(kinds)) {
-        await hello(agent, task(HELLO[language]));
-        times[kind] = [];
+        const mib = (await asleep(agent, daemonPid, task(SLEEP[language]))) / 2 ** 20;
+        if (kind === 'raw_exec') raws = mib;
+        held?.push([`${language}, ${kind}`, mib.toFixed(1), `${(raws / mib).toFixed(1)}x`]);
       }
-      for (let round = 0; round < rounds; round += 1) {
-        for (const [kind, task] of Object.entries(kinds)) times[kind]?.push(await hello(agent, task(HELLO[language])));
-      }
-      const base = median(times.raw_exec as number[]);
-      for (const [kind, all] of Object.entries(times)) {
-        const ms = median(all);
-        console.log(
-          `logs ${logs}, ${language} hello, ${kind}: ${ms.toFixed(1)} ms (${(base / ms).toFixed(1)}x), ${all[0]?.toFixed(1)} to ${all.at(-1)?.toFixed(1)}`,
-        );
-      }
-      const bytes: Record<string, number> = {};
-      for (const [kind, task] of Object.entries(kinds))
-        bytes[kind] = await asleep(agent, daemon.child.pid as number, task(SLEEP[language]));
-      for (const [kind, value] of Object.entries(bytes)) {
-        const ratio = (bytes.raw_exec as number) / value;
-        console.log(
-          `logs ${logs}, ${language} asleep, ${kind}: ${(value / 2 ** 20).toFixed(1)} MiB a task (${ratio.toFixed(1)}x less)`,
-        );
+      if (logs !== 'direct') continue;
+      for (const [kind, task] of Object.entries(kinds)) {
+        if (kind === 'raw_exec') continue;
+        const { driver, daemon: own } = await share(agent, daemonPid, task(SLEEP[language]));
+        shares?.push([`${language}, ${kind}`, driver.toFixed(1), own.toFixed(1), (driver + own).toFixed(1)]);
       }
     }
+  }
+  console.log(`## logs = "${logs}"\n`);
+  console.log(
+    `A task that prints and ends, from received to terminated, ${rounds} rounds in turn; and how long after its last`,
+  );
+  console.log('word its end was seen; ms, median (min-max).\n');
+  console.log(`${table(['task', 'received to terminated', 'raw_exec over it', 'end seen after'], hellos ?? [])}\n`);
+  console.log(`Memory of a task that sleeps, ${sleepers} at once: proportional set size of all that grows, MiB.\n`);
+  console.log(`${table(['task', 'MiB', 'raw_exec over it'], held ?? [])}\n`);
+  if (shares?.length) {
+    console.log(
+      `CPU time while ${many} tasks sleep and the agent asks for their figures each second, percent of a core.\n`,
+    );
+    console.log(`${table(['task', 'driver', 'daemon', 'both (aim: below 2)'], shares)}\n`);
   }
   rmSync(directory, { recursive: true, force: true });
 }
