@@ -30,6 +30,12 @@ export type Entry =
   /** It is finished, and its output is removed to make room; how much that was. */
   | { type: 'execution.outputEvicted'; number: number; bytes: OutputBytes };
 
+/** Where the output files of a finished execution are. */
+export interface OutputPlace {
+  number: number;
+  directory: string;
+}
+
 /** Of each stream. */
 export interface OutputBytes {
   stdout: number;

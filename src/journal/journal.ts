@@ -1,11 +1,12 @@
 import { DatabaseSync } from 'node:sqlite';
 import { Worker } from 'node:worker_threads';
 import { ResourceExhaustedError, StartupError, UnavailableError } from '../errors.ts';
+import type { SealedOutput } from '../output/sealed-output.ts';
 import { JOURNAL_THREAD } from '../package-root.ts';
-import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents } from './entries.ts';
+import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents, OutputPlace } from './entries.ts';
 import { finishedEntries } from './rows.ts';
 import type { Opened } from './store.ts';
-import type { JournalAnswer, JournalCommand, JournalThreadData } from './thread.ts';
+import type { JournalAnswer, JournalCommand, JournalQuery, JournalThreadData } from './thread.ts';
 
 /** How long after a failure the same entries are tried again, and whether there is room again, in ms. */
 const RETRY_MS = 250;
@@ -39,8 +40,8 @@ export class Journal {
   #scheduled = false;
   #failure: string | undefined;
   #closing = false;
-  readonly #finds = new Map<number, PromiseWithResolvers<FinishedExecution[]>>();
-  #lastFind = 0;
+  readonly #requests = new Map<number, PromiseWithResolvers<unknown>>();
+  #lastRequest = 0;
   #opened = false;
   #recovery: NodeJS.Timeout | undefined;
   readonly #opening = Promise.withResolvers<OpenedJournal>();
@@ -98,12 +99,30 @@ export class Journal {
   async finished(numbers: number[]): Promise<FinishedExecution[]> {
     // Its end may still be on its way.
     await this.#flushed();
+    return this.#query<FinishedExecution[]>({ type: 'finished', numbers });
+  }
+
+  /** What a finished execution wrote, if that was taken into the journal. */
+  output(number: number): Promise<SealedOutput | undefined> {
+    return this.#query<SealedOutput | undefined>({ type: 'output', number });
+  }
+
+  /**
+   * Takes the output of finished executions into the journal where it is small, and removes the files of it then. Rejects,
+   * and leaves all files as they are, when there is no room to spare or it cannot be written.
+   */
+  seal(places: OutputPlace[]): Promise<void> {
+    return this.#query<void>({ type: 'seal', places });
+  }
+
+  async #query<Value>(query: JournalQuery): Promise<Value> {
     if (this.#closing) throw new UnavailableError('the daemon has stopped');
-    const found = Promise.withResolvers<FinishedExecution[]>();
-    this.#lastFind += 1;
-    this.#finds.set(this.#lastFind, found);
-    this.#ask({ type: 'find', request: this.#lastFind, numbers });
-    return found.promise;
+    if (this.#thread === undefined) throw new UnavailableError('the journal cannot be read now');
+    const answered = Promise.withResolvers<unknown>();
+    this.#lastRequest += 1;
+    this.#requests.set(this.#lastRequest, answered);
+    this.#ask({ type: 'ask', request: this.#lastRequest, query });
+    return (await answered.promise) as Value;
   }
 
   /** Writes what is left, and lets the file go. Rejects when that takes longer than 5 s, with the number of entries lost. */
@@ -146,8 +165,8 @@ export class Journal {
     thread.once('exit', () => {
       this.#thread = undefined;
       this.#sent = false;
-      for (const { reject } of this.#finds.values()) reject(new UnavailableError('the journal cannot be read now'));
-      this.#finds.clear();
+      for (const { reject } of this.#requests.values()) reject(new UnavailableError('the journal cannot be read now'));
+      this.#requests.clear();
       if (this.#closing) return;
       this.#tell(this.#failure ?? 'its thread has ended');
       setTimeout(() => this.#start(), RETRY_MS);
@@ -198,12 +217,12 @@ export class Journal {
         // What could not be written decides, not the room there is.
         if (!this.#retrying) this.#tell(answer.strain);
         break;
-      case 'found': {
-        const { request, executions, failure } = answer;
-        const found = this.#finds.get(request);
-        this.#finds.delete(request);
-        if (failure === undefined) found?.resolve(executions);
-        else found?.reject(new UnavailableError(`the journal cannot be read: ${failure}`));
+      case 'answered': {
+        const { request, value, failure } = answer;
+        const answered = this.#requests.get(request);
+        this.#requests.delete(request);
+        if (failure === undefined) answered?.resolve(value);
+        else answered?.reject(new UnavailableError(`the journal cannot be read: ${failure}`));
         break;
       }
     }

@@ -1,8 +1,16 @@
 import { existsSync } from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 import { NotFoundError } from '../errors.ts';
-import type { JournaledEvent } from './entries.ts';
-import { acceptedOf, type ExecutionRow, eventOf, requireOurs, type SessionRow, sessionOf } from './rows.ts';
+import type { JournaledEvent, OutputBytes } from './entries.ts';
+import {
+  acceptedOf,
+  type ExecutionRow,
+  eventOf,
+  OUTPUTS_VERSION,
+  requireOurs,
+  type SessionRow,
+  sessionOf,
+} from './rows.ts';
 
 /** Which states may follow which: those of the machine of executions. A rung, or a warning, repeats its state. */
 const FOLLOWING: Record<string, readonly string[]> = {
@@ -15,22 +23,29 @@ const FOLLOWING: Record<string, readonly string[]> = {
 /** A journal's file, for reading: beside a daemon that writes it, or without one. */
 export class JournalReader implements Disposable {
   readonly #database: DatabaseSync;
+  readonly #hasOutputs: boolean;
 
   /** Throws a `NotFoundError` when there is no such file, a `ForeignJournalError` when it is none of ours. */
   constructor(path: string) {
     if (!existsSync(path)) throw new NotFoundError(`there is no journal at ${path} (--state-dir)`);
     this.#database = new DatabaseSync(path, { readOnly: true });
     requireOurs(this.#database, path);
+    const version = this.#database.prepare('PRAGMA user_version').get() as { user_version: number };
+    this.#hasOutputs = version.user_version >= OUTPUTS_VERSION;
   }
 
-  /** Every row as an object, sessions first; environment values are not among them. */
+  /**
+   * Every row as an object, sessions first; environment values are not among them, and of output that is kept here only how
+   * many bytes it has.
+   */
   *export(): Generator<object> {
     for (const row of this.#database.prepare('SELECT * FROM sessions ORDER BY created_at_ms').iterate()) {
       yield { type: 'session', ...sessionOf(row as unknown as SessionRow) };
     }
     for (const row of this.#database.prepare('SELECT * FROM executions ORDER BY number').iterate()) {
       const accepted = acceptedOf(row as unknown as ExecutionRow);
-      yield { type: 'execution', ...accepted, events: this.#events(accepted.number) };
+      const [events, keptOutput] = [this.#events(accepted.number), this.#outputBytes(accepted.number)];
+      yield { type: 'execution', ...accepted, events, keptOutput };
     }
   }
 
@@ -47,6 +62,13 @@ export class JournalReader implements Disposable {
       'SELECT DISTINCT number FROM events WHERE number NOT IN (SELECT number FROM executions)',
     );
     for (const { number } of orphans.all()) problems.push(`events of execution ${number}, which is not there`);
+    if (!this.#hasOutputs) return problems;
+    const strays = this.#database.prepare(`
+      SELECT number FROM outputs WHERE number NOT IN
+        (SELECT number FROM executions WHERE exited_at_ms IS NOT NULL AND output_evicted IS NULL)`);
+    for (const { number } of strays.all()) {
+      problems.push(`output of execution ${number}, which is not there, has not exited, or lost it to make room`);
+    }
     return problems;
   }
 
@@ -57,6 +79,13 @@ export class JournalReader implements Disposable {
   #events(number: number): JournaledEvent[] {
     const rows = this.#database.prepare('SELECT event FROM events WHERE number = ? ORDER BY sequence').all(number);
     return rows.map(({ event }) => eventOf(String(event)));
+  }
+
+  #outputBytes(number: number): OutputBytes | undefined {
+    if (!this.#hasOutputs) return undefined;
+    const sizes = 'SELECT length(stdout) AS stdout, length(stderr) AS stderr FROM outputs WHERE number = ?';
+    const row = this.#database.prepare(sizes).get(number) as unknown as OutputBytes | undefined;
+    return row && { ...row };
   }
 }
 

@@ -46,7 +46,20 @@ export const MIGRATIONS = [
     PRIMARY KEY (number, sequence)
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  CREATE TABLE outputs (
+    number INTEGER PRIMARY KEY,
+    stdout BLOB NOT NULL,
+    stderr BLOB NOT NULL,
+    marks BLOB NOT NULL,
+    stdout_born_ms REAL NOT NULL,
+    stderr_born_ms REAL NOT NULL
+  ) STRICT;
+  `,
 ];
+
+/** The version that has outputs: a reader may find an older one, which its daemon has not opened yet. */
+export const OUTPUTS_VERSION = 2;
 
 /** The file is no journal that this program can use; the message says why. */
 export class ForeignJournalError extends Error {
@@ -77,6 +90,15 @@ export interface ExecutionRow {
   stdin: number;
   retention: string | null;
   exited_at_ms: number | null;
+}
+
+export interface OutputRow {
+  number: number;
+  stdout: Uint8Array;
+  stderr: Uint8Array;
+  marks: Uint8Array;
+  stdout_born_ms: number;
+  stderr_born_ms: number;
 }
 
 export function acceptedOf(row: ExecutionRow): AcceptedExecution {

@@ -2,6 +2,7 @@ import { chmodSync, closeSync, existsSync, openSync, renameSync, statfsSync, sta
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { bootId } from '../clock.ts';
+import type { SealedOutput } from '../output/sealed-output.ts';
 import type {
   Durability,
   Entry,
@@ -16,6 +17,7 @@ import {
   type ExecutionRow,
   eventOf,
   MIGRATIONS,
+  type OutputRow,
   requireOurs,
   type SessionRow,
   sessionOf,
@@ -125,10 +127,46 @@ export class JournalStore {
   }
 
   #write(entries: readonly Entry[]): void {
+    this.#transact(() => {
+      for (const entry of entries) this.#apply(entry);
+    });
+  }
+
+  /**
+   * Keeps the output of finished executions. Returns those whose files are needed no more: what is kept already stays as it
+   * is, and what has not exited, was evicted or is unknown is left out. Throws, nothing kept, when there is no room to spare.
+   * It is no entry, but a transaction of its own: when it fails, no entry has to wait.
+   */
+  seal<Finished extends { number: number; output: SealedOutput }>(finished: readonly Finished[]): Finished[] {
+    this.recover();
+    if (this.#strain !== undefined) throw new Error(this.#strain);
+    return this.#transact(() => finished.filter(({ number, output }) => this.#keepOutput(number, output)));
+  }
+
+  #keepOutput(number: number, { stdout, stderr, marks, bornMs }: SealedOutput): boolean {
+    const { isSealable, keepOutput } = this.#statements;
+    if (isSealable.get(number) === undefined) return false;
+    // What has neither files nor a row reads as empty, too.
+    if (stdout.byteLength + stderr.byteLength > 0)
+      keepOutput.run(number, stdout, stderr, marks, bornMs.stdout, bornMs.stderr);
+    return true;
+  }
+
+  /** The output of a finished execution, if it is kept here. */
+  output(number: number): SealedOutput | undefined {
+    const row = this.#statements.output.get(number) as OutputRow | undefined;
+    if (row === undefined) return undefined;
+    const { stdout, stderr, marks, stdout_born_ms: stdoutBornMs, stderr_born_ms: stderrBornMs } = row;
+    return { stdout, stderr, marks, bornMs: { stdout: stdoutBornMs, stderr: stderrBornMs } };
+  }
+
+  /** All of what `act` changes or, when it throws, nothing. */
+  #transact<Value>(act: () => Value): Value {
     this.#database.exec('BEGIN IMMEDIATE');
     try {
-      for (const entry of entries) this.#apply(entry);
+      const value = act();
       this.#database.exec('COMMIT');
+      return value;
     } catch (error) {
       if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
       throw error;
@@ -181,6 +219,7 @@ export class JournalStore {
       case 'execution.released':
         statements.removeEvents.run(entry.number);
         statements.removeRequest.run(entry.number);
+        statements.removeOutput.run(entry.number);
         statements.release.run(entry.number);
         break;
       case 'execution.outputMeasured':
@@ -188,6 +227,7 @@ export class JournalStore {
         break;
       case 'execution.outputEvicted':
         statements.evictOutput.run(JSON.stringify(entry.bytes), entry.number);
+        statements.removeOutput.run(entry.number);
         break;
     }
   }
@@ -268,6 +308,7 @@ const TABLES = {
   executions: ['options', 'warnings', 'retention', 'output_evicted'],
   requests: ['request'],
   events: ['event'],
+  outputs: [],
 } as const;
 
 /** Copies what can be read of a damaged journal into a new one; returns the number of rows. */
@@ -294,7 +335,9 @@ function salvage(damaged: string, database: DatabaseSync): number {
     }
   }
   // Nothing can be said of an execution without its events.
-  database.exec('DELETE FROM executions WHERE number NOT IN (SELECT number FROM events)');
+  database.exec(`
+    DELETE FROM executions WHERE number NOT IN (SELECT number FROM events);
+    DELETE FROM outputs WHERE number NOT IN (SELECT number FROM executions)`);
   database.exec('COMMIT');
   return kept;
 }
@@ -362,6 +405,11 @@ function prepareAll(database: DatabaseSync) {
     release: prepare('DELETE FROM executions WHERE number = ?'),
     measureOutput: prepare('UPDATE executions SET output_bytes = ? WHERE number = ?'),
     evictOutput: prepare('UPDATE executions SET output_evicted = ? WHERE number = ?'),
+    isSealable: prepare(`
+      SELECT 1 FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL AND output_evicted IS NULL`),
+    keepOutput: prepare('INSERT OR IGNORE INTO outputs VALUES (?, ?, ?, ?, ?, ?)'),
+    output: prepare('SELECT * FROM outputs WHERE number = ?'),
+    removeOutput: prepare('DELETE FROM outputs WHERE number = ?'),
     execution: prepare('SELECT * FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL'),
     unfinished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NULL ORDER BY number'),
     last: prepare('SELECT max(number) AS last FROM executions'),

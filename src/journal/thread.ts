@@ -1,5 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import type { Durability, Entry, FinishedExecution } from './entries.ts';
+import { removeSmallOutput, smallOutput } from '../output/sealed-output.ts';
+import type { Durability, Entry, OutputPlace } from './entries.ts';
 import { JournalStore, type Opened } from './store.ts';
 
 /** The journal's thread: it waits for the disk, so that the daemon never does. */
@@ -7,10 +8,19 @@ import { JournalStore, type Opened } from './store.ts';
 /** From the daemon. */
 export type JournalCommand =
   | { type: 'write'; entries: Entry[] }
-  | { type: 'find'; request: number; numbers: number[] }
+  | { type: 'ask'; request: number; query: JournalQuery }
   /** See whether there is room again. */
   | { type: 'recover' }
   | { type: 'close' };
+
+/** What is answered one by one. */
+export type JournalQuery =
+  /** What finished executions came to: a `FinishedExecution[]`. */
+  | { type: 'finished'; numbers: number[] }
+  /** What one of them wrote, if that is in the journal: a `SealedOutput`. */
+  | { type: 'output'; number: number }
+  /** Take small output of finished executions into the journal, and remove its files. */
+  | { type: 'seal'; places: OutputPlace[] };
 
 /** To the daemon. `strain`: see {@link JournalStore.strain}. */
 export type JournalAnswer =
@@ -19,7 +29,7 @@ export type JournalAnswer =
   | { type: 'written'; strain: string | undefined }
   | { type: 'failed'; message: string }
   | { type: 'recovered'; strain: string | undefined }
-  | { type: 'found'; request: number; executions: FinishedExecution[]; failure: string | undefined };
+  | { type: 'answered'; request: number; value: unknown; failure: string | undefined };
 
 /** What the thread is made with. */
 export interface JournalThreadData {
@@ -50,17 +60,12 @@ function obey(store: JournalStore, command: JournalCommand): void {
         answer({ type: 'failed', message: (error as Error).message });
       }
       break;
-    case 'find': {
-      const { request, numbers } = command;
+    case 'ask': {
+      const { request, query } = command;
       try {
-        answer({
-          type: 'found',
-          request,
-          executions: numbers.flatMap((number) => store.finished(number) ?? []),
-          failure: undefined,
-        });
+        answer({ type: 'answered', request, value: answerTo(store, query), failure: undefined });
       } catch (error) {
-        answer({ type: 'found', request, executions: [], failure: (error as Error).message });
+        answer({ type: 'answered', request, value: undefined, failure: (error as Error).message });
       }
       break;
     }
@@ -73,4 +78,24 @@ function obey(store: JournalStore, command: JournalCommand): void {
       port?.close();
       break;
   }
+}
+
+function answerTo(store: JournalStore, query: JournalQuery): unknown {
+  switch (query.type) {
+    case 'finished':
+      return query.numbers.flatMap((number) => store.finished(number) ?? []);
+    case 'output':
+      return store.output(query.number);
+    case 'seal':
+      return seal(store, query.places);
+  }
+}
+
+/** The files go once the journal has what was in them: whoever finds none finds it there. */
+function seal(store: JournalStore, places: OutputPlace[]): void {
+  const small = places.flatMap(({ number, directory }) => {
+    const output = smallOutput(directory);
+    return output === undefined ? [] : [{ number, directory, output }];
+  });
+  for (const { directory } of store.seal(small)) removeSmallOutput(directory);
 }

@@ -1,7 +1,9 @@
 import { statSync, truncateSync, watch } from 'node:fs';
-import { type FileHandle, open, rm, stat } from 'node:fs/promises';
+import { open, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
+import { FileOnDisk, type OutputFile, SealedFile } from './output-file.ts';
+import type { OutputName, SealedOutput } from './sealed-output.ts';
 
 /** Some bytes that a guest wrote. */
 export interface OutputChunk {
@@ -47,18 +49,29 @@ export function cutOutput(directory: string, limitBytes: number): void {
   }
 }
 
-/** The output files of one execution, for reading. They may not exist yet. */
+/**
+ * The output files of one execution, for reading. They may not exist yet, or not any more: what they held may be sealed.
+ * That comes before they are removed, so each that is not there is looked for in what is sealed, and nothing is missed.
+ */
 export class OutputFiles {
   readonly #directory: string;
+  readonly #findSealed: () => Promise<SealedOutput | undefined>;
+  #found: SealedOutput | undefined;
 
-  constructor(directory: string) {
+  /** `findSealed` says what is sealed in place of the files by now. */
+  constructor(directory: string, findSealed: () => Promise<SealedOutput | undefined> = async () => undefined) {
     this.#directory = directory;
+    this.#findSealed = findSealed;
   }
 
   /** How many bytes each stream has. */
   async sizes(): Promise<Record<OutputStream, number>> {
-    const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => this.#size(stream)));
-    return { stdout: stdout as number, stderr: stderr as number };
+    const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => ifExists(stat(join(this.#directory, stream)))));
+    const sealed = stdout && stderr ? undefined : await this.#sealed();
+    return {
+      stdout: stdout?.size ?? sealed?.stdout.byteLength ?? 0,
+      stderr: stderr?.size ?? sealed?.stderr.byteLength ?? 0,
+    };
   }
 
   /** The last bytes of a stream, `maxBytes` at most, and where they begin. */
@@ -68,7 +81,7 @@ export class OutputFiles {
     try {
       const { size } = await file.stat();
       const position = Math.max(0, size - maxBytes);
-      return { position, data: await readAt(file, position, size - position) };
+      return { position, data: await file.read(position, size - position) };
     } finally {
       await file.close();
     }
@@ -110,12 +123,16 @@ export class OutputFiles {
     }
   }
 
-  async #open(name: OutputStream | 'marks'): Promise<FileHandle | undefined> {
-    return ifExists(open(join(this.#directory, name), 'r'));
+  async #open(name: OutputName): Promise<OutputFile | undefined> {
+    const handle = await ifExists(open(join(this.#directory, name), 'r'));
+    if (handle !== undefined) return new FileOnDisk(handle);
+    const sealed = await this.#sealed();
+    return sealed && new SealedFile(sealed[name], name === 'marks' ? 0 : sealed.bornMs[name]);
   }
 
-  async #size(stream: OutputStream): Promise<number> {
-    return (await ifExists(stat(join(this.#directory, stream))))?.size ?? 0;
+  async #sealed(): Promise<SealedOutput | undefined> {
+    this.#found ??= await this.#findSealed();
+    return this.#found;
   }
 }
 
@@ -124,9 +141,9 @@ const MARK_VALUES = MARK_BYTES / Float64Array.BYTES_PER_ELEMENT;
 
 /** Reads what is there of the two streams, in the order of the marks, each time from where it stopped. */
 class InterleavedReader {
-  readonly #open: (name: OutputStream | 'marks') => Promise<FileHandle | undefined>;
+  readonly #open: (name: OutputName) => Promise<OutputFile | undefined>;
   readonly #streams: ReadonlySet<OutputStream>;
-  readonly #files = new Map<OutputStream | 'marks', FileHandle>();
+  readonly #files = new Map<OutputName, OutputFile>();
   /** The next byte to give, of each stream. */
   readonly #next: Record<OutputStream, number>;
   /** Of the marks read so far, those with bytes to come, in their order: the last of each stream at least. */
@@ -135,7 +152,7 @@ class InterleavedReader {
   /** Position of the newest mark of each stream. */
   readonly #lastMark: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
 
-  constructor(open: (name: OutputStream | 'marks') => Promise<FileHandle | undefined>, range: OutputRange) {
+  constructor(open: (name: OutputName) => Promise<OutputFile | undefined>, range: OutputRange) {
     this.#open = open;
     this.#streams = range.streams;
     this.#next = { ...range.from };
@@ -182,8 +199,8 @@ class InterleavedReader {
   }
 
   async #stat(stream: OutputStream): Promise<{ size: number; bornMs: number }> {
-    const found = await (await this.#file(stream))?.stat();
-    return { size: found?.size ?? 0, bornMs: found?.birthtimeMs || found?.mtimeMs || 0 };
+    const file = await this.#file(stream);
+    return file === undefined ? { size: 0, bornMs: 0 } : file.stat();
   }
 
   /** The whole marks written since the last call, as their values one after another. */
@@ -192,7 +209,7 @@ class InterleavedReader {
     if (file === undefined) return new Float64Array();
     const { size } = await file.stat();
     const wanted = Math.floor((size - this.#marksRead) / MARK_BYTES) * MARK_BYTES;
-    const bytes = await readAt(file, this.#marksRead, wanted);
+    const bytes = await file.read(this.#marksRead, wanted);
     this.#marksRead += bytes.byteLength;
     return this.#trusted(new Float64Array(Uint8Array.from(bytes).buffer));
   }
@@ -213,10 +230,10 @@ class InterleavedReader {
 
   async #readBytes(stream: OutputStream, position: number, length: number): Promise<Buffer> {
     const file = await this.#file(stream);
-    return file === undefined ? Buffer.alloc(0) : readAt(file, position, length);
+    return file === undefined ? Buffer.alloc(0) : file.read(position, length);
   }
 
-  async #file(name: OutputStream | 'marks'): Promise<FileHandle | undefined> {
+  async #file(name: OutputName): Promise<OutputFile | undefined> {
     const file = this.#files.get(name) ?? (await this.#open(name));
     if (file !== undefined) this.#files.set(name, file);
     return file;
@@ -275,17 +292,6 @@ class Changes {
     this.#close();
     this.wake();
   }
-}
-
-async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
-  const buffer = Buffer.allocUnsafe(length);
-  let filled = 0;
-  while (filled < length) {
-    const { bytesRead } = await file.read(buffer, filled, length - filled, position + filled);
-    if (bytesRead === 0) break;
-    filled += bytesRead;
-  }
-  return buffer.subarray(0, filled);
 }
 
 async function ifExists<T>(found: Promise<T>): Promise<T | undefined> {

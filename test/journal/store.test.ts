@@ -19,6 +19,7 @@ import { JournalReader } from '../../src/journal/reader.ts';
 import { finishedEntries } from '../../src/journal/rows.ts';
 import { JournalStore } from '../../src/journal/store.ts';
 import { vacuumJournal } from '../../src/journal/vacuum.ts';
+import type { SealedOutput } from '../../src/output/sealed-output.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 
 const session = (sessionKey: string): Entry => ({
@@ -89,6 +90,14 @@ function finishedIn(path: string): FinishedEntry[] {
     database.close();
   }
 }
+
+/** What an execution wrote. */
+const output = (stdout: string, stderr = ''): SealedOutput => ({
+  stdout: Uint8Array.from(Buffer.from(stdout)),
+  stderr: Uint8Array.from(Buffer.from(stderr)),
+  marks: new Uint8Array(24).fill(7),
+  bornMs: { stdout: 1.25, stderr: 2.5 },
+});
 
 const wholeStory = [session('a'), accepted(1), happened(1, 2, 'running'), happened(1, 3, 'exited'), accepted(2)];
 
@@ -171,10 +180,99 @@ describe('what was written', () => {
   });
 });
 
+describe('sealed output', () => {
+  const evicted: Entry = { type: 'execution.outputEvicted', number: 1, bytes: { stdout: 3, stderr: 3 } };
+  const released: Entry = { type: 'execution.released', number: 1 };
+
+  test('is there for the next one as it was, and stays so when it is sealed again', () => {
+    const path = fileOf();
+    const { store } = JournalStore.open(path, 'normal');
+    store.write(wholeStory);
+    expect(store.output(1)).toBeUndefined();
+    const sealed = { number: 1, output: output('out', 'wrong') };
+
+    expect(store.seal([sealed])).toEqual([sealed]);
+    // Files that are half removed by then.
+    const again = { number: 1, output: output('', 'wrong') };
+    expect(store.seal([again])).toEqual([again]);
+    store.close();
+
+    const next = JournalStore.open(path, 'normal');
+    expect(next.store.output(1)).toEqual(output('out', 'wrong'));
+    next.store.close();
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+    const rows = [...reader.export()];
+    expect(rows).toContainEqual(expect.objectContaining({ executionId: 'e1', keptOutput: { stdout: 3, stderr: 5 } }));
+    expect(rows).toContainEqual(expect.objectContaining({ executionId: 'e2', keptOutput: undefined }));
+    expect(JSON.stringify(rows)).not.toContain('wrong');
+  });
+
+  test('is none of what has not exited, was evicted or is not known', () => {
+    const { store } = JournalStore.open(fileOf(), 'normal');
+    store.write([...wholeStory, accepted(3), happened(3, 2, 'exited'), { ...evicted, number: 3 } as Entry]);
+
+    expect(store.seal([2, 3, 4].map((number) => ({ number, output: output('x') })))).toEqual([]);
+
+    expect([2, 3, 4].map((number) => store.output(number))).toEqual([undefined, undefined, undefined]);
+    store.close();
+  });
+
+  test.each([
+    ['evicted', evicted],
+    ['released', released],
+  ])('goes when it is %s', (_, entry) => {
+    const path = fileOf();
+    const { store } = JournalStore.open(path, 'normal');
+    store.write(wholeStory);
+    store.seal([{ number: 1, output: output('out') }]);
+
+    store.write([entry]);
+
+    expect(store.output(1)).toBeUndefined();
+    store.close();
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+  });
+
+  test('is copied from a journal that is damaged elsewhere', () => {
+    const path = fileOf();
+    const { store } = JournalStore.open(path, 'normal');
+    store.write(wholeStory);
+    store.seal([{ number: 1, output: output('out') }]);
+    store.close();
+    const database = new DatabaseSync(path);
+    database.exec("UPDATE sessions SET config = 'no JSON'");
+    database.close();
+
+    const next = JournalStore.open(path, 'normal');
+
+    expect(next.setAside).toBeDefined();
+    expect(next.store.output(1)).toEqual(output('out'));
+    next.store.close();
+  });
+
+  test('a journal from before there was any can be read, and is taken over', () => {
+    const path = fileOf();
+    written(path, ...wholeStory);
+    const database = new DatabaseSync(path);
+    database.exec('DROP TABLE outputs; PRAGMA user_version = 1');
+    database.close();
+
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+    expect([...reader.export()]).toHaveLength(3);
+    const { store } = JournalStore.open(path, 'normal');
+    store.seal([{ number: 1, output: output('out') }]);
+    expect(store.output(1)).toEqual(output('out'));
+    store.close();
+  });
+});
+
 describe('a file that is none', () => {
   test.each([
     ['another program', 'CREATE TABLE theirs (a)', /database of another program/],
-    ['a newer version', 'PRAGMA user_version = 99', /newer version \(schema 99; this one knows up to 1\)/],
+    ['a newer version', 'PRAGMA user_version = 99', /newer version \(schema 99; this one knows up to 2\)/],
   ])('of ours but of %s is left alone and named', (_, sql, message) => {
     const path = fileOf();
     if (sql.startsWith('PRAGMA')) written(path);
@@ -236,7 +334,10 @@ test('verify names what is wrong', () => {
   written(path, session('a'), accepted(1), accepted(2), accepted(3), accepted(4), happened(4, 2, 'running'));
   written(path, happened(1, 3, 'running'), happened(3, 2, 'exited'), happened(3, 3, 'running'));
   const database = new DatabaseSync(path);
-  database.exec('DELETE FROM events WHERE number = 2; DELETE FROM executions WHERE number = 4');
+  database.exec(`
+    DELETE FROM events WHERE number = 2;
+    DELETE FROM executions WHERE number = 4;
+    INSERT INTO outputs VALUES (2, x'', x'', x'', 0, 0), (3, x'', x'', x'', 0, 0), (5, x'', x'', x'', 0, 0)`);
   database.close();
 
   using reader = new JournalReader(path);
@@ -246,6 +347,8 @@ test('verify names what is wrong', () => {
     'execution 2 ("e2"): its first event is not "pending"',
     'execution 3 ("e3"): "running" follows "exited"',
     'events of execution 4, which is not there',
+    'output of execution 2, which is not there, has not exited, or lost it to make room',
+    'output of execution 5, which is not there, has not exited, or lost it to make room',
   ]);
 });
 
@@ -289,9 +392,12 @@ test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can stil
   }
 
   expect(store.strain).toMatch(/the disk is full: 0 bytes are left/);
+  // Output can wait for room, in its files.
+  expect(() => store.seal([{ number: 1, output: output('out') }])).toThrow('the disk is full');
   rmSync(join(directory, 'ballast'));
   store.recover();
   expect(store.strain).toBeUndefined();
+  expect(store.seal([{ number: 1, output: output('out') }])).toHaveLength(1);
   store.close();
   using reader = new JournalReader(join(directory, 'journal.db'));
   expect(reader.verify()).toEqual([]);

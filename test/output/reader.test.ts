@@ -1,9 +1,11 @@
-import { closeSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, openSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { OutputFiles } from '../../src/output/output-files.ts';
+import { MOST_SEALED_BYTES, removeSmallOutput, smallOutput } from '../../src/output/sealed-output.ts';
 import { textOf } from '../../src/output/utf8.ts';
 import { OutputWriter } from '../../workers/output-writer.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
@@ -192,6 +194,99 @@ test('a mark that is cut off, as by a full disk, is waited for and harms nothing
   const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
 
   expect(Buffer.concat(chunks.map(({ data }) => data)).toString()).toBe('whole');
+});
+
+/** As the journal's thread does it: the files of an output go, what they held is found from then on. */
+function seal({ directory }: Output): OutputFiles {
+  const sealed = smallOutput(directory);
+  if (sealed === undefined) throw new Error('the output is not small');
+  removeSmallOutput(directory);
+  return new OutputFiles(directory, async () => sealed);
+}
+
+test('sealed output reads as its files did: order, positions, times, from any position on, sizes and tails', async () => {
+  await fc.assert(
+    fc.asyncProperty(writes, fc.nat({ max: 300 }), fc.nat({ max: 300 }), async (plan, stdout, stderr) => {
+      using output = new Output();
+      writeSync(output.fds.stderr, 'without a mark');
+      for (const { stream, bytes } of plan) output.writer.write(stream, bytes);
+      const look = async (files: OutputFiles) => ({
+        chunks: await Array.fromAsync(
+          files.read({ streams: both, from: { stdout, stderr }, follow: false }, Promise.resolve(), NEVER),
+        ),
+        all: await Array.fromAsync(
+          files.read({ streams: both, from: { stdout: 0, stderr: 0 }, follow: true }, Promise.resolve(), NEVER),
+        ),
+        sizes: await files.sizes(),
+        tails: [await files.tail('stdout', 10), await files.tail('stderr', 10_000)],
+      });
+      const before = await look(output.files);
+
+      const after = await look(seal(output));
+
+      expect(existsSync(output.directory)).toBe(false);
+      expect(after).toEqual(before);
+    }),
+    { numRuns: 40 },
+  );
+});
+
+test('a reader that is under way when its files are sealed goes on, with those it has not opened yet too', async () => {
+  using output = new Output();
+  rmSync(join(output.directory, 'marks'));
+  output.writer.write('stderr', Buffer.from('one'));
+  const whole: string[] = [];
+  let sealed: ReturnType<typeof smallOutput>;
+  const ended = Promise.withResolvers<void>();
+  const files = new OutputFiles(output.directory, async () => sealed);
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: true };
+  const read = files.read(range, ended.promise, NEVER);
+  whole.push(String((await read.next()).value?.data));
+
+  output.writer.write('stdout', Buffer.from('two'));
+  output.writer.write('stderr', Buffer.from('three'));
+  // It has opened the streams, and found no marks: these come, and go, before it looks again.
+  const marks = openSync(join(output.directory, 'marks'), 'w');
+  for (const mark of [
+    [1, 2, 0],
+    [2, 1, 0],
+    [3, 2, 3],
+  ]) {
+    writeSync(marks, Buffer.from(Float64Array.from(mark).buffer));
+  }
+  closeSync(marks);
+  sealed = smallOutput(output.directory);
+  removeSmallOutput(output.directory);
+  ended.resolve();
+  for await (const { atMs, data } of read) whole.push(`${atMs} ${data}`);
+
+  expect(whole).toEqual(['one', '2 two', '3 three']);
+});
+
+test.each<[string, (directory: string) => void]>([
+  ['more than it may be', (directory) => writeFileSync(join(directory, 'stdout'), 'x'.repeat(MOST_SEALED_BYTES + 1))],
+  [
+    'more than it may be in all its files together',
+    (directory) => {
+      for (const name of ['stdout', 'marks']) writeFileSync(join(directory, name), 'x'.repeat(MOST_SEALED_BYTES / 2));
+      writeFileSync(join(directory, 'stderr'), 'x');
+    },
+  ],
+  ['a symbolic link', (directory) => symlinkSync('/etc/hostname', join(directory, 'stderr'))],
+  ['a pipe that nobody writes to', (directory) => void execFileSync('mkfifo', [join(directory, 'marks')])],
+  ['a directory', (directory) => mkdirSync(join(directory, 'stdout'))],
+])('output that is %s is not sealed', (_, spoil) => {
+  const directory = temporaryDirectory();
+  spoil(directory);
+
+  expect(smallOutput(directory)).toBeUndefined();
+});
+
+test('as much as a block holds is sealed', () => {
+  const directory = temporaryDirectory();
+  writeFileSync(join(directory, 'stdout'), 'x'.repeat(MOST_SEALED_BYTES));
+
+  expect(smallOutput(directory)?.stdout.byteLength).toBe(MOST_SEALED_BYTES);
 });
 
 test('text that is cut out of a stream begins and ends with whole characters', () => {
