@@ -1,7 +1,10 @@
 import { execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Entry, JournaledEvent } from '../src/journal/entries.ts';
 import { JournalStore } from '../src/journal/store.ts';
+import { MARK_BYTES } from '../workers/output-writer.ts';
 import { DaemonUnderTest, rssMb } from './daemon-under-test.ts';
 import { inTurn, show, spreadOf, table } from './statistics.ts';
 
@@ -13,6 +16,7 @@ const RESTARTS = 5;
 const LIVE_CELLS = 100;
 const FINISHED_ROWS = 100_000;
 const DISK_HELLOS = 1_000;
+const REST_LIMIT_MS = 30_000;
 const ENDURANCE = { first: 10_000, last: 100_000 };
 const HELLO = { javascript: 'console.log("hello")', python: 'print("hello")' } as const;
 const LEVELS = ['off', 'normal', 'full'] as const;
@@ -48,8 +52,10 @@ export async function journal(): Promise<string> {
     }
   }
   const { normal } = daemons;
+  await atRest(normal);
   const before = bytesOf(normal.directory);
   for (let count = 0; count < DISK_HELLOS; count += 1) await normal.run('s', 'python', HELLO.python);
+  await atRest(normal);
   const after = bytesOf(normal.directory);
   const perHello = (key: 'apparent' | 'allocated') => Math.round((after[key] - before[key]) / DISK_HELLOS);
   return [
@@ -78,6 +84,16 @@ async function burstOf(daemon: DaemonUnderTest, language: string, code: string):
   return (BURST * 1000) / (performance.now() - startedMs);
 }
 
+/** Resolves when a daemon has taken all small output into its journal. */
+async function atRest({ directory }: DaemonUnderTest): Promise<void> {
+  const output = join(directory, 'state', 'daemon', 'output');
+  const limitMs = performance.now() + REST_LIMIT_MS;
+  while (readdirSync(output).some((sessionKey) => readdirSync(join(output, sessionKey)).length > 0)) {
+    if (performance.now() > limitMs) throw new Error(`small output is left in files after ${REST_LIMIT_MS} ms`);
+    await sleep(50);
+  }
+}
+
 /** What a directory holds, in bytes: by the lengths of its files, and in blocks of the disk. */
 function bytesOf(directory: string): { apparent: number; allocated: number } {
   const du = (...flags: string[]) =>
@@ -98,7 +114,9 @@ export async function restart(): Promise<string> {
   const finished = await directoryOf(async () => {}, 'SIGTERM');
   const { store } = JournalStore.open(join(finished, 'state', 'daemon', 'journal.db'), 'normal');
   for (let number = 1; number <= FINISHED_ROWS; number += 1_000) {
-    store.write(Array.from({ length: 1_000 }, (_, index) => finishedRow(number + index)).flat());
+    const numbers = Array.from({ length: 1_000 }, (_, index) => number + index);
+    store.write(numbers.flatMap(finishedRow));
+    store.seal(numbers.map((each) => ({ number: each, output: FINISHED_OUTPUT })));
   }
   store.close();
   const cells = await directoryOf(async (daemon) => {
@@ -136,6 +154,14 @@ export async function restart(): Promise<string> {
     ),
   ].join('\n');
 }
+
+/** What a hello wrote. */
+const FINISHED_OUTPUT = {
+  stdout: Buffer.from('hello\n'),
+  stderr: Buffer.alloc(0),
+  marks: Buffer.alloc(MARK_BYTES),
+  bornMs: { stdout: 1.7e12, stderr: 1.7e12 },
+};
 
 /** A finished hello, as the journal has it. */
 function finishedRow(number: number): Entry[] {

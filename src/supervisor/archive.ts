@@ -8,6 +8,7 @@ import type { Journal } from '../journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
 import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
 import { FinishedRecord } from './finished-record.ts';
+import { OutputSealer } from './output-sealer.ts';
 import { Retention, type RetentionLimits, type UnfinishedOutput } from './retention.ts';
 import type { KnownExecution, SessionRegistry } from './session-registry.ts';
 
@@ -32,12 +33,14 @@ export interface ArchiveOptions {
 export class Archive {
   readonly #options: ArchiveOptions;
   readonly #retention: Retention;
+  readonly #sealer: OutputSealer;
   readonly #closing = new AbortController();
   /** What finished last, by number: most is asked right after the end, and needs no look into the journal then. */
   readonly #recent = new Map<number, ExecutionRecord>();
 
   constructor(options: ArchiveOptions) {
     this.#options = options;
+    this.#sealer = new OutputSealer(options.journal, options.outputDirectory);
     this.#retention = new Retention({
       limits: options.limits,
       onReleased: (entry) => this.#released(entry),
@@ -51,9 +54,12 @@ export class Archive {
     for (const entry of finished) this.#retention.add(entry, agoMs(entry.exited));
   }
 
-  /** From here on it keeps an eye on what guests write. */
+  /** From here on it keeps an eye on what guests write, and makes small what older ones have left. */
   watch(): void {
     this.#inBackground(this.#watchOutput());
+    const known = this.#options.registry.executions();
+    const finished = known.filter((each): each is FinishedEntry => !(each instanceof ExecutionRecord));
+    this.#inBackground(this.#sealer.addLeft(finished));
   }
 
   /** An execution has exited, and that is journaled. */
@@ -79,6 +85,7 @@ export class Archive {
     const [oldest] = this.#recent.keys();
     if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
     this.#retention.add(entry, agoMs);
+    this.#sealer.add(entry);
     // Nobody saw the end of it, nor so what it had written by then.
     if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
   }
@@ -141,12 +148,15 @@ export class Archive {
 
   close(): void {
     this.#closing.abort();
+    this.#sealer.close();
     this.#retention.close();
   }
 
   #output(known: KnownExecution): OutputFiles {
-    const { sessionKey, executionKey } = known instanceof ExecutionRecord ? known.accepted : known;
-    return new OutputFiles(join(this.#options.outputDirectory, sessionKey, executionKey));
+    const { number, sessionKey, executionKey } = known instanceof ExecutionRecord ? known.accepted : known;
+    return new OutputFiles(join(this.#options.outputDirectory, sessionKey, executionKey), async () =>
+      known instanceof ExecutionRecord && known.state !== 'exited' ? undefined : this.#options.journal.output(number),
+    );
   }
 
   /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */

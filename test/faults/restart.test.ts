@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
@@ -246,6 +246,39 @@ test('what has finished answers as before, and its id is taken', async () => {
   await expect(node.client.executeSnippet({ ...snippet, code: '1' })).rejects.toMatchObject({ code: 'already_exists' });
   await expect(node.client.createSession('s')).rejects.toMatchObject({ code: 'already_exists' });
   expect(await node.client.cancelExecution('s', 'e')).toBe(false);
+});
+
+test('small output is the same whether the daemon is killed before, while or after it goes into the journal', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "process.stdout.write('out'); process.stderr.write('err');";
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code });
+  await node.client.wait('s', 'e');
+  const look = async () => ({
+    chunks: await Array.fromAsync(node.client.streamOutput('s', 'e')),
+    status: await node.client.getExecutionStatus('s', 'e'),
+  });
+  const before = await look();
+  const output = join(node.stateDir, 'daemon', 'output');
+  const [sessionKey = ''] = readdirSync(output);
+  const directories = () => readdirSync(join(output, sessionKey));
+  const [executionKey = ''] = directories();
+  expect(before.chunks.map(({ stream, data }) => `${stream} ${data}`)).toEqual(['stdout out', 'stderr err']);
+
+  await node.restart();
+  expect(await look()).toEqual(before);
+  await eventually('it is in the journal', () => directories().length === 0);
+  await node.restart();
+  expect(await look()).toEqual(before);
+
+  // It had begun to remove the files: of them the second is left.
+  await node.end();
+  mkdirSync(join(output, sessionKey, executionKey));
+  writeFileSync(join(output, sessionKey, executionKey, 'stderr'), 'err');
+  await node.start();
+  expect(await look()).toEqual(before);
+  await eventually('what was left is removed', () => directories().length === 0);
+  expect(await look()).toEqual(before);
 });
 
 test('a wait, a watch and an output stream that are open ride through a restart', async () => {

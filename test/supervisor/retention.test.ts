@@ -6,13 +6,15 @@ import type { FinishedEntry } from '../../src/journal/entries.ts';
 import { Retention, type RetentionLimits } from '../../src/supervisor/retention.ts';
 import { eventually, TestDaemon } from '../support/daemon.ts';
 
+/** Writes so much that it stays in files. */
+const LARGE = "process.stdout.write('x'.repeat(5_000));";
+
 test('only so many finished executions stay queryable, the newest, and the output of the others is gone', async () => {
   await using node = await TestDaemon.start({ retainedExecutions: 3 });
   const session = await node.session();
   const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
 
-  for (let index = 0; index < 5; index += 1)
-    await session.run({ executionId: `done-${index}`, code: 'console.log(1)' });
+  for (let index = 0; index < 5; index += 1) await session.run({ executionId: `done-${index}`, code: LARGE });
 
   const known = (await node.daemon.listExecutions(session.sessionId)).map(({ executionId }) => executionId);
   expect(known).toEqual([running.executionId, 'done-2', 'done-3', 'done-4']);
@@ -72,12 +74,12 @@ test('a session keeps its finished executions by its own age, number and output,
   const known = async ({ sessionId }: { sessionId: string }) =>
     (await node.daemon.listExecutions()).flatMap((found) => (found.sessionId === sessionId ? [found.executionId] : []));
 
-  const brief = await short.run({ executionId: 'brief', code: '0' });
-  for (const executionId of ['a', 'b', 'c']) await few.run({ executionId, code: '0' });
+  const brief = await short.run({ executionId: 'brief', code: LARGE });
+  for (const executionId of ['a', 'b', 'c']) await few.run({ executionId, code: LARGE });
   expect(await known(few)).toEqual(['b', 'c']);
   await eventually('the old one is forgotten', async () => (await known(short)).length === 0);
   expect(Date.now() - (brief.snapshot.times.exitedAtMs as number)).toBeGreaterThanOrEqual(1_499);
-  for (const executionId of ['1', '2', '3', '4', '5']) await other.run({ executionId, code: '0' });
+  for (const executionId of ['1', '2', '3', '4', '5']) await other.run({ executionId, code: LARGE });
 
   expect(await known(few)).toEqual(['c']);
   expect(await known(other)).toEqual(['1', '2', '3', '4', '5']);
@@ -101,7 +103,7 @@ test('a client gives up a finished execution, and only that', async () => {
   const session = await node.session();
   const { sessionId } = session;
   const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
-  await session.run({ executionId: 'done', code: 'console.log(1)' });
+  await session.run({ executionId: 'done', code: LARGE });
   const release = (executionId: string) => node.daemon.releaseExecution(sessionId, executionId);
 
   await expect(release(running.executionId)).rejects.toMatchObject({
