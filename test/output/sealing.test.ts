@@ -1,8 +1,9 @@
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { JournalReader } from '../../src/journal/reader.ts';
-import { eventually, TestDaemon, type TestExecution } from '../support/daemon.ts';
+import { eventually, TestDaemon, TestExecution } from '../support/daemon.ts';
 
 /** Writes to both streams in turn, and at two times. */
 const TURNS = `
@@ -124,6 +125,27 @@ test('sealed output goes when it is released, when its execution is one too many
     code: 'out_of_range',
     message: 'stdout of execution "evicted" was evicted to make room: position 0 is gone, it now begins at 5, its end',
   });
+});
+
+test('output that the journal does not take stays in its files, keeps no end waiting, and is tried again', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  using journal = new DatabaseSync(join(node.root, 's', 'daemon', 'journal.db'), { timeout: 5_000 });
+  journal.exec("CREATE TRIGGER refusal BEFORE INSERT ON outputs BEGIN SELECT RAISE(ABORT, 'refused'); END");
+
+  let count = 0;
+  for (const untilMs = Date.now() + 2_500; Date.now() < untilMs; count += 1) {
+    expect(await session.run(`console.log(${count})`)).toMatchObject({ result: { reason: 'completed' } });
+  }
+  expect(directories(node)).toHaveLength(count);
+  journal.exec('DROP TRIGGER refusal');
+  await sealed(node);
+
+  expect(Object.keys(kept(node))).toHaveLength(count);
+  for (let each = 0; each < count; each += 1) {
+    const execution = new TestExecution(node.daemon, session.sessionId, `e${each + 1}`);
+    expect(await execution.output()).toEqual({ stdout: `${each}\n`, stderr: '' });
+  }
 });
 
 test('files that were given by the caller are left as they are', async () => {
