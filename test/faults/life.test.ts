@@ -85,7 +85,7 @@ test('retention goes on over a restart, for closed sessions too, and what went s
   for (const executionId of ['evicted', 'released', 'kept', 'last']) await run('s', executionId, write);
   await node.client.releaseExecution('s', 'released');
   await node.client.createSession('short', { retainedAgeMs: 2_500 });
-  const { times } = await run('short', 'e', '0');
+  const { times } = await run('short', 'e', 'console.log(1)');
   await node.client.deleteSession('short');
   await node.client.createSession('few', { retainedExecutions: 2, outputBudgetBytes: 1_000 });
   for (const executionId of ['a', 'b', 'c']) await run('few', executionId, 'console.log(1)');
