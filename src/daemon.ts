@@ -398,7 +398,8 @@ export class Daemon {
 
   /**
    * The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. Rejects with
-   * `OutOfRangeError` for a position beyond what was written, and for output that was removed to make room.
+   * `OutOfRangeError` for a position beyond what was written, and for output that was removed to make room; with
+   * `DataLossError` for output whose file somebody else has removed.
    */
   async *streamOutput(
     sessionId: string,

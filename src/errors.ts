@@ -33,6 +33,11 @@ export class OutOfRangeError extends ElideError {
   readonly code = 'out_of_range';
 }
 
+/** Output that was written is not there any more, and nobody removed it on purpose; the message says how much it was. */
+export class DataLossError extends ElideError {
+  readonly code = 'data_loss';
+}
+
 /** A queue or quota is full. */
 export class ResourceExhaustedError extends ElideError {
   readonly code = 'resource_exhausted';

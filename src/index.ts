@@ -19,6 +19,7 @@ export type {
 } from './daemon.ts';
 export {
   AlreadyExistsError,
+  DataLossError,
   ElideError,
   FailedPreconditionError,
   InvalidArgumentError,

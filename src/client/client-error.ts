@@ -1,6 +1,7 @@
 import { type ServiceError, status } from '@grpc/grpc-js';
 import {
   AlreadyExistsError,
+  DataLossError,
   ElideError,
   FailedPreconditionError,
   InvalidArgumentError,
@@ -44,6 +45,7 @@ const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptio
   [status.FAILED_PRECONDITION]: FailedPreconditionError,
   [status.OUT_OF_RANGE]: OutOfRangeError,
   [status.UNAUTHENTICATED]: UnauthenticatedError,
+  [status.DATA_LOSS]: DataLossError,
 };
 
 /** When to try again where nobody says. */

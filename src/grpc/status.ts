@@ -39,6 +39,7 @@ const CODES: Record<string, status> = {
   invalid_argument: status.INVALID_ARGUMENT,
   failed_precondition: status.FAILED_PRECONDITION,
   out_of_range: status.OUT_OF_RANGE,
+  data_loss: status.DATA_LOSS,
   resource_exhausted: status.RESOURCE_EXHAUSTED,
   unauthenticated: status.UNAUTHENTICATED,
   unavailable: status.UNAVAILABLE,

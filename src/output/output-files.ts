@@ -64,14 +64,23 @@ export class OutputFiles {
     this.#findSealed = findSealed;
   }
 
-  /** How many bytes each stream has. */
+  /** How many bytes each stream has; 0 for one whose file is not there. */
   async sizes(): Promise<Record<OutputStream, number>> {
+    const { stdout = 0, stderr = 0 } = await this.found();
+    return { stdout, stderr };
+  }
+
+  /** How many bytes each stream has whose file is there, or sealed. */
+  async found(): Promise<Partial<Record<OutputStream, number>>> {
     const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => ifExists(stat(join(this.#directory, stream)))));
     const sealed = stdout && stderr ? undefined : await this.#sealed();
-    return {
-      stdout: stdout?.size ?? sealed?.stdout.byteLength ?? 0,
-      stderr: stderr?.size ?? sealed?.stderr.byteLength ?? 0,
+    const sizes = {
+      stdout: stdout?.size ?? sealed?.stdout.byteLength,
+      stderr: stderr?.size ?? sealed?.stderr.byteLength,
     };
+    return Object.fromEntries(
+      STREAMS.flatMap((stream) => (sizes[stream] === undefined ? [] : [[stream, sizes[stream]]])),
+    );
   }
 
   /** The last bytes of a stream, `maxBytes` at most, and where they begin. */

@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
-import { NotFoundError, OutOfRangeError } from '../errors.ts';
+import { DataLossError, NotFoundError, OutOfRangeError } from '../errors.ts';
 import type { FinishedEntry, Moment, OutputBytes } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
@@ -115,16 +116,24 @@ export class Archive {
     });
   }
 
-  /** How much was written, and whether that is gone. */
-  async outputOf(known: KnownExecution): Promise<OutputBytes & { evicted: boolean }> {
+  /** How much was written, and whether that is gone: evicted, or its file lost though something was in it. */
+  async outputOf(known: KnownExecution): Promise<OutputBytes & { evicted: boolean; lost: ReadonlySet<OutputStream> }> {
     const evicted = evictedOf(known);
-    return { ...(evicted ?? (await this.#output(known).sizes())), evicted: evicted !== undefined };
+    if (evicted !== undefined) return { ...evicted, evicted: true, lost: new Set() };
+    const { stdout, stderr } = await this.#output(known).found();
+    const lost = new Set<OutputStream>();
+    if (stdout !== undefined && stderr !== undefined) return { stdout, stderr, evicted: false, lost };
+    // Its result knows how much there was, as far as somebody saw.
+    const { stdoutBytes = 0, stderrBytes = 0 } = (await this.recordOf(known)).snapshot.result?.usage ?? {};
+    if (stdout === undefined && stdoutBytes > 0) lost.add('stdout');
+    if (stderr === undefined && stderrBytes > 0) lost.add('stderr');
+    return { stdout: stdout ?? stdoutBytes, stderr: stderr ?? stderrBytes, evicted: false, lost };
   }
 
-  /** The newest output of a stream, `maxBytes` at most, and where it begins. */
-  async tail(known: KnownExecution, stream: 'stdout' | 'stderr', maxBytes: number) {
-    const evicted = evictedOf(known);
-    if (evicted !== undefined) return { position: evicted[stream], data: Buffer.alloc(0) };
+  /** The newest output of a stream, `maxBytes` at most, and where it begins: of what is gone, nothing, at its end. */
+  async tail(known: KnownExecution, stream: OutputStream, maxBytes: number) {
+    const { evicted, lost, [stream]: end } = await this.outputOf(known);
+    if (evicted || lost.has(stream)) return { position: end, data: Buffer.alloc(0) };
     return this.#output(known).tail(stream, maxBytes);
   }
 
@@ -161,13 +170,15 @@ export class Archive {
 
   /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
   async #requireInRange(known: KnownExecution, { streams, from }: OutputRange): Promise<void> {
-    const evicted = evictedOf(known);
-    const ends = evicted ?? (await this.#output(known).sizes());
+    const { evicted, lost, ...ends } = await this.outputOf(known);
     for (const stream of streams) {
       const [position, end] = [from[stream], ends[stream]];
-      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted === undefined ? 0 : end];
+      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted || lost.has(stream) ? end : 0];
       if (position > end) {
         throw new OutOfRangeError(`${which} has ${end} bytes, from ${begin} on; position ${position} is in the future`);
+      }
+      if (position < begin && lost.has(stream)) {
+        throw new DataLossError(`${which} is lost: it had ${end} bytes, and its file is not there any more`);
       }
       if (position < begin) {
         throw new OutOfRangeError(
@@ -228,7 +239,8 @@ export class Archive {
 
   async #evictOutput(entry: FinishedEntry): Promise<void> {
     const { journal } = this.#options;
-    entry.outputEvicted ??= await this.#output(entry).sizes();
+    const { stdout, stderr } = await this.outputOf(entry);
+    entry.outputEvicted ??= { stdout, stderr };
     journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
     await this.#removeOutput(entry);
   }
