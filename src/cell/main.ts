@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { monotonicMs } from '../clock.ts';
@@ -14,6 +14,7 @@ import {
 } from '../gen/elide/cell/v1/cell.ts';
 import { JAVASCRIPT_WORKER } from '../package-root.ts';
 import { zombiesOf } from '../processes.ts';
+import { removeFile } from '../remove-tree.ts';
 import { EndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import type { Engine, Guest, GuestLimits, GuestUsage, StartRequest } from './engine.ts';
@@ -401,7 +402,7 @@ async function shutdown(): Promise<void> {
   if (ending) return;
   ending = true;
   server.close();
-  rmSync(socketPath as string, { force: true });
+  removeFile(socketPath as string);
   await Promise.race([engine?.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_LIMIT_MS))]);
   // Not exit(): that would join a thread which is stuck in native code, and never return. The whole group, so that a
   // child such a thread waits for ends as well.

@@ -1,3 +1,4 @@
+import { accessSync, constants } from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 import { Worker } from 'node:worker_threads';
 import { ResourceExhaustedError, StartupError, UnavailableError } from '../errors.ts';
@@ -5,7 +6,7 @@ import type { SealedOutput } from '../output/sealed-output.ts';
 import { JOURNAL_THREAD } from '../package-root.ts';
 import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents, OutputPlace } from './entries.ts';
 import { finishedEntries } from './rows.ts';
-import type { Opened } from './store.ts';
+import { fullnessAt, type Opened } from './store.ts';
 import type { JournalAnswer, JournalCommand, JournalQuery, JournalThreadData } from './thread.ts';
 
 /** How long after a failure the same entries are tried again, and whether there is room again, in ms. */
@@ -76,10 +77,22 @@ export class Journal {
 
   /** Throws when nothing new can be accepted now, because it could not be kept. */
   requireWritable(): void {
-    if (this.#failure === undefined) return;
-    const message = `the journal cannot be written (${this.#failure}); nothing new is accepted until it can`;
-    if (/full|ENOSPC|EDQUOT/.test(this.#failure)) throw new ResourceExhaustedError(message, { retryAfterMs: 1_000 });
+    const failure = this.#failure ?? this.#obstacle();
+    if (failure === undefined) return;
+    const message = `the journal cannot be written (${failure}); nothing new is accepted until it can`;
+    if (/full|ENOSPC|EDQUOT/.test(failure)) throw new ResourceExhaustedError(message, { retryAfterMs: 1_000 });
     throw new UnavailableError(message);
+  }
+
+  /** A disk that has turned full or read-only says so before anything is written to it. */
+  #obstacle(): string | undefined {
+    const { path } = this.#data;
+    try {
+      accessSync(path, constants.W_OK);
+      return fullnessAt(path);
+    } catch (error) {
+      return (error as Error).message;
+    }
   }
 
   /** Adds an entry; `onWritten` is called once it is as durable as asked for, in the order of the entries. */
@@ -97,8 +110,8 @@ export class Journal {
 
   /** What finished executions came to, those left out that are not known (any more). */
   async finished(numbers: number[]): Promise<FinishedExecution[]> {
-    // Its end may still be on its way.
-    await this.#flushed();
+    // Told before it was written, its end may still be on its way.
+    if (this.#data.durability === 'off') await this.#flushed();
     return this.#query<FinishedExecution[]>({ type: 'finished', numbers });
   }
 

@@ -43,6 +43,13 @@ const ROOM_BYTES = 1024 * 1024;
 /** With less than that left on the disk nothing new is begun, in bytes. */
 const LEAST_LEFT_BYTES = 1024 * 1024;
 
+/** Why nothing new should be begun on the disk that this file is on; undefined while there is room. */
+export function fullnessAt(path: string): string | undefined {
+  const { bavail, bsize } = statfsSync(dirname(path));
+  if (bavail * bsize < LEAST_LEFT_BYTES) return `the disk is full: ${bavail * bsize} bytes are left`;
+  return undefined;
+}
+
 /** The journal's file: an SQLite database in WAL mode with one writer. Everything here waits for the disk. */
 export class JournalStore {
   readonly #database: DatabaseSync;
@@ -64,18 +71,13 @@ export class JournalStore {
 
   /** Sees whether there is room, and makes the journal's own. */
   recover(): void {
-    this.#strain = this.#fullness();
+    this.#strain = fullnessAt(this.#path);
     if (this.#strain !== undefined) return;
     try {
       this.#makeRoom();
     } catch (error) {
       this.#strain = (error as Error).message;
     }
-  }
-
-  #fullness(): string | undefined {
-    const { bavail, bsize } = statfsSync(dirname(this.#path));
-    return bavail * bsize < LEAST_LEFT_BYTES ? `the disk is full: ${bavail * bsize} bytes are left` : undefined;
   }
 
   /** Free pages in the database, and a log that is used again from its start: neither can be taken by others. */
@@ -115,7 +117,7 @@ export class JournalStore {
 
   /** Writes all of them or, when it throws, none. Entries that were written before may come again. */
   write(entries: readonly Entry[]): void {
-    this.#strain ??= this.#fullness();
+    this.#strain ??= fullnessAt(this.#path);
     try {
       this.#write(entries);
     } catch (error) {

@@ -245,10 +245,19 @@ export class Archive {
     await this.#removeOutput(entry);
   }
 
-  /** Once that is journaled: a later daemon must not find less than it is told. */
+  /** Once that is journaled: a later daemon must not find less than it is told. What cannot be removed is tried again. */
   async #removeOutput(entry: FinishedEntry): Promise<void> {
-    await this.#options.journal.written();
-    await this.#output(entry).remove();
+    const { journal, log } = this.#options;
+    await journal.written();
+    for (let failed = false; ; failed = true) {
+      try {
+        await this.#output(entry).remove();
+        return;
+      } catch (err) {
+        if (!failed) log.warn({ err }, 'output cannot be removed yet');
+      }
+      await wait(OUTPUT_LOOK_MS, undefined, { ref: false, signal: this.#closing.signal });
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -27,6 +27,7 @@ import {
   startTimeOf,
   untilGone,
 } from '../processes.ts';
+import { removeFile } from '../remove-tree.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
@@ -472,7 +473,7 @@ export class CellProcess {
 
   /** Removes the record of a cell that is gone, once nothing in it is needed. */
   #dropEnds(): void {
-    if (this.#gone && this.#unacknowledged.size === 0) rmSync(this.#files.ends, { force: true });
+    if (this.#gone && this.#unacknowledged.size === 0) removeFile(this.#files.ends);
   }
 
   #guestExited(exited: Exited): void {
@@ -496,7 +497,7 @@ export class CellProcess {
     for (const exited of readEndRecord(this.#files.ends)) this.#hear({ $case: 'exited', value: exited });
     const exhausted = HEAP_EXHAUSTED.test(log) ? threadOf(readTail(this.#files.report)) : undefined;
     const { ends: _, ...files } = this.#files;
-    for (const file of Object.values(files)) rmSync(file, { force: true });
+    for (const file of Object.values(files)) removeFile(file);
     this.#dropEnds();
     const message = `the cell ${how}${log === '' ? '' : `: ${log.slice(-LOG_TAIL_CHARS).trim()}`}`;
     const guests = [...this.#guests.values()];

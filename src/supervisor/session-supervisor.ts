@@ -1,4 +1,5 @@
 import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
 import {
@@ -113,6 +114,9 @@ const GONE: CellPlace = {
   killCell: () => {},
   release: () => {},
 };
+
+/** How often a directory that cannot be removed, as on a read-only disk, is tried again, in ms. */
+const REMOVE_RETRY_MS = 1_000;
 
 /** Execution keys, session keys: names of fixed length that never come from a client. */
 const KEY_CHARS = 12;
@@ -529,9 +533,14 @@ export class SessionSupervisor implements Waiting {
     return join(this.#options.workDirectory, this.#sessionKey, executionKey);
   }
 
-  /** Removes what a guest may have left; `rm` does not follow the symbolic links in it. */
+  /**
+   * Removes what a guest may have left; `rm` does not follow the symbolic links in it. Where it cannot be removed now, it is
+   * tried again until the session goes, with all there is of it.
+   */
   async #removeWorkspace(executionKey: string): Promise<void> {
-    await removeTree(this.#workspace(executionKey));
+    while (!(await removeTree(this.#workspace(executionKey))) && this.state !== 'exited') {
+      await sleep(REMOVE_RETRY_MS, undefined, { ref: false });
+    }
   }
 
   async #free(): Promise<void> {

@@ -21,6 +21,9 @@ process.on('SIGUSR2', () => {
   failed.then(() => rmSync(file));
 });
 
+// A write beyond RLIMIT_FSIZE fails, as on a disk that is broken; without this the signal would end the daemon.
+process.on('SIGXFSZ', () => {});
+
 /** `linux/seccomp.h`, `linux/filter.h`, and the system calls' numbers. */
 const ALLOW = 0x7fff0000;
 const FAIL_WITH_EIO = 0x00050000 | 5;

@@ -1,14 +1,15 @@
 import { execFileSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
-import { fill } from './faults.ts';
+import { fill, limit } from './faults.ts';
 import { FaultNode } from './node.ts';
 
 /** Real file systems of their own, which only root may mount. */
 const isRoot = process.getuid?.() === 0;
-if (!isRoot) console.info('left out, as only root may mount a file system: full and read-only disks');
+if (!isRoot) console.info('left out, as only root may mount a file system: full, broken and read-only disks');
 const DISK_MB = 32;
 const DEADLINE_MS = 1_000;
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
@@ -70,3 +71,122 @@ test.skipIf(!isRoot)('on a read-only disk a daemon says so and ends, and the nex
   expect(refused).toMatch(/^elide-daemon: journal: EROFS: read-only file system/m);
   expect(await node.client.wait('s', 'e')).toEqual(before);
 });
+
+/** Everything that reads goes on: of what ran before, of what runs, and of what lies in the journal only. */
+async function requireReads(node: FaultNode, done: ExecutionSummary, running: string): Promise<void> {
+  const quick = { deadlineMs: 5_000 };
+  expect(await node.client.wait('s', done.executionId, quick)).toEqual(done);
+  expect(await node.client.getExecutionStatus('s', done.executionId, quick)).toMatchObject({ result: done.result });
+  expect(await node.stdout(done.executionId)).toBe('done\n');
+  expect(await node.steps(done.executionId)).toEqual(['pending', 'running', 'exited']);
+  const listed = await Array.fromAsync(node.client.listExecutions('s', quick));
+  expect(listed).toContainEqual(done);
+  expect(listed).toContainEqual(expect.objectContaining({ executionId: running, state: 'running' }));
+  expect((await node.client.getExecutionMetrics('s', running, quick)).complete).toBe(false);
+}
+
+const COUNTS = "let n = 0; setInterval(() => console.log(n++), 20); process.stdin.on('data', () => process.exit(7));";
+
+/** A node that has run one execution in an earlier daemon's time, with another that counts on. */
+async function startCounting(): Promise<{ node: FaultNode; done: ExecutionSummary }> {
+  const node = await FaultNode.start({}, { diskMb: DISK_MB });
+  await node.client.createSession('s');
+  const snippet = { sessionId: 's', language: 'javascript' };
+  await node.client.executeSnippet({ ...snippet, executionId: 'done', code: "console.log('done')" });
+  const done = await node.client.wait('s', 'done');
+  await node.client.executeSnippet({ ...snippet, executionId: 'counts', code: COUNTS, stdin: true });
+  await node.printed('counts', '1\n');
+  await node.restart();
+  return { node, done };
+}
+
+test.skipIf(!isRoot)(
+  'while nothing can be written to the disk, what runs runs on, reads go on, and all is told later',
+  async () => {
+    const { node, done } = await startCounting();
+    await using _node = node;
+    await node.ready({
+      executionId: 'ends',
+      code: "process.stdin.on('data', () => process.exit(3)); console.log('ready')",
+      stdin: true,
+    });
+
+    limit(node.pid, 'FSIZE', 0);
+    let refusal: Awaited<ReturnType<typeof refusalOf>>;
+    let count = 0;
+    await eventually('new work is refused', async () => {
+      count += 1;
+      refusal = await refusalOf(node, `failed-${count}`);
+      return refusal?.code === 'unavailable';
+    });
+    await node.client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: 5_000 });
+    const { stdoutBytes } = await node.client.getExecutionStatus('s', 'counts');
+    await requireReads(node, done, 'counts');
+    await eventually('it counts on', async () => {
+      return (await node.client.getExecutionStatus('s', 'counts')).stdoutBytes > stdoutBytes;
+    });
+    const during = await node.client.getExecutionStatus('s', 'ends');
+    limit(node.pid, 'FSIZE', undefined);
+
+    expect(refusal?.message).toBe(
+      'the journal cannot be written (disk I/O error); nothing new is accepted until it can',
+    );
+    // Nobody is told what a crash could take back.
+    expect(during.state).toBe('running');
+    expect((await node.client.wait('s', 'ends', { timeoutMs: 5_000 })).result).toMatchObject({ exitCode: 3 });
+    await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
+    expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
+    await node.client.writeInput('s', 'counts', Buffer.from('now'));
+    const { result } = await node.client.wait('s', 'counts');
+    expect(result?.exitCode).toBe(7);
+    // What was asked for first, when nobody knew yet, was done once it could be.
+    expect((await node.client.wait('s', 'failed-1')).result?.reason).toBe('completed');
+    await node.restart();
+    expect((await node.client.wait('s', 'counts')).result).toEqual(result);
+  },
+);
+
+test.skipIf(!isRoot)(
+  'on a disk that turns read-only new work is refused at once, and a cell that ends harms nothing',
+  async () => {
+    const { node, done } = await startCounting();
+    await using _node = node;
+    // Another session's cell, which is let go when it has been idle.
+    await node.client.createSession('other');
+    await node.client.executeSnippet({ sessionId: 'other', executionId: 'e', language: 'python', code: '0' });
+    await node.client.wait('other', 'e');
+    const cells = node.cellPids();
+    const { pid } = node;
+
+    node.setReadOnly(true);
+    const refused = await refusalOf(node, 'refused');
+    const session = await node.client.createSession('new').catch((error) => error);
+    await eventually('the idle cell is gone', () => node.cellPids().length < cells.length);
+    await requireReads(node, done, 'counts');
+    await node.client.releaseExecution('other', 'e');
+    await node.client.writeInput('s', 'counts', Buffer.from('now'));
+    const { result } = await node.client.wait('s', 'counts');
+    node.setReadOnly(false);
+
+    for (const { code, message } of [refused, session]) {
+      expect(code).toBe('unavailable');
+      expect(message).toMatch(
+        /^the journal cannot be written \(EROFS: read-only file system, .*nothing new is accepted/,
+      );
+    }
+    expect(result).toMatchObject({ reason: 'failed', exitCode: 7 });
+    expect(node.pid).toBe(pid);
+    expect(await refusalOf(node, 'after')).toBeUndefined();
+    expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
+    const directories = (name: string) => {
+      const parent = join(node.stateDir, name);
+      return readdirSync(parent).flatMap((key) => readdirSync(join(parent, key)));
+    };
+    // Of `done`, `counts` and `after` the output is kept; nobody's work is.
+    await eventually('what could not be removed is', () => directories('daemon/output').length === 3);
+    await eventually('nor is a workspace left', () => directories('work').length === 0);
+    await node.end('SIGTERM');
+    await node.start();
+    expect(readdirSync(join(node.stateDir, 'daemon', 'cells'))).toEqual([]);
+  },
+);

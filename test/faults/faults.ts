@@ -62,12 +62,15 @@ async function cellOf(round: Round): Promise<number | undefined> {
   return (await round.cells()).at(-1)?.pid;
 }
 
-/** Says how many descriptors a process may have; undefined: as many as this one. */
-function limitDescriptors(pid: number, limit: number | undefined): void {
+/**
+ * Says how much a process may have: descriptors (`NOFILE`), or bytes in any file it writes to (`FSIZE`: with 0 each write
+ * fails, also to files that are open). undefined: as much as this one.
+ */
+export function limit(pid: number, resource: 'NOFILE' | 'FSIZE', soft: number | undefined): void {
   const program =
-    'import resource as r, sys; pid, soft = map(int, sys.argv[1:]); own, most = r.getrlimit(r.RLIMIT_NOFILE); ' +
-    'r.prlimit(pid, r.RLIMIT_NOFILE, (own if soft < 0 else soft, most))';
-  execFileSync('python3', ['-c', program, String(pid), String(limit ?? -1)]);
+    'import resource as r, sys; pid, kind, soft = int(sys.argv[1]), getattr(r, "RLIMIT_" + sys.argv[2]), int(sys.argv[3]); ' +
+    'own, most = r.getrlimit(kind); r.prlimit(pid, kind, (own if soft < 0 else soft, most))';
+  execFileSync('python3', ['-c', program, String(pid), resource, String(soft ?? -1)]);
 }
 
 /** Writes until nothing fits any more. */
@@ -200,10 +203,10 @@ export const FAULTS = {
   'clock jumps back': { inject: ({ node }) => node.exclusively(() => node.afflict({ clockMs: -HOUR_MS })) },
   'no descriptors left': {
     inject: async ({ node: { pid }, mending }, lastsMs) => {
-      limitDescriptors(pid, readdirSync(`/proc/${pid}/fd`).length);
+      limit(pid, 'NOFILE', readdirSync(`/proc/${pid}/fd`).length);
       mending.push(
         sleep(lastsMs).then(() => {
-          if (existsSync(`/proc/${pid}`)) limitDescriptors(pid, undefined);
+          if (existsSync(`/proc/${pid}`)) limit(pid, 'NOFILE', undefined);
         }),
       );
     },

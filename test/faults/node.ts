@@ -130,6 +130,19 @@ export class FaultNode implements AsyncDisposable {
     await this.start(config);
   }
 
+  /**
+   * Makes the state directory read-only for every path below it, or no longer. A file that is open for writing stays so, and
+   * would keep the whole file system from being remounted. Only for a node with a file system of its own.
+   */
+  setReadOnly(readOnly: boolean): void {
+    if (!readOnly) {
+      execFileSync('umount', [this.stateDir]);
+      return;
+    }
+    execFileSync('mount', ['--bind', this.stateDir, this.stateDir]);
+    execFileSync('mount', ['-o', 'remount,bind,ro', this.stateDir]);
+  }
+
   /** Takes the daemon from those who would start or end it at the same time. */
   async exclusively(act: () => Promise<void>): Promise<void> {
     const turn = this.#turn.then(act);
