@@ -42,12 +42,16 @@ const ROOM_BYTES = 1024 * 1024;
 
 /** With less than that left on the disk nothing new is begun, in bytes. */
 const LEAST_LEFT_BYTES = 1024 * 1024;
+/** The same in inodes: a cell needs 6, an execution 7. */
+const LEAST_LEFT_INODES = 64;
 
 /** Why nothing new should be begun on the disk that this file is on; undefined while there is room. */
 export function fullnessAt(path: string): string | undefined {
-  const { bavail, bsize } = statfsSync(dirname(path));
+  const { bavail, bsize, files, ffree } = statfsSync(dirname(path));
   if (bavail * bsize < LEAST_LEFT_BYTES) return `the disk is full: ${bavail * bsize} bytes are left`;
-  return undefined;
+  // A file system that makes inodes as it needs them says that it has none.
+  const hasInodes = files === 0 || ffree >= LEAST_LEFT_INODES;
+  return hasInodes ? undefined : `the disk is full: ${ffree} inodes are left`;
 }
 
 /** The journal's file: an SQLite database in WAL mode with one writer. Everything here waits for the disk. */

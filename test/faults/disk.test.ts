@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { readdirSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
@@ -55,6 +55,51 @@ test.skipIf(!isRoot)('on a full disk new work is refused, and all goes on by its
   await node.restart();
   expect((await node.client.wait('s', 'e')).result).toEqual(result);
 });
+
+test.skipIf(!isRoot)(
+  'on a disk without inodes new work is refused, what runs ends, and all goes on when there are some',
+  async () => {
+    await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
+    const ballast = join(node.root, 'ballast');
+    mkdirSync(ballast);
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', code: IDLE });
+    await node.ready({ executionId: 'writes', code: `setInterval(() => console.log('x'), 20); ${IDLE}` });
+
+    for (let count = 0; ; count += 1) {
+      try {
+        closeSync(openSync(join(ballast, String(count)), 'w'));
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ENOSPC' });
+        break;
+      }
+    }
+    const { stdoutBytes } = await node.client.getExecutionStatus('s', 'writes');
+    const refused = await refusalOf(node, 'refused');
+    const session = await node.client.createSession('new').catch((error) => error);
+    await node.client.cancelExecution('s', 'e', { graceMs: 0 });
+    const { result } = await node.client.wait('s', 'e', { deadlineMs: 5_000 });
+    await eventually('it writes on', async () => {
+      return (await node.client.getExecutionStatus('s', 'writes')).stdoutBytes > stdoutBytes;
+    });
+    rmSync(ballast, { recursive: true });
+
+    for (const error of [refused, session]) {
+      expect(error).toMatchObject({
+        code: 'resource_exhausted',
+        message: expect.stringMatching(
+          /^the journal cannot be written \(the disk is full: \d inodes are left\); nothing new/,
+        ),
+      });
+    }
+    expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+    await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
+    expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
+    await node.restart();
+    expect((await node.client.wait('s', 'e')).result).toEqual(result);
+    expect((await node.client.getExecutionStatus('s', 'writes')).state).toBe('running');
+  },
+);
 
 test.skipIf(!isRoot)('on a read-only disk a daemon says so and ends, and the next one finds all', async () => {
   await using node = await FaultNode.start({}, { diskMb: DISK_MB });

@@ -17,6 +17,8 @@ const DAEMON_FAULTS = new URL('./daemon-faults.ts', import.meta.url).href;
 export interface NodeOptions {
   /** Its directory is a file system of its own, of so many MiB: it can be full. Only root may mount one. */
   diskMb?: number | undefined;
+  /** How many files and directories that file system may have. Default: as many as fit. */
+  inodes?: number | undefined;
 }
 
 /** How far below the root of a hierarchy this process may be. */
@@ -53,10 +55,17 @@ export class FaultNode implements AsyncDisposable {
   /** What all of them said on stderr. */
   log = '';
 
-  private constructor({ diskMb }: NodeOptions) {
+  private constructor({ diskMb, inodes = 0 }: NodeOptions) {
     this.#mounted = diskMb !== undefined;
     if (diskMb === undefined) return;
-    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${diskMb}m,mode=0700`, 'elide-test', this.root]);
+    execFileSync('mount', [
+      '-t',
+      'tmpfs',
+      '-o',
+      `size=${diskMb}m,nr_inodes=${inodes},mode=0700`,
+      'elide-test',
+      this.root,
+    ]);
   }
 
   static async start(config: DaemonConfig = {}, options: NodeOptions = {}): Promise<FaultNode> {
