@@ -1,0 +1,101 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { ControlGroups } from '../../src/supervisor/control-groups.ts';
+import { eventually, processesWith } from '../support/daemon.ts';
+import { limit } from './faults.ts';
+import { FaultNode } from './node.ts';
+
+const groups = ControlGroups.open();
+const hasGroups = groups.version > 0;
+await groups.close();
+if (!hasGroups) console.info(`left out, as this user cannot make control groups (${groups.why}): those of dead cells`);
+
+const IDLE = {
+  javascript: "setInterval(() => {}, 1000); console.log('ready');",
+  python: "import time\nprint('ready', flush=True)\ntime.sleep(600)",
+};
+
+test('a daemon without descriptors says so, as what passes, and goes on when it has some', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.client.executeSnippet({
+    sessionId: 's',
+    executionId: 'e',
+    language: 'javascript',
+    code: "console.log('x')",
+  });
+  const { result } = await node.client.wait('s', 'e');
+  await node.ready({ executionId: 'runs', code: IDLE.javascript });
+
+  // What is open stays open.
+  limit(node.pid, 'NOFILE', 3);
+  const status = await node.client.getExecutionStatus('s', 'e').catch((error) => error);
+  const output = await node.stdout('e').catch((error) => error);
+  const during = await node.client.wait('s', 'runs', { timeoutMs: 0 });
+  limit(node.pid, 'NOFILE', undefined);
+
+  for (const error of [status, output]) {
+    expect(error).toMatchObject({ code: 'resource_exhausted', retryAfterMs: 1_000 });
+    expect(error.message).toMatch(/^EMFILE: too many open files/);
+  }
+  expect(during.state).toBe('running');
+  expect(await node.client.getExecutionStatus('s', 'e')).toMatchObject({ result });
+  expect(await node.stdout('e')).toBe('x\n');
+  expect((await node.client.wait('s', 'runs', { timeoutMs: 0 })).state).toBe('running');
+});
+
+test.skipIf(!hasGroups)(
+  'the control groups of a cell go with it, also where it dies while there is no daemon',
+  async () => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const start = async (language: keyof typeof IDLE, executionId: string) => {
+      await node.ready({ executionId, language, code: IDLE[language], memoryLimitMb: 256 });
+    };
+    const ofCells = () => node.controlGroups().filter((name) => name.includes('/'));
+    const die = () => {
+      for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+    };
+    await start('javascript', 'first');
+    await start('python', 'second');
+    expect(ofCells()).toHaveLength(2);
+
+    die();
+    for (const executionId of ['first', 'second']) {
+      expect((await node.client.wait('s', executionId)).result?.reason).toBe('cell_lost');
+    }
+    await eventually('their groups are gone', () => ofCells().length === 0);
+
+    // It runs away from its cell's session of processes: only the group still has it.
+    const seconds = `600.${process.pid}${Date.now()}`;
+    const options = "{ detached: true, stdio: 'ignore' }";
+    const code = `require('child_process').spawn('sleep', ['${seconds}'], ${options}).on('spawn', () => console.log('ready'));`;
+    await node.ready({ executionId: 'third', code });
+    await start('python', 'fourth');
+    const before = node.controlGroups();
+    expect(ofCells()).toHaveLength(2);
+    await node.end();
+    die();
+    await eventually('no cell is left', () => node.cellPids().length === 0);
+    expect(node.controlGroups()).toEqual(before);
+    await eventually('what ran away is seen', () => processesWith(`sleep ${seconds}`).length === 1);
+    await node.start();
+    expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+
+    for (const executionId of ['third', 'fourth']) {
+      expect((await node.client.wait('s', executionId)).result?.reason).toBe('daemon_lost');
+    }
+    expect(node.controlGroups().filter((name) => before.includes(name))).toEqual([]);
+
+    // A cell that is taken over takes the directory of the daemon that made it along.
+    await start('javascript', 'fifth');
+    const mine = node.controlGroups();
+    await node.restart();
+    expect(node.controlGroups()).toEqual(expect.arrayContaining(mine));
+    die();
+    expect((await node.client.wait('s', 'fifth')).result?.reason).toBe('cell_lost');
+    await eventually('all of it is gone', () => node.controlGroups().every((name) => !mine.includes(name)));
+    expect(readdirSync(join(node.stateDir, 'daemon', 'cells'))).toEqual([]);
+  },
+);
