@@ -1,9 +1,10 @@
 import { readdirSync } from 'node:fs';
 import { mkdir, readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { nanoid } from 'nanoid';
 import { StartupError } from './errors.ts';
-import { removeTree } from './remove-tree.ts';
+import { removeFile, removeTree } from './remove-tree.ts';
 
 /** The longest path a unix socket can have on Linux, in bytes (sun_path without its NUL). */
 const LONGEST_SOCKET_PATH = 107;
@@ -99,15 +100,38 @@ async function requireOurs(root: string, lock: string): Promise<void> {
 }
 
 function takeLock(root: string, path: string): DatabaseSync {
+  try {
+    return lockExclusively(path);
+  } catch (error) {
+    const { message } = error as Error;
+    const refuse = (why: string) => new StartupError(`state directory ${root} ${why}`, { cause: error });
+    if (!canLock(dirname(path))) {
+      throw refuse(`cannot be used: no file in it can be locked (${message}); name one on another file system`);
+    }
+    throw refuse(/locked/.test(message) ? 'is in use by another daemon' : `cannot be used: ${message}`);
+  }
+}
+
+function lockExclusively(path: string): DatabaseSync {
   const lock = new DatabaseSync(path, { timeout: 0 });
   try {
     lock.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE');
     return lock;
   } catch (error) {
     lock.close();
-    if (/locked/.test((error as Error).message)) {
-      throw new StartupError(`state directory ${root} is in use by another daemon`, { cause: error });
-    }
-    throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
+    throw error;
+  }
+}
+
+/** Tries it with a file that nobody else knows: a file system without locks says of each that somebody has it. */
+function canLock(directory: string): boolean {
+  const path = join(directory, `lock-${nanoid(8)}.db`);
+  try {
+    lockExclusively(path).close();
+    return true;
+  } catch {
+    return false;
+  } finally {
+    removeFile(path);
   }
 }

@@ -74,8 +74,9 @@ export class FaultNode implements AsyncDisposable {
     return node;
   }
 
-  /** Starts a daemon; resolves when it is ready, rejects with what it said when it ends before. */
-  async start(config?: DaemonConfig): Promise<void> {
+  /** Starts a daemon, with its faults; resolves when it is ready, rejects with what it said when it ends before. */
+  async start(config?: DaemonConfig, faults?: DaemonFaults): Promise<void> {
+    if (faults !== undefined) writeFileSync(this.#faults, JSON.stringify(faults));
     if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ cellIdleMs: 2_000, ...config }));
     const flags = ['--socket', this.socket, '--state-dir', this.stateDir, '--config', this.#config];
     const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, MAIN, ...flags, '--log-level', 'warn'], {
