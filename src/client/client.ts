@@ -220,16 +220,25 @@ export class DaemonClient {
     return metricsFrom(await this.#unary(this.#api.getExecutionMetrics, { sessionId, executionId }, options));
   }
 
-  /** The same at an interval: of one execution until its end, or of all that run, in a session or in all. */
+  /**
+   * The same at an interval: of one execution until its end, or of all that run, in a session or in all. Rides through a
+   * restart of the daemon; the round after it has the CPU share since the start.
+   */
   async *watchExecutionMetrics({
     sessionId = '',
     executionId = '',
     intervalMs = 0,
+    patienceMs,
     ...options
-  }: CallOptions & MetricsOptions = {}): AsyncGenerator<ExecutionMetrics[]> {
+  }: FollowOptions & MetricsOptions = {}): AsyncGenerator<ExecutionMetrics[]> {
     const request = { sessionId, executionId, intervalMs };
-    const rounds = this.#stream(this.#api.watchExecutionMetrics, request, options);
-    for await (const { executions } of rounds) yield executions.map(metricsFrom);
+    const open = () => this.#stream(this.#api.watchExecutionMetrics, request, options);
+    for await (const { executions } of reconnecting(open, this.#patience(options, patienceMs))) {
+      const round = executions.map(metricsFrom);
+      yield round;
+      // Where the connection is lost behind these, another would bring them again.
+      if (executionId !== '' && round[0]?.complete) return;
+    }
   }
 
   /** By which mechanism the node holds each limit, for each engine. */

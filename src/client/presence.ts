@@ -26,7 +26,8 @@ export async function* presence<T extends { present: string | undefined }>(
 
 async function untilGone(client: DaemonClient, sessionId: string, signal: AbortSignal): Promise<void> {
   try {
-    for await (const _ of client.watchExecutionMetrics({ sessionId, intervalMs: HELD_INTERVAL_MS, signal }));
+    const held = { sessionId, intervalMs: HELD_INTERVAL_MS, patienceMs: 0, signal };
+    for await (const _ of client.watchExecutionMetrics(held));
   } catch {
     // Why is found by the next look.
   }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
+import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import { descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
@@ -302,6 +303,45 @@ test('a wait, a watch and an output stream that are open ride through a restart'
   ]);
   const counted = numbers(Buffer.concat((await streaming).map(({ data }) => data)).toString());
   expect(counted).toEqual(counted.map((_, index) => index));
+});
+
+test('metrics that are watched ride through a restart, to their final figures, of one execution and of all', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: COUNTER.javascript, stdin: true });
+  using client = connectDaemon({ socket: node.socket });
+  await client.health();
+  let [rounds, roundsOfAll] = [0, 0];
+  const one = (async () => {
+    const seen: ExecutionMetrics[] = [];
+    for await (const round of client.watchExecutionMetrics({ sessionId: 's', executionId: 'e', intervalMs: 100 })) {
+      seen.push(...round);
+      rounds += 1;
+    }
+    return seen;
+  })();
+  const stop = new AbortController();
+  const all = (async () => {
+    for await (const round of client.watchExecutionMetrics({ intervalMs: 100, signal: stop.signal })) {
+      roundsOfAll += round.length;
+    }
+  })();
+  const impatient = Array.fromAsync(client.watchExecutionMetrics({ intervalMs: 100, patienceMs: 0 }));
+  impatient.catch(() => {});
+  await eventually('both have begun', () => rounds > 1 && roundsOfAll > 1);
+
+  await node.end();
+  const before = [rounds, roundsOfAll];
+  await expect(impatient).rejects.toMatchObject({ code: 'unavailable' });
+  await node.start();
+  await eventually('both go on', () => rounds > (before[0] ?? 0) + 1 && roundsOfAll > (before[1] ?? 0) + 1);
+  await node.client.writeInput('s', 'e', Buffer.from('end\n'));
+
+  const seen = await one;
+  expect(seen.map(({ complete }) => complete)).toEqual(seen.map((_, index) => index === seen.length - 1));
+  expect(seen.at(-1)?.stdoutBytes).toBe((await node.stdout('e')).length);
+  stop.abort();
+  await expect(all).rejects.toThrow(/abort/);
 });
 
 test('input that is said again because nobody answered is written once', async () => {
