@@ -8,6 +8,11 @@ export function monotonicMs(): number {
   return Number(process.hrtime.bigint()) / 1e6;
 }
 
+/** This moment by both clocks: Unix ms, and {@link monotonicMs}. */
+export function now(): { atMs: number; monotonicMs: number } {
+  return { atMs: Date.now(), monotonicMs: monotonicMs() };
+}
+
 /** Names this boot of the machine: {@link monotonicMs} compares only within one. Linux only; elsewhere one name for all. */
 export function bootId(): string {
   try {

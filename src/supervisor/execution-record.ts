@@ -1,8 +1,8 @@
 import { type Actor, type AnyStateMachine, createActor } from 'xstate';
 import type { ExecutionResult, executionMachine, Rung, Stop, Usage } from '../../machines/execution.ts';
-import { monotonicMs } from '../clock.ts';
+import { monotonicMs, now } from '../clock.ts';
 import { AlreadyExistsError } from '../errors.ts';
-import type { AcceptedExecution, JournaledEvent } from '../journal/entries.ts';
+import type { AcceptedExecution, JournaledEvent, Moment } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { processName } from '../processes.ts';
 import type { CheckedOptions } from './limits.ts';
@@ -95,7 +95,9 @@ export class ExecutionRecord {
   /** The newest event, which may not be journaled yet. */
   #newest: StatusEvent | undefined;
   #startedAtMs: number | undefined;
-  #exitedAtMs: number | undefined;
+  /** As the guest's cell tells it: it may be long before this daemon has heard. */
+  #started: Moment | undefined;
+  #exited: Moment | undefined;
   #listeners: ((event: StatusEvent) => void)[] = [];
   #rung: Rung | undefined;
   /** The machine is being brought to where the journal ends: its steps are no news. */
@@ -125,8 +127,9 @@ export class ExecutionRecord {
     this.actor.subscribe({ next: (snapshot) => this.#observe(snapshot), error: () => {} });
     if (resumed === undefined) {
       this.actor.start();
-      const event = this.#eventOf('pending', Date.now(), undefined, undefined, undefined);
-      const journaled = { ...event, monotonicMs: monotonicMs() };
+      const { atMs, monotonicMs } = now();
+      const event = this.#eventOf('pending', atMs, undefined, undefined, undefined);
+      const journaled = { ...event, monotonicMs };
       if (request === undefined) throw new TypeError('a new execution without a request');
       options.journal.append({ type: 'execution.accepted', execution: accepted, request, event: journaled }, () =>
         this.#publish(event),
@@ -193,22 +196,23 @@ export class ExecutionRecord {
   }
 
   /** The guest's own word on when its code began, told before the machine is. */
-  noteStarted(atMs: number, pid: number): void {
-    this.#startedAtMs = atMs;
+  noteStarted(started: Moment, pid: number): void {
+    this.#started = started;
+    this.#startedAtMs = started.atMs;
     this.pid = pid;
     this.process = pid > 0 ? processName(pid) : undefined;
   }
 
   /** The guest's own word on when it was gone, told before the machine is. */
   noteExited(atMs: number): void {
-    this.#exitedAtMs = atMs;
+    this.#exited = { atMs, monotonicMs: monotonicMs() - Math.max(0, Date.now() - atMs) };
   }
 
   /** Tells everyone who watches, and keeps it for the result. */
   warn(message: string): void {
     const newest = this.#newest;
     if (newest === undefined || newest.state === 'exited') return;
-    this.#append(newest.state, Date.now(), newest.rung, { warning: message });
+    this.#append(newest.state, now(), newest.rung, { warning: message });
   }
 
   /** Calls `listener` with every later event. Returns what stops that. */
@@ -274,25 +278,27 @@ export class ExecutionRecord {
     if (newest !== undefined && newest.state === state && this.#rung === rung) return;
     this.#rung = rung;
     if (state === 'exited') {
-      this.#append(state, this.#exitedAtMs ?? Date.now(), result?.rung, { result });
+      this.#append(state, this.#exited ?? now(), result?.rung, { result });
       this.request = undefined;
       this.write = undefined;
       this.measure = undefined;
     } else if (newest !== undefined) {
-      this.#append(state, state === 'running' ? (this.#startedAtMs ?? Date.now()) : Date.now(), rung, { stop });
+      this.#append(state, (state === 'running' ? this.#started : undefined) ?? now(), rung, { stop });
     }
     this.#options.onReached(this, state);
   }
 
   #append(
     state: LifecycleState,
-    toldMs: number,
+    told: Moment,
     rung: Rung | undefined,
     { result, warning, stop }: { result?: ExecutionResult | undefined; warning?: string; stop?: Stop | undefined },
   ): void {
-    const event = this.#eventOf(state, toldMs, rung, result, warning);
+    const event = this.#eventOf(state, told.atMs, rung, result, warning);
     const guest = { startedAtMs: this.#startedAtMs, pid: this.pid, process: this.process };
-    const journaled = { ...event, monotonicMs: monotonicMs(), stop, ...guest };
+    // Moved with the time that it is told with, and never ahead of now.
+    const toldMs = Math.min(monotonicMs(), told.monotonicMs + event.atMs - told.atMs);
+    const journaled = { ...event, monotonicMs: toldMs, stop, ...guest };
     const { journal, accepted } = this.#options;
     journal.append({ type: 'execution.event', number: accepted.number, event: journaled }, () => this.#publish(event));
   }

@@ -10,7 +10,7 @@ import {
   type GuestInput,
 } from '../../machines/execution.ts';
 import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machines/session.ts';
-import { monotonicMs } from '../clock.ts';
+import { monotonicMs, now } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
 import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
 import type { Moment, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
@@ -151,7 +151,7 @@ export class SessionSupervisor implements Waiting {
     this.weight = options.config.weight;
     const { session: unclosed, agoMs = () => 0 } = options.unclosed ?? {};
     this.#sessionKey = unclosed?.sessionKey ?? nanoid(KEY_CHARS);
-    this.#created = unclosed?.created ?? { atMs: Date.now(), monotonicMs: monotonicMs() };
+    this.#created = unclosed?.created ?? now();
     const { idleTtlMs, totalTtlMs } = options.config;
     const leftMs = (ttlMs: number | undefined, since: Moment) => ttlMs && Math.max(0, ttlMs - agoMs(since));
     this.#cells = new CellSupervisor({ ...options.cells, sessionKey: this.#sessionKey });
@@ -370,7 +370,7 @@ export class SessionSupervisor implements Waiting {
   delete(graceMs: number): Promise<void> {
     if (!this.#deleted || graceMs === 0) {
       this.#deleted = true;
-      const closing = { graceMs, atMs: Date.now(), monotonicMs: monotonicMs() };
+      const closing = { graceMs, ...now() };
       this.#options.journal.append({ type: 'session.closing', sessionKey: this.#sessionKey, closing });
     }
     return this.close(graceMs);
@@ -446,7 +446,7 @@ export class SessionSupervisor implements Waiting {
     };
     const observer: GuestObserver = {
       started: ({ pid, atMs, agoMs }) => {
-        record.noteStarted(atMs, pid);
+        record.noteStarted({ atMs, monotonicMs: monotonicMs() - agoMs }, pid);
         sendBack({ type: 'guest.started', agoMs });
       },
       limitReached: (limit, message) => {

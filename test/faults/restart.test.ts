@@ -4,7 +4,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
-import { descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
+import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
 /** Counts as fast as it can, asked by a line of its input, or on its own every 5 ms; ends with code 7 when told. */
@@ -148,6 +148,51 @@ test('a run limit stands over a restart, and one that passed meanwhile is held a
   expect(ranMs).toBeGreaterThan(7_900);
   // Counted from the restart it would be 1,600 more.
   expect(ranMs).toBeLessThan(9_500);
+});
+
+test('what was learned late counts from when it was, also after another restart', { timeout: 40_000 }, async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s', { contextPoolSize: 1 });
+  await node.ready({ executionId: 'warm', language: 'python', code: "print('ready')" });
+  const zygotes = processesWith('zygote.py').filter((pid) =>
+    node.cellPids().some((cell) => childrenOf(cell).includes(pid)),
+  );
+  expect(zygotes).toHaveLength(1);
+  const signalZygote = (signal: NodeJS.Signals) => process.kill(zygotes[0] as number, signal);
+  const lateMs = 4_000;
+  const keptMs = 3_500;
+  const timeoutMs = 9_000;
+  const files = [join(node.root, 'exited'), join(node.root, 'started')];
+  const exits = `setTimeout(() => require('fs').writeFileSync('${files[0]}', ''), 3000); console.log('ready');`;
+  await node.ready({ executionId: 'exits', code: exits });
+  signalZygote('SIGSTOP');
+  const code = `import time\nopen('${files[1]}', 'w')\ntime.sleep(600)`;
+  const python = { sessionId: 's', language: 'python' };
+  // They take what was forked ahead: the next one needs the zygote.
+  for (const executionId of ['first', 'second', 'third']) {
+    await node.client.executeSnippet({ ...python, executionId, code: 'import time\ntime.sleep(600)' });
+  }
+  await node.client.executeSnippet({ ...python, executionId: 'starts', code, timeoutMs });
+  await eventually('a cell has it', () => cellHas(node, 'starts'));
+  await node.end();
+  expect(files.filter((file) => existsSync(file))).toEqual([]);
+  signalZygote('SIGCONT');
+  await eventually('both have happened', () => files.every((file) => existsSync(file)));
+  const happenedMs = Date.now();
+  await eventually('that is long ago', () => Date.now() > happenedMs + lateMs);
+
+  await node.start();
+  expect((await node.client.getExecutionStatus('s', 'starts')).state).toBe('running');
+  expect((await node.client.wait('s', 'exits')).result?.reason).toBe('completed');
+  await node.restart({ retainedAgeMs: keptMs });
+
+  await expect(node.client.wait('s', 'exits')).rejects.toMatchObject({ code: 'not_found' });
+  const { result, times } = await node.client.wait('s', 'starts');
+  expect(result?.reason).toBe('timed_out');
+  const ranMs = (times.exitedAtMs as number) - (times.startedAtMs as number);
+  expect(ranMs).toBeGreaterThan(timeoutMs - 100);
+  // Counted from when it was learned it would be 4,000 more.
+  expect(ranMs).toBeLessThan(timeoutMs + 3_000);
 });
 
 test('a stop under way goes on: its signal comes once, and force when the grace period has passed', async () => {
@@ -446,6 +491,13 @@ test('a damaged journal is set aside, said loudly, and what can be read of it go
   expect(node.log).toContain('the journal was damaged');
   await node.client.createSession('s');
 });
+
+/** A cell was told of this execution, or is about to be: the journal says so. */
+function cellHas(node: FaultNode, executionId: string): boolean {
+  using database = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { readOnly: true });
+  const row = database.prepare('SELECT cell_key FROM executions WHERE execution_id = ?').get(executionId);
+  return typeof row?.cell_key === 'string';
+}
 
 /** Ends that cells have written down. */
 function endsWritten(node: FaultNode): string[] {

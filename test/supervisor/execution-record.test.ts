@@ -1,9 +1,10 @@
 import { expect, test } from 'vitest';
 import { fromCallback } from 'xstate';
 import { executionMachine, type GuestCommand, type GuestInput } from '../../machines/execution.ts';
+import { now } from '../../src/clock.ts';
 import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
 
-test('a later event never has an earlier time, whatever the cell says', () => {
+test('a later event never has an earlier time, by neither clock, whatever the cell says', () => {
   const guest = fromCallback<GuestCommand, GuestInput>(() => {});
   const request = {
     sessionId: 's',
@@ -26,16 +27,22 @@ test('a later event never has an earlier time, whatever the cell says', () => {
     stdin: false,
     fingerprint: 'f',
   };
+  const monotonic: number[] = [];
   const record = new ExecutionRecord({
     accepted: { ...request, number: 1, sessionKey: 's', executionKey: 'e', retention: undefined },
     request,
     machine: executionMachine.provide({ actors: { guest } }) as typeof executionMachine,
     limits: { startLimitMs: 1000, forcedLimitMs: 1000 },
-    journal: { append: (_entry, onWritten) => onWritten?.() },
+    journal: {
+      append: (entry, onWritten) => {
+        if ('event' in entry) monotonic.push(entry.event.monotonicMs);
+        onWritten?.();
+      },
+    },
     onReached: () => {},
   });
   record.actor.send({ type: 'execution.dispatch' });
-  record.noteStarted(Date.now(), 0);
+  record.noteStarted(now(), 0);
   record.actor.send({ type: 'guest.started' });
   record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 1000 });
 
@@ -45,5 +52,9 @@ test('a later event never has an earlier time, whatever the cell says', () => {
   const times = record.events.map(({ atMs }) => atMs);
   expect(record.state).toBe('exited');
   expect(times).toEqual(times.toSorted((a, b) => a - b));
+  expect(monotonic).toHaveLength(4);
+  // The wall clock tells whole ms.
+  for (const [index, ms] of monotonic.entries()) expect(ms).toBeGreaterThan((monotonic[index - 1] ?? 0) - 2);
+  expect(monotonic.at(-1)).toBeLessThanOrEqual(now().monotonicMs);
   expect(record.snapshot.times.exitedAtMs).toBe(times.at(-1));
 });
