@@ -235,3 +235,23 @@ test.skipIf(!isRoot)(
     expect(readdirSync(join(node.stateDir, 'daemon', 'cells'))).toEqual([]);
   },
 );
+
+test.each([
+  { durability: 'full', refusals: ['deadline_exceeded', 'unavailable'] },
+  { durability: 'normal', refusals: [undefined, undefined] },
+] as const)(
+  'on a disk that keeps nothing, with durability $durability, new work is answered $refusals',
+  async (mode) => {
+    await using node = await FaultNode.start({ durability: mode.durability });
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', code: IDLE });
+
+    await node.afflict({ fsync: true });
+    // Whoever is first waits for the disk; then it is known that it fails.
+    const codes = [(await refusalOf(node, 'first'))?.code, (await refusalOf(node, 'second'))?.code];
+
+    expect(codes).toEqual(mode.refusals);
+    await node.restart();
+    expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
+  },
+);

@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
+import type { Snippet } from '../../src/supervisor/requests.ts';
 import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
@@ -97,6 +98,7 @@ test('an end is known even when its cell is gone as well', async () => {
   await node.restart();
   expect((await node.client.wait('s', 'other')).result).toMatchObject({ reason: 'daemon_lost' });
   expect(await node.steps('other')).toEqual(['pending', 'running', 'exited']);
+  for (const executionId of ['e', 'other']) expect(await node.stdout(executionId)).toBe('ready\n');
 });
 
 test.each(LANGUAGES)(
@@ -150,33 +152,39 @@ test('a run limit stands over a restart, and one that passed meanwhile is held a
   expect(ranMs).toBeLessThan(9_500);
 });
 
+test.each([1, -1])('a wall clock that is set %d h off between two daemons moves no deadline', async (hours) => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s', { totalTtlMs: 120_000 });
+  const code = "setInterval(() => {}, 1000); console.log('ready');";
+  await node.ready({ executionId: 'later', code, timeoutMs: 60_000 });
+  await node.ready({ executionId: 'due', code, timeoutMs: 2_000 });
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'done', language: 'javascript', code: '0' });
+  await node.client.wait('s', 'done');
+
+  await node.end();
+  await node.start({ retainedAgeMs: 60_000 }, { clockMs: hours * 3_600_000 });
+
+  expect((await node.client.wait('s', 'due', { timeoutMs: 5_000 })).result?.reason).toBe('timed_out');
+  expect((await node.client.getExecutionStatus('s', 'later')).state).toBe('running');
+  expect((await node.client.wait('s', 'done')).result?.reason).toBe('completed');
+});
+
 test('what was learned late counts from when it was, also after another restart', { timeout: 40_000 }, async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s', { contextPoolSize: 1 });
-  await node.ready({ executionId: 'warm', language: 'python', code: "print('ready')" });
-  const zygotes = processesWith('zygote.py').filter((pid) =>
-    node.cellPids().some((cell) => childrenOf(cell).includes(pid)),
-  );
-  expect(zygotes).toHaveLength(1);
-  const signalZygote = (signal: NodeJS.Signals) => process.kill(zygotes[0] as number, signal);
+  const zygote = await startZygote(node);
   const lateMs = 4_000;
   const keptMs = 3_500;
   const timeoutMs = 9_000;
   const files = [join(node.root, 'exited'), join(node.root, 'started')];
   const exits = `setTimeout(() => require('fs').writeFileSync('${files[0]}', ''), 3000); console.log('ready');`;
   await node.ready({ executionId: 'exits', code: exits });
-  signalZygote('SIGSTOP');
+  process.kill(zygote, 'SIGSTOP');
   const code = `import time\nopen('${files[1]}', 'w')\ntime.sleep(600)`;
-  const python = { sessionId: 's', language: 'python' };
-  // They take what was forked ahead: the next one needs the zygote.
-  for (const executionId of ['first', 'second', 'third']) {
-    await node.client.executeSnippet({ ...python, executionId, code: 'import time\ntime.sleep(600)' });
-  }
-  await node.client.executeSnippet({ ...python, executionId: 'starts', code, timeoutMs });
-  await eventually('a cell has it', () => cellHas(node, 'starts'));
+  await handIn(node, { executionId: 'starts', code, timeoutMs });
   await node.end();
   expect(files.filter((file) => existsSync(file))).toEqual([]);
-  signalZygote('SIGCONT');
+  process.kill(zygote, 'SIGCONT');
   await eventually('both have happened', () => files.every((file) => existsSync(file)));
   const happenedMs = Date.now();
   await eventually('that is long ago', () => Date.now() > happenedMs + lateMs);
@@ -271,6 +279,49 @@ test('what waits goes on waiting, starts in its order, and starts once', async (
 
   expect(readFileSync(file, 'utf8').trim().split('\n')).toEqual(ids);
   expect((await node.client.getSession('s')).counts).toEqual({ pending: 0, running: 0, exited: 21 });
+});
+
+test('what was handed to a cell that is gone starts no second time, though nobody saw it start', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s', { contextPoolSize: 1 });
+  const zygote = await startZygote(node);
+  const file = join(node.root, 'started');
+  process.kill(zygote, 'SIGSTOP');
+  await handIn(node, { executionId: 'handed', code: `open('${file}', 'a').write('x')` });
+
+  await node.end();
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  for (const daemon of ['the next', 'the one after it']) {
+    await node.restart();
+    expect((await node.client.wait('s', 'handed')).result, daemon).toMatchObject({ reason: 'daemon_lost' });
+    expect(await node.steps('handed'), daemon).toEqual(['pending', 'exited']);
+  }
+
+  expect(existsSync(file)).toBe(false);
+});
+
+test('guests that no daemon comes back to in time are killed, and that is their result', async () => {
+  await using node = await FaultNode.start({ orphanGraceMs: 300 });
+  await node.client.createSession('s', { maxRunning: 2 });
+  for (const language of LANGUAGES) {
+    await node.ready({ executionId: language, language, code: COUNTER[language], stdin: true });
+  }
+  const waits = { sessionId: 's', executionId: 'waits', language: 'javascript', code: "console.log('at last')" };
+  await node.client.executeSnippet(waits);
+
+  await node.end();
+  await eventually('their cells are gone', () => node.cellPids().length === 0);
+  await node.start();
+
+  for (const language of LANGUAGES) {
+    const { result } = await node.client.wait('s', language);
+    expect(result).toMatchObject({ reason: 'signaled', signal: 'SIGKILL', exitCode: 137 });
+    const counted = numbers(await node.stdout(language));
+    expect(counted).toEqual(counted.map((_, index) => index));
+  }
+  expect((await node.client.wait('s', 'waits')).result?.reason).toBe('completed');
+  expect(await node.stdout('waits')).toBe('at last\n');
 });
 
 test('what has finished answers as before, and its id is taken', async () => {
@@ -422,12 +473,22 @@ test('a session that was being deleted is deleted, and one that was deleted stay
   await eventually('both are gone', async () => (await node.client.listSessions()).length === 0);
 });
 
-test('a daemon that detaches leaves everything running to the next one', async () => {
+/** Runs one execution to its end, and hands in another behind one that goes on: what is known of them. */
+async function doneAndWaiting(node: FaultNode) {
+  const snippet = { sessionId: 's', language: 'javascript', code: "console.log('x')" };
+  await node.client.executeSnippet({ ...snippet, executionId: 'done' });
+  const done = await node.client.wait('s', 'done');
+  await node.client.executeSnippet({ ...snippet, executionId: 'runs', code: COUNTER.javascript, stdin: true });
+  await node.printed('runs', 'ready');
+  await node.client.executeSnippet({ ...snippet, executionId: 'waits' });
+  return done;
+}
+
+test('a daemon that detaches leaves everything running, or waiting, to the next one', async () => {
   await using node = await FaultNode.start({ onStop: 'detach' });
-  await node.client.createSession('s');
-  for (const language of LANGUAGES) {
-    await node.ready({ executionId: language, language, code: COUNTER[language], stdin: true });
-  }
+  await node.client.createSession('s', { maxRunning: 2 });
+  await node.ready({ executionId: 'python', language: 'python', code: COUNTER.python, stdin: true });
+  const done = await doneAndWaiting(node);
   const pids = node.cellPids();
 
   await node.end('SIGTERM');
@@ -435,25 +496,36 @@ test('a daemon that detaches leaves everything running to the next one', async (
   await node.start();
 
   expect(node.cellPids()).toEqual(pids);
-  for (const language of LANGUAGES) {
-    await node.client.writeInput('s', language, Buffer.from('end\n'));
-    expect((await node.client.wait('s', language)).result).toMatchObject({ exitCode: 7 });
-    const counted = numbers(await node.stdout(language));
+  expect(await node.client.wait('s', 'done')).toEqual(done);
+  expect(await node.stdout('done')).toBe('x\n');
+  expect((await node.client.getSession('s')).counts).toEqual({ pending: 1, running: 2, exited: 1 });
+  for (const executionId of ['python', 'runs']) {
+    await node.client.writeInput('s', executionId, Buffer.from('end\n'));
+    expect((await node.client.wait('s', executionId)).result).toMatchObject({ exitCode: 7 });
+    const counted = numbers(await node.stdout(executionId));
     expect(counted).toEqual(counted.map((_, index) => index));
   }
+  expect((await node.client.wait('s', 'waits')).result?.reason).toBe('completed');
+  expect(await node.steps('waits')).toEqual(['pending', 'running', 'exited']);
 });
 
 test('a daemon that is stopped ends everything, and its sessions are there for the next one', async () => {
   await using node = await FaultNode.start({ graceMs: 500 });
-  await node.client.createSession('s');
-  await node.ready({ executionId: 'e', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  await node.client.createSession('s', { maxRunning: 1 });
+  const done = await doneAndWaiting(node);
   const below = descendants(node.pid);
 
   await node.end('SIGTERM');
   expect(below.filter(isAlive)).toEqual([]);
   await node.start();
 
-  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'session_closed', signal: 'SIGTERM' });
+  expect((await node.client.wait('s', 'runs')).result).toMatchObject({ reason: 'session_closed', signal: 'SIGTERM' });
+  const counted = numbers(await node.stdout('runs'));
+  expect(counted).toEqual(counted.map((_, index) => index));
+  expect((await node.client.wait('s', 'waits')).result).toMatchObject({ reason: 'session_closed', exitCode: -1 });
+  expect(await node.stdout('waits')).toBe('');
+  expect(await node.client.wait('s', 'done')).toEqual(done);
+  expect(await node.stdout('done')).toBe('x\n');
   await node.ready({ executionId: 'again', code: "console.log('ready')" });
 });
 
@@ -480,17 +552,52 @@ test("the journal is its owner's alone, and keeps no environment of what has sta
 test('a damaged journal is set aside, said loudly, and what can be read of it goes on', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
-  await node.end('SIGTERM');
+  await node.ready({ executionId: 'e', code: COUNTER.javascript });
+  const cells = node.cellPids();
+  await node.end();
   const file = join(node.stateDir, 'daemon', 'journal.db');
+  for (const suffix of ['-wal', '-shm']) rmSync(`${file}${suffix}`);
   writeFileSync(file, Buffer.alloc(8192, 'garbage'));
 
   await node.start();
 
   const kept = readdirSync(join(node.stateDir, 'daemon')).find((name) => name.includes('.damaged-'));
   expect(kept).toBeDefined();
+  expect(readFileSync(join(node.stateDir, 'daemon', kept as string))).toEqual(Buffer.alloc(8192, 'garbage'));
   expect(node.log).toContain('the journal was damaged');
+  // Nobody could ask for the guest any more, or stop it; what it wrote is there for people.
+  expect(cells).toHaveLength(1);
+  await eventually('its cell is gone', () => !cells.some(isAlive));
+  const output = join(node.stateDir, 'daemon', 'output');
+  const [written = ''] = readdirSync(output, { recursive: true, encoding: 'utf8' }).filter((name) =>
+    /stdout$/.test(name),
+  );
+  expect(readFileSync(join(output, written), 'utf8')).toMatch(/^ready\n/);
   await node.client.createSession('s');
 });
+
+/** The zygote of the one cell with Python guests of session `s`. */
+async function startZygote(node: FaultNode): Promise<number> {
+  await node.ready({ executionId: 'warm', language: 'python', code: "print('ready')" });
+  let zygotes: number[] = [];
+  await eventually('its zygote is seen', () => {
+    const children = node.cellPids().flatMap((cell) => childrenOf(cell));
+    zygotes = processesWith('zygote.py').filter((pid) => children.includes(pid));
+    return zygotes.length === 1;
+  });
+  return zygotes[0] as number;
+}
+
+/** Hands in Python for a cell whose zygote stands still, and waits until the cell has it: nothing of it runs by then. */
+async function handIn(node: FaultNode, snippet: Pick<Snippet, 'executionId' | 'code' | 'timeoutMs'>): Promise<void> {
+  const python = { sessionId: 's', language: 'python' };
+  // They take what was forked ahead: the next one needs the zygote.
+  for (const executionId of ['first', 'second', 'third']) {
+    await node.client.executeSnippet({ ...python, executionId, code: 'import time\ntime.sleep(600)' });
+  }
+  await node.client.executeSnippet({ ...python, ...snippet });
+  await eventually('a cell has it', () => cellHas(node, snippet.executionId));
+}
 
 /** A cell was told of this execution, or is about to be: the journal says so. */
 function cellHas(node: FaultNode, executionId: string): boolean {

@@ -452,6 +452,32 @@ describe('the thread that writes', () => {
     await journal.close();
   });
 
+  test.each([
+    { durability: 'off', waits: 'nothing' },
+    { durability: 'normal', waits: 'the file' },
+  ] as const)('with durability $durability whoever appends waits for $waits, and all is written', async (mode) => {
+    const { durability } = mode;
+    const path = fileOf();
+    const { journal } = await Journal.open(path, durability, () => {});
+    const other = new DatabaseSync(path);
+    other.exec('BEGIN IMMEDIATE');
+    let isTold = false;
+    journal.append(session('a'), () => {
+      isTold = true;
+    });
+    const late = new Promise((resolve) => setTimeout(resolve, 300, 'late'));
+
+    expect(isTold).toBe(durability === 'off');
+    expect((await Promise.race([journal.written(), late])) === 'late').toBe(durability !== 'off');
+    other.exec('COMMIT');
+    other.close();
+    await journal.close();
+
+    expect(isTold).toBe(true);
+    using reader = new JournalReader(path);
+    expect([...reader.export()]).toHaveLength(1);
+  });
+
   test('a file it cannot use is a startup error', async () => {
     const path = fileOf();
     mkdirSync(path);
