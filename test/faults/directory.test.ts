@@ -1,11 +1,13 @@
 import { spawnSync } from 'node:child_process';
-import { chownSync, mkdirSync, readdirSync } from 'node:fs';
+import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { PROTOCOL_VERSION } from '../../src/wire/framing.ts';
 import { FaultNode } from './node.ts';
 
-const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
+const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
+const MAIN = join(PACKAGE, 'dist', 'src', 'main.js');
 const NOBODY = 65_534;
 const LIMIT_MS = 10_000;
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
@@ -14,8 +16,12 @@ const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.info('left out, as only root may: a daemon of another user');
 
 /** Starts a daemon that must refuse, with a socket of its own; what it says. */
-function refusal(node: FaultNode, stateDir: string, uid?: number): string {
-  const args = [MAIN, '--socket', join(node.root, 'other.sock'), '--state-dir', stateDir, '--log-level', 'error'];
+function refusal(
+  node: FaultNode,
+  stateDir: string,
+  { uid, main = MAIN }: { uid?: number; main?: string } = {},
+): string {
+  const args = [main, '--socket', join(node.root, 'other.sock'), '--state-dir', stateDir, '--log-level', 'error'];
   const { status, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', timeout: LIMIT_MS, uid });
   expect(status).toBe(1);
   return stderr.trim();
@@ -63,14 +69,49 @@ test.each(['ENOLCK', 'ENOSYS'] as const)(
   },
 );
 
+/** The source of this program, of the next version of the protocol between daemon and cell; its main file. */
+function nextVersion(node: FaultNode): string {
+  const root = join(node.root, 'next');
+  for (const name of ['src', 'machines', 'workers', 'package.json']) {
+    cpSync(join(PACKAGE, name), join(root, name), { recursive: true });
+  }
+  for (const name of ['dist', 'node_modules', 'proto']) symlinkSync(join(PACKAGE, name), join(root, name));
+  const framing = join(root, 'src', 'wire', 'framing.ts');
+  const text = readFileSync(framing, 'utf8');
+  writeFileSync(
+    framing,
+    text.replace(`PROTOCOL_VERSION = ${PROTOCOL_VERSION}`, `PROTOCOL_VERSION = ${PROTOCOL_VERSION + 1}`),
+  );
+  return join(root, 'src', 'main.ts');
+}
+
+test('a daemon that speaks another version than the cells there are names one and leaves all alone', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: IDLE });
+  const [cell] = node.cellPids();
+  await node.end();
+
+  const refused = refusal(node, node.stateDir, { main: nextVersion(node) });
+
+  const versions = `speaks version ${PROTOCOL_VERSION} of the protocol, this daemon version ${PROTOCOL_VERSION + 1}`;
+  expect(refused).toMatch(
+    new RegExp(`^elide-daemon: cell \\S+ \\(process ${cell}\\) of an older daemon ${versions}; it was left`),
+  );
+  expect(node.cellPids()).toEqual([cell]);
+  await node.start();
+  expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
+  expect(node.cellPids()).toEqual([cell]);
+});
+
 test.skipIf(!isRoot)('a daemon of another user is refused by name of what it may not, and makes nothing', async () => {
   await using node = await FaultNode.start();
   const shared = join(node.root, 'shared');
   mkdirSync(shared);
   chownSync(node.root, NOBODY, NOBODY);
 
-  const ofRoot = refusal(node, node.stateDir, NOBODY);
-  const belowRoots = refusal(node, join(shared, 'new'), NOBODY);
+  const ofRoot = refusal(node, node.stateDir, { uid: NOBODY });
+  const belowRoots = refusal(node, join(shared, 'new'), { uid: NOBODY });
 
   expect(ofRoot).toMatch(/^elide-daemon: state directory \S+\/s cannot be used: EACCES: permission denied/);
   expect(belowRoots).toMatch(/^elide-daemon: state directory \S+\/new cannot be used: EACCES: permission denied/);
