@@ -476,7 +476,7 @@ async function doneAndWaiting(node: FaultNode) {
   await node.client.executeSnippet({ ...snippet, executionId: 'done' });
   const done = await node.client.wait('s', 'done');
   await node.client.executeSnippet({ ...snippet, executionId: 'runs', code: COUNTER.javascript, stdin: true });
-  await node.printed('runs', 'ready');
+  await node.printed('runs', '\n0\n');
   await node.client.executeSnippet({ ...snippet, executionId: 'waits' });
   return done;
 }
