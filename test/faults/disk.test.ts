@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
-import { fill, limit } from './faults.ts';
+import { fill, limited } from './faults.ts';
 import { FaultNode } from './node.ts';
 
 /** Real file systems of their own, which only root may mount. */
@@ -156,7 +156,7 @@ test.skipIf(!isRoot)(
       stdin: true,
     });
 
-    limit(node.pid, 'FSIZE', 0);
+    using failing = limited(node.pid, 'FSIZE', 0);
     let refusal: Awaited<ReturnType<typeof refusalOf>>;
     let count = 0;
     await eventually('new work is refused', async () => {
@@ -171,7 +171,7 @@ test.skipIf(!isRoot)(
       return (await node.client.getExecutionStatus('s', 'counts')).stdoutBytes > stdoutBytes;
     });
     const during = await node.client.getExecutionStatus('s', 'ends');
-    limit(node.pid, 'FSIZE', undefined);
+    failing[Symbol.dispose]();
 
     expect(refusal?.message).toBe(
       'the journal cannot be written (disk I/O error); nothing new is accepted until it can',

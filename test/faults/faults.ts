@@ -66,11 +66,21 @@ async function cellOf(round: Round): Promise<number | undefined> {
  * Says how much a process may have: descriptors (`NOFILE`), or bytes in any file it writes to (`FSIZE`: with 0 each write
  * fails, also to files that are open). undefined: as much as this one.
  */
-export function limit(pid: number, resource: 'NOFILE' | 'FSIZE', soft: number | undefined): void {
+function limit(pid: number, resource: 'NOFILE' | 'FSIZE', soft: number | undefined): void {
   const program =
     'import resource as r, sys; pid, kind, soft = int(sys.argv[1]), getattr(r, "RLIMIT_" + sys.argv[2]), int(sys.argv[3]); ' +
     'own, most = r.getrlimit(kind); r.prlimit(pid, kind, (own if soft < 0 else soft, most))';
   execFileSync('python3', ['-c', program, String(pid), resource, String(soft ?? -1)]);
+}
+
+/** The same until this is disposed of: a daemon that is kept from writing cannot end in good order. */
+export function limited(pid: number, resource: 'NOFILE' | 'FSIZE', soft: number): Disposable {
+  limit(pid, resource, soft);
+  return {
+    [Symbol.dispose]: () => {
+      if (existsSync(`/proc/${pid}`)) limit(pid, resource, undefined);
+    },
+  };
 }
 
 /** Writes until nothing fits any more. */
@@ -203,12 +213,8 @@ export const FAULTS = {
   'clock jumps back': { inject: ({ node }) => node.exclusively(() => node.afflict({ clockMs: -HOUR_MS })) },
   'no descriptors left': {
     inject: async ({ node: { pid }, mending }, lastsMs) => {
-      limit(pid, 'NOFILE', readdirSync(`/proc/${pid}/fd`).length);
-      mending.push(
-        sleep(lastsMs).then(() => {
-          if (existsSync(`/proc/${pid}`)) limit(pid, 'NOFILE', undefined);
-        }),
-      );
+      const used = limited(pid, 'NOFILE', readdirSync(`/proc/${pid}/fd`).length);
+      mending.push(sleep(lastsMs).then(() => used[Symbol.dispose]()));
     },
     tolerates: ['start_failed', 'cell_lost'],
   },

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
 import { eventually, processesWith } from '../support/daemon.ts';
-import { limit } from './faults.ts';
+import { limited } from './faults.ts';
 import { FaultNode } from './node.ts';
 
 const groups = ControlGroups.open();
@@ -29,11 +29,11 @@ test('a daemon without descriptors says so, as what passes, and goes on when it 
   await node.ready({ executionId: 'runs', code: IDLE.javascript });
 
   // What is open stays open.
-  limit(node.pid, 'NOFILE', 3);
+  using used = limited(node.pid, 'NOFILE', 3);
   const status = await node.client.getExecutionStatus('s', 'e').catch((error) => error);
   const output = await node.stdout('e').catch((error) => error);
   const during = await node.client.wait('s', 'runs', { timeoutMs: 0 });
-  limit(node.pid, 'NOFILE', undefined);
+  used[Symbol.dispose]();
 
   for (const error of [status, output]) {
     expect(error).toMatchObject({ code: 'resource_exhausted', retryAfterMs: 1_000 });
