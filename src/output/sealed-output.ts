@@ -39,7 +39,13 @@ export function smallOutput(directory: string): SealedOutput | undefined {
   }
 }
 
-/** Removes the output files, and their directory unless there is something else in it. Waits for the disk. */
+/** What an error says of the disk, rather than of the file: all else that is removed there now fails as well. */
+const OF_THE_DISK = new Set(['EROFS', 'EIO']);
+
+/**
+ * Removes the output files, and their directory unless there is something else in it. Waits for the disk, and throws when
+ * that does not let anything be removed.
+ */
 export function removeSmallOutput(directory: string): void {
   const removals = [
     ...(['stdout', 'stderr', 'marks'] as const).map((name) => () => unlinkSync(join(directory, name))),
@@ -48,7 +54,8 @@ export function removeSmallOutput(directory: string): void {
   for (const remove of removals) {
     try {
       remove();
-    } catch {
+    } catch (error) {
+      if (OF_THE_DISK.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
       // It was never there, or somebody else removes it at the same time; else the next start tries again.
     }
   }
