@@ -8,7 +8,7 @@ import { isSameProcess, startTimeOf } from '../../src/processes.ts';
 import type { CellSummary } from '../../src/supervisor/cell-supervisor.ts';
 import type { StatusEvent } from '../../src/supervisor/execution-record.ts';
 import { eventually } from '../support/eventually.ts';
-import { processesWith } from '../support/processes.ts';
+import { isOfSleep, processesWith } from '../support/processes.ts';
 import { FAULTS, type Fault } from './faults.ts';
 import { GUESTS, type GuestLanguage, type GuestName } from './guests.ts';
 import { brief, type KnownExecution, type Streamed, wrongInOutput, wrongInResult, wrongInWatch } from './model.ts';
@@ -475,7 +475,9 @@ export function descriptorsOf(pid: number): string[] {
     try {
       const name = readlinkSync(`/proc/${pid}/fd/${fd}`);
       // Node opens one when first a file is watched, and keeps it.
-      return name === 'anon_inode:inotify' ? [] : [name.replace(/^.*\//, '').replace(/:\[\d+\]/, '')];
+      return name === 'anon_inode:inotify' || isOfSleep(name)
+        ? []
+        : [name.replace(/^.*\//, '').replace(/:\[\d+\]/, '')];
     } catch {
       return [];
     }

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { isAlive } from '../../src/processes.ts';
 
 /** Processes whose command line holds `text`. Zombies have none. */
@@ -35,7 +35,21 @@ export function descendants(of = process.pid): number[] {
 
 /** How many descriptors this process has open. */
 export function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
+  return readdirSync('/proc/self/fd').filter((fd) => !isOfSleep(targetOf(`/proc/self/fd/${fd}`))).length;
+}
+
+/** Of a process that sleeps a daemon keeps its figures open, for as long as it sleeps. */
+export function isOfSleep(target: string): boolean {
+  return /^\/proc\/\d+\/stat$/.test(target);
+}
+
+function targetOf(fd: string): string {
+  try {
+    return readlinkSync(fd);
+  } catch {
+    // That of the listing itself.
+    return '';
+  }
 }
 
 function read(path: string): string {
