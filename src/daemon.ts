@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
 import { monotonicMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
@@ -146,6 +147,9 @@ const SESSION_SLACK_MS = 500;
 const CELL_GRACE_MS = 2_000;
 /** When it is worth trying again after a queue, or the number of sessions, was found full. */
 const RETRY_QUEUE_MS = 1_000;
+/** How often in a row the journal is seen not to take what is over before a daemon that stops gives that up; and between, in ms. */
+const UNWRITTEN_LOOKS = 10;
+const UNWRITTEN_LOOK_MS = 500;
 const RETRY_SESSION_MS = 5_000;
 
 /** An abort signal that never aborts, for calls without one. */
@@ -625,17 +629,36 @@ export class Daemon {
 
   async #stop(): Promise<void> {
     const { graceMs } = this.config;
-    await Promise.all(this.#registry.sessions().map((session) => session.close(this.#forced ? 0 : graceMs)));
-    await this.#leave({ detach: false });
+    const sessions = this.#registry.sessions();
+    const closed = Promise.all(sessions.map((session) => session.close(this.#forced ? 0 : graceMs)));
+    const detach = !(await this.#written(closed, () => this.#registry.running().length === 0));
+    if (detach) for (const session of sessions) session.detach();
+    await this.#leave({ detach });
     this.#log.info('stopped');
   }
 
   async #detach(): Promise<void> {
     const { journal } = this.#started();
-    await journal.written();
+    await this.#written(journal.written(), () => true);
     for (const session of this.#registry.sessions()) session.detach();
     await this.#leave({ detach: true });
     this.#log.info('stopped; what runs is left to the next daemon');
+  }
+
+  /**
+   * Waits for what waits for the journal; resolves with false when all else is `over` and the journal cannot be written for
+   * so long that it may never be. The next daemon learns of ends from what their cells keep.
+   */
+  async #written(waiting: Promise<unknown>, over: () => boolean): Promise<boolean> {
+    let done = false;
+    const written = waiting.then(() => {
+      done = true;
+    });
+    for (let looks = 0; looks < UNWRITTEN_LOOKS && !done; looks += 1) {
+      await Promise.race([written, wait(UNWRITTEN_LOOK_MS)]);
+      if (this.#journal?.failure === undefined || !over()) looks = -1;
+    }
+    return done;
   }
 
   async #leave({ detach }: { detach: boolean }): Promise<void> {

@@ -75,6 +75,11 @@ export class Journal {
     }
   }
 
+  /** Why it cannot be written now, as far as that was tried. */
+  get failure(): string | undefined {
+    return this.#failure;
+  }
+
   /** Throws when nothing new can be accepted now, because it could not be kept. */
   requireWritable(): void {
     const failure = this.#failure ?? this.#obstacle();

@@ -236,6 +236,38 @@ test.skipIf(!isRoot)(
   },
 );
 
+test.each(['stop', 'detach'] as const)(
+  'a daemon that can write nothing ends all the same when it is to, and nothing is lost: %s',
+  async (onStop) => {
+    await using node = await FaultNode.start({ onStop });
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'runs', code: IDLE });
+    await node.ready({
+      executionId: 'ends',
+      code: "process.stdin.on('data', () => process.exit(3)); console.log('ready')",
+      stdin: true,
+    });
+
+    const failing = limited(node.pid, 'FSIZE', 0);
+    await node.client.writeInput('s', 'ends', Buffer.from('now'));
+    // Whoever is there sees that it fails.
+    let count = 0;
+    await eventually('it is known', async () => {
+      count += 1;
+      return (await refusalOf(node, `refused-${count}`))?.code === 'unavailable';
+    });
+    await node.end('SIGTERM');
+    failing[Symbol.dispose]();
+    await node.start();
+
+    expect((await node.client.wait('s', 'ends')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+    const runs = await node.client.getExecutionStatus('s', 'runs');
+    if (onStop === 'detach') expect(runs.state).toBe('running');
+    else expect((await node.client.wait('s', 'runs')).result).toMatchObject({ reason: 'session_closed' });
+  },
+  60_000,
+);
+
 test.each([
   { durability: 'full', refusals: ['deadline_exceeded', 'unavailable'] },
   { durability: 'normal', refusals: [undefined, undefined] },
