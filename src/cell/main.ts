@@ -49,6 +49,9 @@ const WEAR_LOOK_MS = 1_000;
 
 const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
+/** Signals to the process that are the guest's, where the process is its own. */
+const RELAYED = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGWINCH'] as const;
+
 /** What the daemon was told of each guest last, and what the guest said then. */
 const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
 /** Ends that no daemon has acknowledged. */
@@ -78,7 +81,9 @@ interface RunningGuest {
 // A daemon's terminal must not reach its cells, and a log that is gone must not end them.
 process.on('SIGINT', () => {});
 process.on('SIGHUP', () => {});
-process.on('SIGTERM', () => void shutdown());
+process.on('SIGTERM', () => {
+  if (!made.own || guests.size === 0) void shutdown();
+});
 process.on('SIGPIPE', () => {});
 
 const server = createServer((socket) => accept(socket));
@@ -143,6 +148,12 @@ async function setUp(hello: Hello): Promise<void> {
     dozing: (usages) => report({ body: { $case: 'dozing', value: { usages: newsOf(usages), guests: guests.size } } }),
   });
   engine.keepWarm(hello.keepWarm);
+  if (hello.own) for (const signal of RELAYED) process.on(signal, () => relay(signal));
+}
+
+/** Whoever sends a signal to the process of a guest that has it for itself means the guest. */
+function relay(signal: NodeJS.Signals): void {
+  for (const { guest } of guests.values()) guest.signal(signal);
 }
 
 async function createEngine(hello: Hello): Promise<Engine> {

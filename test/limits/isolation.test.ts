@@ -100,6 +100,28 @@ test('the isolation of a session is that of its executions, unless they say', as
   expect(alsoShared).toBe(shared);
 });
 
+test.each(['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGWINCH'] as const)(
+  'a %s to the process is one to its guest',
+  async (name) => {
+    const code = `process.on('${name}', () => process.exit(5)); console.log(process.pid); ${IDLE};`;
+    const execution = await session.ready({ code, isolation: 'process' });
+    const pid = Number((await execution.printed('ready')).split('\n')[0]);
+
+    process.kill(pid, name);
+
+    expect((await execution.end()).result).toMatchObject({ reason: 'failed', exitCode: 5 });
+  },
+);
+
+test('a signal that ends is one that ended the guest, also when its process was sent it', async () => {
+  const execution = await session.ready({ code: `console.log(process.pid); ${IDLE}`, isolation: 'process' });
+  const pid = Number((await execution.printed('ready')).split('\n')[0]);
+
+  process.kill(pid, 'SIGTERM');
+
+  expect((await execution.end()).result).toMatchObject({ reason: 'signaled', signal: 'SIGTERM', exitCode: 143 });
+});
+
 test('signals, input, output and the working directory are as in a shared cell', async () => {
   const execution = await session.ready({
     code: `process.on('SIGTERM', () => { require('fs').writeFileSync('here', '1'); console.log(require('fs').readdirSync('.').join()); process.exit(3); });
