@@ -15,7 +15,7 @@ import type { KnownExecution, SessionRegistry } from './session-registry.ts';
 
 /** How long output that grows goes without a look, in ms: at least this, and this many times what the look takes. */
 const OUTPUT_LOOK_MS = 1_000;
-const OUTPUT_LOOK_RATIO = 50;
+const OUTPUT_LOOK_RATIO = 200;
 
 /** How many finished executions are kept in memory as they were. */
 const MOST_RECENT = 64;
