@@ -37,16 +37,24 @@ function follow(feed: MetricsFeed, executionId: string, signal = new AbortContro
   return { figures, over: run() };
 }
 
-test('many are followed through one stream, each to its own final figures', async () => {
-  let streams = 0;
-  const counting = new Proxy(client, {
+/** A feed, and the signal that ends each stream it has opened. */
+function watchedFeed() {
+  const streams: AbortSignal[] = [];
+  const watched = new Proxy(client, {
     get(target, name) {
-      if (name === 'watchExecutionMetrics') streams += 1;
       const value = Reflect.get(target, name, target);
-      return typeof value === 'function' ? value.bind(target) : value;
+      if (typeof value !== 'function') return value;
+      return (...args: { signal: AbortSignal }[]) => {
+        if (name === 'watchExecutionMetrics' && args[0] !== undefined) streams.push(args[0].signal);
+        return value.apply(target, args);
+      };
     },
   });
-  const feed = new MetricsFeed(() => counting);
+  return { feed: new MetricsFeed(() => watched), streams };
+}
+
+test('many are followed through one stream, each to its own final figures', async () => {
+  const { feed, streams } = watchedFeed();
   const ids = ['a', 'b', 'c'];
   for (const id of ids) await waiting(id);
   const followed = ids.map((id) => follow(feed, id));
@@ -59,7 +67,7 @@ test('many are followed through one stream, each to its own final figures', asyn
   for (const id of ['a', 'c']) await end(id);
   await Promise.all(followed.map(({ over }) => over));
 
-  expect(streams).toBe(1);
+  expect(streams).toHaveLength(1);
   for (const [index, { figures }] of followed.entries()) {
     expect(new Set(figures.map(({ executionId }) => executionId))).toEqual(new Set([ids[index]]));
     expect(figures.map(({ complete }) => complete).indexOf(true)).toBe(figures.length - 1);
@@ -67,14 +75,16 @@ test('many are followed through one stream, each to its own final figures', asyn
 });
 
 test('the stream ends with the last that follows, and a later one opens another', async () => {
-  const feed = new MetricsFeed(() => client);
+  const { feed, streams } = watchedFeed();
   await waiting('d');
   for (let times = 0; times < 2; times += 1) {
     const left = new AbortController();
     const { figures, over } = follow(feed, 'd', left.signal);
     await eventually('figures', () => figures.length >= 2);
+    expect(streams.map(({ aborted }) => aborted)).toEqual([...Array(times).fill(true), false]);
     left.abort();
     await over;
+    expect(streams.at(-1)?.aborted).toBe(true);
   }
   await end('d');
 });
