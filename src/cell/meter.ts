@@ -6,9 +6,11 @@ const PERIOD_MS = 100;
 const CLOSE_PERIOD_MS = 20;
 /** How often the process is looked at when no guest has a limit, in ms. */
 const REST_PERIOD_MS = 500;
-/** After so long in which no guest did anything, a cell whose daemon watches its processes dozes, and looks this often. */
+/** After so long in which no guest did anything, a cell whose daemon watches its processes dozes. */
 const DOZE_AFTER_MS = 2_000;
+/** When a cell that dozes looks again, in ms: each time twice as late while nothing happens, but this often. */
 const DOZE_PERIOD_MS = 5_000;
+const LONGEST_DOZE_MS = 20_000;
 /** What a guest that does nothing uses all the same: it is asked what it holds. */
 const STILL_CPU_MS = 2;
 const STILL_BYTES = 1024 * 1024;
@@ -80,6 +82,7 @@ export class Meter {
   #close = false;
   #still: Still = { sinceMs: 0, cpuMs: 0, bytes: 0 };
   #dozing = false;
+  #dozeMs = DOZE_PERIOD_MS;
   #mayDoze = false;
 
   /** `budgetBytes` is what the whole process may hold; 0: no budget. `guestProcesses`: 1 where a guest is one, else 0. */
@@ -150,7 +153,7 @@ export class Meter {
 
   /** When to look again, in ms. */
   get #periodMs(): number {
-    if (this.#dozing) return DOZE_PERIOD_MS;
+    if (this.#dozing) return this.#dozeMs;
     if (this.#close) return CLOSE_PERIOD_MS;
     const isWatched = [...this.#guests.values()].some(({ limits }) => isMetered(limits));
     return isWatched ? PERIOD_MS : REST_PERIOD_MS;
@@ -198,6 +201,7 @@ export class Meter {
       return;
     }
     const usages = await this.#judge({ ...this.#look(), whole: true }, () => true);
+    this.#dozeMs = this.#dozing ? Math.min(2 * this.#dozeMs, LONGEST_DOZE_MS) : DOZE_PERIOD_MS;
     this.#dozing = this.#isStill();
     if (this.#dozing) this.#events.dozing(usages);
   }

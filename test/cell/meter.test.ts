@@ -148,6 +148,31 @@ test('a cell whose guests do nothing dozes, and one that is woken looks as often
   one.remove('e');
 });
 
+test('a cell that dozes on looks after 5, 10, and then each 20 seconds; woken, it begins anew', async () => {
+  vi.useFakeTimers();
+  try {
+    const { meter: one, dozed } = meter();
+    const seen = async (ms: number) => {
+      const before = dozed.length;
+      await vi.advanceTimersByTimeAsync(ms);
+      return dozed.length - before;
+    };
+    one.mayDoze = true;
+    one.add('e', new StandIn(() => 60), limits({ memoryBytes: 100 }));
+    for (const round of ['asleep', 'woken']) {
+      expect([round, await seen(2_500)]).toEqual([round, 1]);
+      expect([round, await seen(5_000)]).toEqual([round, 1]);
+      expect([round, await seen(9_000), await seen(1_000)]).toEqual([round, 0, 1]);
+      expect([round, await seen(19_000), await seen(1_000)]).toEqual([round, 0, 1]);
+      expect([round, await seen(19_000), await seen(1_000)]).toEqual([round, 0, 1]);
+      one.wake();
+    }
+    one.remove('e');
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
 test.each<[why: string, guest: StandIn, mayDoze: boolean]>([
   ['nobody would wake it', new StandIn(() => 60), false],
   ['a guest grows', new StandIn((look) => look * 2 ** 20), true],
