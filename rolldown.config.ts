@@ -32,6 +32,7 @@ export default defineConfig([
     // CommonJS: Piscina requires it, and a thread that loads no ES module of ours boots sooner.
     input: {
       javascript: 'workers/javascript.ts',
+      process: 'workers/process.ts',
       'nested-preload': 'workers/javascript/nested-preload.ts',
       warm: 'workers/javascript/warm.cts',
     },

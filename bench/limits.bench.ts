@@ -14,7 +14,7 @@ const WATCH_ROUNDS = 4;
 const BUSY = 8;
 const TIMERS = 300;
 const TIMER_MS = 200;
-const SLEEPERS = 30;
+const SLEEPERS = 100;
 const SETTLE_MS = 3_000;
 /** Until V8 has given up collecting in threads that have gone to sleep. */
 const DOZE_MS = 10_000;
@@ -182,7 +182,7 @@ export async function lateness(): Promise<string> {
   ].join('\n');
 }
 
-/** A JavaScript execution with a cell of its own, against a thread of a shared one. */
+/** A JavaScript execution with a process of its own, against a thread of a shared one. */
 export async function isolation(): Promise<string> {
   await using daemon = await DaemonUnderTest.start();
   using client = connectDaemon({ socket: daemon.socket });
@@ -209,8 +209,7 @@ export async function isolation(): Promise<string> {
     await using own = await DaemonUnderTest.start();
     using ownClient = connectDaemon({ socket: own.socket });
     await ownClient.createSession('s');
-    const count = kind === 'thread' ? 100 : SLEEPERS;
-    for (let index = 0; index < count; index += 1) {
+    for (let index = 0; index < SLEEPERS; index += 1) {
       await ownClient.executeSnippet({
         sessionId: 's',
         executionId: `e${index}`,
@@ -221,10 +220,10 @@ export async function isolation(): Promise<string> {
     }
     while ((await ownClient.getSession('s')).counts.pending > 0) await settle(100);
     await settle(SETTLE_MS);
-    memory[kind] = (await pssMb(await own.cellPids())) / count;
+    memory[kind] = (await pssMb(await own.cellPids())) / SLEEPERS;
   }
   return [
-    '## A thread, or a cell of its own',
+    '## A thread, or a process',
     '',
     `A JavaScript hello from call to end, ms, ${ROUNDS / 2} rounds in turn with spares ready; memory of one that sleeps, spares included, MiB.`,
     'Aim: 5 ms more at most, twice the memory at most.',

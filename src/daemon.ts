@@ -30,7 +30,7 @@ import {
   type StatusEvent,
 } from './supervisor/execution-record.ts';
 import type { FinishedRecord } from './supervisor/finished-record.ts';
-import { type Language, Languages, specOf } from './supervisor/languages.ts';
+import { engineOf, type Language, Languages } from './supervisor/languages.ts';
 import { checkDuration, type Enforcement, summaryOf } from './supervisor/limits.ts';
 import {
   type CheckedSessionConfiguration,
@@ -566,7 +566,7 @@ export class Daemon {
       limits: { startLimitMs, forcedLimitMs },
       cells: {
         directory: directory.paths.cells,
-        guestsPerCell: { javascript: contextsPerCell, python: processesPerCell },
+        guestsPerCell: { javascript: contextsPerCell, process: processesPerCell, python: processesPerCell },
         contextPoolSize: config.contextPoolSize,
         heapLimitMb: config.executionDefaults.memoryLimitMb ?? config.executionCeilings.memoryLimitMb ?? 0,
         memoryBudgetBytes: this.config.cellMemoryMb * 1024 * 1024,
@@ -691,7 +691,7 @@ function dropCell({ pid, connection }: FoundCells['cells'][number]): void {
 }
 
 function requireDeliverable(record: ExecutionRecord, signal: NodeJS.Signals): void {
-  if (specOf(record.language).engine === 'javascript') requireThreadSignal(signal, record.language);
+  if (engineOf(record.language, record.options) === 'javascript') requireThreadSignal(signal, record.language);
 }
 
 function snapshotOf(session: SessionSupervisor): SessionSnapshot {

@@ -7,6 +7,7 @@ export const PACKAGE_ROOT = findRoot(import.meta.dirname);
 /** What runs beside guest code is always the built program, also for a daemon that runs from source. */
 export const CELL_MAIN = join(PACKAGE_ROOT, 'dist', 'src', 'cell', 'main.js');
 export const JAVASCRIPT_WORKER = join(PACKAGE_ROOT, 'dist', 'workers', 'javascript.cjs');
+export const JAVASCRIPT_PROCESS = join(PACKAGE_ROOT, 'dist', 'workers', 'process.cjs');
 /** The thread that writes the journal. */
 export const JOURNAL_THREAD = join(PACKAGE_ROOT, 'dist', 'src', 'journal', 'thread.js');
 export const ZYGOTE = join(PACKAGE_ROOT, 'workers', 'zygote.py');

@@ -135,6 +135,14 @@ export function isSameProcess(pid: number, startTime: string | undefined): boole
   return fields !== undefined && !isEnded(fields) && fields[19] === startTime;
 }
 
+/** Whether a process was started by this one; once that is gone, whether it may have been: then the first of all has it. */
+export function isChildOf(pid: number, parent: number, parentStartTime: string | undefined): boolean {
+  const fields = fieldsOf(pid);
+  if (fields === undefined) return false;
+  const above = Number(fields[1]);
+  return above === parent || (above === 1 && Number(fields[19]) >= Number(parentStartTime));
+}
+
 interface ProcessStat {
   pid: number;
   parent: number;

@@ -1,8 +1,8 @@
-import { fstatSync, ftruncateSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, openSync, readSync } from 'node:fs';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
-import { closeDestination } from './output-destination.ts';
+import { closeDestination, newestNumber } from './output-destination.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -35,6 +35,20 @@ export class GuestOutput {
     this.#limitBytes = limitBytes;
     this.#onExceeded = onExceeded;
     if (limitBytes !== undefined) void this.#watch();
+  }
+
+  /** What standard error ends with, of so many bytes at most. */
+  lastWords(bytes: number): string {
+    const { stderr, rotation } = this.descriptors;
+    const path = rotation && `${rotation.paths.stderr}.${newestNumber(rotation.paths.stderr)}`;
+    const fd = openSync(path ?? `/proc/self/fd/${stderr}`, 'r');
+    try {
+      const buffer = Buffer.alloc(bytes);
+      const count = readSync(fd, buffer, 0, bytes, Math.max(0, fstatSync(fd).size - bytes));
+      return buffer.toString('latin1', 0, count);
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** To be called when nobody writes any more. */

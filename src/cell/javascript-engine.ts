@@ -1,6 +1,4 @@
-import { writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { dirname, extname } from 'node:path';
 import { inspect } from 'node:util';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import {
@@ -11,14 +9,20 @@ import {
   signalNumber,
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
-import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors } from '../../workers/output-writer.ts';
 import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
-import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
 import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
-import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
+import type { CellMessage, ProgramTask, ThreadMessage } from './messages.ts';
 import { openDestination, outputPathsOf } from './output-destination.ts';
+import { heapLimitMbOf, prepare } from './program-task.ts';
+import {
+  type ContextEnd,
+  createThreadPool,
+  type ThreadContext,
+  type ThreadPool,
+  type ThreadPoolOptions,
+} from './thread-context.ts';
 import { GuestMeter, ThreadMeter } from './thread-usage.ts';
 
 /** A thread that has not begun after this long is given up: its file hangs while it loads. */
@@ -36,11 +40,6 @@ const SPAWN_WAIT_MS = 50;
 /** How often a thread that is to end is looked at for a child it waits for. */
 const RELEASE_MS = 20;
 
-const MEBIBYTE = 2 ** 20;
-
-/** Node does not boot in a smaller heap: at 5 MB the thread ends, below 3 the whole process. */
-const SMALLEST_HEAP_MB = 8;
-
 /** What a guest is told to use whose code has not begun. */
 const NOTHING: GuestUsage = {
   userSeconds: 0,
@@ -56,16 +55,16 @@ const NOTHING: GuestUsage = {
 };
 
 /** What {@link JavaScriptEngine} needs to know. */
-export type JavaScriptEngineOptions = ContextPoolOptions;
+export type JavaScriptEngineOptions = ThreadPoolOptions;
 
 /** Runs JavaScript and TypeScript, each execution in a worker thread of its own that is never used again. */
 export class JavaScriptEngine implements Engine {
-  readonly #pool: ContextPool;
+  readonly #pool: ThreadPool;
   readonly #meter: ThreadMeter;
   readonly #guests = new Set<Guest>();
 
   constructor(options: JavaScriptEngineOptions) {
-    this.#pool = new ContextPool(options);
+    this.#pool = createThreadPool(options);
     this.#meter = new ThreadMeter(() => this.#pool.readyCount);
   }
 
@@ -101,11 +100,11 @@ export class JavaScriptEngine implements Engine {
 class JavaScriptGuest implements Guest {
   readonly #request: StartRequest;
   readonly #events: GuestEvents;
-  readonly #pool: ContextPool;
+  readonly #pool: ThreadPool;
   readonly #meter: ThreadMeter;
   #shared = new Int32Array(new SharedArrayBuffer(SHARED_BYTES));
   #output: GuestOutput | undefined;
-  #context: Context | undefined;
+  #context: ThreadContext | undefined;
   /** From the moment guest code began. */
   #measured: GuestMeter | undefined;
   #finalUsage: GuestUsage | undefined;
@@ -124,7 +123,7 @@ class JavaScriptGuest implements Guest {
   #sent: CellMessage[] | undefined = [];
   readonly #writes: (() => void)[] = [];
 
-  constructor(request: StartRequest, pool: ContextPool, meter: ThreadMeter, events: GuestEvents) {
+  constructor(request: StartRequest, pool: ThreadPool, meter: ThreadMeter, events: GuestEvents) {
     this.#request = request;
     this.#events = events;
     this.#pool = pool;
@@ -213,8 +212,7 @@ class JavaScriptGuest implements Guest {
   }
 
   get #heapLimitMb(): number | undefined {
-    const { memoryBytes } = this.#request.limits;
-    return memoryBytes && Math.max(SMALLEST_HEAP_MB, Math.ceil(memoryBytes / MEBIBYTE));
+    return heapLimitMbOf(this.#request.limits);
   }
 
   #post(message: CellMessage): void {
@@ -339,50 +337,4 @@ function sendAll(roots: Iterable<number>, name: NodeJS.Signals): void {
       // Gone already, or another user's.
     }
   }
-}
-
-/** What a thread is told of its program, whichever thread it is. */
-type ProgramTask = Omit<ThreadTask, 'control' | 'shared' | 'reaped' | 'descriptors'>;
-
-type Prepared = { ok: true; task: ProgramTask } | { ok: false; message: string };
-
-/** Puts the program where it belongs and makes JavaScript of it; not `ok` when its TypeScript does not parse. */
-function prepare(request: StartRequest, outputPaths: ThreadTask['outputPaths']): Prepared {
-  const { mainPath, code, writeMain } = request;
-  if (writeMain) writeFileSync(mainPath, code);
-  const typescript = request.language === 'typescript';
-  let source: MainSource | undefined;
-  if (typescript) {
-    const result = transformTypeScript(mainPath, code);
-    if (!result.ok) return { ok: false, message: `${result.message}\n` };
-    source = { code: result.code, original: code, format: formatOf(mainPath, writeMain) };
-  } else if (!writeMain || (extname(mainPath) === '.js' && packageType(dirname(mainPath)) !== undefined)) {
-    // A private file may lie below somebody's package.json, which has nothing to say about it.
-    source = { code, format: formatOf(mainPath, writeMain) };
-  }
-  const { args, env, cwd, tmpDir, stdin, limits } = request;
-  const { outputBytes, processes } = limits;
-  // The guest's own thread is one of them.
-  const maxChildren = processes === undefined ? undefined : Math.max(0, processes - 1);
-  const task = {
-    mainPath,
-    sourceMaps: typescript,
-    args,
-    env,
-    cwd,
-    tmpDir,
-    stdin,
-    outputPaths,
-    outputBytes,
-    maxChildren,
-  };
-  return { ok: true, task: { ...task, ...(source !== undefined && { source }) } };
-}
-
-/** How Node would take a file at `mainPath`. */
-function formatOf(mainPath: string, isPrivate: boolean): MainSource['format'] {
-  const extension = extname(mainPath);
-  if (extension.startsWith('.m')) return 'module';
-  if (extension.startsWith('.c')) return 'commonjs';
-  return (isPrivate ? undefined : packageType(dirname(mainPath))) ?? 'syntax';
 }

@@ -12,7 +12,7 @@ import {
   ToCell,
   type Usage,
 } from '../gen/elide/cell/v1/cell.ts';
-import { JAVASCRIPT_WORKER } from '../package-root.ts';
+import { JAVASCRIPT_PROCESS, JAVASCRIPT_WORKER } from '../package-root.ts';
 import { zombiesOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { EndRecord } from '../wire/end-record.ts';
@@ -49,9 +49,6 @@ const WEAR_LOOK_MS = 1_000;
 
 const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
-/** Signals to the process that are the guest's, where the process is its own. */
-const RELAYED = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGWINCH'] as const;
-
 /** What the daemon was told of each guest last, and what the guest said then. */
 const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
 /** Ends that no daemon has acknowledged. */
@@ -81,9 +78,7 @@ interface RunningGuest {
 // A daemon's terminal must not reach its cells, and a log that is gone must not end them.
 process.on('SIGINT', () => {});
 process.on('SIGHUP', () => {});
-process.on('SIGTERM', () => {
-  if (!made.own || guests.size === 0) void shutdown();
-});
+process.on('SIGTERM', () => void shutdown());
 process.on('SIGPIPE', () => {});
 
 const server = createServer((socket) => accept(socket));
@@ -119,9 +114,9 @@ function waitForDaemon(): void {
 
 /** A daemon that knows the token takes the cell; an older connection of its own is dropped. */
 async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): Promise<void> {
-  const { engine: kind, sessionKey, own } = made;
+  const { engine: kind, sessionKey } = made;
   const executionKeys = [...new Set([...guests.keys(), ...ends.kept().map(({ executionKey }) => executionKey)])];
-  const welcome = { protocolVersion: PROTOCOL_VERSION, pid: process.pid, engine: kind, sessionKey, own, executionKeys };
+  const welcome = { protocolVersion: PROTOCOL_VERSION, pid: process.pid, engine: kind, sessionKey, executionKeys };
   connection.send({ body: { $case: 'welcome', value: welcome } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;
   orphanGraceMs = hello.orphanGraceMs;
@@ -143,32 +138,27 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
 async function setUp(hello: Hello): Promise<void> {
   made = hello;
   engine = await createEngine(hello);
-  meter = new Meter(Number(hello.memoryBudgetBytes), hello.engine === 'python' ? 1 : 0, {
+  meter = new Meter(Number(hello.memoryBudgetBytes), hello.engine === 'javascript' ? 0 : 1, {
     passed: limitPassed,
     dozing: (usages) => report({ body: { $case: 'dozing', value: { usages: newsOf(usages), guests: guests.size } } }),
   });
   engine.keepWarm(hello.keepWarm);
-  if (hello.own) for (const signal of RELAYED) process.on(signal, () => relay(signal));
-}
-
-/** Whoever sends a signal to the process of a guest that has it for itself means the guest. */
-function relay(signal: NodeJS.Signals): void {
-  for (const { guest } of guests.values()) guest.signal(signal);
 }
 
 async function createEngine(hello: Hello): Promise<Engine> {
+  const { cgroupVersion: version, cgroups } = hello;
+  const groups = version > 0 ? new GuestGroups({ version, cgroups }) : undefined;
+  const heapLimitMb = hello.heapLimitMb || undefined;
   if (hello.engine === 'python') {
     const { PythonEngine } = await import('./python-engine.ts');
-    const { cgroupVersion: version, cgroups } = hello;
-    const groups = version > 0 ? new GuestGroups({ version, cgroups }) : undefined;
     return new PythonEngine({ python: hello.interpreter, zygotePath: hello.zygotePath, groups });
   }
+  if (hello.engine === 'process') {
+    const { ProcessEngine } = await import('./process-engine.ts');
+    return new ProcessEngine({ programPath: JAVASCRIPT_PROCESS, heapLimitMb, groups });
+  }
   const { JavaScriptEngine } = await import('./javascript-engine.ts');
-  const resourceLimits = hello.heapLimitMb > 0 ? { maxOldGenerationSizeMb: hello.heapLimitMb } : {};
-  return new JavaScriptEngine({
-    workerUrl: JAVASCRIPT_WORKER,
-    resourceLimits,
-  });
+  return new JavaScriptEngine({ workerUrl: JAVASCRIPT_WORKER, heapLimitMb });
 }
 
 function obey(body: NonNullable<ToCell['body']>): void {

@@ -36,12 +36,17 @@ function rotationOf({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): Ou
   return { paths: { stdout, stderr }, maxFiles, maxFileBytes: Number(maxFileBytes), current, start };
 }
 
-function newestOf(path: string): { file: number; bytes: number } {
+/** Of files that are rotated; 0 when there is none. */
+export function newestNumber(path: string): number {
   const prefix = `${basename(path)}.`;
   const numbers = readdirSync(dirname(path))
     .filter((name) => name.startsWith(prefix) && /^\d{1,9}$/.test(name.slice(prefix.length)))
     .map((name) => Number(name.slice(prefix.length)));
-  const file = Math.max(0, ...numbers);
+  return Math.max(0, ...numbers);
+}
+
+function newestOf(path: string): { file: number; bytes: number } {
+  const file = newestNumber(path);
   const fd = openRotated(path, file);
   const bytes = fstatSync(fd).size;
   closeSync(fd);

@@ -1,10 +1,11 @@
-import { closeSync, fstatSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { childrenOf, isAlive, treeOf } from '../processes.ts';
 import type { Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
+import { catches, GuestSignals, sendSignal } from './guest-signals.ts';
 import { closeDestination, openDestination } from './output-destination.ts';
 import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
@@ -26,13 +27,6 @@ const PIPE_READS = 64;
 const START_FAILED_CODE = 1;
 /** How long a stream that is only dropped is left alone between two looks. It takes 64 MB/s then, and little CPU time. */
 const DROP_PAUSE_MS = 1;
-/** How often a tree that is to stop is looked at until all of it has, in ms, and for how long: some may be in a wait. */
-const STOP_LOOK_MS = 1;
-const STOP_LIMIT_MS = 1_000;
-/** Looks in a row that find nothing running. One may miss a child while others come and go. */
-const QUIET_LOOKS = 3;
-/** Signals that are to end a program: one that is stopped has to go on for that (as systemd.kill(5)). */
-const ENDING_SIGNALS = new Set<NodeJS.Signals>(['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT']);
 
 /** What all guests' output passes through: it is written to the files before anything else is read. */
 const outputBuffer = Buffer.alloc(PIPE_BYTES);
@@ -70,7 +64,7 @@ export class PythonGuest implements Guest {
   #setNumber = 0;
   #sockets: { output: Pump; error: Pump; report: Socket; request?: Socket; input?: Socket } | undefined;
   #startTimer: NodeJS.Timeout | undefined;
-  #stopTimer: NodeJS.Timeout | undefined;
+  readonly #signals = new GuestSignals((pid, tree) => this.#members(pid, tree));
   #reported = '';
   /** The guest's process, from its report to the report of its end. Nothing is signalled without it. */
   #pid: number | undefined;
@@ -154,7 +148,7 @@ export class PythonGuest implements Guest {
 
   signal(name: NodeJS.Signals, tree = false): void {
     if (name === 'SIGKILL') this.kill();
-    else if (this.#pid !== undefined) this.#deliver(this.#pid, name, tree || this.#request.signalTree);
+    else if (this.#pid !== undefined) this.#signals.deliver(this.#pid, name, tree || this.#request.signalTree);
     else if (!this.#over) this.#pendingSignals.push([name, tree]);
   }
 
@@ -256,31 +250,6 @@ export class PythonGuest implements Guest {
     socket.end(code.subarray(Math.max(0, sent - head.length)));
   }
 
-  #deliver(pid: number, name: NodeJS.Signals, tree: boolean): void {
-    const ends = ENDING_SIGNALS.has(name);
-    if (ends || name === 'SIGCONT') clearTimeout(this.#stopTimer);
-    if (name === 'SIGSTOP' && tree) {
-      this.#stopTree(pid, performance.now() + STOP_LIMIT_MS);
-      return;
-    }
-    for (const member of this.#members(pid, tree)) {
-      sendSignal(member, name);
-      // Only one that is stopped needs it to hear: a program may listen for it.
-      if (ends && statusOf(member, 'State') === 'T') sendSignal(member, 'SIGCONT');
-    }
-  }
-
-  /** One that is about to fork when it is told to stop, forks first: its child is found later. */
-  #stopTree(pid: number, endMs: number, quietLooks = 0): void {
-    if (this.#pid !== pid || performance.now() > endMs) return;
-    const running = [...this.#members(pid, true)].filter(isRunning);
-    for (const member of running) sendSignal(member, 'SIGSTOP');
-    const quiet = running.length === 0 ? quietLooks + 1 : 0;
-    if (quiet === QUIET_LOOKS) return;
-    clearTimeout(this.#stopTimer);
-    this.#stopTimer = setTimeout(() => this.#stopTree(pid, endMs, quiet), STOP_LOOK_MS);
-  }
-
   #members(pid: number, tree: boolean): Set<number> {
     if (!tree || this.#shepherdPid === undefined) return new Set([pid]);
     return treeOf([pid, ...childrenOf(this.#shepherdPid)]);
@@ -348,6 +317,7 @@ export class PythonGuest implements Guest {
 
   #onExitReport(report: ExitReport): void {
     this.#pid = undefined;
+    this.#signals.end();
     this.#usage.finish(report, this.#startKb);
     if (!this.#started && this.#failure !== undefined) this.fail(this.#failure);
     else this.#finish(decodeWaitStatus(report.exited));
@@ -385,6 +355,7 @@ export class PythonGuest implements Guest {
     if (this.#over) return;
     if (this.#pid !== undefined) sendSignal(-this.#pid, 'SIGKILL');
     this.#pid = undefined;
+    this.#signals.end();
     if (this.#started || this.#killed) this.#finish({ exitCode: 128 + constants.signals.SIGKILL, signal: 'SIGKILL' });
     else this.fail(this.#failure ?? 'its process was killed before it started');
   }
@@ -474,34 +445,6 @@ function writable(fd: number): Socket {
   const socket = new Socket({ fd, readable: false, writable: true });
   socket.on('error', () => {}); // EPIPE: a guest may close its input, or end
   return socket;
-}
-
-function sendSignal(pid: number, name: NodeJS.Signals): void {
-  try {
-    process.kill(pid, name);
-  } catch {
-    // gone, or it took another user's rights
-  }
-}
-
-/** Whether a process has a handler for a signal. */
-function catches(pid: number, name: NodeJS.Signals): boolean {
-  const caught = BigInt(`0x${statusOf(pid, 'SigCgt') ?? '0'}`);
-  return ((caught >> BigInt(constants.signals[name] - 1)) & 1n) === 1n;
-}
-
-/** False for one that is stopped, or has ended. */
-function isRunning(pid: number): boolean {
-  return !/^[TtZX]/.test(statusOf(pid, 'State') ?? 'X');
-}
-
-/** One figure of proc_pid_status(5); undefined for a process that is gone. */
-function statusOf(pid: number, figure: string): string | undefined {
-  try {
-    return new RegExp(`^${figure}:\\s*(\\S+)`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
-  } catch {
-    return undefined;
-  }
 }
 
 function decodeWaitStatus(status: number): GuestExit {

@@ -3,10 +3,10 @@ import { getHeapStatistics } from 'node:v8';
 import { CHILD_SLOTS, FIGURE, figuresOf, REAPED_BYTES, SHARED, THREAD_SLOTS } from '../../workers/javascript/shared.ts';
 import { statFields } from '../proc-file.ts';
 import { childrenOfThread } from '../processes.ts';
-import type { Context } from './context-pool.ts';
 import type { GuestUsage } from './engine.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
 import { type Cpu, Task } from './task.ts';
+import type { ThreadContext } from './thread-context.ts';
 import { anonymousBytes, type ProcessMemory, type ThreadMemory, UnseenMemory } from './unseen-memory.ts';
 
 /** How long threads may take to tell what they hold. One stuck in native code does not: then the newest figures count. */
@@ -87,7 +87,7 @@ export class ThreadMeter {
 /** Measures one guest, from the moment its code begins. */
 export class GuestMeter {
   readonly #meter: ThreadMeter;
-  readonly #context: Context;
+  readonly #context: ThreadContext;
   readonly #shared: Int32Array;
   readonly #figures: BigInt64Array;
   /** What its thread held when its program began. */
@@ -119,7 +119,7 @@ export class GuestMeter {
   #childBytes = 0;
   #peakBytes = 0;
 
-  constructor(meter: ThreadMeter, context: Context, shared: Int32Array) {
+  constructor(meter: ThreadMeter, context: ThreadContext, shared: Int32Array) {
     this.#meter = meter;
     this.#context = context;
     this.#shared = shared;

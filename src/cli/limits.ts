@@ -67,7 +67,9 @@ export function limitOptions(): Option[] {
     new Option('--output-policy <what>', 'beyond --output: drop the rest, or end the execution').choices(
       OUTPUT_POLICIES,
     ),
-    new Option('--isolation <what>', 'a thread of a shared cell, or a cell of its own').choices(ISOLATIONS),
+    new Option('--isolation <what>', 'of JavaScript: a thread of a shared process, or a process of its own').choices(
+      ISOLATIONS,
+    ),
     new Option('--signal-tree', 'signals reach its child processes too'),
     new Option('--require-enforcement', 'refuse it when this node cannot hold one of its limits'),
   ];

@@ -120,6 +120,6 @@ async function claim(
     connection.destroy();
     return undefined;
   }
-  const { sessionKey, own, executionKeys } = made;
-  return { cellKey, pid, startTime, connection, said, sessionKey, kind: made.engine as EngineKind, own, executionKeys };
+  const { sessionKey, executionKeys } = made;
+  return { cellKey, pid, startTime, connection, said, sessionKey, kind: made.engine as EngineKind, executionKeys };
 }

@@ -7,8 +7,11 @@ import { CellProcess, type FoundCell, type GuestObserver, type HelloOptions } fr
 import type { ControlGroups } from './control-groups.ts';
 import { RestartIntensity } from './restart-intensity.ts';
 
-/** What kind of guests a cell runs. A cell runs one kind, so that a JavaScript heap cannot take Python guests along. */
-export type EngineKind = 'javascript' | 'python';
+/**
+ * What kind of guests a cell runs: JavaScript in threads, JavaScript in processes, Python. A cell runs one kind, so that a
+ * JavaScript heap cannot take other guests along.
+ */
+export type EngineKind = 'javascript' | 'process' | 'python';
 
 /** How a session's cells are made. Durations in ms. */
 export interface CellOptions {
@@ -74,10 +77,6 @@ interface Cell {
   /** Of a cell that was just adopted: the executions it holds. */
   holds: Set<string> | undefined;
   guests: number;
-  /** For one guest alone, and none after it. */
-  own: boolean;
-  /** Of the contexts it boots ahead. */
-  heapLimitMb: number;
   /** It gets no more guests, and is let go after its last. */
   worn: boolean;
   /** How many contexts it keeps booted ahead at most; -1: as an older daemon said. */
@@ -88,14 +87,7 @@ interface Cell {
 export interface AdoptableCell extends FoundCell {
   sessionKey: string;
   kind: EngineKind;
-  own: boolean;
 }
-
-/** How many cells for one guest are kept booted ahead, once one was asked for. */
-const OWN_SPARES = 2;
-
-/** How long after one was taken its replacement boots: a short guest ends sooner than a process boots beside it. */
-const OWN_REFILL_MS = 50;
 
 /** Cell keys: names of fixed length, part of a socket's path. */
 const CELL_KEY_CHARS = 10;
@@ -115,25 +107,18 @@ export class CellSupervisor {
   }
 
   /**
-   * A place in a ready cell, started if there is none with room; with `own` in a cell that holds no other, and had best
-   * booted for this heap limit. After too many crashes it waits until another start is within the restart intensity.
-   * Rejects when the cell cannot be started, or when `signal` aborts.
+   * A place in a ready cell, started if there is none with room. After too many crashes it waits until another start is
+   * within the restart intensity. Rejects when the cell cannot be started, or when `signal` aborts.
    */
-  async acquire(
-    kind: EngineKind,
-    signal: AbortSignal,
-    own = false,
-    heapLimitMb = this.#options.heapLimitMb,
-  ): Promise<CellPlace> {
-    let cell = this.#withRoom(kind, own, heapLimitMb);
+  async acquire(kind: EngineKind, signal: AbortSignal): Promise<CellPlace> {
+    let cell = this.#withRoom(kind);
     if (cell === undefined) {
       await this.#mayStart(signal);
       signal.throwIfAborted();
       if (this.#closed) throw new Error('the session has no cells any more');
-      cell = this.#withRoom(kind, own, heapLimitMb) ?? this.#start(kind, own, heapLimitMb);
+      cell = this.#withRoom(kind) ?? this.#start(kind);
     }
     const release = this.#take(cell);
-    if (own) setTimeout(() => this.#keepOwnSpares(kind, heapLimitMb), OWN_REFILL_MS).unref();
     try {
       await cell.ready;
       signal.throwIfAborted();
@@ -146,7 +131,7 @@ export class CellSupervisor {
 
   /** Takes over a cell of an older daemon. What it holds is then resumed, one by one, or dropped. */
   adopt(found: AdoptableCell): void {
-    const cell = this.#start(found.kind, found.own, this.#options.heapLimitMb, found);
+    const cell = this.#start(found.kind, found);
     cell.holds = new Set(found.executionKeys);
   }
 
@@ -180,15 +165,11 @@ export class CellSupervisor {
   }
 
   #place(cell: Cell, release: () => void): CellPlace {
-    const { actor, process, own, cellKey } = cell;
+    const { actor, process, cellKey } = cell;
     if (process === undefined) throw new Error('a ready cell without a process');
     return {
       cellKey,
-      start: (request, observer) => {
-        process.start(request, observer);
-        // Its one context is taken.
-        if (own) process.keepWarm(0);
-      },
+      start: (request, observer) => process.start(request, observer),
       resume: (...resumed) => process.resume(...resumed),
       signal: (executionKey, name, tree, stop) => process.signal(executionKey, name, tree, stop),
       acknowledge: (executionKey) => process.acknowledge(executionKey),
@@ -228,17 +209,15 @@ export class CellSupervisor {
   }
 
   /** The fullest cell that has room, so that the others fall idle and are let go; of equal ones, one that is ready. */
-  #withRoom(kind: EngineKind, own: boolean, heapLimitMb: number): Cell | undefined {
+  #withRoom(kind: EngineKind): Cell | undefined {
     let best: Cell | undefined;
     let bestScore = -1;
     for (const cell of this.#cells) {
-      if (cell.kind !== kind || cell.own !== own || cell.worn || cell.guests >= this.#capacity(cell)) continue;
+      if (cell.kind !== kind || cell.worn || cell.guests >= this.#options.guestsPerCell[kind]) continue;
       if (cell.process?.isGone === true) continue;
       const snapshot = cell.actor.getSnapshot();
       if (!snapshot.matches('pending') && !snapshot.matches('running')) continue;
-      // Waiting for a cell that starts takes longer than for a context with another limit.
-      const score =
-        4 * cell.guests + 2 * Number(snapshot.matches('running')) + Number(cell.heapLimitMb === heapLimitMb);
+      const score = 2 * cell.guests + Number(snapshot.matches('running'));
       if (score <= bestScore) continue;
       best = cell;
       bestScore = score;
@@ -246,29 +225,13 @@ export class CellSupervisor {
     return best;
   }
 
-  #capacity({ kind, own }: Cell): number {
-    return own ? 1 : this.#options.guestsPerCell[kind];
-  }
-
-  /** Starts what is missing of the cells for one guest; those that nobody takes fall idle and are let go. */
-  #keepOwnSpares(kind: EngineKind, heapLimitMb: number): void {
-    const spares = [...this.#cells].filter((cell) => cell.own && cell.kind === kind && cell.guests === 0).length;
-    const wanted = Math.min(OWN_SPARES, this.#options.contextPoolSize);
-    for (let count = spares; count < wanted && !this.#closed; count += 1) {
-      if (this.#restarts.waitMs(performance.now()) > 0) return;
-      this.#start(kind, true, heapLimitMb);
-    }
-  }
-
   #take(cell: Cell): () => void {
     cell.guests += 1;
     cell.actor.send({ type: 'cell.acquire' });
     this.#shareWarmth(cell.kind);
     return () => {
-      // Nobody follows in a cell for one guest.
-      if (!cell.own) cell.guests -= 1;
-      const event = cell.own ? 'cell.stop' : 'cell.release';
-      if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: event });
+      cell.guests -= 1;
+      if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.release' });
       if (cell.worn) this.#letGo(cell);
       this.#shareWarmth(cell.kind);
     };
@@ -281,7 +244,7 @@ export class CellSupervisor {
   /** Gives the session's warm contexts to the cells that the next executions go to: the fullest with room first. */
   #shareWarmth(kind: EngineKind): void {
     let left = this.#options.contextPoolSize;
-    const cells = [...this.#cells].filter((cell) => cell.kind === kind && !cell.own);
+    const cells = [...this.#cells].filter((cell) => cell.kind === kind);
     for (const cell of cells.sort((a, b) => b.guests - a.guests)) {
       const warm = Math.min(left, this.#options.guestsPerCell[kind] - cell.guests);
       left -= warm;
@@ -308,7 +271,7 @@ export class CellSupervisor {
     }
   }
 
-  #start(kind: EngineKind, own: boolean, heapLimitMb: number, found?: FoundCell): Cell {
+  #start(kind: EngineKind, found?: FoundCell): Cell {
     const options = this.#options;
     const cellKey = found?.cellKey ?? nanoid(CELL_KEY_CHARS);
     const ready = Promise.withResolvers<void>();
@@ -352,10 +315,8 @@ export class CellSupervisor {
       exited: exited.promise,
       holds: undefined,
       guests: 0,
-      own,
-      heapLimitMb,
       worn: false,
-      warm: found === undefined ? Number(own) : -1,
+      warm: found === undefined ? 0 : -1,
     };
     actor.subscribe({
       complete: () => {
@@ -378,12 +339,11 @@ export class CellSupervisor {
     return cell;
   }
 
-  #hello({ kind, own, heapLimitMb, warm }: Cell): HelloOptions {
-    const { sessionKey, python, zygotePath, orphanGraceMs, memoryBudgetBytes } = this.#options;
+  #hello({ kind, warm }: Cell): HelloOptions {
+    const { sessionKey, heapLimitMb, python, zygotePath, orphanGraceMs, memoryBudgetBytes } = this.#options;
     return {
       engine: kind,
       sessionKey,
-      own,
       keepWarm: warm,
       heapLimitMb,
       interpreter: python,

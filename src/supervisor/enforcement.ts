@@ -20,42 +20,47 @@ export function enforcementOf(groups: GroupSupport): Enforcement[] {
   const { timeoutMs, queueTimeoutMs, cpuTimeLimitMs, memoryLimitMb, memorySoftLimitMb } = LIMITS;
   const { outputLimitBytes, processLimit, openFileLimit } = LIMITS;
   const timer = { mechanism: 'timer of the daemon', note: 'monotonic; a clock that is set does not move it' };
+  const written = {
+    mechanism: 'at each write',
+    note: 'a child process that inherits the output writes by itself: cut back every 50 ms',
+  };
+  const started = {
+    mechanism: 'at each start',
+    note: 'counts what node:child_process starts, not what that starts itself',
+  };
   const sampled = { mechanism: 'sampling', note: 'every 100 ms, every 20 ms past half of the limit' };
   return [
-    ...both(timeoutMs.field, timer, timer),
-    ...both(queueTimeoutMs.field, timer, timer),
-    ...both(cpuTimeLimitMs.field, sampled, sampled),
-    ...both(
+    ...each(timeoutMs.field, timer),
+    ...each(queueTimeoutMs.field, timer),
+    ...each(cpuTimeLimitMs.field, sampled),
+    ...each(
       memoryLimitMb.field,
       {
         mechanism: 'heap limit, sampling',
         note: 'WebAssembly and shared buffers are measured by the growth of the process, page by page',
       },
+      withHeapLimit(byGroup(groups, 'memory', sampled)),
       byGroup(groups, 'memory', sampled),
     ),
-    ...both(memorySoftLimitMb.field, sampled, sampled),
-    ...both(
-      outputLimitBytes.field,
-      {
-        mechanism: 'at each write',
-        note: 'a child process that inherits the output writes by itself: cut back every 50 ms',
-      },
-      { mechanism: 'at each write', note: '' },
+    ...each(memorySoftLimitMb.field, sampled),
+    ...each(outputLimitBytes.field, written, written, { mechanism: 'at each write', note: '' }),
+    ...each(processLimit.field, started, started, byGroup(groups, 'pids', none('needs a control group for pids'))),
+    ...each(
+      openFileLimit.field,
+      none('threads of one process share its descriptors'),
+      none('a process is booted before its limits are known'),
+      { mechanism: 'rlimit', note: 'of each process of the guest' },
     ),
-    ...both(
-      processLimit.field,
-      { mechanism: 'at each start', note: 'counts what node:child_process starts, not what that starts itself' },
-      byGroup(groups, 'pids', none('needs a control group for pids')),
-    ),
-    ...both(openFileLimit.field, none('threads of one process share its descriptors'), {
-      mechanism: 'rlimit',
-      note: 'of each process of the guest',
-    }),
   ];
 }
 
-function both(limit: string, thread: Held, python: Held): Enforcement[] {
-  return [entryOf(limit, 'thread', thread), entryOf(limit, 'python', python)];
+/** `thread` and `process` are of JavaScript; held alike where it is not said otherwise. */
+function each(limit: string, thread: Held, process = thread, python = process): Enforcement[] {
+  return [entryOf(limit, 'thread', thread), entryOf(limit, 'process', process), entryOf(limit, 'python', python)];
+}
+
+function withHeapLimit({ mechanism, note }: Held): Held {
+  return { mechanism: `heap limit, ${mechanism}`, note };
 }
 
 function entryOf(limit: string, engine: string, { mechanism, note }: Held): Enforcement {

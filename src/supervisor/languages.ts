@@ -75,6 +75,12 @@ export class Languages {
 }
 
 /** How a language is run. */
+/** What runs it: JavaScript has a choice. */
+export function engineOf(language: string, { isolation }: { isolation: string }): EngineKind {
+  const { engine } = specOf(language);
+  return engine === 'javascript' && isolation === 'process' ? 'process' : engine;
+}
+
 export function specOf(name: string): LanguageSpec {
   const spec = LANGUAGES[name];
   if (spec === undefined) throw new TypeError(`no such language: ${name}`);

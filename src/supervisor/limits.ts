@@ -12,7 +12,7 @@ export type TimeoutAction = (typeof TIMEOUT_ACTIONS)[number];
 export const OUTPUT_POLICIES = ['truncate', 'kill'] as const;
 export type OutputPolicy = (typeof OUTPUT_POLICIES)[number];
 
-/** What an execution shares its process with: a cell with others of its session, or a cell of its own. */
+/** What a JavaScript execution runs in: a thread of a process that it shares with others of its session, or a process of its own. */
 export const ISOLATIONS = ['thread', 'process'] as const;
 export type Isolation = (typeof ISOLATIONS)[number];
 

@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
 import type { Languages } from './languages.ts';
-import { specOf } from './languages.ts';
+import { engineOf, specOf } from './languages.ts';
 import {
   applyDefaults,
   type CheckedOptions,
@@ -264,7 +264,7 @@ export async function checkSnippet(
   }
   const { executionDefaults, executionCeilings } = session;
   const options = applyDefaults(snippet, executionDefaults, executionCeilings, `session "${sessionId}"`);
-  const { engine } = specOf(language);
+  const engine = engineOf(language, options);
   if (engine === 'javascript') requireThreadSignal(options.timeoutSignal, language);
   const warnings = checkEnforcement(options, engine === 'javascript' ? 'thread' : engine, node.enforcement);
   const sourceFileName = snippet.sourceFileName || specOf(language).mainName;

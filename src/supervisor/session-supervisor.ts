@@ -28,7 +28,7 @@ import {
 } from './cell-supervisor.ts';
 import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState, type Resumed, stopUnderWay } from './execution-record.ts';
-import { specOf } from './languages.ts';
+import { engineOf } from './languages.ts';
 import type { CheckedOptions } from './limits.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
 
@@ -492,10 +492,7 @@ export class SessionSupervisor implements Waiting {
         : { exitCode: -1, cause: 'start_failed' as const, message: error.message };
       sendBack({ type: 'guest.exited', exit });
     };
-    const { engine } = specOf(request.language);
-    const own = engine === 'javascript' && request.options.isolation === 'process';
-    const heapLimitMb = own ? record.options.memoryLimitMb : undefined;
-    this.#cells.acquire(engine, cancelled.signal, own, heapLimitMb).then(run).catch(fail);
+    this.#cells.acquire(engineOf(request.language, request.options), cancelled.signal).then(run).catch(fail);
   }
 
   #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {

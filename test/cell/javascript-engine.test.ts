@@ -472,7 +472,7 @@ test('a thread of the program has its directory and its streams', async () => {
 });
 
 test('a program that takes more heap than it may is told apart', async () => {
-  await using harness = new Harness({ resourceLimits: { maxOldGenerationSizeMb: 32 } });
+  await using harness = new Harness({ heapLimitMb: 32 });
 
   const { exitCode, cause } = await harness.run(
     'const all = []; setInterval(() => { for (let i = 0; i < 20000; i++) all.push({ i, s: [i] }) }, 0)',

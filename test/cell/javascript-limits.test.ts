@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test, vi } from 'vitest';
-import { ContextPool } from '../../src/cell/context-pool.ts';
+import { createThreadPool } from '../../src/cell/thread-context.ts';
 import { isAlive } from '../../src/processes.ts';
 import { Harness, WORKER } from './javascript-harness.ts';
 
@@ -128,7 +128,7 @@ test('every mark lies within what was kept', async () => {
 });
 
 test('a start with the heap limit of the spares takes one, any other boots its own', async () => {
-  const pool = new ContextPool({ workerUrl: WORKER, resourceLimits: { maxOldGenerationSizeMb: 64 } });
+  const pool = createThreadPool({ workerUrl: WORKER, heapLimitMb: 64 });
   try {
     pool.keepWarm(1);
     await vi.waitFor(() => expect(pool.bootedCount).toBe(1), 5000);
@@ -143,7 +143,7 @@ test('a start with the heap limit of the spares takes one, any other boots its o
 });
 
 test('a heap limit that starts ask for again has a spare from then on', async () => {
-  const pool = new ContextPool({ workerUrl: WORKER, resourceLimits: { maxOldGenerationSizeMb: 64 } });
+  const pool = createThreadPool({ workerUrl: WORKER, heapLimitMb: 64 });
   const spare = () => vi.waitFor(() => expect([pool.spareCount, pool.bootedCount]).toEqual([1, 1]), 5000);
   const start = async (heapLimitMb: number) => {
     const { state, heapLimitMb: limit } = pool.take(heapLimitMb);
@@ -175,7 +175,7 @@ test.each([
   [100.5, { maxOldGenerationSizeMb: 101, maxYoungGenerationSizeMb: 13 }],
   [1024, { maxOldGenerationSizeMb: 1024, maxYoungGenerationSizeMb: 96 }],
 ])('a memory limit of %s MiB is the heap limit of the thread', async (limitMb, expected) => {
-  await using harness = new Harness({ resourceLimits: { maxOldGenerationSizeMb: 64 } });
+  await using harness = new Harness({ heapLimitMb: 64 });
 
   const { out } = await harness.run('console.log(JSON.stringify(require("worker_threads").resourceLimits))', {
     limits: limitMb === undefined ? {} : { memoryBytes: limitMb * 2 ** 20 },
@@ -185,7 +185,7 @@ test.each([
 });
 
 test('a program meets its own heap limit, lower or higher than the spares have', async () => {
-  await using harness = new Harness({ resourceLimits: { maxOldGenerationSizeMb: 64 } });
+  await using harness = new Harness({ heapLimitMb: 64 });
   const code = 'const all = []; for (let i = 0; i < 1e6; i++) all.push([i]); console.log("enough")';
   const grow = 'const all = []; setInterval(() => { for (let i = 0; i < 20000; i++) all.push({ i, s: [i] }) }, 0)';
 

@@ -1,15 +1,15 @@
 import { afterEach, expect, test, vi } from 'vitest';
-import { ContextPool } from '../../src/cell/context-pool.ts';
+import { createThreadPool, type ThreadPool } from '../../src/cell/thread-context.ts';
 import { Harness, WORKER } from './javascript-harness.ts';
 
-const pools: ContextPool[] = [];
+const pools: ThreadPool[] = [];
 afterEach(async () => {
   vi.useRealTimers();
   await Promise.all(pools.splice(0).map((pool) => pool.close()));
 });
 
-function createPool(idleMs?: number): ContextPool {
-  const pool = new ContextPool({ workerUrl: WORKER, ...(idleMs !== undefined && { idleMs }) });
+function createPool(idleMs?: number): ThreadPool {
+  const pool = createThreadPool({ workerUrl: WORKER, ...(idleMs !== undefined && { idleMs }) });
   pools.push(pool);
   return pool;
 }
@@ -37,7 +37,7 @@ test('without a ceiling nothing is booted ahead', async () => {
   expect(pool.liveCount).toBe(0);
 });
 
-const booted = (pool: ContextPool, count: number) => vi.waitFor(() => expect(pool.bootedCount).toBe(count), 5000);
+const booted = (pool: ThreadPool, count: number) => vi.waitFor(() => expect(pool.bootedCount).toBe(count), 5000);
 
 test('spares follow what is in use at once, up to the ceiling', async () => {
   const pool = createPool();
@@ -101,7 +101,7 @@ test('one spare stays while a program runs, however long, and goes when none doe
 });
 
 test('spares that fail to boot are not booted without end', async () => {
-  const pool = new ContextPool({ workerUrl: '/nowhere/worker.js' });
+  const pool = createThreadPool({ workerUrl: '/nowhere/worker.js' });
   pools.push(pool);
 
   pool.keepWarm(2);

@@ -235,7 +235,7 @@ test('what a program held when it ended is told though nobody asked before', asy
 });
 
 test('a program that ended at its heap limit held that much', async () => {
-  await using harness = new Harness({ resourceLimits: { maxOldGenerationSizeMb: 32 } });
+  await using harness = new Harness({ heapLimitMb: 32 });
 
   const { usage } = await harness.run(
     'const all = []; setInterval(() => { for (let i = 0; i < 20000; i++) all.push({ i, s: [i] }) }, 0)',

@@ -138,8 +138,8 @@ test('doctor says for every limit and engine what holds it', async () => {
   const document = (await ctl.json('doctor')) as { limits: { limit: string; engine: string; mechanism: string }[] };
 
   expect(document).toMatchObject({ healthy: true, capacity: { running: expect.any(Number), queued: 100_000 } });
-  expect(new Set(document.limits.map(({ engine }) => engine))).toEqual(new Set(['thread', 'python']));
-  expect(document.limits).toHaveLength(16);
+  expect(new Set(document.limits.map(({ engine }) => engine))).toEqual(new Set(['thread', 'process', 'python']));
+  expect(document.limits).toHaveLength(24);
   const text = await ctl.text('doctor');
   expect(text).toMatch(/^runs \d+ executions at a time; 100000 more may wait$/m);
   for (const { limit, engine, mechanism } of document.limits) {

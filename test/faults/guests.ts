@@ -1,12 +1,9 @@
 import type { ExitReason } from '../../machines/execution.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 
-export const LANGUAGES = ['javascript', 'python'] as const;
-export type GuestLanguage = (typeof LANGUAGES)[number];
-
 /** What a guest is expected to do when nobody interferes, and what it is run with. */
 interface GuestKind {
-  code: Record<GuestLanguage, string>;
+  code: Record<'javascript' | 'python', string>;
   /** How it ends by itself; undefined for one that never does. */
   end: { reason: ExitReason; exitCode: number } | undefined;
   /** All it prints by then; undefined for one whose output depends on time. */

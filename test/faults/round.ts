@@ -7,10 +7,11 @@ import type { DaemonClient } from '../../src/client/client.ts';
 import { isSameProcess, startTimeOf } from '../../src/processes.ts';
 import type { CellSummary } from '../../src/supervisor/cell-supervisor.ts';
 import type { StatusEvent } from '../../src/supervisor/execution-record.ts';
+import { type GuestEngine, languageOf } from '../support/engines.ts';
 import { eventually } from '../support/eventually.ts';
 import { isOfSleep, processesWith } from '../support/processes.ts';
 import { FAULTS, type Fault } from './faults.ts';
-import { GUESTS, type GuestLanguage, type GuestName } from './guests.ts';
+import { GUESTS, type GuestName } from './guests.ts';
 import { brief, type KnownExecution, type Streamed, wrongInOutput, wrongInResult, wrongInWatch } from './model.ts';
 import type { FaultNode } from './node.ts';
 import type { PlannedFault } from './plan.ts';
@@ -143,15 +144,17 @@ export class Round {
   /** Starts a guest, asked for by so many requests at once, and follows it to its end. */
   async execute(
     guest: GuestName,
-    language: GuestLanguage,
+    engine: GuestEngine,
     requests = 1,
   ): Promise<{ sessionId: string; executionId: string }> {
-    const { code, snippet: extra } = GUESTS[guest] as { code: Record<GuestLanguage, string>; snippet?: object };
+    const { code, snippet: extra } = GUESTS[guest] as { code: Record<string, string>; snippet?: object };
+    const asked = languageOf(engine);
     this.#accepted += 1;
     const executionId = `${guest}-${this.#accepted}`;
     lastSleeper += 1;
     const args = guest === 'child' ? [`600.${process.pid}${lastSleeper}`] : [];
-    const snippet = { sessionId: this.sessionId, executionId, language, code: code[language], args, ...extra };
+    const program = { ...asked, code: code[asked.language] as string, args };
+    const snippet = { sessionId: this.sessionId, executionId, ...program, ...extra };
     const known: KnownExecution = {
       snippet,
       guest,
@@ -199,11 +202,11 @@ export class Round {
 
   async #take(step: Step): Promise<void> {
     if (step.type === 'execute') {
-      await this.execute(step.guest, step.language);
+      await this.execute(step.guest, step.engine);
       return;
     }
     if (step.type === 'burst') {
-      await Promise.all(Array.from({ length: step.count }, () => this.execute('hello', step.language)));
+      await Promise.all(Array.from({ length: step.count }, () => this.execute('hello', step.engine)));
       return;
     }
     if (step.type === 'delete') {
@@ -367,7 +370,7 @@ export class Round {
   async #lookAt(known: KnownExecution, listed: Map<string, string>, journal: Map<string, string[]>): Promise<void> {
     const { snippet, guest, watches, streams } = known;
     const { sessionId, executionId } = snippet;
-    const say = (what: string) => this.violation(`${what} (${executionId}, ${snippet.language})`);
+    const say = (what: string) => this.violation(`${what} (${executionId}, ${snippet.isolation ?? snippet.language})`);
     const key = `${sessionId} ${executionId}`;
     if (listed.get(key) !== 'exited') say(`I1 listed as ${listed.get(key)}`);
     const status = await this.persistently((client) => client.getExecutionStatus(sessionId, executionId));

@@ -1,5 +1,6 @@
 import type { DaemonConfig } from '../../src/config.ts';
-import { GUESTS, LANGUAGES } from './guests.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
+import { GUESTS } from './guests.ts';
 import { wrongInOutput } from './model.ts';
 import { FaultNode } from './node.ts';
 import type { PlannedFault } from './plan.ts';
@@ -53,11 +54,12 @@ export class Scenario implements AsyncDisposable {
     const scenario = new Scenario(await FaultNode.start(whole, { diskMb }), whole);
     const { client } = scenario.node;
     await client.createSession(SESSION, { contextPoolSize: 1 });
-    for (const language of LANGUAGES) {
+    for (const engine of ENGINES) {
       const { code, snippet } = GUESTS.ticks;
-      const neighbour = { sessionId: SESSION, executionId: language, language, code: code[language], ...snippet };
+      const asked = languageOf(engine);
+      const neighbour = { sessionId: SESSION, executionId: engine, ...asked, code: code[asked.language], ...snippet };
       await client.executeSnippet(neighbour);
-      for await (const { state } of client.watchExecution(SESSION, language)) if (state === 'running') break;
+      for await (const { state } of client.watchExecution(SESSION, engine)) if (state === 'running') break;
     }
     return scenario;
   }
@@ -76,11 +78,11 @@ export class Scenario implements AsyncDisposable {
     const violations: string[] = [];
     const { node } = this;
     const round = new Round(node, SESSION);
-    for (const language of LANGUAGES) {
+    for (const engine of ENGINES) {
       try {
-        violations.push(...(await this.#endOf(round, language)));
+        violations.push(...(await this.#endOf(round, engine)));
       } catch (error) {
-        violations.push(`I4 ${language}: ${(error as Error).message}`);
+        violations.push(`I4 ${engine}: ${(error as Error).message}`);
       }
     }
     await round.persistently((client) => client.deleteSession(SESSION));
@@ -89,7 +91,7 @@ export class Scenario implements AsyncDisposable {
     await node.end('SIGTERM');
     const groups = node.controlGroups();
     if (groups.length > 0) violations.push(`I5 control groups of ${daemonPids.length} daemons are left: ${groups}`);
-    return { executions: LANGUAGES.length, violations };
+    return { executions: ENGINES.length, violations };
   }
 
   async #endOf(round: Round, language: string): Promise<string[]> {

@@ -1,11 +1,12 @@
 import fc from 'fast-check';
-import { GUEST_NAMES, type GuestLanguage, type GuestName, LANGUAGES } from './guests.ts';
+import { ENGINES, type GuestEngine } from '../support/engines.ts';
+import { GUEST_NAMES, type GuestName } from './guests.ts';
 
 /** One thing a client does. `of` chooses among the executions there are, the newest first. */
 export type Step =
-  | { type: 'execute'; guest: GuestName; language: GuestLanguage }
+  | { type: 'execute'; guest: GuestName; engine: GuestEngine }
   /** Many short ones at once. */
-  | { type: 'burst'; language: GuestLanguage; count: number }
+  | { type: 'burst'; engine: GuestEngine; count: number }
   | { type: 'cancel'; of: number; graceMs: number }
   | { type: 'signal'; of: number; signal: 'SIGKILL' | 'SIGUSR1' }
   | { type: 'input'; of: number }
@@ -22,7 +23,7 @@ const of = fc.nat({ max: 5 });
 const execute = fc.record({
   type: fc.constant('execute' as const),
   guest: fc.constantFrom(...GUEST_NAMES),
-  language: fc.constantFrom(...LANGUAGES),
+  engine: fc.constantFrom(...ENGINES),
 });
 const other = (type: 'input' | 'watch' | 'stream' | 'wait' | 'status' | 'repeat') =>
   fc.record({ type: fc.constant(type), of });
@@ -33,7 +34,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 2,
     arbitrary: fc.record({
       type: fc.constant('burst' as const),
-      language: fc.constantFrom(...LANGUAGES),
+      engine: fc.constantFrom(...ENGINES),
       count: fc.integer({ min: 5, max: 40 }),
     }),
   },
@@ -72,27 +73,27 @@ export function stepsOf(seed: number, bursts = 1): Step[] {
 
 /** One of each kind, every kind of guest among them: what a single fault is injected into, step after step. */
 export const EVERY_STEP: readonly Step[] = [
-  { type: 'execute', guest: 'ticks', language: 'javascript' },
-  { type: 'execute', guest: 'ticks', language: 'python' },
-  { type: 'execute', guest: 'child', language: 'python' },
+  { type: 'execute', guest: 'ticks', engine: 'javascript' },
+  { type: 'execute', guest: 'ticks', engine: 'python' },
+  { type: 'execute', guest: 'child', engine: 'python' },
   { type: 'watch', of: 1 },
-  { type: 'execute', guest: 'stubborn', language: 'javascript' },
+  { type: 'execute', guest: 'stubborn', engine: 'javascript' },
   { type: 'stream', of: 0 },
   { type: 'cancel', of: 0, graceMs: 400 },
-  { type: 'burst', language: 'python', count: 5 },
-  { type: 'execute', guest: 'slow', language: 'javascript' },
+  { type: 'burst', engine: 'python', count: 5 },
+  { type: 'execute', guest: 'slow', engine: 'process' },
   { type: 'repeat', of: 0 },
-  { type: 'execute', guest: 'floods', language: 'python' },
+  { type: 'execute', guest: 'floods', engine: 'python' },
   { type: 'wait', of: 0 },
-  { type: 'execute', guest: 'busy', language: 'python' },
-  { type: 'execute', guest: 'child', language: 'javascript' },
+  { type: 'execute', guest: 'busy', engine: 'python' },
+  { type: 'execute', guest: 'child', engine: 'process' },
   { type: 'signal', of: 1, signal: 'SIGKILL' },
   { type: 'status', of: 0 },
-  { type: 'execute', guest: 'fails', language: 'javascript' },
+  { type: 'execute', guest: 'fails', engine: 'javascript' },
   { type: 'delete' },
-  { type: 'execute', guest: 'stubborn', language: 'python' },
-  { type: 'execute', guest: 'ticks', language: 'python' },
+  { type: 'execute', guest: 'stubborn', engine: 'python' },
+  { type: 'execute', guest: 'ticks', engine: 'python' },
   { type: 'signal', of: 0, signal: 'SIGUSR1' },
-  { type: 'execute', guest: 'ticks', language: 'javascript' },
+  { type: 'execute', guest: 'ticks', engine: 'process' },
   { type: 'input', of: 0 },
 ];

@@ -69,7 +69,9 @@ export class Arena implements AsyncDisposable {
 
   /** Runs one to its end, next to its neighbour, and says what came of it. */
   async run(guest: HostileGuest): Promise<Outcome> {
-    const key = isAlone(guest) ? `${guest.family}-${this.#count++}` : `${guest.family}-${guest.language}`;
+    const key = isAlone(guest)
+      ? `${guest.family}-${this.#count++}`
+      : `${guest.family}-${guest.language}-${guest.isolation}`;
     const place = this.#places.get(key) ?? this.#newPlace(guest);
     this.#places.set(key, place);
     const { session, neighbour } = await place;
@@ -154,7 +156,9 @@ export class Arena implements AsyncDisposable {
   }
 
   async #newPlace(guest: HostileGuest): Promise<Place> {
-    const session = await this.node.session(guest.session, guest.family);
+    const { isolation } = guest;
+    const own = isolation && { executionDefaults: { isolation } };
+    const session = await this.node.session({ ...guest.session, ...own }, guest.family);
     return { session, neighbour: await Witness.start(session, guest.language) };
   }
 

@@ -22,6 +22,8 @@ export interface HostileGuest {
   name: string;
   family: string;
   language: 'javascript' | 'python';
+  /** JavaScript in a process of its own; its neighbour too. */
+  isolation?: 'process';
   /** `process.env.MARK` and `os.environ["MARK"]` hold a number that tells this guest's processes from all others. */
   code: string;
   stop: Stop;
@@ -36,13 +38,15 @@ export interface HostileGuest {
   /** Of neighbours in the same cell. One that may lose its cell has a session to itself and one neighbour. */
   neighbours: 'untouched' | 'may be cell_lost';
   /** Has a session to itself and one neighbour all the same: what it does to others of its cell would confuse the table. */
-  alone?: true;
+  alone?: boolean;
   exitCode?: number;
   /** What its standard output must hold. */
   stdout?: (bytes: Buffer) => boolean;
   limits?: ExecutionLimits;
   snippet?: Partial<Snippet>;
   session?: SessionConfiguration;
+  /** What is otherwise for JavaScript in a process of its own; false where that has nothing to do harm to. */
+  inProcess?: Partial<HostileGuest> | false;
   /** Why processes of it may be left until its cell ends: nobody but a control group could find them. */
   leaves?: string;
 }

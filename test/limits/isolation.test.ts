@@ -1,4 +1,6 @@
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { childrenOf } from '../../src/processes.ts';
 import { eventually, isAlive, TestDaemon, type TestSession } from '../support/daemon.ts';
 
 // What an execution shares its process with is a choice.
@@ -18,7 +20,7 @@ async function pidOf(code: string, isolation?: 'thread' | 'process') {
   return Number(stdout);
 }
 
-test('executions with a cell of their own share no process, with one another or with others', async () => {
+test('executions with a process of their own share it neither with one another nor with others', async () => {
   const pids = await Promise.all([
     pidOf('', 'process'),
     pidOf('', 'process'),
@@ -30,16 +32,16 @@ test('executions with a cell of their own share no process, with one another or 
   expect(pids[2]).toBe(pids[3]);
 });
 
-test('a cell of one execution ends with it, and is never used again', async () => {
+test('the process of an execution ends with it, and is never used again', async () => {
   const pid = await pidOf('', 'process');
 
-  await eventually('the end of the cell', () => !isAlive(pid));
+  expect(isAlive(pid)).toBe(false);
   expect(await pidOf('', 'process')).not.toBe(pid);
 });
 
-test('what kills its cell reaches no other', async () => {
+test('one that is stuck in native code is ended without its cell', async () => {
   const neighbours = [await session.ready(IDLE), await session.ready({ code: IDLE, isolation: 'process' })];
-  // A call into native code that lasts minutes: only the end of the process ends it.
+  // A call into native code that lasts minutes: only the end of its process ends it.
   const stuck = await session.ready({
     code: 'console.log("ready"); "x".repeat(2 ** 28).replace(/x/g, "yy")',
     isolation: 'process',
@@ -48,45 +50,163 @@ test('what kills its cell reaches no other', async () => {
   await stuck.cancel({ graceMs: 0 });
   const { result } = await stuck.end();
 
-  expect(result).toMatchObject({ reason: 'cancelled', exitCode: 137 });
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
   for (const neighbour of neighbours) expect((await neighbour.snapshot()).state).toBe('running');
   for (const neighbour of neighbours) await neighbour.cancel({ signal: 'SIGKILL' });
 });
 
-test('once one was asked for, the next finds its cell ready', async () => {
+/** Processes that a session's cell keeps booted ahead, by their heap limit in MB if that is given. */
+async function sparesOf({ sessionId }: TestSession, heapLimitMb?: number): Promise<number[]> {
+  const { cells } = await node.daemon.getSession(sessionId);
+  const flag = heapLimitMb === undefined ? '' : `--max-old-space-size=${heapLimitMb}`;
+  const isSpare = (pid: number) => readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes(flag);
+  return cells.flatMap(({ pid }) => childrenOf(pid)).filter(isSpare);
+}
+
+test('once one was asked for, the next finds its process booted', async () => {
   const warm = await node.session({ executionDefaults: { isolation: 'process' } });
   await warm.run('0');
-  const ready = async () => {
-    const { cells } = await node.daemon.getSession(warm.sessionId);
-    return cells.filter(({ state, executions }) => state === 'ready' && executions === 0).map(({ pid }) => pid);
-  };
-  await eventually('a spare cell', async () => (await ready()).length > 0);
-  const spares = await ready();
+  await eventually('a spare process', async () => (await sparesOf(warm)).length > 0);
+  const spares = await sparesOf(warm);
 
   const { stdout } = await warm.run('console.log(process.pid)');
 
   expect(spares).toContain(Number(stdout));
 });
 
-test('a spare is booted for the memory limit that was asked for last', async () => {
+test('spares are booted for the memory limit that is asked for again', async () => {
   const warm = await node.session({ executionDefaults: { isolation: 'process' } });
-  // When its thread began to boot.
-  const limited = {
-    code: 'console.log(performance.timeOrigin + performance.nodeTiming.environment)',
-    memoryLimitMb: 100,
-  };
+  const limited = { code: 'console.log(process.pid)', memoryLimitMb: 100 };
   await warm.run(limited);
-  await eventually('spares', async () => {
-    const { cells } = await node.daemon.getSession(warm.sessionId);
-    return cells.filter(({ state, executions }) => state === 'ready' && executions === 0).length === 2;
+  await warm.run(limited);
+  await eventually('a spare for it', async () => (await sparesOf(warm, 100)).length > 0);
+  const spares = await sparesOf(warm, 100);
+
+  const { stdout } = await warm.run(limited);
+
+  expect(spares).toContain(Number(stdout));
+});
+
+test('a cell that dies takes its processes along, and what they wrote stays', async () => {
+  const lone = await node.session({ executionDefaults: { isolation: 'process' } });
+  const guest = await lone.ready('process.on("SIGTERM", () => {}); console.log("ready"); for (;;);');
+  const { pid } = await guest.snapshot();
+
+  process.kill(await lone.cellPid(), 'SIGKILL');
+
+  const { result, stdout } = await guest.end();
+  expect(result).toMatchObject({ reason: 'cell_lost' });
+  expect(stdout).toBe('ready\n');
+  expect(isAlive(pid)).toBe(false);
+});
+
+test('a process is stopped and continued as any other', async () => {
+  const guest = await session.ready({
+    code: 'setInterval(() => console.log("tick"), 5); console.log("ready");',
+    isolation: 'process',
   });
-  // A cell is ready a moment before its context is.
-  for (let tries = 0; ; tries += 1) {
-    const askedMs = Date.now();
-    const { stdout } = await warm.run(limited);
-    if (Number(stdout) < askedMs) break;
-    expect(tries).toBeLessThan(10);
+  const { pid } = await guest.snapshot();
+  const state = () => /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
+
+  await guest.signal('SIGSTOP');
+  await eventually('it has stopped', () => state() === 'T');
+  await guest.signal('SIGCONT');
+  await eventually('it goes on', () => state() !== 'T');
+  await guest.cancel();
+
+  expect((await guest.end()).result).toMatchObject({ reason: 'cancelled', rung: 'graceful', signal: 'SIGTERM' });
+});
+
+test.each([
+  ['its heap', 'const held = []; for (;;) held.push(new Array(1e5).fill(1.5));'],
+  ['buffers', 'const held = []; for (;;) held.push(Buffer.alloc(1 << 20, 1));'],
+  ['WebAssembly memory', 'new Uint8Array(new WebAssembly.Memory({ initial: 4096 }).buffer).fill(1); for (;;);'],
+  [
+    'a child process',
+    `require("child_process").spawnSync(process.execPath, ["-e", "const held = []; for (;;) held.push(Buffer.alloc(1 << 20, 1))"]); for (;;);`,
+  ],
+])('a process that holds more than it may in %s is ended for that', async (_, code) => {
+  const { result } = await session.run({ code, isolation: 'process', memoryLimitMb: 64 });
+
+  expect(result).toMatchObject({ reason: 'memory_exceeded', exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('what a process uses is that of the guest, not of its boot', async () => {
+  const code = `const held = Buffer.alloc(100 << 20, 1);
+    const until = process.cpuUsage().user + 300_000;
+    while (process.cpuUsage().user < until) for (let count = 0; count < 1e6; count += 1);
+    console.log('ready'); setInterval(() => held.length, 1e6);`;
+  const guest = await session.ready({ code, isolation: 'process' });
+
+  const { memoryBytes, userSeconds, systemSeconds, processes } = await node.daemon.getExecutionMetrics(
+    guest.sessionId,
+    guest.executionId,
+  );
+
+  expect(processes).toBe(1);
+  expect(memoryBytes / 2 ** 20).toBeGreaterThan(100);
+  expect(memoryBytes / 2 ** 20).toBeLessThan(130);
+  expect(userSeconds + systemSeconds).toBeGreaterThan(0.27);
+  expect(userSeconds).toBeLessThan(0.4);
+  await guest.cancel();
+});
+
+test.each([
+  ['exits', 'process.exit(0)', 0],
+  ['fails', 'throw new Error("x")', 1],
+  ['signals itself', 'process.kill(process.pid, "SIGTERM"); setInterval(() => {}, 1e6)', 143],
+])('a process that %s tells itself what it has used', async (_, end, exitCode) => {
+  const burn = 'const until = process.cpuUsage().user + 100_000; while (process.cpuUsage().user < until);';
+  const { result } = await session.run({ code: `${burn} ${end}`, isolation: 'process' });
+
+  expect(result?.exitCode).toBe(exitCode);
+  expect(result?.usage?.userSeconds).toBeGreaterThan(0.09);
+});
+
+test.each(['truncate', 'kill'] as const)('output of a process past its limit: %s', async (outputPolicy) => {
+  const code = `const fs = require('fs'); process.stdout.write('a'.repeat(60)); fs.writeSync(1, 'b'.repeat(60));
+    require('child_process').execSync('printf %0100d 0', { stdio: 'inherit' });
+    new (require('worker_threads').Worker)("require('fs').writeSync(2, 'c'.repeat(60))", { eval: true });`;
+  const { result, stdout, stderr } = await session.run({
+    code,
+    isolation: 'process',
+    outputLimitBytes: 100,
+    outputPolicy,
+  });
+
+  expect(result?.reason).toBe(outputPolicy === 'kill' ? 'output_exceeded' : 'completed');
+  expect(stdout + stderr).toBe('a'.repeat(60) + 'b'.repeat(40));
+  if (outputPolicy === 'truncate') expect(result?.usage?.droppedBytes).toBe(20 + 100 + 60);
+});
+
+test('children of a process end with it, those of its threads and those in sessions of their own too', async () => {
+  const spawn = `require('child_process').spawn('sleep', ['1000'], { detached: true, stdio: 'ignore' })`;
+  const code = `const { Worker, isMainThread } = require('worker_threads');
+    const tell = (child) => child.on('spawn', () => require('fs').writeSync(1, child.pid + '\\n'));
+    tell(${spawn});
+    if (isMainThread) { new Worker(__filename); setInterval(() => {}, 1e6); }`;
+  const guest = await session.submit({ code, isolation: 'process' });
+  const pids: number[] = [];
+  for await (const { data } of node.daemon.streamOutput(guest.sessionId, guest.executionId)) {
+    pids.push(...data.toString().trim().split('\n').map(Number));
+    if (pids.length === 2) break;
   }
+
+  await guest.cancel();
+
+  await guest.end();
+  expect(pids).toHaveLength(2);
+  expect(pids.filter(isAlive)).toEqual([]);
+});
+
+test('a process counts its children, and may have no more than it may', async () => {
+  const code = `const { spawn } = require('child_process');
+    const start = () => new Promise((resolve) => spawn('sleep', ['1000']).on('spawn', () => resolve('started')).on('error', (error) => resolve(error.code)));
+    (async () => { console.log(await start(), await start(), await start()); process.exit(); })();`;
+
+  const { stdout } = await session.run({ code, isolation: 'process', processLimit: 3 });
+
+  expect(stdout).toBe('started started EAGAIN\n');
 });
 
 test('the isolation of a session is that of its executions, unless they say', async () => {

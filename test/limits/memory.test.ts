@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 // An execution has the memory it was given, whatever it is made of; and its neighbours have theirs.
 
@@ -14,7 +15,7 @@ beforeAll(async () => {
 afterAll(() => node[Symbol.asyncDispose]());
 
 /** Grows by some MiB every few ms, and never ends by itself. */
-const GROWING: [string, string, string][] = [
+const GROWING: ['javascript' | 'python', string, string][] = [
   ['javascript', 'buffers', 'const held = []; setInterval(() => held.push(Buffer.alloc(4 << 20, 1)), 5);'],
   [
     'javascript',
@@ -54,20 +55,25 @@ const GROWING: [string, string, string][] = [
   ],
 ];
 
-test.each(GROWING)(
+const IN_PROCESSES = GROWING.filter(([language]) => language === 'javascript').map(([, by, code]) => {
+  return ['process', by, code] as const;
+});
+
+test.each([...GROWING, ...IN_PROCESSES])(
   'a %s guest that grows by %s ends at its memory limit, and its neighbour goes on',
-  async (language, _, code) => {
+  async (engine, _, code) => {
+    const asked = languageOf(engine);
     const neighbour = await session.ready({
-      language,
+      ...asked,
       code:
-        language === 'python'
+        engine === 'python'
           ? 'print("ready", flush=True)\nprint(input())'
           : 'console.log("ready"); process.stdin.once("data", (text) => { console.log(String(text)); process.exit(); })',
       stdin: true,
       memoryLimitMb: 96,
     });
 
-    const { result } = await session.run({ language, code, memoryLimitMb: 96, timeoutMs: 30_000 });
+    const { result } = await session.run({ ...asked, code, memoryLimitMb: 96, timeoutMs: 30_000 });
 
     expect(result).toMatchObject({ reason: 'memory_exceeded', exitCode: 137, signal: 'SIGKILL' });
     await neighbour.write('still here\n', true);
@@ -78,65 +84,63 @@ test.each(GROWING)(
   },
 );
 
-test.each(['javascript', 'python'])('a %s guest that stays below its limit is left alone', async (language) => {
+test.each(ENGINES)('a %s guest that stays below its limit is left alone', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
   const code = {
     javascript: 'const held = Buffer.alloc(60 << 20, 1); setTimeout(() => console.log(held.length), 600)',
     python: 'import time\nheld = bytearray(b"x") * (60 << 20)\ntime.sleep(0.6)\nprint(len(held))',
-  }[language] as string;
+  }[language];
 
-  const { result, stdout } = await session.run({ language, code, memoryLimitMb: 96 });
+  const { result, stdout } = await session.run({ ...asked, code, memoryLimitMb: 96 });
 
   expect({ reason: result.reason, stdout }).toEqual({ reason: 'completed', stdout: `${60 * MIB}\n` });
 });
 
-test.each(['javascript', 'python'])(
-  'at its soft limit a %s guest that listens is told, and everyone who watches',
-  async (language) => {
-    const code = {
-      javascript: `process.on('SIGUSR2', () => { console.log('shed'); process.exit(4); });
+test.each(ENGINES)('at its soft limit a %s guest that listens is told, and everyone who watches', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
+  const code = {
+    javascript: `process.on('SIGUSR2', () => { console.log('shed'); process.exit(4); });
       const held = Buffer.alloc(64 << 20, 1); setInterval(() => held.length, 1000)`,
-      python: `import signal, sys, time
+    python: `import signal, sys, time
 def shed(*_):
     print('shed')
     sys.exit(4)
 signal.signal(signal.SIGUSR2, shed)
 held = bytearray(b'x') * (64 << 20)
 while True: time.sleep(0.05)`,
-    }[language] as string;
+  }[language];
 
-    const { result, stdout, snapshot, steps } = await session.run({
-      language,
-      code,
-      memorySoftLimitMb: 32,
-      memoryLimitMb: 256,
-    });
+  const { result, stdout, snapshot, steps } = await session.run({
+    ...asked,
+    code,
+    memorySoftLimitMb: 32,
+    memoryLimitMb: 256,
+  });
 
-    expect({ exitCode: result.exitCode, reason: result.reason, stdout }).toEqual({
-      exitCode: 4,
-      reason: 'failed',
-      stdout: 'shed\n',
-    });
-    expect(snapshot.warnings).toEqual([
-      expect.stringMatching(/soft memory limit is 32 MiB; the guest was sent SIGUSR2/),
-    ]);
-    expect(steps.filter((step) => step === 'running')).toHaveLength(2);
-  },
-);
+  expect({ exitCode: result.exitCode, reason: result.reason, stdout }).toEqual({
+    exitCode: 4,
+    reason: 'failed',
+    stdout: 'shed\n',
+  });
+  expect(snapshot.warnings).toEqual([expect.stringMatching(/soft memory limit is 32 MiB; the guest was sent SIGUSR2/)]);
+  expect(steps.filter((step) => step === 'running')).toHaveLength(2);
+});
 
-test.each(['javascript', 'python'])(
-  'a %s guest that does not listen is not sent the signal, which would end it',
-  async (language) => {
-    const code = {
-      javascript: 'const held = Buffer.alloc(64 << 20, 1); setTimeout(() => console.log(held.length), 600)',
-      python: 'import time\nheld = bytearray(b"x") * (64 << 20)\ntime.sleep(0.6)\nprint(len(held))',
-    }[language] as string;
+test.each(ENGINES)('a %s guest that does not listen is not sent the signal, which would end it', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
+  const code = {
+    javascript: 'const held = Buffer.alloc(64 << 20, 1); setTimeout(() => console.log(held.length), 600)',
+    python: 'import time\nheld = bytearray(b"x") * (64 << 20)\ntime.sleep(0.6)\nprint(len(held))',
+  }[language];
 
-    const { result, snapshot } = await session.run({ language, code, memorySoftLimitMb: 32 });
+  const { result, snapshot } = await session.run({ ...asked, code, memorySoftLimitMb: 32 });
 
-    expect(result.reason).toBe('completed');
-    expect(snapshot.warnings).toEqual([expect.stringMatching(/held; the soft memory limit is 32 MiB$/)]);
-  },
-);
+  expect(result.reason).toBe('completed');
+  expect(snapshot.warnings).toEqual([expect.stringMatching(/held; the soft memory limit is 32 MiB$/)]);
+});
 
 test('when V8 aborts a whole cell, the one that grew has exceeded its memory, and the others have lost their cell', async () => {
   const small = await node.session({ memoryLimitMb: 64 });

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connectDaemon, type DaemonClient, type ExecutionMetrics } from '../../src/index.ts';
 import { TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 const MIB = 1024 * 1024;
 
@@ -30,14 +31,15 @@ const STAY = {
   javascript: 'setInterval(() => {}, 1000);',
   python: '\nimport time\ntime.sleep(60)',
 };
-const LANGUAGES = ['javascript', 'python'] as const;
 
 const within = (value: number, expected: number, share: number) => Math.abs(value - expected) <= expected * share;
 
-test.each(LANGUAGES)('300 ms of CPU time of a %s guest are 300 ms, live and in the result', async (language) => {
-  const execution = await session.ready({ language, code: BURN[language] + STAY[language] });
+test.each(ENGINES)('300 ms of CPU time of a %s guest are 300 ms, live and in the result', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
+  const execution = await session.ready({ ...asked, code: BURN[language] + STAY[language] });
   const idle = await session.ready({
-    language,
+    ...asked,
     code: `${{ javascript: 'console.log("ready");', python: 'print("ready", flush=True)' }[language]}${STAY[language]}`,
   });
 

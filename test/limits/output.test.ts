@@ -2,6 +2,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 let node: TestDaemon;
 let session: TestSession;
@@ -22,22 +23,22 @@ const FLOOD = {
   javascript: 'for (;;) console.log("x".repeat(99));',
   python: 'while True: print("x" * 99)',
 };
-const LANGUAGES = ['javascript', 'python'] as const;
 
-test.each(LANGUAGES)(
-  'what a %s guest writes beyond its limit is counted and dropped, and it goes on',
-  async (language) => {
-    const { result, stdout } = await session.run({ language, code: WORDY[language], outputLimitBytes: LIMIT });
+test.each(ENGINES)('what a %s guest writes beyond its limit is counted and dropped, and it goes on', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
+  const { result, stdout } = await session.run({ ...asked, code: WORDY[language], outputLimitBytes: LIMIT });
 
-    expect(result).toMatchObject({ reason: 'failed', exitCode: 5 });
-    expect(stdout).toBe(`${'x'.repeat(99)}\n`.repeat(LIMIT / 100));
-    expect(result.usage).toMatchObject({ stdoutBytes: LIMIT, stderrBytes: 0, droppedBytes: 1_000_000 - LIMIT });
-  },
-);
+  expect(result).toMatchObject({ reason: 'failed', exitCode: 5 });
+  expect(stdout).toBe(`${'x'.repeat(99)}\n`.repeat(LIMIT / 100));
+  expect(result.usage).toMatchObject({ stdoutBytes: LIMIT, stderrBytes: 0, droppedBytes: 1_000_000 - LIMIT });
+});
 
-test.each(LANGUAGES)('a %s guest that is to end at its output limit does, with the head kept', async (language) => {
+test.each(ENGINES)('a %s guest that is to end at its output limit does, with the head kept', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
   const { result, stdout } = await session.run({
-    language,
+    ...asked,
     code: FLOOD[language],
     outputLimitBytes: LIMIT,
     outputPolicy: 'kill',
@@ -48,7 +49,9 @@ test.each(LANGUAGES)('a %s guest that is to end at its output limit does, with t
   expect(stdout).toBe(`${'x'.repeat(99)}\n`.repeat(LIMIT / 100));
 });
 
-test.each(LANGUAGES)('both streams of a %s guest count together', async (language) => {
+test.each(ENGINES)('both streams of a %s guest count together', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
   const code = {
     javascript:
       'process.stdout.write("o".repeat(60)); process.stderr.write("e".repeat(60)); process.stdout.write("o");',
@@ -56,21 +59,23 @@ test.each(LANGUAGES)('both streams of a %s guest count together', async (languag
       'import sys\nsys.stdout.write("o" * 60); sys.stdout.flush(); sys.stderr.write("e" * 60); sys.stderr.flush()\nimport time\ntime.sleep(0.2)\nsys.stdout.write("o")',
   }[language];
 
-  const { stdout, stderr, result } = await session.run({ language, code, outputLimitBytes: 100 });
+  const { stdout, stderr, result } = await session.run({ ...asked, code, outputLimitBytes: 100 });
 
   expect(stdout.length + stderr.length).toBe(100);
   expect(result.usage?.droppedBytes).toBe(21);
 });
 
-test.each(LANGUAGES)('a line of 100 MB from a %s guest is fine, limited or not', async (language) => {
+test.each(ENGINES)('a line of 100 MB from a %s guest is fine, limited or not', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
   const code = {
     javascript: 'process.stdout.write(Buffer.alloc(100_000_000, "x")); process.stderr.write("end");',
     python: 'import sys\nsys.stdout.write("x" * 100_000_000); sys.stdout.flush(); sys.stderr.write("end")',
   }[language];
 
   const [whole, cut] = await Promise.all([
-    session.submit({ language, code }),
-    session.submit({ language, code, outputLimitBytes: 1_000 }),
+    session.submit({ ...asked, code }),
+    session.submit({ ...asked, code, outputLimitBytes: 1_000 }),
   ]);
   await whole.daemon.wait(session.sessionId, whole.executionId);
   await cut.daemon.wait(session.sessionId, cut.executionId);

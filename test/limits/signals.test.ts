@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, isAlive, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 let node: TestDaemon;
 let session: TestSession;
@@ -63,11 +64,12 @@ for number in (signal.SIGHUP, signal.SIGTERM): signal.signal(number, lambda *_: 
 subprocess.Popen(['sh', '-c', 'trap "echo child heard; exit 0" HUP TERM; echo ready $$; while :; do sleep 0.01; done'])
 while True: time.sleep(0.01)`,
 };
-const LANGUAGES = ['javascript', 'python'] as const;
 const childOf = (stdout: string) => Number(/ready (\d+)/.exec(stdout)?.[1]);
 
-test.each(LANGUAGES)('a signal to a %s guest is its own, unless its children are meant too', async (language) => {
-  const execution = await session.submit({ language, code: PARENT[language] });
+test.each(ENGINES)('a signal to a %s guest is its own, unless its children are meant too', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
+  const execution = await session.submit({ ...asked, code: PARENT[language] });
   const child = childOf(await execution.printed('ready'));
 
   await execution.signal('SIGHUP');
@@ -80,10 +82,12 @@ test.each(LANGUAGES)('a signal to a %s guest is its own, unless its children are
   await execution.end();
 });
 
-test.each(LANGUAGES)(
+test.each(ENGINES)(
   'an execution can say that signals are for its children too, those of a stop included',
-  async (language) => {
-    const execution = await session.submit({ language, code: PARENT[language], signalTree: true });
+  async (engine) => {
+    const asked = languageOf(engine);
+    const { language } = asked;
+    const execution = await session.submit({ ...asked, code: PARENT[language], signalTree: true });
     await execution.printed('ready');
 
     await execution.cancel({ graceMs: 5_000 });

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 // How long what is asked for may take, and how much of the processor. The ladder itself is tested in test/ladder.
 
@@ -11,8 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => node[Symbol.asyncDispose]());
 
-const LANGUAGES = ['javascript', 'python'] as const;
-type Language = (typeof LANGUAGES)[number];
+type Language = 'javascript' | 'python';
 
 /** Prints the signals of a stop instead of ending. */
 const DEAF: Record<Language, string> = {
@@ -29,9 +29,11 @@ const BUSY: Record<Language, string> = {
   python: 'while True: pass',
 };
 
-test.each(LANGUAGES)('at the run limit a %s guest gets the ladder, a named signal, or force', async (language) => {
+test.each(ENGINES)('at the run limit a %s guest gets the ladder, a named signal, or force', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
   const run = (onTimeout: 'cancel' | 'signal' | 'kill', timeoutSignal?: string) =>
-    session.run({ language, code: DEAF[language], timeoutMs: 400, onTimeout, timeoutSignal });
+    session.run({ ...asked, code: DEAF[language], timeoutMs: 400, onTimeout, timeoutSignal });
 
   const [cancel, signal, kill] = await Promise.all([run('cancel'), run('signal', 'SIGUSR1'), run('kill')]);
 
@@ -62,10 +64,12 @@ test('a clock that is set an hour ahead, or back, moves no limit', async () => {
   }
 });
 
-test.each(LANGUAGES)(
+test.each(ENGINES)(
   'a %s guest that used its CPU time gets the ladder, and the message says how much',
-  async (language) => {
-    const { result, steps } = await session.run({ language, code: BUSY[language], cpuTimeLimitMs: 300 });
+  async (engine) => {
+    const asked = languageOf(engine);
+    const { language } = asked;
+    const { result, steps } = await session.run({ ...asked, code: BUSY[language], cpuTimeLimitMs: 300 });
 
     expect(result).toMatchObject({ reason: 'timed_out', message: expect.stringMatching(/ms of CPU time.*300 ms/) });
     expect(steps).toContain('signaled.graceful');
@@ -74,10 +78,12 @@ test.each(LANGUAGES)(
   },
 );
 
-test.each(LANGUAGES)('a %s guest that sleeps uses no CPU time', async (language) => {
+test.each(ENGINES)('a %s guest that sleeps uses no CPU time', async (engine) => {
+  const asked = languageOf(engine);
+  const { language } = asked;
   const code = { javascript: 'setTimeout(() => {}, 600)', python: 'import time\ntime.sleep(0.6)' }[language];
 
-  const { result } = await session.run({ language, code, cpuTimeLimitMs: 500 });
+  const { result } = await session.run({ ...asked, code, cpuTimeLimitMs: 500 });
 
   expect(result).toMatchObject({ reason: 'completed' });
 });

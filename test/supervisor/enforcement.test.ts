@@ -10,17 +10,18 @@ const support = (version: 0 | 1 | 2, controllers: string[], why = ''): GroupSupp
 const held = (groups: GroupSupport, limit: string, engine = 'python') =>
   enforcementOf(groups).find((entry) => entry.limit === limit && entry.engine === engine);
 
-test('every limit has one line for threads and one for Python, and one that is not held says why', () => {
+test('every limit has a line for threads, processes and Python, and one that is not held says why', () => {
   const lines = enforcementOf(support(0, [], 'switched off'));
 
   expect(lines.map(({ limit, engine }) => `${limit} ${engine}`).sort()).toEqual(
     Object.values(LIMITS)
-      .flatMap(({ field }) => [`${field} thread`, `${field} python`])
+      .flatMap(({ field }) => [`${field} thread`, `${field} process`, `${field} python`])
       .sort(),
   );
   expect(lines.filter(({ enforced }) => !enforced).map(({ limit, engine, note }) => [limit, engine, note])).toEqual([
     ['process_limit', 'python', 'needs a control group for pids; no cgroup: switched off'],
     ['open_file_limit', 'thread', 'threads of one process share its descriptors'],
+    ['open_file_limit', 'process', 'a process is booted before its limits are known'],
   ]);
 });
 
@@ -55,7 +56,7 @@ test('control groups hold nothing of a thread, which shares its process', () => 
 
 test('the summary has one line for a limit', () => {
   expect(summaryOf(enforcementOf(support(1, ['pids'])))).toMatchObject({
-    process_limit: 'thread: at each start, python: cgroup v1',
-    open_file_limit: 'thread: none, python: rlimit',
+    process_limit: 'thread: at each start, process: at each start, python: cgroup v1',
+    open_file_limit: 'thread: none, process: none, python: rlimit',
   });
 });

@@ -2,7 +2,7 @@ import type * as ChildProcessModule from 'node:child_process';
 import type * as NetModule from 'node:net';
 import { replaceChildFunctions } from './children.ts';
 import { replaceDatabase, replaceHeapSnapshot, replaceSocketPaths } from './places.ts';
-import { define, standIn } from './program.ts';
+import { define, program, standIn } from './program.ts';
 
 const getBuiltinModule = process.getBuiltinModule;
 const done = new Set<() => void>();
@@ -12,8 +12,10 @@ const sockets = () => replaceSocketPaths(getBuiltinModule('node:net') as typeof 
 const database = () => replaceDatabase(getBuiltinModule('node:sqlite') as unknown as Record<string, unknown>);
 const snapshots = () => replaceHeapSnapshot(getBuiltinModule('node:v8'));
 
+type Replacements = Record<string, (() => void)[]>;
+
 /** By each module of Node that a program may name: what has to be replaced before it gets it. */
-const REPLACEMENTS: Record<string, (() => void)[]> = {
+const REPLACEMENTS: Replacements = {
   child_process: [children],
   cluster: [children, sockets],
   net: [sockets],
@@ -31,12 +33,16 @@ const REPLACEMENTS: Record<string, (() => void)[]> = {
   v8: [snapshots],
 };
 
+/** Of them, what has to be replaced for a program that has its process to itself. */
+const OWN_PROCESS_REPLACEMENTS: Replacements = { child_process: [children], cluster: [children] };
+
 /**
  * Called with each module of Node a program asks for, before it gets it. What few programs use is loaded and replaced
  * only then: in every spare thread it would cost memory and time to boot.
  */
 export function prepareBuiltin(name: string): void {
-  const replacements = REPLACEMENTS[name.startsWith('node:') ? name.slice(5) : name];
+  const all = program.ownsProcess ? OWN_PROCESS_REPLACEMENTS : REPLACEMENTS;
+  const replacements = all[name.startsWith('node:') ? name.slice(5) : name];
   if (replacements === undefined) return;
   for (const replacement of replacements) {
     if (done.has(replacement)) continue;

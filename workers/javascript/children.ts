@@ -84,6 +84,7 @@ function replaceSyncSpawn(): void {
   binding.spawn = (options) => {
     if (isFull()) return { error: EAGAIN, status: null, signal: null, output: null, pid: 0 };
     atomicAdd(program.shared, SHARED.syncChildren, 1);
+    program.noteChild?.(0);
     try {
       return spawn(options);
     } finally {
@@ -121,7 +122,7 @@ function locate(options: SpawnOptions, canFeed: boolean): boolean {
     if (typeof meant === 'number' && meant !== 0) announceOutput(program.shared, OUTPUT.direct);
     if (meant === 1) return program.descriptors.stdout;
     if (meant === 2) return program.descriptors.stderr;
-    if (meant !== 0) return entry;
+    if (meant !== 0 || program.ownsProcess) return entry;
     // Standard input comes as messages, so there is no descriptor to hand on.
     if (!canFeed || !program.stdin || index !== 0) return 'ignore';
     feed = true;
@@ -134,6 +135,7 @@ function remember(child: ChildProcessModule.ChildProcess): void {
   const handle = handleOf(child);
   if (child.pid === undefined || child.pid <= 0 || handle === null) return;
   const slot = noteId(program.shared, SHARED.children, CHILD_SLOTS, child.pid);
+  program.noteChild?.(child.pid);
   const { onexit } = handle;
   handle.onexit = function forget(...args: unknown[]) {
     if (slot !== undefined) atomicStore(program.shared, slot, 0);

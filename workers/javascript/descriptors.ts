@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import { promisify } from 'node:util';
 import type { OutputStream } from '../output-writer.ts';
 import { readAllInputSync, readInputSync } from './input.ts';
 import { announceOutput } from './output-limit.ts';
@@ -47,7 +48,7 @@ export function standardFile(name: string, path: unknown, args: unknown[]): numb
   return fd;
 }
 
-/** Makes the descriptors 0, 1 and 2 and the `/dev/stdin` paths mean the program's own streams throughout `fs`. */
+/** Makes the descriptors 1 and 2 and paths such as `/dev/stdout` mean the program's own output throughout `fs`. */
 export function replaceDescriptorFunctions(): void {
   for (const name of ['fstat', 'fsync', 'fdatasync']) {
     for (const form of [name, `${name}Sync`])
@@ -56,14 +57,18 @@ export function replaceDescriptorFunctions(): void {
         return apply(original, fs, args);
       });
   }
+  for (const name of ['write', 'writev']) replaceWrite(name);
+  for (const name of ['writeFile', 'appendFile']) replaceWriteFile(name);
+}
+
+/** And 0 and `/dev/stdin` its input, where these descriptors are the cell's. */
+export function replaceForeignDescriptors(): void {
   // A program that closes its standard output must not close a descriptor of its cell.
   replace('closeSync', (original) => (fd) => (isStandard(fd) ? undefined : original(fd)));
   replace('close', (original) => (fd, callback) => {
     if (!isStandard(fd)) return original(fd, callback);
     return typeof callback === 'function' ? nextTick(callback as Callback, null) : undefined;
   });
-  for (const name of ['write', 'writev']) replaceWrite(name);
-  for (const name of ['writeFile', 'appendFile']) replaceWriteFile(name);
   replaceReads();
 }
 
@@ -221,6 +226,37 @@ function replaceReads(): void {
       : ((args[1] as { buffer?: unknown }).buffer ?? Buffer.alloc(16_384));
     return setImmediate(() => callback(null, readInto([0, target, ...args.slice(2, -1)]), target));
   });
+}
+
+/** Makes `/dev/stdin` mean descriptor 0 where that may be a socket, which has no path to be opened by. */
+export function replaceInputPaths(): void {
+  const inputOf = (path: unknown) => (typeof path === 'string' && PATHS.get(path) === 0 ? 0 : path);
+  replace(
+    'openSync',
+    (original) =>
+      (...args) =>
+        inputOf(args[0]) === 0 ? 0 : apply(original, fs, args),
+  );
+  replace('open', (original) => (...args) => {
+    if (inputOf(args[0]) !== 0) return apply(original, fs, args);
+    return nextTick(args.at(-1) as Callback, null, 0);
+  });
+  for (const name of ['readFile', 'readFileSync']) {
+    replace(
+      name,
+      (original) =>
+        (path, ...rest) =>
+          apply(original, fs, [inputOf(path), ...rest]),
+    );
+  }
+  const readFile = promisify(fs.readFile) as AnyFunction;
+  replace(
+    'readFile',
+    (original) =>
+      (path, ...rest) =>
+        inputOf(path) === 0 ? readFile(0, ...rest) : apply(original, fs.promises, [path, ...rest]),
+    fs.promises,
+  );
 }
 
 function readInto(args: unknown[]): number {

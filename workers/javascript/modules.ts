@@ -4,16 +4,15 @@ import { dirname, extname } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
 import type { MainSource } from '../../src/cell/messages.ts';
-import { prepareBuiltin } from './builtins.ts';
 import { packageType, transformTypeScript } from './source.ts';
 
 const TYPESCRIPT = /^file:.*\.[cm]?tsx?$/;
 
 /**
  * Lets programs import TypeScript files with everything Node's own type stripping refuses (enums, namespaces), and has
- * modules of Node prepared before a program gets them.
+ * modules of Node prepared before a program gets them: `prepareBuiltin` is called with the name of each.
  */
-export function hookModules(): void {
+export function hookModules(prepareBuiltin: (name: string) => void): void {
   registerHooks({
     resolve(specifier, context, next) {
       const result = next(specifier, context);

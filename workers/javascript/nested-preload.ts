@@ -1,7 +1,8 @@
 import { getEnvironmentData, setEnvironmentData } from 'node:worker_threads';
 import { OutputWriter } from '../output-writer.ts';
+import { tellChild, tellOutput } from './control.ts';
 import { NESTED_KEY, type NestedProgram } from './nested.ts';
-import { outputLimit } from './output-limit.ts';
+import { onOutputChange, outputLimit } from './output-limit.ts';
 import { program, setWorkingDirectory } from './program.ts';
 import { figuresOf } from './shared.ts';
 import { replaceSurface } from './surface.ts';
@@ -15,5 +16,9 @@ setWorkingDirectory(cwd);
 program.figures = figuresOf(program.shared);
 program.writer = new OutputWriter(program.descriptors, outputLimit(program.shared, program.outputBytes));
 process.execArgv.splice(0, 2);
+if (program.ownsProcess) {
+  onOutputChange(tellOutput);
+  program.noteChild = tellChild;
+}
 joinProgram(slot);
 replaceSurface();

@@ -13,7 +13,7 @@ export const NESTED_KEY = 'elide.program';
 /** What crosses to a nested thread. */
 export type NestedProgram = Pick<
   Program,
-  'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared' | 'reaped' | 'outputBytes' | 'maxChildren'
+  'ownsProcess' | 'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared' | 'reaped' | 'outputBytes' | 'maxChildren'
 > & {
   /** Where the thread is to note which one of the kernel's it is; undefined when there are too many. */
   slot: number | undefined;
@@ -26,9 +26,10 @@ const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
 export function replaceWorker(): void {
   const handler: ProxyHandler<typeof workerThreads.Worker> = {
     construct(target, [file, options, ...rest], newTarget) {
-      const { cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
+      const { ownsProcess, cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
       const slot = noteId(shared, SHARED.threads, THREAD_SLOTS, UNKNOWN_THREAD);
       const nested: NestedProgram = {
+        ownsProcess,
         cwd,
         tmpDir,
         descriptors,

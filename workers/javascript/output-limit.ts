@@ -14,9 +14,19 @@ export function outputLimit(shared: Int32Array, bytes: number | undefined): Outp
 export function dropOutput(shared: Int32Array, count: number): void {
   atomicAdd(figuresOf(shared), FIGURE.dropped, toBigInt(count));
   announceOutput(shared, OUTPUT.exceeded);
+  changed();
 }
 
 /** Sets a bit of {@link OUTPUT}. Heard by the cell also while this thread is busy. */
 export function announceOutput(shared: Int32Array, bit: number): void {
-  if ((atomicOr(shared, SHARED.output, bit) & bit) === 0) notify(shared, SHARED.output);
+  if ((atomicOr(shared, SHARED.output, bit) & bit) !== 0) return;
+  notify(shared, SHARED.output);
+  changed();
+}
+
+let changed = () => {};
+
+/** Has `listener` called after each change of this thread's: for a cell that shares no memory. */
+export function onOutputChange(listener: () => void): void {
+  changed = listener;
 }

@@ -8,6 +8,8 @@ import { figuresOf, SHARED_BYTES } from './shared.ts';
  * boots, before there is a program; each looks here when it is used.
  */
 export interface Program {
+  /** It runs in a process of its own, not in a thread of a cell. */
+  ownsProcess: boolean;
   cwd: string;
   /** `cwd` and a slash: a relative path behind it is absolute, and `..` means what the kernel takes it for. */
   cwdPrefix: string;
@@ -30,12 +32,15 @@ export interface Program {
   outputBytes: number | undefined;
   /** How many child processes may run at one time; undefined: no limit. */
   maxChildren: number | undefined;
+  /** Tells of each child process, 0 for one that is waited for synchronously, where nobody else would know. */
+  noteChild: ((pid: number) => void) | undefined;
 }
 
 const noProgram = new Int32Array(new SharedArrayBuffer(SHARED_BYTES));
 
 /** This thread's program. */
 export const program: Program = {
+  ownsProcess: false,
   cwd: '/',
   cwdPrefix: '/',
   tmpDir: '/tmp',
@@ -50,6 +55,7 @@ export const program: Program = {
   reaped: undefined,
   outputBytes: undefined,
   maxChildren: undefined,
+  noteChild: undefined,
 };
 
 /** Changes the working directory. `path` is absolute. */

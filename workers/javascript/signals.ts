@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
+import { isMainThread } from 'node:worker_threads';
 import { absolute, define, program, setWorkingDirectory } from './program.ts';
 import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts';
 import { noteEarlyEnd } from './usage.ts';
@@ -59,6 +60,16 @@ export function endBySignal(number: number): never {
   compareExchange(program.shared, SHARED.endedBy, 0, number);
   noteEarlyEnd();
   return reallyExit(128 + number);
+}
+
+/** The directory of a process that is the program's own, which only its main thread may change. */
+export function followDirectory(): void {
+  if (!isMainThread) return;
+  const { chdir, cwd } = process;
+  define(process, 'chdir', (directory: string) => {
+    apply(chdir, process, [directory]);
+    setWorkingDirectory(apply(cwd, process, []) as string);
+  });
 }
 
 /** Makes what concerns the whole process concern this program only. */

@@ -24,9 +24,10 @@ function quote(text: string): string {
 /**
  * Writes the error that ends the program, as Node does for a program's main thread. Node's own way for a worker sends a
  * copy of the error to the parent thread: it arrives later, without the error's class, and not at all for some.
- * `process.emit` is replaced rather than a listener added: a listener would be seen, and could be removed.
+ * `process.emit` is replaced rather than a listener added: a listener would be seen, and could be removed. With `leave`,
+ * that ends the program then: in a process Node would write the error once more.
  */
-export function reportUncaught(): void {
+export function reportUncaught(leave: (code: number) => void = () => {}): void {
   define(process, 'emit', function emitWatched(this: NodeJS.Process, ...args: unknown[]) {
     if (args[0] !== 'uncaughtException' || this !== process) return apply(emit, this, args);
     let handled: boolean;
@@ -35,9 +36,13 @@ export function reportUncaught(): void {
     } catch (error) {
       atomicStore(program.shared, SHARED.handlerThrew, 1);
       report(error);
+      leave(7);
       throw error;
     }
-    if (!handled && !apply(hasCapture, process, [])) report(args[1]);
+    if (!handled && !apply(hasCapture, process, [])) {
+      report(args[1]);
+      leave(1);
+    }
     return handled;
   });
 }

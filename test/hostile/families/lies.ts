@@ -213,6 +213,23 @@ export const lies: Family = {
       ),
       ...FORCED,
       alone: true,
+      inProcess: false,
+    },
+    {
+      name: 'forged messages on its channel to the cell',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        `forge(); setInterval(forge, 20);`,
+        `const { writeSync } = require('node:fs');
+        const figures = { userSeconds: 0, systemSeconds: 0, residentBytes: 0, dropped: 0 };
+        const messages = [{ type: 'warm' }, { type: 'started', ...figures }, { type: 'end', ...figures }, { type: 'output', bits: 2, dropped: 0 }];
+        for (const pid of [process.ppid, process.pid, 1, 0, -1, NaN, 2 ** 40]) messages.push({ type: 'child', pid });
+        const lines = [...messages.map((message) => JSON.stringify(message)), 'null', '[]', '7', '{', '\\0\\xff', 'x'.repeat(1e5)];
+        const forge = () => { for (const line of lines) try { writeSync(3, line + '\\n'); } catch {} };`,
+      ),
+      ...FORCED,
+      alone: true,
     },
     {
       name: 'nothing at all, posted on every port it finds',
@@ -220,12 +237,14 @@ export const lies: Family = {
       code: stubborn('forged(); setInterval(forged, 20);', post('null, undefined')),
       ...FORCED,
       alone: true,
+      inProcess: false,
     },
     {
       name: 'a storm of messages on every port it finds',
       language: 'javascript',
       code: stubborn('for (;;) forged();', post("{ type: 'nonsense' }, 'x'")),
       ...PERHAPS_WITH_ITS_CELL,
+      inProcess: false,
     },
     {
       name: 'a storm on a BroadcastChannel',
@@ -284,6 +303,8 @@ export const lies: Family = {
       neighbours: 'may be cell_lost',
       // It may be in there too.
       stdout: () => true,
+      // Node itself falls over that.
+      inProcess: { reasons: ['cancelled', 'signaled'] },
     },
     {
       name: 'garbage on every descriptor from 3 to 1000',
@@ -298,6 +319,8 @@ export const lies: Family = {
       neighbours: 'may be cell_lost',
       // It may be in there too.
       stdout: () => true,
+      // Node itself falls over that.
+      inProcess: { reasons: ['cancelled', 'signaled'] },
     },
     {
       name: 'its own marks overwritten with what is no number',

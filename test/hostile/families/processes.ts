@@ -97,6 +97,25 @@ export const processes: Family = {
       ...BY_ITSELF,
       reasons: ['cell_lost'],
       neighbours: 'may be cell_lost',
+      inProcess: { name: 'a child that kills its process group, in a process', reasons: ['signaled'] },
+    },
+    {
+      name: 'its cell killed by a process of its own',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn("process.kill(process.ppid, 'SIGKILL'); for (;;);"),
+      ...BY_ITSELF,
+      reasons: ['cell_lost'],
+      neighbours: 'may be cell_lost',
+    },
+    {
+      name: 'its cell stopped by a process of its own',
+      language: 'javascript',
+      isolation: 'process',
+      // Not at once, as above.
+      code: stubborn("setTimeout(() => { process.kill(process.ppid, 'SIGSTOP'); for (;;); }, 200);"),
+      ...PERHAPS_WITH_ITS_CELL,
+      stop: { by: 'cancel', graceMs: 600 },
     },
     {
       name: 'a child that stops its process group, which is the cell’s',

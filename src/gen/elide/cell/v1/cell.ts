@@ -47,7 +47,7 @@ export interface FromCell {
 export interface Hello {
   protocolVersion: number;
   token: string;
-  /** What kind of guests this cell runs: javascript or python. */
+  /** What kind of guests this cell runs: javascript (in threads), process (JavaScript in processes) or python. */
   engine: string;
   /** How many contexts to keep booted ahead at most. */
   keepWarm: number;
@@ -67,8 +67,6 @@ export interface Hello {
   cgroupVersion: number;
   /** Whose cell this is, as the daemon names sessions; told to the next daemon. */
   sessionKey: string;
-  /** It is for one execution alone. */
-  own: boolean;
   /** This daemon looks at the processes of a cell that dozes, and wakes it. */
   wakes: boolean;
 }
@@ -84,7 +82,6 @@ export interface Welcome {
   pid: number;
   engine: string;
   sessionKey: string;
-  own: boolean;
   /** Every execution it holds, those included whose end is not acknowledged. Started and Exited of each follow. */
   executionKeys: string[];
 }
@@ -710,7 +707,6 @@ function createBaseHello(): Hello {
     cgroups: {},
     cgroupVersion: 0,
     sessionKey: "",
-    own: false,
     wakes: false,
   };
 }
@@ -755,9 +751,6 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.sessionKey !== "") {
       writer.uint32(98).string(message.sessionKey);
-    }
-    if (message.own !== false) {
-      writer.uint32(104).bool(message.own);
     }
     if (message.wakes !== false) {
       writer.uint32(112).bool(message.wakes);
@@ -877,14 +870,6 @@ export const Hello: MessageFns<Hello> = {
             message.sessionKey = reader.string();
             continue;
           }
-          case 13: {
-            if (tag !== 104) {
-              break;
-            }
-
-            message.own = reader.bool();
-            continue;
-          }
           case 14: {
             if (tag !== 112) {
               break;
@@ -932,7 +917,6 @@ export const Hello: MessageFns<Hello> = {
     );
     message.cgroupVersion = object.cgroupVersion ?? 0;
     message.sessionKey = object.sessionKey ?? "";
-    message.own = object.own ?? false;
     message.wakes = object.wakes ?? false;
     return message;
   },
@@ -1006,7 +990,7 @@ export const Hello_CgroupsEntry: MessageFns<Hello_CgroupsEntry> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", own: false, executionKeys: [] };
+  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", executionKeys: [] };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -1022,9 +1006,6 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.sessionKey !== "") {
       writer.uint32(34).string(message.sessionKey);
-    }
-    if (message.own !== false) {
-      writer.uint32(40).bool(message.own);
     }
     for (const v of message.executionKeys) {
       writer.uint32(50).string(v!);
@@ -1077,14 +1058,6 @@ export const Welcome: MessageFns<Welcome> = {
             message.sessionKey = reader.string();
             continue;
           }
-          case 5: {
-            if (tag !== 40) {
-              break;
-            }
-
-            message.own = reader.bool();
-            continue;
-          }
           case 6: {
             if (tag !== 50) {
               break;
@@ -1114,7 +1087,6 @@ export const Welcome: MessageFns<Welcome> = {
     message.pid = object.pid ?? 0;
     message.engine = object.engine ?? "";
     message.sessionKey = object.sessionKey ?? "";
-    message.own = object.own ?? false;
     message.executionKeys = object.executionKeys?.map((e) => e) || [];
     return message;
   },

@@ -193,7 +193,7 @@ export const Isolation = {
   UNSPECIFIED: 0,
   /** THREAD - A thread of a cell that it shares with others of its session. */
   THREAD: 1,
-  /** PROCESS - A cell of its own. */
+  /** PROCESS - A process of its own. */
   PROCESS: 2,
 } as const;
 

@@ -1,0 +1,139 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
+import type { PooledContext } from './context-pool.ts';
+import type { ProcessMessage, ProcessTask } from './messages.ts';
+
+/** As in a cell: `node:ffi` would give every guest native code. */
+const FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : [];
+
+/** V8 divides what new objects may have in three; they get an eighth of the heap limit in all, as in a thread. */
+const SEMI_SPACE_SHARE = 1 / 24;
+const LARGEST_SEMI_SPACE_MB = 16;
+
+/** Somebody may have got hold of the channel, and keep its end from being seen. */
+const LAST_WORDS_MS = 50;
+
+/** No message is longer. */
+const LONGEST_LINE_CHARS = 400;
+
+/** How a process ended. */
+export interface ProcessEnd {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  /** Why there never was one. */
+  error?: Error;
+}
+
+/** One process for one JavaScript execution, leader of a session and a process group of its own. */
+export class GuestProcess implements PooledContext {
+  readonly ended: Promise<ProcessEnd>;
+  readonly heapLimitMb: number | undefined;
+  /** Undefined when it could not be made. */
+  readonly pid: number | undefined;
+  /** Its standard input. */
+  readonly input: Socket;
+  /** Hears what it says once it runs. */
+  listener: (message: ProcessMessage) => void = () => {};
+  readonly #child: ChildProcess;
+  readonly #control: Socket;
+  #received = '';
+  #task: ProcessTask | undefined;
+  #handedOver = false;
+  #state: 'booting' | 'booted' | 'ended' = 'booting';
+
+  /** `programPath`: the built `workers/process.ts`. */
+  constructor(programPath: string, heapLimitMb: number | undefined, onBooted: () => void) {
+    this.heapLimitMb = heapLimitMb;
+    this.#child = spawn(process.execPath, [...FLAGS, ...heapFlags(heapLimitMb), programPath], {
+      cwd: '/',
+      env: {},
+      detached: true,
+      // Output goes to the execution's files, once there is one; until then what Node has to say is the cell's.
+      stdio: ['pipe', 'ignore', 'inherit', 'pipe'],
+    });
+    this.pid = this.#child.pid;
+    this.input = this.#child.stdin as Socket;
+    this.#control = this.#child.stdio[3] as Socket;
+    for (const socket of [this.input, this.#control]) socket.on('error', () => {}); // its end tells
+    this.#control.setEncoding('latin1');
+    this.#control.on('data', (text: unknown) => {
+      const lines = (this.#received + text).split('\n');
+      // Whoever writes no lines at all is not heard.
+      this.#received = (lines.pop() as string).slice(-LONGEST_LINE_CHARS);
+      for (const message of lines.map(parse)) {
+        if (message?.type === 'warm' && this.#state === 'booting') {
+          this.#state = 'booted';
+          this.#handOver();
+          onBooted();
+        } else if (message !== undefined) this.listener(message);
+      }
+    });
+    const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
+    this.ended = promise;
+    const end = (how: ProcessEnd) => {
+      this.#state = 'ended';
+      resolve(how);
+    };
+    this.#child.once('error', (error) => end({ code: null, signal: null, error }));
+    // Not before all that it said was heard.
+    this.#child.once('exit', (code, signal) => {
+      if (this.#control.destroyed) end({ code, signal });
+      else this.#control.once('close', () => end({ code, signal })).resume();
+      // A timer of a busy process may fire before it looked at the socket even once.
+      setTimeout(() => setImmediate(() => this.#control.destroy()), LAST_WORDS_MS).unref();
+    });
+  }
+
+  get state(): 'booting' | 'booted' | 'ended' {
+    return this.#state;
+  }
+
+  /** True once it may have begun with its task. */
+  get isHandedOver(): boolean {
+    return this.#handedOver;
+  }
+
+  /** Hands it its one task, as soon as it has booted. */
+  run(task: ProcessTask): void {
+    this.#task = task;
+    if (this.#state === 'booted') this.#handOver();
+  }
+
+  #handOver(): void {
+    if (this.#task === undefined) return;
+    this.#handedOver = true;
+    this.#control.write(`${JSON.stringify(this.#task)}\n`);
+    this.#task = undefined;
+  }
+
+  terminate(): void {
+    this.#child.kill('SIGKILL');
+  }
+}
+
+function heapFlags(heapLimitMb: number | undefined): string[] {
+  if (heapLimitMb === undefined) return [];
+  const semiSpaceMb = Math.min(LARGEST_SEMI_SPACE_MB, Math.max(1, Math.ceil(heapLimitMb * SEMI_SPACE_SHARE)));
+  return [`--max-old-space-size=${heapLimitMb}`, `--max-semi-space-size=${semiSpaceMb}`];
+}
+
+/** Undefined for what is no message: the program can find the channel. */
+function parse(line: string): ProcessMessage | undefined {
+  try {
+    const message: unknown = JSON.parse(line);
+    if (typeof message !== 'object' || message === null) return undefined;
+    const { type, ...figures } = message as Record<string, unknown>;
+    const known = FIGURES[String(type)];
+    return known?.every((name) => Number.isFinite(figures[name])) ? (message as ProcessMessage) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const FIGURES: Record<string, string[]> = {
+  warm: [],
+  started: ['userSeconds', 'systemSeconds', 'residentBytes'],
+  output: ['bits', 'dropped'],
+  child: ['pid'],
+  end: ['userSeconds', 'systemSeconds', 'residentBytes', 'dropped'],
+} satisfies Record<ProcessMessage['type'], string[]>;

@@ -1,0 +1,58 @@
+import { writeFileSync } from 'node:fs';
+import { dirname, extname } from 'node:path';
+import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
+import type { GuestLimits, StartRequest } from './engine.ts';
+import type { MainSource, ProgramTask } from './messages.ts';
+
+const MEBIBYTE = 2 ** 20;
+
+/** Node does not boot in a smaller heap: at 5 MB the thread ends, below 3 the whole process. */
+const SMALLEST_HEAP_MB = 8;
+
+export type Prepared = { ok: true; task: ProgramTask } | { ok: false; message: string };
+
+/** Puts the program where it belongs and makes JavaScript of it; not `ok` when its TypeScript does not parse. */
+export function prepare(request: StartRequest, outputPaths: ProgramTask['outputPaths']): Prepared {
+  const { mainPath, code, writeMain } = request;
+  if (writeMain) writeFileSync(mainPath, code);
+  const typescript = request.language === 'typescript';
+  let source: MainSource | undefined;
+  if (typescript) {
+    const result = transformTypeScript(mainPath, code);
+    if (!result.ok) return { ok: false, message: `${result.message}\n` };
+    source = { code: result.code, original: code, format: formatOf(mainPath, writeMain) };
+  } else if (!writeMain || (extname(mainPath) === '.js' && packageType(dirname(mainPath)) !== undefined)) {
+    // A private file may lie below somebody's package.json, which has nothing to say about it.
+    source = { code, format: formatOf(mainPath, writeMain) };
+  }
+  const { args, env, cwd, tmpDir, stdin, limits } = request;
+  const { outputBytes, processes } = limits;
+  // The guest's own thread is one of them.
+  const maxChildren = processes === undefined ? undefined : Math.max(0, processes - 1);
+  const task = {
+    mainPath,
+    sourceMaps: typescript,
+    args,
+    env,
+    cwd,
+    tmpDir,
+    stdin,
+    outputPaths,
+    outputBytes,
+    maxChildren,
+  };
+  return { ok: true, task: { ...task, ...(source !== undefined && { source }) } };
+}
+
+/** How Node would take a file at `mainPath`. */
+function formatOf(mainPath: string, isPrivate: boolean): MainSource['format'] {
+  const extension = extname(mainPath);
+  if (extension.startsWith('.m')) return 'module';
+  if (extension.startsWith('.c')) return 'commonjs';
+  return (isPrivate ? undefined : packageType(dirname(mainPath))) ?? 'syntax';
+}
+
+/** The heap limit of a context for a guest with these limits, in MB; undefined: Node's own. */
+export function heapLimitMbOf({ memoryBytes }: GuestLimits): number | undefined {
+  return memoryBytes && Math.max(SMALLEST_HEAP_MB, Math.ceil(memoryBytes / MEBIBYTE));
+}

@@ -1,0 +1,164 @@
+import fs from 'node:fs';
+import Module, { createRequire } from 'node:module';
+import type { ProcessTask } from '../src/cell/messages.ts';
+import { CONTROL, droppedBytes, tellCell, tellChild, tellOutput } from './javascript/control.ts';
+import { serveMain } from './javascript/modules.ts';
+import { createOutput } from './javascript/output.ts';
+import { onOutputChange, outputLimit } from './javascript/output-limit.ts';
+import { define, program } from './javascript/program.ts';
+import { replaceSurface } from './javascript/surface.ts';
+import { reportUncaught } from './javascript/uncaught.ts';
+import { giveWay } from './javascript/usage.ts';
+import { OutputWriter } from './output-writer.ts';
+
+// A JavaScript guest with a process of its own. It boots ahead, waits for its one task, and is from then on what
+// `node FILE` is; beside it only what keeps its output to its limit, and tells the cell what nobody sees from outside.
+
+// Taken once: a guest may replace any of them.
+const { closeSync, openSync, readFileSync, readSync } = fs;
+const { apply } = Reflect;
+const { lastIndexOf, slice, split } = String.prototype;
+const cpuUsage = process.cpuUsage.bind(process);
+const resourceUsage = process.resourceUsage.bind(process);
+const later = setImmediate;
+const ownPid = process.pid;
+
+/** Runs once what every program will run, so that none waits for Node to load or compile it. */
+async function warm(): Promise<void> {
+  console.log('%s %o', 'warm', { array: [1], map: new Map([[1, new Error('warm')]]) });
+  console.error(new Error('warm'));
+  const require = createRequire(import.meta.url);
+  require('./warm.cjs');
+  delete require.cache[require.resolve('./warm.cjs')];
+  // Put together here, so that no bundler takes it for a part of this program.
+  await import(['data:text/javascript', 'await 0;export default import.meta.url'].join(','));
+}
+
+/** Blocks: there is nothing else to do. */
+function receive(): ProcessTask {
+  const chunks: Buffer[] = [];
+  for (;;) {
+    const chunk = Buffer.allocUnsafe(65_536);
+    const count = readSync(CONTROL, chunk);
+    // Never needed.
+    if (count === 0) process.exit(0);
+    chunks.push(chunk.subarray(0, count));
+    if (chunk[count - 1] === 10) return JSON.parse(Buffer.concat(chunks).toString());
+  }
+}
+
+/** The standard descriptors of this process, for whoever writes and reads past Node, child processes above all. */
+function openStandard({ stdin, outputPaths }: ProcessTask): void {
+  // The lowest free number is the one that was just closed.
+  if (!stdin) {
+    closeSync(0);
+    openSync('/dev/null', 'r');
+  }
+  closeSync(1);
+  openSync(outputPaths.stdout, 'a');
+  closeSync(2);
+  openSync(outputPaths.stderr, 'a');
+}
+
+function createWriter({ marksPath, outputPaths, rotation, outputBytes }: ProcessTask): OutputWriter {
+  const open = (path: string | undefined) => (path === undefined ? -1 : openSync(path, 'a'));
+  const current = new Int32Array(new SharedArrayBuffer(2 * Int32Array.BYTES_PER_ELEMENT));
+  if (rotation !== undefined) current.set([rotation.start.stdout.file, rotation.start.stderr.file]);
+  program.descriptors =
+    rotation === undefined
+      ? { stdout: open(outputPaths.stdout), stderr: open(outputPaths.stderr), marks: open(marksPath) }
+      : { stdout: 1, stderr: 2, marks: -1, rotation: { ...rotation, current } };
+  return new OutputWriter(program.descriptors, outputLimit(program.shared, outputBytes));
+}
+
+/** What it has used: of its ended children too, exact to 10 ms. */
+function usedSince({ user, system }: NodeJS.CpuUsage): { userSeconds: number; systemSeconds: number } {
+  const used = cpuUsage();
+  const stat = readFileSync('/proc/self/stat', 'latin1');
+  // proc_pid_stat(5), from the state on: cutime and cstime at 13 and 14, in hundredths of a second.
+  const fields = apply(split, apply(slice, stat, [apply(lastIndexOf, stat, [')']) + 2]), [' ']) as string[];
+  return {
+    userSeconds: (used.user - user) / 1e6 + +(fields[13] as string) / 100,
+    systemSeconds: (used.system - system) / 1e6 + +(fields[14] as string) / 100,
+  };
+}
+
+/** Has `note` called when this process ends by itself: after the program's `exit` listeners, and unseen by them. */
+function atEnd(note: () => void): void {
+  const { emit } = process;
+  define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
+    if (args[0] !== 'exit' || this !== process) return apply(emit as never, this, args);
+    try {
+      return apply(emit as never, this, args);
+    } finally {
+      note();
+    }
+  });
+  // An `exit` listener may end the process, a program may pass by the event, or end itself by a signal.
+  for (const [name, ends] of [
+    ['reallyExit', () => true],
+    ['abort', () => true],
+    ['kill', (pid: unknown) => pid === ownPid],
+  ] as const) {
+    const original = (process as unknown as Record<string, (...args: unknown[]) => unknown>)[name];
+    define(process, name, function noteFirst(this: NodeJS.Process, ...args: unknown[]) {
+      if (ends(args[0])) note();
+      return apply(original as never, this, args);
+    });
+  }
+}
+
+// Node would open a debugger to whoever is on this machine; gone with its last listener, the signal ends a program again.
+process.once('SIGUSR1', () => {}).removeAllListeners('SIGUSR1');
+program.ownsProcess = true;
+for (const [name, fd] of [
+  ['stdout', 1],
+  ['stderr', 2],
+] as const) {
+  const value = createOutput(name, fd);
+  Object.defineProperty(process, name, { value, configurable: true, enumerable: true, writable: true });
+}
+onOutputChange(tellOutput);
+reportUncaught((code) => {
+  // As Node does, which writes the error only after that.
+  if (process.exitCode === undefined) process.exitCode = code;
+  try {
+    process.emit('exit', code);
+  } catch {
+    // The error before is the one that counts.
+  }
+  (process as unknown as { reallyExit(code: unknown): never }).reallyExit(process.exitCode || code);
+});
+program.noteChild = tellChild;
+replaceSurface();
+
+void warm().then(() => {
+  giveWay();
+  tellCell({ type: 'warm' });
+  const task = receive();
+  for (const path of task.groups) fs.writeFileSync(path, '0');
+  process.chdir(task.cwd);
+  program.tmpDir = task.tmpDir;
+  program.stdin = task.stdin;
+  program.outputPaths = task.outputPaths;
+  program.outputBytes = task.outputBytes;
+  program.maxChildren = task.maxChildren;
+  openStandard(task);
+  program.writer = createWriter(task);
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, task.env);
+  process.execArgv = [];
+  process.argv.splice(0, process.argv.length, process.execPath, task.mainPath, ...task.args);
+  if (task.sourceMaps) process.setSourceMapsEnabled(true);
+  if (task.source !== undefined) {
+    program.mainSource = { path: task.mainPath, code: task.source.original ?? task.source.code };
+    serveMain(task.mainPath, task.source);
+  }
+  const begun = cpuUsage();
+  const residentBytes = () => resourceUsage().maxRSS * 1024;
+  atEnd(() => tellCell({ type: 'end', ...usedSince(begun), residentBytes: residentBytes(), dropped: droppedBytes() }));
+  const boot = { userSeconds: begun.user / 1e6, systemSeconds: begun.system / 1e6 };
+  tellCell({ type: 'started', ...boot, residentBytes: residentBytes() });
+  // With no frame of ours on its stack.
+  later(Module.runMain, task.mainPath);
+});
