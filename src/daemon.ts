@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
-import { monotonicMs } from './clock.ts';
+import { agoMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
   FailedPreconditionError,
@@ -9,7 +9,6 @@ import {
   ResourceExhaustedError,
   UnavailableError,
 } from './errors.ts';
-import type { Moment } from './journal/entries.ts';
 import { Journal, type OpenedJournal } from './journal/journal.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
@@ -17,7 +16,7 @@ import { killTrees } from './processes.ts';
 import { StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
 import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
-import { guestExitOf } from './supervisor/cell-process.ts';
+import { endOf, guestExitOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
@@ -507,17 +506,16 @@ export class Daemon {
     this.#nextNumber = nextNumber;
     if (setAside !== undefined)
       this.#log.error(setAside, 'the journal was damaged: it was set aside, and a new one begun');
-    const agoMs = (moment: Moment) =>
-      Math.max(0, contents.sameBoot ? monotonicMs() - moment.monotonicMs : Date.now() - moment.atMs);
-    for (const session of sessions)
-      this.#registry.addSession(this.#newSession(session.sessionId, session.config, { session, agoMs }));
+    for (const session of sessions) {
+      this.#registry.addSession(this.#newSession(session.sessionId, session.config, session));
+    }
     const byKey = new Map(this.#registry.sessions().map((session) => [session.sessionKey, session]));
     for (const cell of found.cells) {
       const session = byKey.get(cell.sessionKey);
       if (session !== undefined) session.adopt(cell);
       else dropCell(cell);
     }
-    archive.restore(finished, agoMs);
+    archive.restore(finished);
     for (const execution of unfinished) {
       const end = found.ends.get(execution.executionKey);
       const session = byKey.get(execution.sessionKey);
@@ -526,7 +524,7 @@ export class Daemon {
         journal.append({ type: 'execution.released', number: execution.number });
         continue;
       }
-      this.#registry.add(session.resume(execution, agoMs, end && { exit: guestExitOf(end), atMs: end.atMs }));
+      this.#registry.add(session.resume(execution, end && { exit: guestExitOf(end), at: endOf(end) }));
     }
     for (const session of byKey.values()) session.resumed();
     for (const { sessionKey, closing } of sessions) {

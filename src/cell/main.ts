@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
-import { monotonicMs } from '../clock.ts';
+import { bootId, now } from '../clock.ts';
 import {
   Exited,
   FromCell,
@@ -229,7 +229,7 @@ function start(request: Start): void {
     prepareDirectories(request);
   } catch (error) {
     const { message } = error as Error;
-    const value = { executionKey, exitCode: -1, cause: 'start_failed', message, atMs: Date.now() };
+    const value = { executionKey, exitCode: -1, cause: 'start_failed', message, ...now(), bootId: bootId() };
     reportEnd(Exited.create(value));
     return;
   }
@@ -240,8 +240,7 @@ function start(request: Start): void {
     started: ({ pid = 0, thread = 0, pipes: ownPipes }) => {
       meter?.add(executionKey, guest, limits);
       const [stdout, stderr] = [pipeOf(ownPipes?.stdout), pipeOf(ownPipes?.stderr)];
-      const clocks = { atMs: Date.now(), monotonicMs: monotonicMs() };
-      const value = { executionKey, pid, thread, ...clocks, stdout, stderr };
+      const value = { executionKey, pid, thread, ...now(), stdout, stderr };
       running.started = value;
       report({ body: { $case: 'started', value } });
     },
@@ -252,8 +251,8 @@ function start(request: Start): void {
       await pipes?.end();
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
-      const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now(), stopReason, stopRung };
-      reportEnd({ ...value, usage: usage && usageOf(executionKey, usage) });
+      const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
+      reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
       if (daemon === undefined && guests.size === 0) waitForDaemon();
       told.delete(executionKey);

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
 import { DataLossError, NotFoundError, OutOfRangeError } from '../errors.ts';
-import type { FinishedEntry, Moment, OutputBytes } from '../journal/entries.ts';
+import type { FinishedEntry, OutputBytes } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
 import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
@@ -50,9 +50,9 @@ export class Archive {
   }
 
   /** What an older daemon has left of finished executions, in the order in which they exited. */
-  restore(finished: readonly FinishedEntry[], agoMs: (moment: Moment) => number): void {
+  restore(finished: readonly FinishedEntry[]): void {
     for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#options.registry.add(entry);
-    for (const entry of finished) this.#retention.add(entry, agoMs(entry.exited));
+    for (const entry of finished) this.#retention.add(entry);
   }
 
   /** From here on it keeps an eye on what guests write, and makes small what older ones have left. */
@@ -65,18 +65,17 @@ export class Archive {
 
   /** An execution has exited, and that is journaled. */
   add(record: ExecutionRecord): void {
-    const { result, times } = record.snapshot;
+    const { result } = record.snapshot;
     const { number, sessionId, executionId, sessionKey, executionKey, retention } = record.accepted;
     const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
-    const { exitedAtMs = 0 } = times;
-    const agoMs = Math.max(0, Date.now() - exitedAtMs);
+    const { atMs, monotonicMs } = record.newestAt;
     const entry: FinishedEntry = {
       number,
       sessionId,
       executionId,
       sessionKey,
       executionKey,
-      exited: { atMs: exitedAtMs, monotonicMs: monotonicMs() - agoMs },
+      exited: { atMs, monotonicMs },
       outputBytes: stdoutBytes + stderrBytes,
       outputEvicted: undefined,
       retention,
@@ -85,7 +84,7 @@ export class Archive {
     this.#recent.set(number, record);
     const [oldest] = this.#recent.keys();
     if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
-    this.#retention.add(entry, agoMs);
+    this.#retention.add(entry);
     this.#sealer.add(entry);
     // Nobody saw the end of it, nor so what it had written by then.
     if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));

@@ -1,10 +1,12 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
+import type { Exited } from '../../src/gen/elide/cell/v1/cell.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
+import { EndRecord, readEndRecord } from '../../src/wire/end-record.ts';
 import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
@@ -201,6 +203,68 @@ test('what was learned late counts from when it was, also after another restart'
   // Counted from when it was learned it would be 4,000 more.
   expect(ranMs).toBeLessThan(timeoutMs + 3_000);
 });
+
+/** The monotonic time that the journal has of the one end there is, and of the last end in the one session. */
+function endsJournaled(node: FaultNode): { exited: number; lastExit: number } {
+  using database = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { readOnly: true });
+  const ends = database.prepare(`
+    SELECT exited_monotonic_ms AS exited, json_extract(last_exit, '$.monotonicMs') AS lastExit
+    FROM executions JOIN sessions USING (session_key) WHERE exited_at_ms IS NOT NULL`);
+  const [found, ...others] = ends.all() as { exited: number; lastExit: number }[];
+  if (found === undefined || others.length > 0) throw new Error(`${others.length} other ends`);
+  return { ...found };
+}
+
+/** The one end that a cell has written down. */
+function endWritten(node: FaultNode): { path: string; end: Exited } {
+  const [name = '', ...others] = endsWritten(node);
+  const path = join(node.stateDir, 'daemon', 'cells', name);
+  const [end, ...more] = readEndRecord(path);
+  if (end === undefined || others.length + more.length > 0) throw new Error('not one end');
+  return { path, end };
+}
+
+describe.each([1, -1])('an end that a daemon learns of late, with a wall clock that was set %d h off', (hours) => {
+  test.each(['its cell', 'the record of its cell'])('from %s, counts from when it was', async (from) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s', { idleTtlMs: 600_000 });
+    await node.ready({ executionId: 'e', code: "setTimeout(() => process.exit(3), 600); console.log('ready');" });
+    await node.end();
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    const { end } = endWritten(node);
+    if (from !== 'its cell') for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+
+    await node.start({ retainedAgeMs: 600_000 }, { clockMs: hours * 3_600_000 });
+
+    expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+    expect((await node.client.getSession('s')).state).toBe('running');
+    expect(endsJournaled(node)).toEqual({ exited: end.monotonicMs, lastExit: end.monotonicMs });
+  });
+});
+
+test.each(['of another start of the machine', 'of a cell that knows no other'])(
+  'an end counts by the wall clock that is %s',
+  async (whose) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', code: "setTimeout(() => process.exit(3), 600); console.log('ready');" });
+    await node.end();
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+    await eventually('no cell is left', () => node.cellPids().length === 0);
+    const { path, end } = endWritten(node);
+    const [monotonicMs, bootId] = whose.startsWith('of a cell') ? [undefined, ''] : [1e12, 'another'];
+    rmSync(path);
+    new EndRecord(path).keep({ ...end, monotonicMs, bootId });
+
+    await node.start();
+
+    expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+    const { exited } = endsJournaled(node);
+    // It started 600 ms before, and the daemon has learned of it much later.
+    expect(Math.abs(exited - (end.monotonicMs as number))).toBeLessThan(300);
+  },
+);
 
 test('a stop under way goes on: its signal comes once, and force when the grace period has passed', async () => {
   await using node = await FaultNode.start();

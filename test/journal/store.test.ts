@@ -13,6 +13,7 @@ import {
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { now } from '../../src/clock.ts';
 import type { Entry, FinishedEntry, JournaledEvent } from '../../src/journal/entries.ts';
 import { Journal } from '../../src/journal/journal.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
@@ -109,7 +110,7 @@ describe('what was written', () => {
     const { store, contents, setAside } = JournalStore.open(path, 'full');
 
     expect(setAside).toBeUndefined();
-    expect(contents).toMatchObject({ nextNumber: 3, sameBoot: true });
+    expect(contents).toMatchObject({ nextNumber: 3 });
     expect(contents.sessions).toMatchObject([
       { sessionKey: 'a', config: { weight: 3 }, exited: 1, closing: undefined },
     ]);
@@ -133,6 +134,35 @@ describe('what was written', () => {
     );
     expect(store.finished(2)).toBeUndefined();
     store.close();
+  });
+
+  test('has its times by the clock of this start of the machine, as far as the wall clock knows them', () => {
+    const path = fileOf();
+    const closing = { graceMs: 1, atMs: 7, monotonicMs: 7 };
+    const story = [...wholeStory, { type: 'session.closing', sessionKey: 'a', closing } as const];
+    written(path, ...story);
+    const database = new DatabaseSync(path);
+    const soonMs = Date.now() + 3_600_000;
+    database.exec(`UPDATE boot SET id = 'another'; UPDATE executions SET exited_at_ms = ${soonMs} WHERE number = 1`);
+    database.close();
+
+    const { atMs, monotonicMs } = now();
+    for (const daemon of ['the next', 'the one after it']) {
+      const { store, contents } = JournalStore.open(path, 'normal');
+      store.close();
+
+      const [{ created, lastExit, closing: closed } = {}] = contents.sessions;
+      const [pending] = contents.unfinished.flatMap(({ events }) => events);
+      for (const moment of [created, lastExit, closed, pending]) {
+        const movedMs = monotonicMs - atMs + Number(moment?.atMs);
+        // Both clocks are looked at one after the other, here and there.
+        expect(Math.abs(Number(moment?.monotonicMs) - movedMs), daemon).toBeLessThan(1_000);
+      }
+      const [finished] = finishedIn(path);
+      expect(finished?.exited.atMs).toBe(soonMs);
+      expect(finished?.exited.monotonicMs, daemon).toBeGreaterThanOrEqual(monotonicMs);
+      expect(finished?.exited.monotonicMs, daemon).toBeLessThanOrEqual(now().monotonicMs);
+    }
   });
 
   test('may come again, and changes nothing then', () => {

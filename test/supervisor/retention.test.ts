@@ -283,7 +283,7 @@ test('whatever ends in whatever order, each session and the daemon keep their ne
           const before = [...kept];
           kept.push(entry);
           if (bytes > 0) withOutput.push(entry);
-          retention.add(entry, 0);
+          retention.add(entry);
 
           expect(excess(daemon)).toEqual([]);
           for (const [index, bound] of sessions.entries()) expect(excess(bound, `${index}`)).toEqual([]);
