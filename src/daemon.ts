@@ -538,7 +538,8 @@ export class Daemon {
     if (setAside !== undefined) return [];
     const live = unfinished.map(({ executionKey }) => executionKey);
     const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);
-    return directory.unknown({ live, finished: kept.map(({ executionKey }) => executionKey) });
+    const open = sessions.map(({ sessionKey }) => sessionKey);
+    return directory.unknown({ open, live, finished: kept.map(({ executionKey }) => executionKey) });
   }
 
   #newSession(
@@ -617,6 +618,7 @@ export class Daemon {
   async #delete(session: SessionSupervisor, graceMs: number): Promise<void> {
     await session.delete(graceMs);
     this.#registry.forget(session);
+    this.#archive?.sessionClosed(session);
     this.#log.info({ sessionId: session.sessionId }, 'session deleted');
   }
 

@@ -1,3 +1,4 @@
+import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Logger } from 'pino';
@@ -11,7 +12,7 @@ import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
 import { FinishedRecord } from './finished-record.ts';
 import { OutputSealer } from './output-sealer.ts';
 import { Retention, type RetentionLimits, type UnfinishedOutput } from './retention.ts';
-import type { KnownExecution, SessionRegistry } from './session-registry.ts';
+import type { KnownExecution, SessionName, SessionRegistry } from './session-registry.ts';
 
 /** How long output that grows goes without a look, in ms: at least this, and this many times what the look takes. */
 const OUTPUT_LOOK_MS = 1_000;
@@ -41,7 +42,9 @@ export class Archive {
 
   constructor(options: ArchiveOptions) {
     this.#options = options;
-    this.#sealer = new OutputSealer(options.journal, options.outputDirectory);
+    this.#sealer = new OutputSealer(options.journal, options.outputDirectory, (entry) =>
+      this.#inBackground(this.#removeIfLeft(entry)),
+    );
     this.#retention = new Retention({
       limits: options.limits,
       onReleased: (entry) => this.#released(entry),
@@ -93,6 +96,11 @@ export class Archive {
   /** Gives up a finished execution. */
   release(entry: FinishedEntry): void {
     this.#retention.release(entry);
+  }
+
+  /** A session is deleted; its executions stay. */
+  sessionClosed(session: SessionName): void {
+    this.#inBackground(this.#removeIfLeft(session));
   }
 
   async recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
@@ -251,11 +259,25 @@ export class Archive {
     for (let failed = false; ; failed = true) {
       try {
         await this.#output(entry).remove();
+        await this.#removeIfLeft(entry);
         return;
       } catch (err) {
         if (!failed) log.warn({ err }, 'output cannot be removed yet');
       }
       await wait(OUTPUT_LOOK_MS, undefined, { ref: false, signal: this.#closing.signal });
+    }
+  }
+
+  /**
+   * Removes a session's directory once the session is deleted and nothing is in it any more: to be called after each of
+   * the two. While a session is open, its cells may be about to use it.
+   */
+  async #removeIfLeft(session: SessionName): Promise<void> {
+    if (this.#options.registry.isOpen(session)) return;
+    try {
+      await rmdir(join(this.#options.outputDirectory, session.sessionKey));
+    } catch (error) {
+      if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
     }
   }
 }

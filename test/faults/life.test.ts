@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { JournalReader } from '../../src/journal/reader.ts';
@@ -126,6 +126,45 @@ test('retention goes on over a restart, for closed sessions too, and what went s
   // Nor is there output in it of what is forgotten.
   using journal = new JournalReader(join(node.stateDir, 'daemon', 'journal.db'));
   expect(journal.verify()).toEqual([]);
+});
+
+test('what a killed daemon has left of deleted sessions goes with the next one, which follows no link', async () => {
+  await using node = await FaultNode.start();
+  const [output, work] = [join(node.stateDir, 'daemon', 'output'), join(node.stateDir, 'work')];
+  const others = join(node.root, 'others');
+  for (const path of [others, join(others, 'kept')]) mkdirSync(path);
+  writeFileSync(join(others, 'kept', 'file'), '');
+  const run = async (sessionId: string) => {
+    await node.client.createSession(sessionId);
+    const code = 'console.log(1)';
+    await node.client.executeSnippet({ sessionId, executionId: 'e', language: 'javascript', code });
+    await node.client.wait(sessionId, 'e');
+  };
+  await run('s');
+  await node.ready({ executionId: 'runs', code: FOREVER });
+  const [open = ''] = readdirSync(work);
+  for (const sessionId of ['first', 'second']) await run(sessionId);
+  for (const sessionId of ['first', 'second']) await node.client.deleteSession(sessionId);
+  await node.client.releaseExecution('first', 'e');
+
+  await node.end();
+  // As a daemon leaves it that is killed a moment earlier, and as a guest may.
+  for (const directory of [output, work]) {
+    mkdirSync(join(directory, 'empty'));
+    mkdirSync(join(directory, 'left', 'execution'), { recursive: true });
+    symlinkSync(others, join(directory, 'link'));
+    writeFileSync(join(directory, 'file'), '');
+  }
+  rmSync(join(work, open), { recursive: true });
+  symlinkSync(others, join(work, open));
+  await node.start();
+
+  await eventually('only the open session has output', () => readdirSync(output).join() === open);
+  await eventually('nothing that was left is there', () => readdirSync(work).length === 0);
+  expect(readdirSync(others)).toEqual(['kept']);
+  expect(readdirSync(join(others, 'kept'))).toEqual(['file']);
+  expect((await Array.fromAsync(node.client.listExecutions('second'))).length).toBe(1);
+  await node.printed('runs', 'ready');
 });
 
 test('output of executions that ended with their cell while there was no daemon counts, over a restart too', async () => {
