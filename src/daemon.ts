@@ -328,9 +328,9 @@ export class Daemon {
   async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
     const known = this.#registry.execution(sessionId, executionId);
     const { archive } = this.#started();
-    const { snapshot } = await archive.recordOf(known);
-    const { stdout, stderr, evicted } = await archive.outputOf(known);
-    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted };
+    const record = await archive.recordOf(known);
+    const { stdout, stderr, evicted } = await archive.outputOf(known, record);
+    return { ...record.snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted };
   }
 
   /** Oldest first; of one session or of all; of those from the `from`th on, before the `to`th. */
@@ -402,7 +402,8 @@ export class Daemon {
   /**
    * The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. Rejects with
    * `OutOfRangeError` for a position beyond what was written, and for output that was removed to make room; with
-   * `DataLossError` for output whose file somebody else has removed.
+   * `DataLossError`, behind what is left, for output that somebody else has removed or cut short: of what has exited that
+   * is known, of what runs when it is seen under this reader.
    */
   async *streamOutput(
     sessionId: string,

@@ -12,10 +12,18 @@ import {
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
 import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
-import type { OutputDescriptors } from '../../workers/output-writer.ts';
+import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
 import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
-import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
+import {
+  type Engine,
+  type Guest,
+  type GuestEvents,
+  type GuestExit,
+  type GuestUsage,
+  NO_OUTPUT,
+  type StartRequest,
+} from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
 import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
 import { openDestination, outputPathsOf } from './output-destination.ts';
@@ -170,6 +178,10 @@ class JavaScriptGuest implements Guest {
     const now = await this.#measured?.usage();
     // It may have ended meanwhile.
     return this.#finalUsage ?? now ?? NOTHING;
+  }
+
+  get outputBytes(): Record<OutputStream, number> {
+    return this.#output?.bytes ?? NO_OUTPUT;
   }
 
   kill(): void {

@@ -1,6 +1,6 @@
-import { chmodSync, mkdirSync, readFileSync, statSync, writeSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import { bootId, now } from '../clock.ts';
 import {
   Exited,
@@ -17,7 +17,7 @@ import { zombiesOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { EndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
-import type { Engine, Guest, GuestLimits, GuestUsage, StartRequest } from './engine.ts';
+import { type Engine, type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT, type StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
 import { Meter } from './meter.ts';
 import { OutputPipes } from './output-pipes.ts';
@@ -70,7 +70,6 @@ let claiming: Promise<void> | undefined;
 
 interface RunningGuest {
   guest: Guest;
-  outputDir: string;
   started: Started | undefined;
   /** Of its standard input, so far. */
   inputBytes: number;
@@ -262,7 +261,6 @@ function start(request: Start): void {
   });
   const running: RunningGuest = {
     guest,
-    outputDir: request.outputDir,
     started: undefined,
     inputBytes: 0,
     stop: undefined,
@@ -354,6 +352,7 @@ function limitsOf({ limits }: Start): GuestLimits {
 function usageOf(executionKey: string, usage: GuestUsage): Usage {
   const whole = (value: number) => BigInt(Math.max(0, Math.round(value)));
   const { userSeconds, systemSeconds, processes, threads } = usage;
+  const { stdout, stderr } = guests.get(executionKey)?.guest.outputBytes ?? NO_OUTPUT;
   return {
     executionKey,
     userSeconds,
@@ -366,15 +365,9 @@ function usageOf(executionKey: string, usage: GuestUsage): Usage {
     externalBytes: whole(usage.externalBytes),
     wasmBytes: whole(usage.wasmBytes),
     droppedBytes: whole(usage.droppedBytes),
-    stdoutBytes: outputBytes(executionKey, 'stdout'),
-    stderrBytes: outputBytes(executionKey, 'stderr'),
+    stdoutBytes: BigInt(stdout),
+    stderrBytes: BigInt(stderr),
   };
-}
-
-function outputBytes(executionKey: string, stream: 'stdout' | 'stderr'): bigint {
-  const outputDir = guests.get(executionKey)?.outputDir;
-  if (outputDir === undefined) return 0n;
-  return BigInt(statSync(join(outputDir, stream), { throwIfNoEntry: false })?.size ?? 0);
 }
 
 /** Makes the directories the daemon named; the daemon removes them. */

@@ -31,6 +31,14 @@ export interface ArchiveOptions {
   log: Logger;
 }
 
+/** How much of each stream was written, as far as somebody saw. */
+interface KnownOutput extends OutputBytes {
+  /** How much of it is there. */
+  left: OutputBytes;
+  /** What is not there was removed to make room; else somebody has removed it, or cut it short. */
+  evicted: boolean;
+}
+
 /** Answers for executions whether they run or have finished, and keeps of those that have what retention lets it. */
 export class Archive {
   readonly #options: ArchiveOptions;
@@ -90,7 +98,7 @@ export class Archive {
     this.#retention.add(entry);
     this.#sealer.add(entry);
     // Nobody saw the end of it, nor so what it had written by then.
-    if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
+    if (result?.usage === undefined) this.#inBackground(this.#measureOutput(entry));
   }
 
   /** Gives up a finished execution. */
@@ -104,12 +112,18 @@ export class Archive {
   }
 
   async recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
+    const record = await this.#find(known);
+    if (record !== undefined) return record;
+    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+  }
+
+  /** Undefined for one that was given up meanwhile. */
+  async #find(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord | undefined> {
     if (known instanceof ExecutionRecord) return known;
     const recent = this.#recent.get(known.number);
     if (recent !== undefined) return recent;
     const [finished] = await this.#options.journal.finished([known.number]);
-    if (finished !== undefined) return new FinishedRecord(finished);
-    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+    return finished && new FinishedRecord(finished);
   }
 
   /** All of these as they stand, those left out that are not known any more. */
@@ -123,43 +137,56 @@ export class Archive {
     });
   }
 
-  /** How much was written, and whether that is gone: evicted, or its file lost though something was in it. */
-  async outputOf(known: KnownExecution): Promise<OutputBytes & { evicted: boolean; lost: ReadonlySet<OutputStream> }> {
+  /** Of an execution whose record is at hand, or is looked for. */
+  async outputOf(known: KnownExecution, record?: ExecutionRecord | FinishedRecord): Promise<KnownOutput> {
     const evicted = evictedOf(known);
-    if (evicted !== undefined) return { ...evicted, evicted: true, lost: new Set() };
-    const { stdout, stderr } = await this.#output(known).found();
-    const lost = new Set<OutputStream>();
-    if (stdout !== undefined && stderr !== undefined) return { stdout, stderr, evicted: false, lost };
-    // Its result knows how much there was, as far as somebody saw.
-    const { stdoutBytes = 0, stderrBytes = 0 } = (await this.recordOf(known)).snapshot.result?.usage ?? {};
-    if (stdout === undefined && stdoutBytes > 0) lost.add('stdout');
-    if (stderr === undefined && stderrBytes > 0) lost.add('stderr');
-    return { stdout: stdout ?? stdoutBytes, stderr: stderr ?? stderrBytes, evicted: false, lost };
+    if (evicted !== undefined) return { ...evicted, evicted: true, left: { stdout: 0, stderr: 0 } };
+    // Its result knows how much there was, as far as somebody saw. Asked first: all of that was in the files then.
+    const { stdoutBytes = 0, stderrBytes = 0 } = (record ?? (await this.#find(known)))?.snapshot.result?.usage ?? {};
+    const left = await this.#output(known).sizes();
+    return {
+      stdout: Math.max(left.stdout, stdoutBytes),
+      stderr: Math.max(left.stderr, stderrBytes),
+      evicted: false,
+      left,
+    };
   }
 
-  /** The newest output of a stream, `maxBytes` at most, and where it begins: of what is gone, nothing, at its end. */
+  /** The newest output of a stream that is there, `maxBytes` at most, and where it begins: of what is gone, at its end. */
   async tail(known: KnownExecution, stream: OutputStream, maxBytes: number) {
-    const { evicted, lost, [stream]: end } = await this.outputOf(known);
-    if (evicted || lost.has(stream)) return { position: end, data: Buffer.alloc(0) };
+    const { left, ...written } = await this.outputOf(known);
+    if (left[stream] === 0) return { position: written[stream], data: Buffer.alloc(0) };
     return this.#output(known).tail(stream, maxBytes);
   }
 
   /** See `Daemon.streamOutput`. */
   async *read(known: KnownExecution, range: OutputRange, signal: AbortSignal): AsyncGenerator<OutputChunk> {
     const record = await this.recordOf(known);
-    await this.#requireInRange(known, range);
+    requireInRange(known, range, await this.outputOf(known, record));
     // There is nothing to read, nor a directory to look at, until the guest has started.
     if (range.follow) {
       for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
     }
     const next = { ...range.from };
-    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal)) {
+    const cut = new Map<OutputStream, DataLossError>();
+    const looked = (sizes: OutputBytes) => {
+      if (!(known instanceof ExecutionRecord)) return;
+      // At its limit its own cell cuts it back; else nobody may.
+      if (sizes.stdout + sizes.stderr >= (known.options.outputLimitBytes ?? Number.POSITIVE_INFINITY)) return;
+      for (const stream of range.streams) {
+        if (sizes[stream] < next[stream])
+          cut.set(stream, lossOf(known, stream, `${next[stream]} or more`, sizes[stream]));
+      }
+    };
+    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal, looked)) {
       next[chunk.stream] = chunk.position + chunk.data.byteLength;
       yield chunk;
     }
+    if (signal.aborted) return;
+    for (const loss of cut.values()) throw loss;
     // It may have been removed under the reader.
     const now = this.#options.registry.find(known.sessionId, known.executionId);
-    if (now !== undefined && !signal.aborted) await this.#requireInRange(now, { ...range, from: next });
+    if (now !== undefined) requireKept(now, { ...range, from: next }, await this.outputOf(now));
   }
 
   close(): void {
@@ -173,26 +200,6 @@ export class Archive {
     return new OutputFiles(join(this.#options.outputDirectory, sessionKey, executionKey), async () =>
       known instanceof ExecutionRecord && known.state !== 'exited' ? undefined : this.#options.journal.output(number),
     );
-  }
-
-  /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
-  async #requireInRange(known: KnownExecution, { streams, from }: OutputRange): Promise<void> {
-    const { evicted, lost, ...ends } = await this.outputOf(known);
-    for (const stream of streams) {
-      const [position, end] = [from[stream], ends[stream]];
-      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted || lost.has(stream) ? end : 0];
-      if (position > end) {
-        throw new OutOfRangeError(`${which} has ${end} bytes, from ${begin} on; position ${position} is in the future`);
-      }
-      if (position < begin && lost.has(stream)) {
-        throw new DataLossError(`${which} is lost: it had ${end} bytes, and its file is not there any more`);
-      }
-      if (position < begin) {
-        throw new OutOfRangeError(
-          `${which} was evicted to make room: position ${position} is gone, it now begins at ${begin}, its end`,
-        );
-      }
-    }
   }
 
   /** Nobody may ask for it any more. */
@@ -280,6 +287,37 @@ export class Archive {
       if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
     }
   }
+}
+
+/** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
+function requireInRange(known: KnownExecution, range: OutputRange, output: KnownOutput): void {
+  for (const stream of range.streams) {
+    const [position, end, begin] = [range.from[stream], output[stream], output.evicted ? output[stream] : 0];
+    if (position <= end) continue;
+    const which = `${stream} of execution "${known.executionId}" has ${end} bytes, from ${begin} on`;
+    throw new OutOfRangeError(`${which}; position ${position} is in the future`);
+  }
+  requireKept(known, range, output);
+}
+
+/** Throws unless each stream that is wanted has something behind the position it is wanted from, or ends there. */
+function requireKept(known: KnownExecution, { streams, from }: OutputRange, output: KnownOutput): void {
+  for (const stream of streams) {
+    const [position, end, left] = [from[stream], output[stream], output.left[stream]];
+    if (position >= end || position < left) continue;
+    if (!output.evicted) throw lossOf(known, stream, `${end}`, left);
+    const which = `${stream} of execution "${known.executionId}"`;
+    throw new OutOfRangeError(
+      `${which} was evicted to make room: position ${position} is gone, it now begins at ${end}, its end`,
+    );
+  }
+}
+
+/** Somebody else has removed output, or cut it short. */
+function lossOf({ executionId }: KnownExecution, stream: OutputStream, written: string, left: number): DataLossError {
+  return new DataLossError(
+    `${stream} of execution "${executionId}" is lost: it had ${written} bytes, of which ${left} are left`,
+  );
 }
 
 /** What was written of output that is gone. */

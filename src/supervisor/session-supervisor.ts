@@ -456,9 +456,15 @@ export class SessionSupervisor implements Waiting {
       },
       lost: (reason, message, usage) => {
         end();
-        const { outputLimitBytes } = record.options;
-        if (outputLimitBytes !== undefined) cutOutput(this.#outputDirectory(record), outputLimitBytes);
-        sendBack({ type: 'guest.lost', reason, message, usage });
+        const { outputLimitBytes = Number.POSITIVE_INFINITY } = record.options;
+        const { stdout, stderr } = cutOutput(this.#outputDirectory(record), outputLimitBytes);
+        // More may have come since its cell was asked, and less be kept.
+        const seen = usage && {
+          ...usage,
+          stdoutBytes: stdout ?? usage.stdoutBytes,
+          stderrBytes: stderr ?? usage.stderrBytes,
+        };
+        sendBack({ type: 'guest.lost', reason, message, usage: seen });
       },
     };
     const resume = this.#resuming.get(executionKey);
