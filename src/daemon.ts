@@ -13,7 +13,7 @@ import { Journal, type OpenedJournal } from './journal/journal.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
-import { StateDirectory } from './state-directory.ts';
+import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
 import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
 import { endOf, guestExitOf } from './supervisor/cell-process.ts';
@@ -210,9 +210,11 @@ export class Daemon {
       this.#enforcement = enforcementOf(controlGroups);
       // With them ends what such cells have left running, before anyone is told that it is gone.
       await Promise.all(found.gone.map((cellKey) => controlGroups.removeOf(cellKey)));
-      const left = this.#restore(opened, found);
+      const { output, work } = this.#restore(opened, found);
+      const isLost = output.length > 0 && (opened.setAside !== undefined || opened.isNew);
+      if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
-      void directory.remove(left);
+      void directory.remove(isLost ? work : [...output, ...work]);
       archive.watch();
     } catch (error) {
       for (const session of this.#registry.sessions()) session.detach();
@@ -501,7 +503,7 @@ export class Daemon {
   }
 
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
-  #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): string[] {
+  #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): Leavings {
     const { archive, directory } = this.#started();
     const { sessions, unfinished, finished, nextNumber } = contents;
     this.#nextNumber = nextNumber;
@@ -536,11 +538,16 @@ export class Daemon {
       const cells = found.cells.length;
       this.#log.info({ sessions: sessions.length, executions: unfinished.length, cells }, 'goes on with what was left');
     }
-    if (setAside !== undefined) return [];
-    const live = unfinished.map(({ executionKey }) => executionKey);
+    const live = unfinished.flatMap(({ sessionKey, executionKey }) => (byKey.has(sessionKey) ? [executionKey] : []));
     const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);
     const open = sessions.map(({ sessionKey }) => sessionKey);
     return directory.unknown({ open, live, finished: kept.map(({ executionKey }) => executionKey) });
+  }
+
+  /** A journal that would know whose output this is was lost. */
+  async #keepUnknown(output: string[]): Promise<void> {
+    const path = await this.#started().directory.setAside(output);
+    this.#log.error({ path }, 'the journal does not know output that is there: it was set aside');
   }
 
   #newSession(

@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
-import { mkdir, readdir, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, readdir, rename, stat } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { nanoid } from 'nanoid';
 import { StartupError } from './errors.ts';
@@ -20,6 +20,12 @@ export interface StatePaths {
   cells: string;
   output: string;
   work: string;
+}
+
+/** What lies in the state directory and belongs to nothing any more, by its paths. */
+export interface Leavings {
+  output: string[];
+  work: string[];
 }
 
 /** Throws when a unix socket cannot have this path. */
@@ -77,7 +83,7 @@ export class StateDirectory {
    * What lies below it and belongs to nothing any more: of executions that are neither live nor finished and kept, of
    * sessions that are not open and have no others, and what is no directory of ours at all. All are named by their keys.
    */
-  unknown({ open, live, finished }: Record<'open' | 'live' | 'finished', string[]>): string[] {
+  unknown({ open, live, finished }: Record<'open' | 'live' | 'finished', string[]>): Leavings {
     const sessions = new Set(open);
     const [running, known] = [new Set(live), new Set([...live, ...finished])];
     const below = (directory: string, kept: Set<string>) =>
@@ -90,7 +96,18 @@ export class StateDirectory {
         const isLeft = unknown.length === executions.length && !sessions.has(entry.name);
         return isLeft ? [path] : unknown.map((executionKey) => join(path, executionKey));
       });
-    return [...below(this.paths.output, known), ...below(this.paths.work, running)];
+    return { output: below(this.paths.output, known), work: below(this.paths.work, running) };
+  }
+
+  /** Moves output that nobody knows, but may want, to a new directory beside all other; returns that. */
+  async setAside(output: string[]): Promise<string> {
+    const aside = `${this.paths.output}.set-aside-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
+    for (const path of output) {
+      const place = join(aside, relative(this.paths.output, path));
+      await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+      await rename(path, place);
+    }
+    return aside;
   }
 
   /** Removes what belongs to nothing any more. */

@@ -29,6 +29,8 @@ export interface Opened {
   contents: UnfinishedContents;
   /** Where a damaged journal was put before this one was begun, what was wrong with it, and how many rows could be read. */
   setAside: { path: string; why: string; kept: number } | undefined;
+  /** There was none, or nothing in it. */
+  isNew: boolean;
 }
 
 /** Keeps a write-ahead log from staying as large as it once was, in bytes. */
@@ -91,7 +93,7 @@ export class JournalStore {
   #makeRoom(): void {
     const { freelist_count: pages } = this.#database.prepare('PRAGMA freelist_count').get() as Record<string, number>;
     const { page_size: pageBytes } = this.#database.prepare('PRAGMA page_size').get() as Record<string, number>;
-    const log = statSync(`${this.#path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+    const log = bytesOf(`${this.#path}-wal`);
     if ((pages ?? 0) * (pageBytes ?? 0) >= ROOM_BYTES / 2 && log >= ROOM_BYTES) return;
     this.#database.exec(`
       INSERT INTO room VALUES (zeroblob(${ROOM_BYTES}));
@@ -105,8 +107,11 @@ export class JournalStore {
    * {@link ForeignJournalError} for a file that is none of ours or newer than this program, else the system's error.
    */
   static open(path: string, durability: Durability): Opened {
+    const isNew = bytesOf(path) === 0;
     try {
-      return { ...openSound(path, durability, (database) => new JournalStore(database, path)), setAside: undefined };
+      if (isNew && bytesOf(`${path}-wal`) > 0) throw new DamagedError('it is empty, and its log is not');
+      const opened = openSound(path, durability, (database) => new JournalStore(database, path));
+      return { ...opened, setAside: undefined, isNew };
     } catch (error) {
       if (!isDamage(error)) throw error;
       const aside = `${path}.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
@@ -118,7 +123,7 @@ export class JournalStore {
         kept = salvage(aside, database);
         return new JournalStore(database, path);
       });
-      return { ...opened, setAside: { path: aside, why: (error as Error).message, kept } };
+      return { ...opened, setAside: { path: aside, why: (error as Error).message, kept }, isNew: false };
     }
   }
 
@@ -342,6 +347,8 @@ const TABLES = {
 
 /** Copies what can be read of a damaged journal into a new one; returns the number of rows. */
 function salvage(damaged: string, database: DatabaseSync): number {
+  // SQLite would take the log of an empty one for a leftover, and remove it.
+  if (bytesOf(damaged) === 0) return 0;
   let kept = 0;
   database.exec('BEGIN IMMEDIATE');
   for (const [table, jsonColumns] of Object.entries(TABLES)) {
@@ -369,6 +376,11 @@ function salvage(damaged: string, database: DatabaseSync): number {
     DELETE FROM outputs WHERE number NOT IN (SELECT number FROM executions)`);
   database.exec('COMMIT');
   return kept;
+}
+
+/** 0 for a file that is not there. */
+function bytesOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 }
 
 class DamagedError extends Error {}

@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, test } from 'vitest';
@@ -612,30 +621,40 @@ test("the journal is its owner's alone, and keeps no environment of what has sta
   expect(node.log).not.toContain('a-secret-value');
 });
 
-test('a damaged journal is set aside, said loudly, and what can be read of it goes on', async () => {
+test.each([
+  ['was overwritten', (file: string) => writeFileSync(file, Buffer.alloc(8192, 'garbage'))],
+  ['was emptied', (file: string) => truncateSync(file)],
+  ['was emptied with its log', (file: string) => [file, `${file}-wal`].map((path) => truncateSync(path))],
+  ['is not there', (file: string) => ['', '-wal', '-shm'].map((suffix) => rmSync(file + suffix))],
+])('a journal that %s is said loudly, and nothing of what it knew is removed', async (_, lose) => {
   await using node = await FaultNode.start();
+  const daemonDirectory = join(node.stateDir, 'daemon');
   await node.client.createSession('s');
   await node.ready({ executionId: 'e', code: COUNTER.javascript });
   const cells = node.cellPids();
   await node.end();
-  const file = join(node.stateDir, 'daemon', 'journal.db');
-  for (const suffix of ['-wal', '-shm']) rmSync(`${file}${suffix}`);
-  writeFileSync(file, Buffer.alloc(8192, 'garbage'));
+  const file = join(daemonDirectory, 'journal.db');
+  const before = Object.fromEntries(['', '-wal'].map((suffix) => [suffix, statSync(file + suffix).ino]));
+  lose(file);
+  const isThere = ['', '-wal'].filter((suffix) => existsSync(file + suffix) && statSync(file + suffix).size > 0);
 
   await node.start();
 
-  const kept = readdirSync(join(node.stateDir, 'daemon')).find((name) => name.includes('.damaged-'));
-  expect(kept).toBeDefined();
-  expect(readFileSync(join(node.stateDir, 'daemon', kept as string))).toEqual(Buffer.alloc(8192, 'garbage'));
-  expect(node.log).toContain('the journal was damaged');
-  // Nobody could ask for the guest any more, or stop it; what it wrote is there for people.
+  // Nobody could ask for the guest any more, or stop it; what it wrote is there for people, also for a later daemon.
   expect(cells).toHaveLength(1);
   await eventually('its cell is gone', () => !cells.some(isAlive));
-  const output = join(node.stateDir, 'daemon', 'output');
-  const [written = ''] = readdirSync(output, { recursive: true, encoding: 'utf8' }).filter((name) =>
-    /stdout$/.test(name),
-  );
-  expect(readFileSync(join(output, written), 'utf8')).toMatch(/^ready\n/);
+  for (const daemon of ['this daemon', 'the next one']) {
+    const aside = readdirSync(daemonDirectory).filter((name) => name.includes('.damaged-'));
+    const inodes = aside.map((name) => statSync(join(daemonDirectory, name)).ino);
+    for (const suffix of isThere) expect(inodes, daemon).toContain(before[suffix]);
+    const names = readdirSync(daemonDirectory, { recursive: true, encoding: 'utf8' });
+    const [written = '', ...others] = names.filter((name) => name.endsWith('/stdout'));
+    expect([written, others], daemon).toEqual([expect.stringMatching(/^output\.set-aside-/), []]);
+    expect(readFileSync(join(daemonDirectory, written), 'utf8'), daemon).toMatch(/^ready\n/);
+    await node.restart();
+  }
+  expect(node.log.match(/the journal does not know output that is there: it was set aside/g)).toHaveLength(1);
+  expect(node.log.includes('the journal was damaged')).toBe(isThere.length > 0);
   await node.client.createSession('s');
 });
 

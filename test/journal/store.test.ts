@@ -7,6 +7,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -326,6 +327,24 @@ describe('a file that is none', () => {
 
     expect(contents.sessions).toEqual([]);
     expect(readFileSync(setAside?.path as string)).toEqual(garbage);
+  });
+
+  test('any more, because it was emptied beside its log, is set aside with that', () => {
+    const path = fileOf();
+    const { store } = JournalStore.open(path, 'normal');
+    store.write(wholeStory);
+    const log = readFileSync(`${path}-wal`);
+    store.close();
+    truncateSync(path);
+    writeFileSync(`${path}-wal`, log);
+
+    const { store: next, contents, setAside, isNew } = JournalStore.open(path, 'normal');
+    next.close();
+
+    expect(isNew).toBe(false);
+    expect(contents.sessions).toEqual([]);
+    expect(setAside?.why).toBe('it is empty, and its log is not');
+    expect(readFileSync(`${setAside?.path}-wal`)).toEqual(log);
   });
 
   test('any more, because a page of it was overwritten, is set aside, and what can be read of it is kept', () => {
