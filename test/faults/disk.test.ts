@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
 import { fill, limited } from './faults.ts';
@@ -60,20 +60,11 @@ test.skipIf(!isRoot)(
   'on a disk without inodes new work is refused, what runs ends, and all goes on when there are some',
   async () => {
     await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
-    const ballast = join(node.root, 'ballast');
-    mkdirSync(ballast);
     await node.client.createSession('s');
     await node.ready({ executionId: 'e', code: IDLE });
     await node.ready({ executionId: 'writes', code: `setInterval(() => console.log('x'), 20); ${IDLE}` });
 
-    for (let count = 0; ; count += 1) {
-      try {
-        closeSync(openSync(join(ballast, String(count)), 'w'));
-      } catch (error) {
-        expect(error).toMatchObject({ code: 'ENOSPC' });
-        break;
-      }
-    }
+    const ballast = exhaust(node, 'inodes');
     const { stdoutBytes } = await node.client.getExecutionStatus('s', 'writes');
     const refused = await refusalOf(node, 'refused');
     const session = await node.client.createSession('new').catch((error) => error);
@@ -100,6 +91,74 @@ test.skipIf(!isRoot)(
     expect((await node.client.getExecutionStatus('s', 'writes')).state).toBe('running');
   },
 );
+
+/** Uses up a disk, by bytes or by inodes; returns what to remove for there to be room again. */
+function exhaust(node: FaultNode, what: 'bytes' | 'inodes'): string {
+  const ballast = join(node.root, 'ballast');
+  if (what === 'bytes') {
+    fill(ballast);
+    return ballast;
+  }
+  mkdirSync(ballast);
+  for (let count = 0; ; count += 1) {
+    try {
+      closeSync(openSync(join(ballast, String(count)), 'w'));
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ENOSPC' });
+      return ballast;
+    }
+  }
+}
+
+describe.skipIf(!isRoot)('a daemon that starts on a disk without', () => {
+  test.each(['bytes', 'inodes'] as const)(
+    '%s takes up what there is, refuses new work, and goes on by itself',
+    async (what) => {
+      await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
+      await node.client.createSession('s');
+      await node.client.executeSnippet({
+        sessionId: 's',
+        executionId: 'done',
+        language: 'javascript',
+        code: "console.log('done')",
+      });
+      const done = await node.client.wait('s', 'done');
+      await node.ready({ executionId: 'e', code: IDLE });
+      await node.end();
+      const ballast = exhaust(node, what);
+
+      await node.start();
+
+      await requireReads(node, done, 'e');
+      expect(await refusalOf(node, 'refused')).toMatchObject({
+        code: 'resource_exhausted',
+        message: expect.stringContaining('the disk is full'),
+      });
+      await node.client.cancelExecution('s', 'e', { graceMs: 0 });
+      expect((await node.client.wait('s', 'e', { deadlineMs: 5_000 })).result).toMatchObject({ reason: 'cancelled' });
+      rmSync(ballast, { recursive: true });
+      await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
+      expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
+    },
+  );
+
+  test.each(['bytes', 'inodes'] as const)(
+    '%s and has never been there says so, and starts once there is room',
+    async (what) => {
+      await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
+      await node.end('SIGTERM');
+      rmSync(node.stateDir, { recursive: true });
+      const ballast = exhaust(node, what);
+
+      const refused = await node.start().catch((error: Error) => error.message);
+      rmSync(ballast, { recursive: true });
+      await node.start();
+
+      expect(refused).toMatch(/^elide-daemon: .*(ENOSPC|full)/m);
+      await node.client.createSession('s');
+    },
+  );
+});
 
 test.skipIf(!isRoot)('on a read-only disk a daemon says so and ends, and the next one finds all', async () => {
   await using node = await FaultNode.start({}, { diskMb: DISK_MB });
