@@ -417,13 +417,11 @@ test('a vacuum makes the file small again', () => {
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.info('left out, as only root may mount a file system: a full disk');
 
-test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can still be written', () => {
+/** A disk of its own, and what fills all that is left of it. */
+function smallDisk(mib: number): { directory: string; fill: () => void } {
   const directory = temporaryDirectory();
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'elide-journal-test', directory]);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${mib}m`, 'elide-journal-test', directory]);
   onTestFinished(() => void execFileSync('umount', ['-l', directory]));
-  const { store } = JournalStore.open(join(directory, 'journal.db'), 'normal');
-  store.write([session('a'), ...Array.from({ length: 500 }, (_, index) => accepted(index + 1))]);
-  expect(store.strain).toBeUndefined();
   const fill = () => {
     const file = openSync(join(directory, 'ballast'), 'a');
     try {
@@ -433,6 +431,44 @@ test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can stil
     }
     closeSync(file);
   };
+  return { directory, fill };
+}
+
+test.skipIf(!isRoot)('on a full disk, times are by the clock of this start of the machine all the same', () => {
+  const { directory, fill } = smallDisk(64);
+  const path = join(directory, 'journal.db');
+  const count = 40_000;
+  const { store } = JournalStore.open(path, 'normal');
+  store.write([session('a')]);
+  for (let number = 1; number <= count; number += 1_000) {
+    const some = Array.from({ length: 1_000 }, (_, index) => number + index);
+    store.write(some.flatMap((each) => [accepted(each), happened(each, 2, 'exited')]));
+  }
+  store.write([{ type: 'execution.released', number: count }]);
+  const database = new DatabaseSync(path);
+  database.exec("UPDATE boot SET id = 'another'; PRAGMA wal_checkpoint(TRUNCATE)");
+  database.close();
+  // Its log has the room that is kept, and no more.
+  store.recover();
+  expect(store.strain).toBeUndefined();
+  fill();
+
+  const { monotonicMs } = now();
+  const next = JournalStore.open(path, 'normal');
+
+  expect(next.store.strain).toMatch(/the disk is full: 0 bytes are left/);
+  const finished = finishedIn(path);
+  expect(finished).toHaveLength(count - 1);
+  // At 2 ms of the wall clock's time, which was long before.
+  expect(finished.filter(({ exited }) => exited.monotonicMs > monotonicMs - 1e12)).toEqual([]);
+  for (const each of [store, next.store]) each.close();
+});
+
+test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can still be written', () => {
+  const { directory, fill } = smallDisk(16);
+  const { store } = JournalStore.open(join(directory, 'journal.db'), 'normal');
+  store.write([session('a'), ...Array.from({ length: 500 }, (_, index) => accepted(index + 1))]);
+  expect(store.strain).toBeUndefined();
 
   fill();
   for (let number = 1; number <= 500; number += 1) {
