@@ -139,6 +139,31 @@ test.each(LANGUAGES)(
   },
 );
 
+test.each([
+  ['socket is gone', (base: string) => rmSync(`${base}.sock`)],
+  ['token is another', (base: string) => writeFileSync(`${base}.token`, 'another')],
+])('a cell whose %s is ended with all that it holds, before that counts as lost', async (_, harm) => {
+  await using node = await FaultNode.start({ controlGroups: false });
+  await node.client.createSession('s');
+  for (const language of LANGUAGES) await node.ready({ executionId: language, language, code: COUNTER[language] });
+  const cells = node.cellPids();
+  const all = cells.flatMap((pid) => [pid, ...descendants(pid)]);
+  await node.end();
+  const directory = join(node.stateDir, 'daemon', 'cells');
+  for (const name of readdirSync(directory)) if (name.endsWith('.sock')) harm(join(directory, name.slice(0, -5)));
+
+  await node.start();
+
+  expect(cells).toHaveLength(2);
+  for (const language of LANGUAGES) {
+    const { result } = await node.client.wait('s', language);
+    expect(result).toMatchObject({ reason: 'daemon_lost', exitCode: -1 });
+    expect(await node.steps(language)).toEqual(['pending', 'running', 'exited']);
+  }
+  expect(all.filter(isAlive)).toEqual([]);
+  expect(readdirSync(directory)).toEqual([]);
+});
+
 test('a run limit stands over a restart, and one that passed meanwhile is held at once', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
