@@ -346,3 +346,39 @@ test.each([
     expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
   },
 );
+
+test('nothing is acknowledged that the disk has not kept, whatever was asked for', async () => {
+  await using node = await FaultNode.start({ durability: 'full' });
+  const { client } = node;
+  for (const sessionId of ['s', 'deleted']) await client.createSession(sessionId);
+  await node.ready({ executionId: 'e', code: IDLE });
+  await client.executeSnippet({ sessionId: 's', executionId: 'done', language: 'javascript', code: '0' });
+  await client.wait('s', 'done');
+  const quick = { deadlineMs: DEADLINE_MS };
+  const snippet = { sessionId: 's', executionId: 'new', language: 'javascript', code: '0' };
+
+  await node.afflict({ fsync: true });
+  // Whoever is first is not refused, as nobody knows yet that the disk keeps nothing.
+  const first = client.createSession('new', {}, quick);
+  const others = [
+    client.executeSnippet(snippet, quick),
+    client.executeSnippet(snippet, quick),
+    client.cancelExecution('s', 'e', { graceMs: 0 }, quick),
+    client.releaseExecution('s', 'done', quick),
+    client.deleteSession('deleted', quick),
+  ];
+  const codes = await Promise.all(
+    [first, ...others].map((call) =>
+      call.then(
+        () => 'done',
+        ({ code }) => code,
+      ),
+    ),
+  );
+
+  const waited = 'deadline_exceeded';
+  expect(codes).toEqual([waited, expect.any(String), expect.any(String), waited, waited, waited]);
+  for (const code of codes) expect([waited, 'unavailable']).toContain(code);
+  // One that can write ends in good order.
+  await node.restart();
+});

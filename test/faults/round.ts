@@ -363,6 +363,7 @@ export class Round {
     if (listed.size !== this.#known.length) {
       this.violation(`I1 ${this.#known.length} executions were accepted, ${listed.size} are listed`);
     }
+    await this.#lookAtCounts();
     // A guest that did not end when it was forced has taken its cell along.
     const reachedCell = this.#known.some(({ watches }) => watches[0]?.events.some(({ rung }) => rung === 'cell'));
     if (reachedCell) this.#tolerated.add('cell_lost');
@@ -417,6 +418,14 @@ export class Round {
     const sessions = await this.persistently((client) => client.listSessions());
     const left = sessions.filter(({ sessionId }) => sessionId.startsWith(`${this.#name}-`));
     for (const { sessionId } of left) this.violation(`I5 session ${sessionId} was deleted and is there`);
+  }
+
+  /** I6: what the session counts is what it was asked to run, all of which has exited. */
+  async #lookAtCounts(): Promise<void> {
+    const { counts } = await this.persistently((client) => client.getSession(this.sessionId));
+    const exited = this.#known.filter(({ snippet }) => snippet.sessionId === this.sessionId).length;
+    const wrong = counts.pending !== 0 || counts.running !== 0 || counts.exited !== exited;
+    if (wrong) this.violation(`I6 ${exited} executions have exited, counted are ${JSON.stringify(counts)}`);
   }
 
   /** I5: nothing is left of the round but what can be asked for. */

@@ -357,10 +357,14 @@ describe('a file that is none', () => {
     // The last pages hold rows, the first ones the schema.
     bytes.fill(0xff, bytes.byteLength - 8192, bytes.byteLength - 4096);
     writeFileSync(path, bytes);
+    const damaged = new JournalReader(path);
+    const problems = damaged.verify();
+    damaged[Symbol.dispose]();
 
     const { store, contents, setAside } = JournalStore.open(path, 'normal');
     store.close();
 
+    expect(problems.at(-1)).toBe('it cannot be read to its end: database disk image is malformed');
     expect(setAside?.kept).toBeGreaterThan(100);
     expect(contents.sessions).toHaveLength(1);
     expect(contents.unfinished.length).toBeGreaterThan(0);
@@ -386,6 +390,7 @@ test('verify names what is wrong', () => {
   database.exec(`
     DELETE FROM events WHERE number = 2;
     DELETE FROM executions WHERE number = 4;
+    UPDATE sessions SET exited = 0;
     INSERT INTO outputs VALUES (2, x'', x'', x'', 0, 0), (3, x'', x'', x'', 0, 0), (5, x'', x'', x'', 0, 0)`);
   database.close();
 
@@ -395,6 +400,7 @@ test('verify names what is wrong', () => {
     'execution 1 ("e1"): event 2 has the sequence number 3',
     'execution 2 ("e2"): its first event is not "pending"',
     'execution 3 ("e3"): "running" follows "exited"',
+    'session "id of a": it counts 0 executions that have exited, 1 are there',
     'events of execution 4, which is not there',
     'output of execution 2, which is not there, has not exited, or lost it to make room',
     'output of execution 5, which is not there, has not exited, or lost it to make room',
