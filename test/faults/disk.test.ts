@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
@@ -381,4 +381,35 @@ test('nothing is acknowledged that the disk has not kept, whatever was asked for
   for (const code of codes) expect([waited, 'unavailable']).toContain(code);
   // One that can write ends in good order.
   await node.restart();
+});
+
+test('what is cancelled while its start waits for the disk never runs', async () => {
+  await using node = await FaultNode.start({ maxRunning: 1 });
+  const { client } = node;
+  for (const sessionId of ['s', 'other']) await client.createSession(sessionId);
+  const snippet = { sessionId: 'other', language: 'javascript' };
+  await client.executeSnippet({ ...snippet, executionId: 'first', code: '0' });
+  await client.wait('other', 'first');
+  const ends = "process.stdin.once('data', () => process.exit(3)); console.log('ready');";
+  await node.ready({ executionId: 'ends', code: ends, stdin: true });
+  const marker = join(node.root, 'marker');
+  const code = `require('fs').writeFileSync('${marker}', '')`;
+  await client.executeSnippet({ ...snippet, executionId: 'waits', code });
+
+  using failing = limited(node.pid, 'FSIZE', 0);
+  await client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: 5_000 });
+  await eventually('it has a place in the cell that is there', async () => {
+    return (await client.getSession('other')).cells.some(({ executions }) => executions === 1);
+  });
+  const cancelled = client.cancelExecution('other', 'waits', { graceMs: 0 });
+  // Answered behind it.
+  await client.getSession('other');
+  failing[Symbol.dispose]();
+
+  expect(await cancelled).toBe(true);
+  expect((await client.wait('other', 'waits')).result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
+  expect((await client.wait('s', 'ends')).result?.exitCode).toBe(3);
+  await client.executeSnippet({ ...snippet, executionId: 'last', code: '0' });
+  expect((await client.wait('other', 'last')).result?.reason).toBe('completed');
+  expect(existsSync(marker)).toBe(false);
 });
