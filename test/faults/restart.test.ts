@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import {
   existsSync,
   mkdirSync,
@@ -10,9 +11,10 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
 import type { Exited } from '../../src/gen/elide/cell/v1/cell.ts';
+import { processName } from '../../src/processes.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { EndRecord, readEndRecord } from '../../src/wire/end-record.ts';
@@ -162,6 +164,34 @@ test.each([
   }
   expect(all.filter(isAlive)).toEqual([]);
   expect(readdirSync(directory)).toEqual([]);
+});
+
+test('another process that has the id of a guest, or of its cell, by now is left alone', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', language: 'python', code: COUNTER.python });
+  await node.end();
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  const other = spawn('sleep', ['600'], { detached: true, stdio: 'ignore' });
+  onTestFinished(() => void other.kill('SIGKILL'));
+  const [boot, pid, startTime] = (processName(other.pid as number) as string).split(' ');
+  const name = `${boot} ${pid} ${Number(startTime) - 1}`;
+  const daemonDirectory = join(node.stateDir, 'daemon');
+  const [file = '', ...files] = readdirSync(join(daemonDirectory, 'cells')).filter((each) => /\.process$/.test(each));
+  writeFileSync(join(daemonDirectory, 'cells', file), name);
+  const journal = new DatabaseSync(join(daemonDirectory, 'journal.db'));
+  const tell = journal.prepare(
+    "UPDATE events SET event = json_set(event, '$.process', ?, '$.pid', ?) WHERE event ->> 'state' = 'running'",
+  );
+  expect(tell.run(name, Number(pid)).changes).toBe(1);
+  journal.close();
+
+  await node.start();
+
+  expect(files).toEqual([]);
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'daemon_lost' });
+  expect(isAlive(other.pid as number)).toBe(true);
 });
 
 test('a run limit stands over a restart, and one that passed meanwhile is held at once', async () => {
