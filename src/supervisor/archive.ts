@@ -253,7 +253,10 @@ export class Archive {
 
   async #evictOutput(entry: FinishedEntry): Promise<void> {
     const { journal } = this.#options;
-    const { stdout, stderr } = await this.outputOf(entry);
+    const left = await this.#output(entry).sizes();
+    // Only of what somebody has cut short has its result to be asked.
+    const isWhole = left.stdout + left.stderr >= entry.outputBytes;
+    const { stdout, stderr } = isWhole ? left : await this.outputOf(entry);
     entry.outputEvicted ??= { stdout, stderr };
     journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
     await this.#removeOutput(entry);

@@ -115,6 +115,10 @@ test('of output that somebody has cut short a read gives what is left, and then 
     expect(await node.client.getExecutionStatus('s', 'small'), daemon).toMatchObject({ stdoutBytes: 4 });
     await node.restart();
   }
+  // What is then evicted is told with what it was.
+  await node.restart({ outputBudgetBytes: 1 });
+  await eventually('it is evicted', async () => (await node.client.getExecutionStatus('s', 'cut')).outputEvicted);
+  expect(await node.client.getExecutionStatus('s', 'cut')).toMatchObject({ stdoutBytes: 9_000, stderrBytes: 3 });
 });
 
 test.each(['javascript', 'python'])(
