@@ -1,5 +1,11 @@
 import { readFileSync } from 'node:fs';
 
+/** When something became true, by both clocks: Unix ms, and ms of {@link monotonicMs}. */
+export interface Moment {
+  atMs: number;
+  monotonicMs: number;
+}
+
 /**
  * Milliseconds since the machine's start that no change of the wall clock touches, the same for every process of one
  * boot (CLOCK_MONOTONIC): what deadlines are counted with.
@@ -8,13 +14,30 @@ export function monotonicMs(): number {
   return Number(process.hrtime.bigint()) / 1e6;
 }
 
-/** This moment by both clocks: Unix ms, and {@link monotonicMs}. */
-export function now(): { atMs: number; monotonicMs: number } {
+/** This moment. */
+export function now(): Moment {
   return { atMs: Date.now(), monotonicMs: monotonicMs() };
 }
 
+/** How long ago that was, in ms; 0 for what is still to come. */
+export function agoMs(moment: Moment): number {
+  return Math.max(0, monotonicMs() - moment.monotonicMs);
+}
+
+/** The moment that was at this time, in Unix ms, if nobody has set the clock since: now at the latest. */
+export function momentAt(atMs: number): Moment {
+  return { atMs, monotonicMs: monotonicMs() - Math.max(0, Date.now() - atMs) };
+}
+
+let boot: string | undefined;
+
 /** Names this boot of the machine: {@link monotonicMs} compares only within one. Linux only; elsewhere one name for all. */
 export function bootId(): string {
+  boot ??= readBootId();
+  return boot;
+}
+
+function readBootId(): string {
   try {
     return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
   } catch {

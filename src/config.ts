@@ -67,6 +67,11 @@ const schema = v.strictObject({
   tls: v.optional(v.strictObject(tls)),
   /** File with the bearer token that every call over `tcp` must carry. The socket needs none. */
   tokenFile: v.optional(filled),
+  /**
+   * How often a client's connection is asked whether anybody is still there, and how long the answer may take, in ms. One
+   * that does not answer is dropped, with its calls.
+   */
+  keepaliveMs: v.optional(duration(1), 60_000),
   /** Default: `/var/lib/elide` as root, else `$XDG_STATE_HOME/elide`. */
   stateDir: v.optional(filled),
   logLevel: v.optional(v.picklist(LOG_LEVELS), 'info'),

@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
-import { monotonicMs } from './clock.ts';
+import { agoMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
   FailedPreconditionError,
@@ -9,15 +9,14 @@ import {
   ResourceExhaustedError,
   UnavailableError,
 } from './errors.ts';
-import type { Moment } from './journal/entries.ts';
 import { Journal, type OpenedJournal } from './journal/journal.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
-import { StateDirectory } from './state-directory.ts';
+import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
 import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
-import { guestExitOf } from './supervisor/cell-process.ts';
+import { endOf, guestExitOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
@@ -211,9 +210,11 @@ export class Daemon {
       this.#enforcement = enforcementOf(controlGroups);
       // With them ends what such cells have left running, before anyone is told that it is gone.
       await Promise.all(found.gone.map((cellKey) => controlGroups.removeOf(cellKey)));
-      const left = this.#restore(opened, found);
+      const { output, work } = this.#restore(opened, found);
+      const isLost = output.length > 0 && (opened.setAside !== undefined || opened.isNew);
+      if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
-      void directory.remove(left);
+      void directory.remove(isLost ? work : [...output, ...work]);
       archive.watch();
     } catch (error) {
       for (const session of this.#registry.sessions()) session.detach();
@@ -329,9 +330,9 @@ export class Daemon {
   async getExecutionStatus(sessionId: string, executionId: string): Promise<ExecutionStatus> {
     const known = this.#registry.execution(sessionId, executionId);
     const { archive } = this.#started();
-    const { snapshot } = await archive.recordOf(known);
-    const { stdout, stderr, evicted } = await archive.outputOf(known);
-    return { ...snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted };
+    const record = await archive.recordOf(known);
+    const { stdout, stderr, evicted } = await archive.outputOf(known, record);
+    return { ...record.snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted };
   }
 
   /** Oldest first; of one session or of all; of those from the `from`th on, before the `to`th. */
@@ -403,7 +404,8 @@ export class Daemon {
   /**
    * The bytes an execution wrote, both streams interleaved as they were written. Follows until its end. Rejects with
    * `OutOfRangeError` for a position beyond what was written, and for output that was removed to make room; with
-   * `DataLossError` for output whose file somebody else has removed.
+   * `DataLossError`, behind what is left, for output that somebody else has removed or cut short: of what has exited that
+   * is known, of what runs when it is seen under this reader.
    */
   async *streamOutput(
     sessionId: string,
@@ -501,23 +503,22 @@ export class Daemon {
   }
 
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
-  #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): string[] {
+  #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): Leavings {
     const { archive, directory } = this.#started();
     const { sessions, unfinished, finished, nextNumber } = contents;
     this.#nextNumber = nextNumber;
     if (setAside !== undefined)
       this.#log.error(setAside, 'the journal was damaged: it was set aside, and a new one begun');
-    const agoMs = (moment: Moment) =>
-      Math.max(0, contents.sameBoot ? monotonicMs() - moment.monotonicMs : Date.now() - moment.atMs);
-    for (const session of sessions)
-      this.#registry.addSession(this.#newSession(session.sessionId, session.config, { session, agoMs }));
+    for (const session of sessions) {
+      this.#registry.addSession(this.#newSession(session.sessionId, session.config, session));
+    }
     const byKey = new Map(this.#registry.sessions().map((session) => [session.sessionKey, session]));
     for (const cell of found.cells) {
       const session = byKey.get(cell.sessionKey);
       if (session !== undefined) session.adopt(cell);
       else dropCell(cell);
     }
-    archive.restore(finished, agoMs);
+    archive.restore(finished);
     for (const execution of unfinished) {
       const end = found.ends.get(execution.executionKey);
       const session = byKey.get(execution.sessionKey);
@@ -526,7 +527,7 @@ export class Daemon {
         journal.append({ type: 'execution.released', number: execution.number });
         continue;
       }
-      this.#registry.add(session.resume(execution, agoMs, end && { exit: guestExitOf(end), atMs: end.atMs }));
+      this.#registry.add(session.resume(execution, end && { exit: guestExitOf(end), at: endOf(end) }));
     }
     for (const session of byKey.values()) session.resumed();
     for (const { sessionKey, closing } of sessions) {
@@ -537,10 +538,16 @@ export class Daemon {
       const cells = found.cells.length;
       this.#log.info({ sessions: sessions.length, executions: unfinished.length, cells }, 'goes on with what was left');
     }
-    if (setAside !== undefined) return [];
-    const live = unfinished.map(({ executionKey }) => executionKey);
+    const live = unfinished.flatMap(({ sessionKey, executionKey }) => (byKey.has(sessionKey) ? [executionKey] : []));
     const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);
-    return directory.unknown({ live, finished: kept.map(({ executionKey }) => executionKey) });
+    const open = sessions.map(({ sessionKey }) => sessionKey);
+    return directory.unknown({ open, live, finished: kept.map(({ executionKey }) => executionKey) });
+  }
+
+  /** A journal that would know whose output this is was lost. */
+  async #keepUnknown(output: string[]): Promise<void> {
+    const path = await this.#started().directory.setAside(output);
+    this.#log.error({ path }, 'the journal does not know output that is there: it was set aside');
   }
 
   #newSession(
@@ -619,6 +626,7 @@ export class Daemon {
   async #delete(session: SessionSupervisor, graceMs: number): Promise<void> {
     await session.delete(graceMs);
     this.#registry.forget(session);
+    this.#archive?.sessionClosed(session);
     this.#log.info({ sessionId: session.sessionId }, 'session deleted');
   }
 

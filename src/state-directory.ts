@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
-import { mkdir, readdir, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, readdir, rename, stat } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { nanoid } from 'nanoid';
 import { StartupError } from './errors.ts';
@@ -20,6 +20,12 @@ export interface StatePaths {
   cells: string;
   output: string;
   work: string;
+}
+
+/** What lies in the state directory and belongs to nothing any more, by its paths. */
+export interface Leavings {
+  output: string[];
+  work: string[];
 }
 
 /** Throws when a unix socket cannot have this path. */
@@ -73,20 +79,49 @@ export class StateDirectory {
     this.#lock.close();
   }
 
-  /** Directories below it of executions that are neither live nor finished and kept, by their keys. */
-  unknown({ live, finished }: { live: string[]; finished: string[] }): string[] {
+  /**
+   * What lies below it and belongs to nothing any more: of executions that are neither live nor finished and kept, of
+   * sessions that are not open and have no others, and what is no directory of ours at all. All are named by their keys.
+   */
+  unknown({ open, live, finished }: Record<'open' | 'live' | 'finished', string[]>): Leavings {
+    const sessions = new Set(open);
     const [running, known] = [new Set(live), new Set([...live, ...finished])];
     const below = (directory: string, kept: Set<string>) =>
-      readdirSync(directory)
-        .flatMap((sessionKey) => readdirSync(join(directory, sessionKey)).map((key) => [sessionKey, key] as const))
-        .filter(([, executionKey]) => !kept.has(executionKey))
-        .map(([sessionKey, executionKey]) => join(directory, sessionKey, executionKey));
-    return [...below(this.paths.output, known), ...below(this.paths.work, running)];
+      readdirSync(directory, { withFileTypes: true }).flatMap((entry) => {
+        const path = join(directory, entry.name);
+        // A guest may have put a link here, which is not to be followed.
+        if (!entry.isDirectory()) return [path];
+        const executions = namesIn(path);
+        const unknown = executions.filter((executionKey) => !kept.has(executionKey));
+        const isLeft = unknown.length === executions.length && !sessions.has(entry.name);
+        return isLeft ? [path] : unknown.map((executionKey) => join(path, executionKey));
+      });
+    return { output: below(this.paths.output, known), work: below(this.paths.work, running) };
   }
 
-  /** Removes directories below it that belong to nothing any more. */
-  async remove(directories: string[]): Promise<void> {
-    for (const directory of directories) await removeTree(directory);
+  /** Moves output that nobody knows, but may want, to a new directory beside all other; returns that. */
+  async setAside(output: string[]): Promise<string> {
+    const aside = `${this.paths.output}.set-aside-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
+    for (const path of output) {
+      const place = join(aside, relative(this.paths.output, path));
+      await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+      await rename(path, place);
+    }
+    return aside;
+  }
+
+  /** Removes what belongs to nothing any more. */
+  async remove(paths: string[]): Promise<void> {
+    for (const path of paths) await removeTree(path);
+  }
+}
+
+/** What is in a directory that a guest can reach: nothing, where it cannot be read. */
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
   }
 }
 

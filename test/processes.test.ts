@@ -1,6 +1,16 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { afterEach, expect, test } from 'vitest';
-import { isAlive, killSessionUntilGone, killTrees, treeOf, untilGone } from '../src/processes.ts';
+import {
+  endSessionOf,
+  isAlive,
+  isSameProcess,
+  killSessionUntilGone,
+  killTrees,
+  processName,
+  startTimeOf,
+  treeOf,
+  untilGone,
+} from '../src/processes.ts';
 import { eventually, processesWith } from './support/daemon.ts';
 
 const children: ChildProcess[] = [];
@@ -54,4 +64,24 @@ test('nobody kills itself, the first process or everybody, whatever a guest says
 
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })).toBe('0\n');
   expect(isAlive(process.pid)).toBe(true);
+});
+
+test('a process is known by its start and that of the machine: another one that has its id is left alone', async () => {
+  const command = uniqueSleep();
+  const leader = startSession(`${command} & wait`);
+  // With the shell, which is told of it.
+  await eventually('it has a child', () => processesWith(command).length === 2);
+  const name = processName(leader) as string;
+  const [boot, pid, startTime] = name.split(' ');
+
+  await endSessionOf(`${boot} ${pid} ${Number(startTime) - 1}`);
+  await endSessionOf(`another ${pid} ${startTime}`);
+  await endSessionOf('');
+
+  expect(processesWith(command)).toHaveLength(2);
+  expect(isSameProcess(leader, startTimeOf(leader))).toBe(true);
+  expect(isSameProcess(leader, `${Number(startTime) - 1}`)).toBe(false);
+  await endSessionOf(name);
+  expect(processesWith(command)).toEqual([]);
+  expect(isSameProcess(leader, startTime)).toBe(false);
 });

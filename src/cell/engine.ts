@@ -1,3 +1,4 @@
+import type { OutputStream } from '../../workers/output-writer.ts';
 import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
 
 /** What a guest, its child processes included, may use; undefined: no limit. */
@@ -96,6 +97,9 @@ export interface GuestEvents {
   exited(exit: GuestExit): void;
 }
 
+/** What a guest has written that has no output files, or none yet. */
+export const NO_OUTPUT: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
+
 /** One running guest, as its engine offers it. Every method is harmless after the guest's end. */
 export interface Guest {
   /**
@@ -107,6 +111,8 @@ export interface Guest {
   notify(name: NodeJS.Signals): boolean;
   /** What it uses now. Resolves within 100 ms also while the guest is stuck in native code, then with the newest figures there are. The very same object means that it has not run, nor written, since. */
   usage(): Promise<GuestUsage>;
+  /** How many bytes are in its output files; after its end, how many were then. 0 where it has none of its own. */
+  readonly outputBytes: Record<OutputStream, number>;
   /** Ends it by force: terminates the thread, or SIGKILLs the process group. Confirmed by `exited`. */
   kill(): void;
   /** Appends to the guest's standard input; resolves when the guest's pipe took it. `end` closes it. */

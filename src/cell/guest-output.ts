@@ -2,7 +2,7 @@ import { closeSync, fstatSync, ftruncateSync, openSync, readSync } from 'node:fs
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
-import { closeDestination, newestNumber } from './output-destination.ts';
+import { bytesIn, closeDestination, newestNumber } from './output-destination.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -21,6 +21,8 @@ export class GuestOutput {
   #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #timer: NodeJS.Timeout | undefined;
   #told = false;
+  /** Once it is closed: what was in the files then. */
+  #closedAt: Record<OutputStream, number> | undefined;
 
   /** Takes over the opened files. Throws when one cannot be written to; `onExceeded` is called at most once. */
   constructor(
@@ -51,6 +53,11 @@ export class GuestOutput {
     }
   }
 
+  /** How many bytes of each stream there are, or were when it was closed. */
+  get bytes(): Record<OutputStream, number> {
+    return this.#closedAt ?? bytesIn(this.descriptors);
+  }
+
   /** To be called when nobody writes any more. */
   close(): void {
     this.#cut();
@@ -58,6 +65,7 @@ export class GuestOutput {
     clearInterval(this.#timer);
     announceOutput(this.#shared, OUTPUT.ended);
     this.writer.close();
+    this.#closedAt = bytesIn(this.descriptors);
     closeDestination(this.descriptors);
   }
 
@@ -82,7 +90,7 @@ export class GuestOutput {
     if (this.descriptors.rotation !== undefined) return;
     if (this.#limitBytes === undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
     const before = this.#sizes;
-    const sizes = { stdout: fstatSync(this.descriptors.stdout).size, stderr: fstatSync(this.descriptors.stderr).size };
+    const sizes = bytesIn(this.descriptors);
     let excess = sizes.stdout + sizes.stderr - this.#limitBytes;
     if (excess > 0) dropOutput(this.#shared, excess);
     const order: OutputStream[] = ['stdout', 'stderr'];

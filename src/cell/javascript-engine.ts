@@ -9,9 +9,17 @@ import {
   signalNumber,
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
-import type { OutputDescriptors } from '../../workers/output-writer.ts';
+import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
-import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
+import {
+  type Engine,
+  type Guest,
+  type GuestEvents,
+  type GuestExit,
+  type GuestUsage,
+  NO_OUTPUT,
+  type StartRequest,
+} from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
 import type { CellMessage, ProgramTask, ThreadMessage } from './messages.ts';
 import { openDestination, outputPathsOf } from './output-destination.ts';
@@ -169,6 +177,10 @@ class JavaScriptGuest implements Guest {
     const now = await this.#measured?.usage();
     // It may have ended meanwhile.
     return this.#finalUsage ?? now ?? NOTHING;
+  }
+
+  get outputBytes(): Record<OutputStream, number> {
+    return this.#output?.bytes ?? NO_OUTPUT;
   }
 
   kill(): void {

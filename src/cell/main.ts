@@ -1,7 +1,7 @@
-import { chmodSync, mkdirSync, readFileSync, statSync, writeSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
-import { dirname, join } from 'node:path';
-import { monotonicMs } from '../clock.ts';
+import { dirname } from 'node:path';
+import { bootId, now } from '../clock.ts';
 import {
   Exited,
   FromCell,
@@ -17,7 +17,7 @@ import { zombiesOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { EndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
-import type { Engine, Guest, GuestLimits, GuestUsage, StartRequest } from './engine.ts';
+import { type Engine, type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT, type StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
 import { Meter } from './meter.ts';
 import { OutputPipes } from './output-pipes.ts';
@@ -67,7 +67,6 @@ let claiming: Promise<void> | undefined;
 
 interface RunningGuest {
   guest: Guest;
-  outputDir: string;
   started: Started | undefined;
   /** Of its standard input, so far. */
   inputBytes: number;
@@ -219,7 +218,7 @@ function start(request: Start): void {
     prepareDirectories(request);
   } catch (error) {
     const { message } = error as Error;
-    const value = { executionKey, exitCode: -1, cause: 'start_failed', message, atMs: Date.now() };
+    const value = { executionKey, exitCode: -1, cause: 'start_failed', message, ...now(), bootId: bootId() };
     reportEnd(Exited.create(value));
     return;
   }
@@ -230,8 +229,7 @@ function start(request: Start): void {
     started: ({ pid = 0, thread = 0, pipes: ownPipes }) => {
       meter?.add(executionKey, guest, limits);
       const [stdout, stderr] = [pipeOf(ownPipes?.stdout), pipeOf(ownPipes?.stderr)];
-      const clocks = { atMs: Date.now(), monotonicMs: monotonicMs() };
-      const value = { executionKey, pid, thread, ...clocks, stdout, stderr };
+      const value = { executionKey, pid, thread, ...now(), stdout, stderr };
       running.started = value;
       report({ body: { $case: 'started', value } });
     },
@@ -242,8 +240,8 @@ function start(request: Start): void {
       await pipes?.end();
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
-      const value = { executionKey, exitCode, signal, cause, message, atMs: Date.now(), stopReason, stopRung };
-      reportEnd({ ...value, usage: usage && usageOf(executionKey, usage) });
+      const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
+      reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
       if (daemon === undefined && guests.size === 0) waitForDaemon();
       told.delete(executionKey);
@@ -253,7 +251,6 @@ function start(request: Start): void {
   });
   const running: RunningGuest = {
     guest,
-    outputDir: request.outputDir,
     started: undefined,
     inputBytes: 0,
     stop: undefined,
@@ -345,6 +342,7 @@ function limitsOf({ limits }: Start): GuestLimits {
 function usageOf(executionKey: string, usage: GuestUsage): Usage {
   const whole = (value: number) => BigInt(Math.max(0, Math.round(value)));
   const { userSeconds, systemSeconds, processes, threads } = usage;
+  const { stdout, stderr } = guests.get(executionKey)?.guest.outputBytes ?? NO_OUTPUT;
   return {
     executionKey,
     userSeconds,
@@ -357,15 +355,9 @@ function usageOf(executionKey: string, usage: GuestUsage): Usage {
     externalBytes: whole(usage.externalBytes),
     wasmBytes: whole(usage.wasmBytes),
     droppedBytes: whole(usage.droppedBytes),
-    stdoutBytes: outputBytes(executionKey, 'stdout'),
-    stderrBytes: outputBytes(executionKey, 'stderr'),
+    stdoutBytes: BigInt(stdout),
+    stderrBytes: BigInt(stderr),
   };
-}
-
-function outputBytes(executionKey: string, stream: 'stdout' | 'stderr'): bigint {
-  const outputDir = guests.get(executionKey)?.outputDir;
-  if (outputDir === undefined) return 0n;
-  return BigInt(statSync(join(outputDir, stream), { throwIfNoEntry: false })?.size ?? 0);
 }
 
 /** Makes the directories the daemon named; the daemon removes them. */

@@ -21,6 +21,12 @@ export function closeDestination({ stdout, stderr, marks, rotation }: OutputDesc
   if (rotation === undefined) for (const fd of [stdout, stderr, marks]) closeSync(fd);
 }
 
+/** How many bytes are in the files of a guest's own output, whatever has become of their names; 0 where it has none. */
+export function bytesIn({ stdout, stderr, rotation }: OutputDescriptors): Record<OutputStream, number> {
+  if (rotation !== undefined) return { stdout: 0, stderr: 0 };
+  return { stdout: fstatSync(stdout).size, stderr: fstatSync(stderr).size };
+}
+
 /** Where a program finds its streams by path. */
 export function outputPathsOf(directory: string, { rotation }: OutputDescriptors): Record<OutputStream, string> {
   const path = (stream: OutputStream) =>

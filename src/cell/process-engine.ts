@@ -2,6 +2,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { announceOutput, dropOutput } from '../../workers/javascript/output-limit.ts';
 import { FIGURE, figuresOf, OUTPUT, SHARED_BYTES, signalName } from '../../workers/javascript/shared.ts';
+import type { OutputStream } from '../../workers/output-writer.ts';
 import {
   isChildOf,
   isSameProcess,
@@ -12,7 +13,15 @@ import {
   untilGone,
 } from '../processes.ts';
 import { ContextPool, type ContextPoolOptions } from './context-pool.ts';
-import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
+import {
+  type Engine,
+  type Guest,
+  type GuestEvents,
+  type GuestExit,
+  type GuestUsage,
+  NO_OUTPUT,
+  type StartRequest,
+} from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
 import { GuestOutput } from './guest-output.ts';
 import { GuestProcess, type ProcessEnd } from './guest-process.ts';
@@ -175,6 +184,10 @@ class ProcessGuest implements Guest {
     if (this.#usage === undefined || this.#finished) return this.#usage?.last ?? NOTHING;
     if (!this.#killed && this.#group?.isMaimed) this.kill();
     return this.#usage.sample(this.#droppedBytes);
+  }
+
+  get outputBytes(): Record<OutputStream, number> {
+    return this.#output?.bytes ?? NO_OUTPUT;
   }
 
   kill(): void {

@@ -3,10 +3,17 @@ import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { childrenOf, isAlive, treeOf } from '../processes.ts';
-import type { Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
+import {
+  type Guest,
+  type GuestEvents,
+  type GuestExit,
+  type GuestUsage,
+  NO_OUTPUT,
+  type StartRequest,
+} from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
 import { catches, GuestSignals, sendSignal } from './guest-signals.ts';
-import { closeDestination, openDestination } from './output-destination.ts';
+import { bytesIn, closeDestination, openDestination } from './output-destination.ts';
 import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 
@@ -56,6 +63,8 @@ export class PythonGuest implements Guest {
   /** Resolved when input can be written, with undefined when it never can. */
   readonly #input = Promise.withResolvers<Socket | undefined>();
   #output: OutputDescriptors | undefined;
+  /** Once that is closed: what was in its files then. */
+  #closedAt: Record<OutputStream, number> | undefined;
   #writer: OutputWriter | undefined;
   #group: GuestGroup | undefined;
   #usage = new PythonUsage(undefined);
@@ -163,6 +172,11 @@ export class PythonGuest implements Guest {
     const hasRun = isThere && this.#usage.sample(this.#pid as number, this.#shepherdPid as number);
     if (hasRun && !this.#killed && this.#group?.isMaimed) this.kill();
     return this.#usageNow();
+  }
+
+  get outputBytes(): Record<OutputStream, number> {
+    if (this.#closedAt !== undefined || this.#output === undefined) return this.#closedAt ?? NO_OUTPUT;
+    return bytesIn(this.#output);
   }
 
   kill(): void {
@@ -372,6 +386,7 @@ export class PythonGuest implements Guest {
     this.#input.resolve(undefined);
     void this.#drain().then(() => {
       this.#writer?.close();
+      this.#closedAt = this.outputBytes;
       if (this.#output !== undefined) closeDestination(this.#output);
       this.#onEnded();
       const message = limited.message ?? this.#outputError;

@@ -26,7 +26,11 @@ const REFLECTED = [SERVICE_NAME, 'grpc.health.v1.Health', 'grpc.reflection.v1.Se
 
 /** Serves the daemon's API, health and reflection on the configured socket and address. */
 export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger): Promise<BoundServer> {
-  const server = new Server({ 'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES });
+  const server = new Server({
+    'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES,
+    'grpc.keepalive_time_ms': config.keepaliveMs,
+    'grpc.keepalive_timeout_ms': config.keepaliveMs,
+  });
   const implementation = executionService(daemon, new Handlers(log));
   const service = {
     ...ExecutionApiService,

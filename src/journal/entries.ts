@@ -1,4 +1,5 @@
 import type { Stop } from '../../machines/execution.ts';
+import type { Moment } from '../clock.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 import type { CheckedOptions } from '../supervisor/limits.ts';
 import type { CheckedSessionConfiguration, ExecutionRequest } from '../supervisor/requests.ts';
@@ -7,12 +8,6 @@ import type { RetentionLimits } from '../supervisor/retention.ts';
 /** How far what is acknowledged is on disk: see docs/durability.md. */
 export const DURABILITIES = ['full', 'normal', 'off'] as const;
 export type Durability = (typeof DURABILITIES)[number];
-
-/** When something became true, by both clocks: Unix ms, and ms of `monotonicMs`. */
-export interface Moment {
-  atMs: number;
-  monotonicMs: number;
-}
 
 /** A fact as it is journaled. */
 export type Entry =
@@ -115,15 +110,13 @@ export interface UnclosedSession extends JournaledSession {
   lastExit: Moment | undefined;
 }
 
-/** What a journal holds of what has not come to its end. */
+/** What a journal holds of what has not come to its end; each moment by the clocks of this start of the machine. */
 export interface UnfinishedContents {
   sessions: UnclosedSession[];
   /** In the order they were accepted. */
   unfinished: UnfinishedExecution[];
   /** The number for the next execution. */
   nextNumber: number;
-  /** The journal was written since the machine's last start: its monotonic times are of this boot. */
-  sameBoot: boolean;
 }
 
 /** All that a journal holds, but for what finished executions came to. */

@@ -15,7 +15,7 @@ const RETRY_MS = 250;
 const CLOSE_LIMIT_MS = 5_000;
 
 /** What a journal held when it was opened. */
-export type OpenedJournal = Pick<Opened, 'setAside'> & { journal: Journal; contents: JournalContents };
+export type OpenedJournal = Omit<Opened, 'store' | 'contents'> & { journal: Journal; contents: JournalContents };
 
 interface Appended {
   entry: Entry;
@@ -194,16 +194,14 @@ export class Journal {
   #hear(answer: JournalAnswer): void {
     switch (answer.type) {
       case 'opened': {
-        const { contents, setAside, strain } = answer;
+        const { contents, setAside, isNew, strain } = answer;
         const wasOpen = this.#opened;
         this.#opened = true;
         this.#tell(strain);
-        if (!wasOpen)
-          this.#opening.resolve({
-            journal: this,
-            contents: { ...contents, finished: this.#finishedEntries() },
-            setAside,
-          });
+        if (!wasOpen) {
+          const finished = this.#finishedEntries();
+          this.#opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isNew });
+        }
         this.#send();
         break;
       }

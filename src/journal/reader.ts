@@ -6,6 +6,7 @@ import {
   acceptedOf,
   type ExecutionRow,
   eventOf,
+  ForeignJournalError,
   OUTPUTS_VERSION,
   requireOurs,
   type SessionRow,
@@ -29,7 +30,13 @@ export class JournalReader implements Disposable {
   constructor(path: string) {
     if (!existsSync(path)) throw new NotFoundError(`there is no journal at ${path} (--state-dir)`);
     this.#database = new DatabaseSync(path, { readOnly: true });
-    requireOurs(this.#database, path);
+    try {
+      requireOurs(this.#database, path);
+    } catch (error) {
+      this.#database.close();
+      if (error instanceof ForeignJournalError) throw error;
+      throw new ForeignJournalError(`${path} cannot be read: ${(error as Error).message}`, { cause: error });
+    }
     const version = this.#database.prepare('PRAGMA user_version').get() as { user_version: number };
     this.#hasOutputs = version.user_version >= OUTPUTS_VERSION;
   }
@@ -51,25 +58,40 @@ export class JournalReader implements Disposable {
 
   /** What is wrong with it, one line each: with the file, and with what it says. Empty for a sound journal. */
   verify(): string[] {
+    const problems: string[] = [];
+    try {
+      for (const problem of this.#problems()) problems.push(problem);
+    } catch (error) {
+      problems.push(`it cannot be read to its end: ${(error as Error).message}`);
+    }
+    return problems;
+  }
+
+  *#problems(): Generator<string> {
     const checks = this.#database.prepare('PRAGMA integrity_check').all() as { integrity_check: string }[];
-    const problems = checks.map((check) => check.integrity_check).filter((text) => text !== 'ok');
+    for (const check of checks) if (check.integrity_check !== 'ok') yield check.integrity_check;
     for (const row of this.#database.prepare('SELECT * FROM executions').iterate()) {
       const { number, execution_id: executionId, exited_at_ms: exitedAtMs } = row as unknown as ExecutionRow;
       const wrong = wrongOf(this.#events(number), exitedAtMs !== null);
-      if (wrong !== undefined) problems.push(`execution ${number} ("${executionId}"): ${wrong}`);
+      if (wrong !== undefined) yield `execution ${number} ("${executionId}"): ${wrong}`;
+    }
+    const counts = this.#database.prepare(`
+      SELECT sessions.session_id, exited, count(*) AS found FROM sessions JOIN executions USING (session_key)
+      WHERE exited_at_ms IS NOT NULL GROUP BY session_key HAVING found > exited`);
+    for (const { session_id: sessionId, exited, found } of counts.all()) {
+      yield `session "${sessionId}": it counts ${exited} executions that have exited, ${found} are there`;
     }
     const orphans = this.#database.prepare(
       'SELECT DISTINCT number FROM events WHERE number NOT IN (SELECT number FROM executions)',
     );
-    for (const { number } of orphans.all()) problems.push(`events of execution ${number}, which is not there`);
-    if (!this.#hasOutputs) return problems;
+    for (const { number } of orphans.all()) yield `events of execution ${number}, which is not there`;
+    if (!this.#hasOutputs) return;
     const strays = this.#database.prepare(`
       SELECT number FROM outputs WHERE number NOT IN
         (SELECT number FROM executions WHERE exited_at_ms IS NOT NULL AND output_evicted IS NULL)`);
     for (const { number } of strays.all()) {
-      problems.push(`output of execution ${number}, which is not there, has not exited, or lost it to make room`);
+      yield `output of execution ${number}, which is not there, has not exited, or lost it to make room`;
     }
-    return problems;
   }
 
   [Symbol.dispose](): void {

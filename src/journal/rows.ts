@@ -166,7 +166,7 @@ export function requireOurs(database: DatabaseSync, path: string): void {
 const FINISHED = `
   SELECT number, session_id, execution_id, session_key, execution_key, exited_at_ms, exited_monotonic_ms, output_bytes,
     output_evicted, retention
-  FROM executions WHERE exited_at_ms IS NOT NULL ORDER BY exited_at_ms, number`;
+  FROM executions WHERE exited_at_ms IS NOT NULL ORDER BY exited_monotonic_ms, number`;
 
 type FinishedColumns = [number, string, string, string, string, number, number, number, string | null, string | null];
 

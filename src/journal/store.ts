@@ -1,7 +1,7 @@
 import { chmodSync, closeSync, existsSync, openSync, renameSync, statfsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
-import { bootId } from '../clock.ts';
+import { bootId, now } from '../clock.ts';
 import type { SealedOutput } from '../output/sealed-output.ts';
 import type {
   Durability,
@@ -29,6 +29,8 @@ export interface Opened {
   contents: UnfinishedContents;
   /** Where a damaged journal was put before this one was begun, what was wrong with it, and how many rows could be read. */
   setAside: { path: string; why: string; kept: number } | undefined;
+  /** There was none, or nothing in it. */
+  isNew: boolean;
 }
 
 /** Keeps a write-ahead log from staying as large as it once was, in bytes. */
@@ -39,6 +41,9 @@ const LARGEST_LOG_BYTES = 16 * 1024 * 1024;
  * still end in the journal. An end needs about 1 KiB.
  */
 const ROOM_BYTES = 1024 * 1024;
+
+/** How many finished executions get the time of another boot in one transaction. */
+const MOVED_AT_ONCE = 1_000;
 
 /** With less than that left on the disk nothing new is begun, in bytes. */
 const LEAST_LEFT_BYTES = 1024 * 1024;
@@ -88,7 +93,7 @@ export class JournalStore {
   #makeRoom(): void {
     const { freelist_count: pages } = this.#database.prepare('PRAGMA freelist_count').get() as Record<string, number>;
     const { page_size: pageBytes } = this.#database.prepare('PRAGMA page_size').get() as Record<string, number>;
-    const log = statSync(`${this.#path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+    const log = bytesOf(`${this.#path}-wal`);
     if ((pages ?? 0) * (pageBytes ?? 0) >= ROOM_BYTES / 2 && log >= ROOM_BYTES) return;
     this.#database.exec(`
       INSERT INTO room VALUES (zeroblob(${ROOM_BYTES}));
@@ -102,8 +107,11 @@ export class JournalStore {
    * {@link ForeignJournalError} for a file that is none of ours or newer than this program, else the system's error.
    */
   static open(path: string, durability: Durability): Opened {
+    const isNew = bytesOf(path) === 0;
     try {
-      return { ...openSound(path, durability, (database) => new JournalStore(database, path)), setAside: undefined };
+      if (isNew && bytesOf(`${path}-wal`) > 0) throw new DamagedError('it is empty, and its log is not');
+      const opened = openSound(path, durability, (database) => new JournalStore(database, path));
+      return { ...opened, setAside: undefined, isNew };
     } catch (error) {
       if (!isDamage(error)) throw error;
       const aside = `${path}.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
@@ -115,27 +123,28 @@ export class JournalStore {
         kept = salvage(aside, database);
         return new JournalStore(database, path);
       });
-      return { ...opened, setAside: { path: aside, why: (error as Error).message, kept } };
+      return { ...opened, setAside: { path: aside, why: (error as Error).message, kept }, isNew: false };
     }
   }
 
   /** Writes all of them or, when it throws, none. Entries that were written before may come again. */
   write(entries: readonly Entry[]): void {
     this.#strain ??= fullnessAt(this.#path);
+    this.#transactFully(() => {
+      for (const entry of entries) this.#apply(entry);
+    });
+  }
+
+  /** As {@link #transact}, with the room that is kept for when the disk is full. */
+  #transactFully(act: () => void): void {
     try {
-      this.#write(entries);
+      this.#transact(act);
     } catch (error) {
       if (!isFull(error)) throw error;
       // What is in the log goes to the free pages of the database, and the log begins anew.
       this.#database.exec('PRAGMA wal_checkpoint(RESTART)');
-      this.#write(entries);
+      this.#transact(act);
     }
-  }
-
-  #write(entries: readonly Entry[]): void {
-    this.#transact(() => {
-      for (const entry of entries) this.#apply(entry);
-    });
   }
 
   /**
@@ -254,15 +263,33 @@ export class JournalStore {
     return rows.map(({ event }) => eventOf(event));
   }
 
+  /**
+   * The machine has started anew, and its monotonic clock with it: every moment gets the time that it has by that one, as
+   * the wall clock tells it now. Done again from its beginning when it was not done to its end.
+   */
+  #moveToThisBoot(): void {
+    const { atMs, monotonicMs } = now();
+    const { moveFinished, moveSessions, moveUnfinished, keepBoot, last } = this.#statements;
+    // By the clock that counts from now on: what the wall clock has in the future is now.
+    const clocks = [monotonicMs, atMs - monotonicMs] as const;
+    const { last: newest } = last.get() as { last: number | null };
+    // A part at a time: all of a large journal would not fit into the room that is kept for a full disk.
+    for (let first = 0; first <= (newest ?? -1); first += MOVED_AT_ONCE) {
+      this.#transactFully(() => moveFinished.run(...clocks, first, first + MOVED_AT_ONCE));
+    }
+    this.#transactFully(() => {
+      moveSessions.run(...clocks);
+      moveUnfinished.run(...clocks);
+      this.#database.exec('DELETE FROM boot');
+      keepBoot.run(bootId());
+    });
+  }
+
   /** Everything, for a daemon that starts. */
   contents(): UnfinishedContents {
     const statements = this.#statements;
     const boot = statements.boot.get() as { id: string } | undefined;
-    const sameBoot = boot?.id === bootId();
-    if (!sameBoot) {
-      this.#database.exec('DELETE FROM boot');
-      statements.keepBoot.run(bootId());
-    }
+    if (boot?.id !== bootId()) this.#moveToThisBoot();
     const unfinished = (statements.unfinished.all() as unknown as (ExecutionRow & { cell_key: string | null })[]).map(
       (row): UnfinishedExecution => {
         const { request } = (statements.request.get(row.number) as { request: string } | undefined) ?? {};
@@ -276,7 +303,7 @@ export class JournalStore {
     );
     const sessions = (statements.sessions.all() as unknown as SessionRow[]).map(sessionOf);
     const { last } = statements.last.get() as { last: number | null };
-    return { sessions, unfinished, nextNumber: (last ?? 0) + 1, sameBoot };
+    return { sessions, unfinished, nextNumber: (last ?? 0) + 1 };
   }
 }
 
@@ -310,6 +337,7 @@ function openSound(
 
 /** The columns of each table that hold JSON. */
 const TABLES = {
+  boot: [],
   sessions: ['config', 'closing', 'last_exit'],
   executions: ['options', 'warnings', 'retention', 'output_evicted'],
   requests: ['request'],
@@ -319,6 +347,8 @@ const TABLES = {
 
 /** Copies what can be read of a damaged journal into a new one; returns the number of rows. */
 function salvage(damaged: string, database: DatabaseSync): number {
+  // SQLite would take the log of an empty one for a leftover, and remove it.
+  if (bytesOf(damaged) === 0) return 0;
   let kept = 0;
   database.exec('BEGIN IMMEDIATE');
   for (const [table, jsonColumns] of Object.entries(TABLES)) {
@@ -346,6 +376,11 @@ function salvage(damaged: string, database: DatabaseSync): number {
     DELETE FROM outputs WHERE number NOT IN (SELECT number FROM executions)`);
   database.exec('COMMIT');
   return kept;
+}
+
+/** 0 for a file that is not there. */
+function bytesOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 }
 
 class DamagedError extends Error {}
@@ -384,6 +419,16 @@ function prepareAll(database: DatabaseSync) {
   return {
     boot: prepare('SELECT id FROM boot'),
     keepBoot: prepare('INSERT INTO boot VALUES (?)'),
+    moveFinished: prepare(`
+      UPDATE executions SET exited_monotonic_ms = min(?1, exited_at_ms - ?2)
+      WHERE number >= ?3 AND number < ?4 AND exited_at_ms IS NOT NULL`),
+    moveSessions: prepare(`
+      UPDATE sessions SET created_monotonic_ms = min(?1, created_at_ms - ?2),
+        closing = json_set(closing, '$.monotonicMs', min(?1, json_extract(closing, '$.atMs') - ?2)),
+        last_exit = json_set(last_exit, '$.monotonicMs', min(?1, json_extract(last_exit, '$.atMs') - ?2))`),
+    moveUnfinished: prepare(`
+      UPDATE events SET event = json_set(event, '$.monotonicMs', min(?1, json_extract(event, '$.atMs') - ?2))
+      WHERE number IN (SELECT number FROM executions WHERE exited_at_ms IS NULL)`),
     createSession: prepare(`
       INSERT OR REPLACE INTO sessions (session_key, session_id, config, created_at_ms, created_monotonic_ms)
       VALUES (?, ?, ?, ?, ?)`),

@@ -43,8 +43,8 @@ const answer = (message: JournalAnswer) => port.postMessage(message);
 const { path, durability } = workerData as JournalThreadData;
 
 try {
-  const { store, contents, setAside } = JournalStore.open(path, durability);
-  answer({ type: 'opened', contents, setAside, strain: store.strain });
+  const { store, ...opened } = JournalStore.open(path, durability);
+  answer({ type: 'opened', ...opened, strain: store.strain });
   port.on('message', (command: JournalCommand) => obey(store, command));
 } catch (error) {
   answer({ type: 'refused', message: (error as Error).message });

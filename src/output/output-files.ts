@@ -34,19 +34,24 @@ const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.std
 
 /**
  * Keeps the head of an execution's output, `limitBytes` of both streams together: for one whose cell died before it could.
- * The larger of the two is cut first. Nobody writes any more.
+ * The larger of the two is cut first. Nobody writes any more. Returns how much of each there is then, as far as it is there.
  */
-export function cutOutput(directory: string, limitBytes: number): void {
-  const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-  const files = STREAMS.map((stream) => join(directory, stream)).map((path) => ({ path, size: sizeOf(path) }));
+export function cutOutput(directory: string, limitBytes: number): Partial<Record<OutputStream, number>> {
+  const files = STREAMS.flatMap((stream) => {
+    const path = join(directory, stream);
+    const found = statSync(path, { throwIfNoEntry: false });
+    return found === undefined ? [] : [{ stream, path, size: found.size }];
+  });
   files.sort((a, b) => b.size - a.size);
   let excess = files.reduce((sum, { size }) => sum + size, 0) - limitBytes;
-  for (const { path, size } of files) {
-    if (excess <= 0) return;
-    const kept = Math.max(0, size - excess);
-    truncateSync(path, kept);
-    excess -= size - kept;
+  for (const file of files) {
+    if (excess <= 0) break;
+    const kept = Math.max(0, file.size - excess);
+    truncateSync(file.path, kept);
+    excess -= file.size - kept;
+    file.size = kept;
   }
+  return Object.fromEntries(files.map(({ stream, size }) => [stream, size]));
 }
 
 /**
@@ -64,23 +69,14 @@ export class OutputFiles {
     this.#findSealed = findSealed;
   }
 
-  /** How many bytes each stream has; 0 for one whose file is not there. */
+  /** How many bytes each stream has; 0 for one that is not there. */
   async sizes(): Promise<Record<OutputStream, number>> {
-    const { stdout = 0, stderr = 0 } = await this.found();
-    return { stdout, stderr };
-  }
-
-  /** How many bytes each stream has whose file is there, or sealed. */
-  async found(): Promise<Partial<Record<OutputStream, number>>> {
     const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => ifExists(stat(join(this.#directory, stream)))));
     const sealed = stdout && stderr ? undefined : await this.#sealed();
-    const sizes = {
-      stdout: stdout?.size ?? sealed?.stdout.byteLength,
-      stderr: stderr?.size ?? sealed?.stderr.byteLength,
+    return {
+      stdout: stdout?.size ?? sealed?.stdout.byteLength ?? 0,
+      stderr: stderr?.size ?? sealed?.stderr.byteLength ?? 0,
     };
-    return Object.fromEntries(
-      STREAMS.flatMap((stream) => (sizes[stream] === undefined ? [] : [[stream, sizes[stream]]])),
-    );
   }
 
   /** The last bytes of a stream, `maxBytes` at most, and where they begin. */
@@ -102,9 +98,14 @@ export class OutputFiles {
 
   /**
    * The bytes in the order they were written, both streams interleaved. Ends at the end of the output once `ended`
-   * resolves (all is written by then), or when `signal` aborts.
+   * resolves (all is written by then), or when `signal` aborts. `looked` hears how much there is each time that is looked at.
    */
-  async *read(range: OutputRange, ended: Promise<unknown>, signal: AbortSignal): AsyncGenerator<OutputChunk> {
+  async *read(
+    range: OutputRange,
+    ended: Promise<unknown>,
+    signal: AbortSignal,
+    looked: (sizes: Record<OutputStream, number>) => void = () => {},
+  ): AsyncGenerator<OutputChunk> {
     const changes = new Changes(this.#directory);
     let complete = !range.follow;
     const end = () => {
@@ -113,7 +114,7 @@ export class OutputFiles {
     };
     ended.then(end, end);
     signal.addEventListener('abort', end);
-    const reader = new InterleavedReader((name) => this.#open(name), range);
+    const reader = new InterleavedReader((name) => this.#open(name), range, looked);
     try {
       for (;;) {
         // Looked at before reading: what is written by the end is read after it.
@@ -151,6 +152,7 @@ const MARK_VALUES = MARK_BYTES / Float64Array.BYTES_PER_ELEMENT;
 /** Reads what is there of the two streams, in the order of the marks, each time from where it stopped. */
 class InterleavedReader {
   readonly #open: (name: OutputName) => Promise<OutputFile | undefined>;
+  readonly #looked: (sizes: Record<OutputStream, number>) => void;
   readonly #streams: ReadonlySet<OutputStream>;
   readonly #files = new Map<OutputName, OutputFile>();
   /** The next byte to give, of each stream. */
@@ -161,8 +163,13 @@ class InterleavedReader {
   /** Position of the newest mark of each stream. */
   readonly #lastMark: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
 
-  constructor(open: (name: OutputName) => Promise<OutputFile | undefined>, range: OutputRange) {
+  constructor(
+    open: (name: OutputName) => Promise<OutputFile | undefined>,
+    range: OutputRange,
+    looked: (sizes: Record<OutputStream, number>) => void,
+  ) {
     this.#open = open;
+    this.#looked = looked;
     this.#streams = range.streams;
     this.#next = { ...range.from };
   }
@@ -172,6 +179,7 @@ class InterleavedReader {
     // what precedes the last mark read before the sizes is whole within them; of the rest it ends at the first gap.
     const before = [...(this.#current ?? (await this.#firstMarks())), ...(await this.#newMarks())];
     const sizes = { stdout: (await this.#stat('stdout')).size, stderr: (await this.#stat('stderr')).size };
+    this.#looked(sizes);
     const marks = [...before, ...(await this.#newMarks())];
     const lastBefore = before.length / MARK_VALUES - 1;
     const ends = extentEnds(marks);

@@ -1,17 +1,18 @@
+import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
 import { DataLossError, NotFoundError, OutOfRangeError } from '../errors.ts';
-import type { FinishedEntry, Moment, OutputBytes } from '../journal/entries.ts';
+import type { FinishedEntry, OutputBytes } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
 import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
 import { FinishedRecord } from './finished-record.ts';
 import { OutputSealer } from './output-sealer.ts';
 import { Retention, type RetentionLimits, type UnfinishedOutput } from './retention.ts';
-import type { KnownExecution, SessionRegistry } from './session-registry.ts';
+import type { KnownExecution, SessionName, SessionRegistry } from './session-registry.ts';
 
 /** How long output that grows goes without a look, in ms: at least this, and this many times what the look takes. */
 const OUTPUT_LOOK_MS = 1_000;
@@ -30,6 +31,14 @@ export interface ArchiveOptions {
   log: Logger;
 }
 
+/** How much of each stream was written, as far as somebody saw. */
+interface KnownOutput extends OutputBytes {
+  /** How much of it is there. */
+  left: OutputBytes;
+  /** What is not there was removed to make room; else somebody has removed it, or cut it short. */
+  evicted: boolean;
+}
+
 /** Answers for executions whether they run or have finished, and keeps of those that have what retention lets it. */
 export class Archive {
   readonly #options: ArchiveOptions;
@@ -41,7 +50,9 @@ export class Archive {
 
   constructor(options: ArchiveOptions) {
     this.#options = options;
-    this.#sealer = new OutputSealer(options.journal, options.outputDirectory);
+    this.#sealer = new OutputSealer(options.journal, options.outputDirectory, (entry) =>
+      this.#inBackground(this.#removeIfLeft(entry)),
+    );
     this.#retention = new Retention({
       limits: options.limits,
       onReleased: (entry) => this.#released(entry),
@@ -50,9 +61,9 @@ export class Archive {
   }
 
   /** What an older daemon has left of finished executions, in the order in which they exited. */
-  restore(finished: readonly FinishedEntry[], agoMs: (moment: Moment) => number): void {
+  restore(finished: readonly FinishedEntry[]): void {
     for (const entry of finished.toSorted((a, b) => a.number - b.number)) this.#options.registry.add(entry);
-    for (const entry of finished) this.#retention.add(entry, agoMs(entry.exited));
+    for (const entry of finished) this.#retention.add(entry);
   }
 
   /** From here on it keeps an eye on what guests write, and makes small what older ones have left. */
@@ -65,18 +76,17 @@ export class Archive {
 
   /** An execution has exited, and that is journaled. */
   add(record: ExecutionRecord): void {
-    const { result, times } = record.snapshot;
+    const { result } = record.snapshot;
     const { number, sessionId, executionId, sessionKey, executionKey, retention } = record.accepted;
     const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
-    const { exitedAtMs = 0 } = times;
-    const agoMs = Math.max(0, Date.now() - exitedAtMs);
+    const { atMs, monotonicMs } = record.newestAt;
     const entry: FinishedEntry = {
       number,
       sessionId,
       executionId,
       sessionKey,
       executionKey,
-      exited: { atMs: exitedAtMs, monotonicMs: monotonicMs() - agoMs },
+      exited: { atMs, monotonicMs },
       outputBytes: stdoutBytes + stderrBytes,
       outputEvicted: undefined,
       retention,
@@ -85,10 +95,10 @@ export class Archive {
     this.#recent.set(number, record);
     const [oldest] = this.#recent.keys();
     if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
-    this.#retention.add(entry, agoMs);
+    this.#retention.add(entry);
     this.#sealer.add(entry);
     // Nobody saw the end of it, nor so what it had written by then.
-    if (result?.usage === undefined || result.exitCode < 0) this.#inBackground(this.#measureOutput(entry));
+    if (result?.usage === undefined) this.#inBackground(this.#measureOutput(entry));
   }
 
   /** Gives up a finished execution. */
@@ -96,13 +106,24 @@ export class Archive {
     this.#retention.release(entry);
   }
 
+  /** A session is deleted; its executions stay. */
+  sessionClosed(session: SessionName): void {
+    this.#inBackground(this.#removeIfLeft(session));
+  }
+
   async recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
+    const record = await this.#find(known);
+    if (record !== undefined) return record;
+    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+  }
+
+  /** Undefined for one that was given up meanwhile. */
+  async #find(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord | undefined> {
     if (known instanceof ExecutionRecord) return known;
     const recent = this.#recent.get(known.number);
     if (recent !== undefined) return recent;
     const [finished] = await this.#options.journal.finished([known.number]);
-    if (finished !== undefined) return new FinishedRecord(finished);
-    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+    return finished && new FinishedRecord(finished);
   }
 
   /** All of these as they stand, those left out that are not known any more. */
@@ -116,43 +137,56 @@ export class Archive {
     });
   }
 
-  /** How much was written, and whether that is gone: evicted, or its file lost though something was in it. */
-  async outputOf(known: KnownExecution): Promise<OutputBytes & { evicted: boolean; lost: ReadonlySet<OutputStream> }> {
+  /** Of an execution whose record is at hand, or is looked for. */
+  async outputOf(known: KnownExecution, record?: ExecutionRecord | FinishedRecord): Promise<KnownOutput> {
     const evicted = evictedOf(known);
-    if (evicted !== undefined) return { ...evicted, evicted: true, lost: new Set() };
-    const { stdout, stderr } = await this.#output(known).found();
-    const lost = new Set<OutputStream>();
-    if (stdout !== undefined && stderr !== undefined) return { stdout, stderr, evicted: false, lost };
-    // Its result knows how much there was, as far as somebody saw.
-    const { stdoutBytes = 0, stderrBytes = 0 } = (await this.recordOf(known)).snapshot.result?.usage ?? {};
-    if (stdout === undefined && stdoutBytes > 0) lost.add('stdout');
-    if (stderr === undefined && stderrBytes > 0) lost.add('stderr');
-    return { stdout: stdout ?? stdoutBytes, stderr: stderr ?? stderrBytes, evicted: false, lost };
+    if (evicted !== undefined) return { ...evicted, evicted: true, left: { stdout: 0, stderr: 0 } };
+    // Its result knows how much there was, as far as somebody saw. Asked first: all of that was in the files then.
+    const { stdoutBytes = 0, stderrBytes = 0 } = (record ?? (await this.#find(known)))?.snapshot.result?.usage ?? {};
+    const left = await this.#output(known).sizes();
+    return {
+      stdout: Math.max(left.stdout, stdoutBytes),
+      stderr: Math.max(left.stderr, stderrBytes),
+      evicted: false,
+      left,
+    };
   }
 
-  /** The newest output of a stream, `maxBytes` at most, and where it begins: of what is gone, nothing, at its end. */
+  /** The newest output of a stream that is there, `maxBytes` at most, and where it begins: of what is gone, at its end. */
   async tail(known: KnownExecution, stream: OutputStream, maxBytes: number) {
-    const { evicted, lost, [stream]: end } = await this.outputOf(known);
-    if (evicted || lost.has(stream)) return { position: end, data: Buffer.alloc(0) };
+    const { left, ...written } = await this.outputOf(known);
+    if (left[stream] === 0) return { position: written[stream], data: Buffer.alloc(0) };
     return this.#output(known).tail(stream, maxBytes);
   }
 
   /** See `Daemon.streamOutput`. */
   async *read(known: KnownExecution, range: OutputRange, signal: AbortSignal): AsyncGenerator<OutputChunk> {
     const record = await this.recordOf(known);
-    await this.#requireInRange(known, range);
+    requireInRange(known, range, await this.outputOf(known, record));
     // There is nothing to read, nor a directory to look at, until the guest has started.
     if (range.follow) {
       for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
     }
     const next = { ...range.from };
-    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal)) {
+    const cut = new Map<OutputStream, DataLossError>();
+    const looked = (sizes: OutputBytes) => {
+      if (!(known instanceof ExecutionRecord)) return;
+      // At its limit its own cell cuts it back; else nobody may.
+      if (sizes.stdout + sizes.stderr >= (known.options.outputLimitBytes ?? Number.POSITIVE_INFINITY)) return;
+      for (const stream of range.streams) {
+        if (sizes[stream] < next[stream])
+          cut.set(stream, lossOf(known, stream, `${next[stream]} or more`, sizes[stream]));
+      }
+    };
+    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal, looked)) {
       next[chunk.stream] = chunk.position + chunk.data.byteLength;
       yield chunk;
     }
+    if (signal.aborted) return;
+    for (const loss of cut.values()) throw loss;
     // It may have been removed under the reader.
     const now = this.#options.registry.find(known.sessionId, known.executionId);
-    if (now !== undefined && !signal.aborted) await this.#requireInRange(now, { ...range, from: next });
+    if (now !== undefined) requireKept(now, { ...range, from: next }, await this.outputOf(now));
   }
 
   close(): void {
@@ -166,26 +200,6 @@ export class Archive {
     return new OutputFiles(join(this.#options.outputDirectory, sessionKey, executionKey), async () =>
       known instanceof ExecutionRecord && known.state !== 'exited' ? undefined : this.#options.journal.output(number),
     );
-  }
-
-  /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
-  async #requireInRange(known: KnownExecution, { streams, from }: OutputRange): Promise<void> {
-    const { evicted, lost, ...ends } = await this.outputOf(known);
-    for (const stream of streams) {
-      const [position, end] = [from[stream], ends[stream]];
-      const [which, begin] = [`${stream} of execution "${known.executionId}"`, evicted || lost.has(stream) ? end : 0];
-      if (position > end) {
-        throw new OutOfRangeError(`${which} has ${end} bytes, from ${begin} on; position ${position} is in the future`);
-      }
-      if (position < begin && lost.has(stream)) {
-        throw new DataLossError(`${which} is lost: it had ${end} bytes, and its file is not there any more`);
-      }
-      if (position < begin) {
-        throw new OutOfRangeError(
-          `${which} was evicted to make room: position ${position} is gone, it now begins at ${begin}, its end`,
-        );
-      }
-    }
   }
 
   /** Nobody may ask for it any more. */
@@ -239,7 +253,10 @@ export class Archive {
 
   async #evictOutput(entry: FinishedEntry): Promise<void> {
     const { journal } = this.#options;
-    const { stdout, stderr } = await this.outputOf(entry);
+    const left = await this.#output(entry).sizes();
+    // Only of what somebody has cut short has its result to be asked.
+    const isWhole = left.stdout + left.stderr >= entry.outputBytes;
+    const { stdout, stderr } = isWhole ? left : await this.outputOf(entry);
     entry.outputEvicted ??= { stdout, stderr };
     journal.append({ type: 'execution.outputEvicted', number: entry.number, bytes: entry.outputEvicted });
     await this.#removeOutput(entry);
@@ -252,6 +269,7 @@ export class Archive {
     for (let failed = false; ; failed = true) {
       try {
         await this.#output(entry).remove();
+        await this.#removeIfLeft(entry);
         return;
       } catch (err) {
         if (!failed) log.warn({ err }, 'output cannot be removed yet');
@@ -259,6 +277,50 @@ export class Archive {
       await wait(OUTPUT_LOOK_MS, undefined, { ref: false, signal: this.#closing.signal });
     }
   }
+
+  /**
+   * Removes a session's directory once the session is deleted and nothing is in it any more: to be called after each of
+   * the two. While a session is open, its cells may be about to use it.
+   */
+  async #removeIfLeft(session: SessionName): Promise<void> {
+    if (this.#options.registry.isOpen(session)) return;
+    try {
+      await rmdir(join(this.#options.outputDirectory, session.sessionKey));
+    } catch (error) {
+      if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    }
+  }
+}
+
+/** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */
+function requireInRange(known: KnownExecution, range: OutputRange, output: KnownOutput): void {
+  for (const stream of range.streams) {
+    const [position, end, begin] = [range.from[stream], output[stream], output.evicted ? output[stream] : 0];
+    if (position <= end) continue;
+    const which = `${stream} of execution "${known.executionId}" has ${end} bytes, from ${begin} on`;
+    throw new OutOfRangeError(`${which}; position ${position} is in the future`);
+  }
+  requireKept(known, range, output);
+}
+
+/** Throws unless each stream that is wanted has something behind the position it is wanted from, or ends there. */
+function requireKept(known: KnownExecution, { streams, from }: OutputRange, output: KnownOutput): void {
+  for (const stream of streams) {
+    const [position, end, left] = [from[stream], output[stream], output.left[stream]];
+    if (position >= end || position < left) continue;
+    if (!output.evicted) throw lossOf(known, stream, `${end}`, left);
+    const which = `${stream} of execution "${known.executionId}"`;
+    throw new OutOfRangeError(
+      `${which} was evicted to make room: position ${position} is gone, it now begins at ${end}, its end`,
+    );
+  }
+}
+
+/** Somebody else has removed output, or cut it short. */
+function lossOf({ executionId }: KnownExecution, stream: OutputStream, written: string, left: number): DataLossError {
+  return new DataLossError(
+    `${stream} of execution "${executionId}" is lost: it had ${written} bytes, of which ${left} are left`,
+  );
 }
 
 /** What was written of output that is gone. */

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
 import type { GuestExit, LostReason, Rung, StopReason, Usage } from '../../machines/execution.ts';
-import { monotonicMs } from '../clock.ts';
+import { bootId, type Moment, momentAt } from '../clock.ts';
 import {
   type Usage as CellUsage,
   type Exited,
@@ -63,11 +63,10 @@ const LOG_TAIL_CHARS = 400;
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
-  /** `agoMs`: how long ago that was. */
-  started(info: { pid: number; atMs: number; agoMs: number }): void;
+  started(info: { pid: number; at: Moment }): void;
   /** It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. */
   limitReached(limit: GuestLimit, message: string): void;
-  exited(exit: GuestExit, atMs: number): void;
+  exited(exit: GuestExit, at: Moment): void;
   /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
   lost(reason: LostReason, message: string, usage: Usage | undefined): void;
 }
@@ -404,7 +403,7 @@ export class CellProcess {
         this.#observer.worn();
         break;
       case 'started': {
-        const { executionKey, pid, thread, atMs, monotonicMs: startedMs } = body.value;
+        const { executionKey, pid, thread, atMs, monotonicMs } = body.value;
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) {
           this.#keepEarly(executionKey, body);
@@ -413,7 +412,7 @@ export class CellProcess {
         guest.pid = pid;
         guest.thread = thread;
         guest.remains = this.#remainsOf(body.value);
-        guest.observer.started({ pid, atMs, agoMs: Math.max(0, monotonicMs() - startedMs) });
+        guest.observer.started({ pid, at: { atMs, monotonicMs } });
         break;
       }
       case 'exited':
@@ -483,7 +482,7 @@ export class CellProcess {
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
-    guest.observer.exited(guestExitOf(exited), exited.atMs);
+    guest.observer.exited(guestExitOf(exited), endOf(exited));
   }
 
   /** The process is gone: so are its threads. What is left of processes below it is seen to its end before it counts. */
@@ -540,6 +539,11 @@ export function guestExitOf({ exitCode, signal, cause, message, usage, stopReaso
   const exit = { exitCode, signal: signal || undefined, message: message || undefined };
   const stop = stopReason === '' ? undefined : { reason: stopReason as StopReason, rung: stopRung as Rung };
   return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage), stop };
+}
+
+/** When a guest was gone, in its cell's words: by the wall clock alone where the other is not known, or of another boot. */
+export function endOf({ atMs, monotonicMs, bootId: boot }: Exited): Moment {
+  return monotonicMs === undefined || boot !== bootId() ? momentAt(atMs) : { atMs, monotonicMs };
 }
 
 function usageOf(usage: CellUsage): Usage {

@@ -1,8 +1,8 @@
 import { type Actor, type AnyStateMachine, createActor } from 'xstate';
 import type { ExecutionResult, executionMachine, Rung, Stop, Usage } from '../../machines/execution.ts';
-import { monotonicMs, now } from '../clock.ts';
+import { agoMs, type Moment, monotonicMs, now } from '../clock.ts';
 import { AlreadyExistsError } from '../errors.ts';
-import type { AcceptedExecution, JournaledEvent, Moment } from '../journal/entries.ts';
+import type { AcceptedExecution, JournaledEvent } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { processName } from '../processes.ts';
 import type { CheckedOptions } from './limits.ts';
@@ -53,13 +53,6 @@ export interface ExecutionSnapshot {
 
 type ExecutionActor = Actor<typeof executionMachine>;
 
-/** What a record is made of that goes on from where an earlier daemon's journal ends. */
-export interface Resumed {
-  events: JournaledEvent[];
-  /** How long ago something was, in ms. */
-  agoMs(moment: { atMs: number; monotonicMs: number }): number;
-}
-
 /** What {@link ExecutionRecord} is made with. */
 export interface RecordOptions {
   accepted: AcceptedExecution;
@@ -70,7 +63,8 @@ export interface RecordOptions {
   journal: Pick<Journal, 'append'>;
   /** Hears of each state when the machine reaches it: before it is journaled, and so before anyone else may know. */
   onReached(record: ExecutionRecord, state: LifecycleState): void;
-  resumed?: Resumed | undefined;
+  /** Where an earlier daemon's journal ends, for one that goes on from there. */
+  resumed?: JournaledEvent[] | undefined;
 }
 
 /**
@@ -93,7 +87,7 @@ export class ExecutionRecord {
   dispatched = false;
   readonly #options: RecordOptions;
   /** The newest event, which may not be journaled yet. */
-  #newest: StatusEvent | undefined;
+  #newest: (StatusEvent & Moment) | undefined;
   #startedAtMs: number | undefined;
   /** As the guest's cell tells it: it may be long before this daemon has heard. */
   #started: Moment | undefined;
@@ -111,8 +105,8 @@ export class ExecutionRecord {
     this.#resuming = resumed !== undefined;
     const { sessionKey, executionKey } = accepted;
     const { queueTimeoutMs, timeoutMs, timeoutSignal, graceMs } = accepted.options;
-    const [first] = resumed?.events ?? [];
-    const waitedMs = first === undefined ? 0 : (resumed?.agoMs(first) ?? 0);
+    const [first] = resumed ?? [];
+    const waitedMs = first === undefined ? 0 : agoMs(first);
     this.actor = createActor(machine as AnyStateMachine as typeof executionMachine, {
       input: {
         sessionKey,
@@ -127,21 +121,19 @@ export class ExecutionRecord {
     this.actor.subscribe({ next: (snapshot) => this.#observe(snapshot), error: () => {} });
     if (resumed === undefined) {
       this.actor.start();
-      const { atMs, monotonicMs } = now();
-      const event = this.#eventOf('pending', atMs, undefined, undefined, undefined);
-      const journaled = { ...event, monotonicMs };
+      const event = this.#eventOf('pending', now(), undefined, undefined, undefined);
       if (request === undefined) throw new TypeError('a new execution without a request');
-      options.journal.append({ type: 'execution.accepted', execution: accepted, request, event: journaled }, () =>
+      options.journal.append({ type: 'execution.accepted', execution: accepted, request, event }, () =>
         this.#publish(event),
       );
     } else {
-      for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid, process } of resumed.events) {
+      for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid, process } of resumed) {
         this.events.push({ sequence, atMs, state, rung, result, warning });
         this.#startedAtMs = startedAtMs ?? this.#startedAtMs;
         this.pid = pid ?? this.pid;
         this.process = process ?? this.process;
       }
-      this.#newest = this.events.at(-1);
+      this.#newest = resumed.at(-1);
       this.#rung = this.#newest?.rung;
       this.actor.start();
     }
@@ -181,6 +173,11 @@ export class ExecutionRecord {
     return this.#newest?.state === 'exited';
   }
 
+  /** When its newest event was, which may not be journaled yet. */
+  get newestAt(): Moment {
+    return this.#newest ?? now();
+  }
+
   get snapshot(): ExecutionSnapshot {
     return snapshotOf(this.accepted, this.events, this.#startedAtMs, this.pid);
   }
@@ -204,8 +201,8 @@ export class ExecutionRecord {
   }
 
   /** The guest's own word on when it was gone, told before the machine is. */
-  noteExited(atMs: number): void {
-    this.#exited = { atMs, monotonicMs: monotonicMs() - Math.max(0, Date.now() - atMs) };
+  noteExited(exited: Moment): void {
+    this.#exited = exited;
   }
 
   /** Tells everyone who watches, and keeps it for the result. */
@@ -294,37 +291,38 @@ export class ExecutionRecord {
     rung: Rung | undefined,
     { result, warning, stop }: { result?: ExecutionResult | undefined; warning?: string; stop?: Stop | undefined },
   ): void {
-    const event = this.#eventOf(state, told.atMs, rung, result, warning);
+    const event = this.#eventOf(state, told, rung, result, warning);
     const guest = { startedAtMs: this.#startedAtMs, pid: this.pid, process: this.process };
-    // Moved with the time that it is told with, and never ahead of now.
-    const toldMs = Math.min(monotonicMs(), told.monotonicMs + event.atMs - told.atMs);
-    const journaled = { ...event, monotonicMs: toldMs, stop, ...guest };
+    const journaled = { ...event, stop, ...guest };
     const { journal, accepted } = this.#options;
     journal.append({ type: 'execution.event', number: accepted.number, event: journaled }, () => this.#publish(event));
   }
 
   #eventOf(
     state: LifecycleState,
-    toldMs: number,
+    told: Moment,
     rung: Rung | undefined,
     result: ExecutionResult | undefined,
     warning: string | undefined,
-  ): StatusEvent {
-    // The cell's word on an end may be older than the daemon's newest step; a later event is never the earlier one.
-    const atMs = Math.max(toldMs, this.#newest?.atMs ?? 0);
-    const event = { sequence: (this.#newest?.sequence ?? 0) + 1, atMs, state, rung, result, warning };
+  ): StatusEvent & Moment {
+    const before = this.#newest ?? { sequence: 0, ...told };
+    // The cell's word on an end may be older than the daemon's newest step; a later event is never the earlier one, by
+    // neither clock, and none is ahead of now by the one that nobody sets.
+    const atMs = Math.max(told.atMs, before.atMs);
+    const toldMs = Math.min(Math.max(told.monotonicMs, before.monotonicMs), monotonicMs());
+    const event = { sequence: before.sequence + 1, atMs, monotonicMs: toldMs, state, rung, result, warning };
     this.#newest = event;
     return event;
   }
 
-  #publish(event: StatusEvent): void {
+  #publish({ monotonicMs: _, ...event }: StatusEvent & Moment): void {
     this.events.push(event);
     for (const listener of this.#listeners) listener(event);
   }
 }
 
 /** The stop that was under way, with what is left of its grace period. */
-export function stopUnderWay({ events, agoMs }: Resumed): Stop | undefined {
+export function stopUnderWay(events: readonly JournaledEvent[]): Stop | undefined {
   const reached = events.findLast(({ state, rung }) => state === 'signaled' && rung !== undefined);
   if (reached?.stop === undefined) return undefined;
   if (reached.rung !== 'graceful') return { ...reached.stop, graceMs: 0 };

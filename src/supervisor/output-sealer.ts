@@ -16,14 +16,16 @@ const BATCH = 32;
 export class OutputSealer {
   readonly #journal: Pick<Journal, 'seal'>;
   readonly #outputDirectory: string;
+  readonly #onSealed: (entry: FinishedEntry) => void;
   #waiting = new Set<FinishedEntry>();
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  /** `outputDirectory`: `daemon/output/` of the state directory. */
-  constructor(journal: Pick<Journal, 'seal'>, outputDirectory: string) {
+  /** `outputDirectory`: `daemon/output/` of the state directory. `onSealed` hears of each whose files may be gone. */
+  constructor(journal: Pick<Journal, 'seal'>, outputDirectory: string, onSealed: (entry: FinishedEntry) => void) {
     this.#journal = journal;
     this.#outputDirectory = outputDirectory;
+    this.#onSealed = onSealed;
   }
 
   /** An execution has exited, and that is journaled. */
@@ -36,8 +38,11 @@ export class OutputSealer {
   /** Of what an older daemon has left, what still has files: sealed they may be, and only not removed yet. */
   async addLeft(finished: readonly FinishedEntry[]): Promise<void> {
     const executionKeys = new Set<string>();
-    for (const sessionKey of await readdir(this.#outputDirectory)) {
-      for (const key of await readdir(join(this.#outputDirectory, sessionKey))) executionKeys.add(key);
+    for (const session of await readdir(this.#outputDirectory, { withFileTypes: true })) {
+      if (!session.isDirectory()) continue;
+      // One that is of no use is removed at the same time.
+      const names = await readdir(join(this.#outputDirectory, session.name)).catch(() => []);
+      for (const name of names) executionKeys.add(name);
     }
     for (const entry of finished) if (executionKeys.has(entry.executionKey)) this.add(entry);
   }
@@ -51,7 +56,8 @@ export class OutputSealer {
     const due = [...this.#waiting].filter((entry) => entry.outputBytes <= MOST_SEALED_BYTES);
     this.#waiting.clear();
     while (due.length > 0 && !this.#closed) {
-      const places = due.slice(0, BATCH).map(({ number, sessionKey, executionKey }) => ({
+      const batch = due.slice(0, BATCH);
+      const places = batch.map(({ number, sessionKey, executionKey }) => ({
         number,
         directory: join(this.#outputDirectory, sessionKey, executionKey),
       }));
@@ -62,6 +68,7 @@ export class OutputSealer {
         break;
       }
       due.splice(0, BATCH);
+      for (const entry of batch) this.#onSealed(entry);
     }
     this.#timer = undefined;
     for (const entry of [...due, ...this.#waiting]) this.add(entry);

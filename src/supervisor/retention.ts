@@ -48,15 +48,14 @@ export class Retention {
     this.#daemon = new Pool(options.limits);
   }
 
-  /** An execution has exited, `agoMs` ago. They come in the order in which they exited. */
-  add(entry: FinishedEntry, agoMs: number): void {
-    const exitedMs = monotonicMs() - agoMs;
+  /** An execution has exited. They come in the order in which they did. */
+  add(entry: FinishedEntry): void {
     const pools = this.#poolsOf(entry);
     const { bytes = 0 } = this.#unfinished.get(entry.executionKey) ?? {};
     this.#unfinished.delete(entry.executionKey);
     for (const pool of pools) {
       pool.unfinishedBytes = Math.max(0, pool.unfinishedBytes - bytes);
-      pool.add(entry, exitedMs);
+      pool.add(entry);
     }
     for (const pool of pools) this.#keep(pool);
   }
@@ -145,8 +144,8 @@ class Pool {
     return this.#finished.size === 0;
   }
 
-  add(entry: FinishedEntry, exitedMs: number): void {
-    this.#finished.set(entry, exitedMs);
+  add(entry: FinishedEntry): void {
+    this.#finished.set(entry, entry.exited.monotonicMs);
     this.addOutput(entry);
   }
 

@@ -7,6 +7,12 @@ import type { SessionSupervisor } from './session-supervisor.ts';
 /** An execution that has not exited, or the little that is kept in memory of one that has. */
 export type KnownExecution = ExecutionRecord | FinishedEntry;
 
+/** What a session is called, by its clients and in the state directory. */
+export interface SessionName {
+  sessionId: string;
+  sessionKey: string;
+}
+
 /**
  * Every session by its id, and every execution by session and its id. Executions outlive their session.
  */
@@ -40,6 +46,11 @@ export class SessionRegistry {
     const session = this.#sessions.get(sessionId);
     if (session === undefined) throw new NotFoundError(`session "${sessionId}" not found (elidectl session ls)`);
     return session;
+  }
+
+  /** True while this very session is open or closing: a later one of its id has another key. */
+  isOpen({ sessionId, sessionKey }: SessionName): boolean {
+    return this.#sessions.get(sessionId)?.sessionKey === sessionKey;
   }
 
   sessions(): SessionSupervisor[] {

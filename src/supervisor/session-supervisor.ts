@@ -10,10 +10,10 @@ import {
   type GuestInput,
 } from '../../machines/execution.ts';
 import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machines/session.ts';
-import { monotonicMs, now } from '../clock.ts';
+import { agoMs, type Moment, now } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
 import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
-import type { Moment, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
+import type { JournaledEvent, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
 import { endSessionOf } from '../processes.ts';
@@ -27,7 +27,7 @@ import {
   CellSupervisor,
 } from './cell-supervisor.ts';
 import type { Dispatcher, Waiting } from './dispatcher.ts';
-import { ExecutionRecord, type LifecycleState, type Resumed, stopUnderWay } from './execution-record.ts';
+import { ExecutionRecord, type LifecycleState, stopUnderWay } from './execution-record.ts';
 import { engineOf } from './languages.ts';
 import type { CheckedOptions } from './limits.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
@@ -42,8 +42,8 @@ export interface SessionOptions {
   journal: Journal;
   /** Numbers for new executions. */
   nextNumber(): number;
-  /** Set for a session that an older daemon has left, with how long ago something was, in ms. */
-  unclosed?: { session: UnclosedSession; agoMs(moment: Moment): number } | undefined;
+  /** Set for a session that an older daemon has left. */
+  unclosed?: UnclosedSession | undefined;
   /** `work/` of the state directory: what guests may touch. */
   workDirectory: string;
   /** `daemon/output/` of the state directory. */
@@ -98,7 +98,7 @@ export class SessionMachines {
 /** The end of a guest as its cell wrote it down. */
 export interface GuestEnd {
   exit: GuestExit;
-  atMs: number;
+  at: Moment;
 }
 
 /** The place of a guest whose cell is gone. */
@@ -149,7 +149,7 @@ export class SessionSupervisor implements Waiting {
     this.sessionId = options.sessionId;
     this.config = options.config;
     this.weight = options.config.weight;
-    const { session: unclosed, agoMs = () => 0 } = options.unclosed ?? {};
+    const { unclosed } = options;
     this.#sessionKey = unclosed?.sessionKey ?? nanoid(KEY_CHARS);
     this.#created = unclosed?.created ?? now();
     const { idleTtlMs, totalTtlMs } = options.config;
@@ -225,7 +225,7 @@ export class SessionSupervisor implements Waiting {
   #record(
     accepted: ExecutionRecord['accepted'],
     request: ExecutionRequest | undefined,
-    resumed: Resumed | undefined,
+    resumed: JournaledEvent[] | undefined,
   ): ExecutionRecord {
     const { machines, limits, journal, dispatcher } = this.#options;
     let starting = true;
@@ -260,10 +260,9 @@ export class SessionSupervisor implements Waiting {
    * Goes on with an execution from where an older daemon's journal ends: with its guest where a cell holds it, from the
    * start where it never began, else to its end. `written` is that end as its cell, now gone, wrote it down.
    */
-  resume(unfinished: UnfinishedExecution, agoMs: Resumed['agoMs'], written: GuestEnd | undefined): ExecutionRecord {
+  resume(unfinished: UnfinishedExecution, written: GuestEnd | undefined): ExecutionRecord {
     const { events, request, cellKey, ...accepted } = unfinished;
-    const resumed = { events, agoMs };
-    const record = this.#record(accepted, request, resumed);
+    const record = this.#record(accepted, request, events);
     const { executionKey } = record;
     const place = this.#cells.held(executionKey);
     const hasBegun = events.some(({ state }) => state === 'running') || place !== undefined || written !== undefined;
@@ -271,7 +270,7 @@ export class SessionSupervisor implements Waiting {
       this.#queue.add(record);
       record.resumed();
       // It was stopped before it came to a cell: that is its end.
-      const stop = stopUnderWay(resumed);
+      const stop = stopUnderWay(events);
       if (stop !== undefined) record.actor.send({ type: 'execution.stop', ...stop });
       return record;
     }
@@ -284,13 +283,13 @@ export class SessionSupervisor implements Waiting {
     this.#dispatch(record);
     const started = events.find(({ state }) => state === 'running');
     if (started !== undefined) record.actor.send({ type: 'guest.started', agoMs: agoMs(started) });
-    const stop = stopUnderWay(resumed);
+    const stop = stopUnderWay(events);
     if (stop !== undefined) record.actor.send({ type: 'execution.stop', ...stop });
     record.resumed();
     this.#resuming.delete(executionKey);
     if (observer === undefined) throw new Error(`an execution that was not resumed: ${executionKey}`);
     if (place !== undefined) place.resume(executionKey, this.#outputDirectory(record), observer);
-    else if (written !== undefined) observer.exited(written.exit, written.atMs);
+    else if (written !== undefined) observer.exited(written.exit, written.at);
     else void this.#lose(record, observer);
     return record;
   }
@@ -386,10 +385,7 @@ export class SessionSupervisor implements Waiting {
   #exited(record: ExecutionRecord): void {
     this.#live.delete(record.executionKey);
     this.#queue.delete(record);
-    const { exitedAtMs = 0 } = record.snapshot.times;
-    // By the wall clock: the cell that saw it may have been without a daemon.
-    const agoMs = Math.max(0, Date.now() - exitedAtMs);
-    this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched, agoMs });
+    this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched, agoMs: agoMs(record.newestAt) });
     this.#options.onExited(record);
     // One may have waited for a place in the session, not in the node.
     if (record.dispatched && this.#queue.size > 0) this.#options.dispatcher.offer(this);
@@ -445,24 +441,30 @@ export class SessionSupervisor implements Waiting {
       void this.#removeWorkspace(executionKey);
     };
     const observer: GuestObserver = {
-      started: ({ pid, atMs, agoMs }) => {
-        record.noteStarted({ atMs, monotonicMs: monotonicMs() - agoMs }, pid);
-        sendBack({ type: 'guest.started', agoMs });
+      started: ({ pid, at }) => {
+        record.noteStarted(at, pid);
+        sendBack({ type: 'guest.started', agoMs: agoMs(at) });
       },
       limitReached: (limit, message) => {
         if (limit === 'memory_soft') record.warn(message);
         else sendBack({ type: 'guest.limitReached', limit, message });
       },
-      exited: (exit, atMs) => {
+      exited: (exit, at) => {
         end();
-        record.noteExited(atMs);
+        record.noteExited(at);
         sendBack({ type: 'guest.exited', exit });
       },
       lost: (reason, message, usage) => {
         end();
-        const { outputLimitBytes } = record.options;
-        if (outputLimitBytes !== undefined) cutOutput(this.#outputDirectory(record), outputLimitBytes);
-        sendBack({ type: 'guest.lost', reason, message, usage });
+        const { outputLimitBytes = Number.POSITIVE_INFINITY } = record.options;
+        const { stdout, stderr } = cutOutput(this.#outputDirectory(record), outputLimitBytes);
+        // More may have come since its cell was asked, and less be kept.
+        const seen = usage && {
+          ...usage,
+          stdoutBytes: stdout ?? usage.stdoutBytes,
+          stderrBytes: stderr ?? usage.stderrBytes,
+        };
+        sendBack({ type: 'guest.lost', reason, message, usage: seen });
       },
     };
     const resume = this.#resuming.get(executionKey);

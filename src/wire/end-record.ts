@@ -1,4 +1,4 @@
-import { constants, fstatSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { Exited } from '../gen/elide/cell/v1/cell.ts';
 
 /** A record that grew beyond this is emptied once nothing in it is needed, in bytes. */
@@ -12,6 +12,12 @@ const HEADER_BYTES = 4;
 export class EndRecord {
   readonly #fd: number;
   readonly #kept = new Map<string, Exited>();
+  /** Those of them that are in memory only. */
+  readonly #unwritten = new Map<string, Exited>();
+  /** Of whole ends in the file. */
+  #bytes = 0;
+  /** There may be a part of an end behind them, behind which nothing could be read. */
+  #isTorn = false;
 
   /** Begins an empty record. */
   constructor(path: string) {
@@ -31,32 +37,49 @@ export class EndRecord {
   /** Writes an end down. Where the disk is full only memory has it, until there is room for the next one. */
   keep(exited: Exited): void {
     this.#kept.set(exited.executionKey, exited);
-    if (!this.#write(exited)) this.#rewrite();
+    this.#unwritten.set(exited.executionKey, exited);
+    // Where nothing in the file is needed, what it takes up is room.
+    if (!this.#write() && this.#unwritten.size === this.#kept.size) this.#empty();
   }
 
   forget(executionKey: string): void {
+    this.#unwritten.delete(executionKey);
     if (!this.#kept.delete(executionKey) || this.#kept.size > 0) return;
-    if (fstatSync(this.#fd).size > LARGEST_BYTES) this.#rewrite();
+    if (this.#bytes > LARGEST_BYTES) this.#empty();
   }
 
-  /** Behind an end of which only a part is there, nothing could be read. */
-  #rewrite(): void {
-    ftruncateSync(this.#fd, 0);
-    for (const exited of this.#kept.values()) if (!this.#write(exited)) return;
+  #empty(): void {
+    this.#bytes = 0;
+    this.#isTorn = true;
+    this.#write();
   }
 
-  /** False when there was no room for all of it. */
-  #write(exited: Exited): boolean {
-    const body = Exited.encode(exited).finish();
-    const frame = Buffer.allocUnsafe(HEADER_BYTES + body.byteLength);
-    frame.writeUInt32BE(body.byteLength);
-    frame.set(body, HEADER_BYTES);
+  /** False when not all that memory has could be written. What is in the file is never given up for it. */
+  #write(): boolean {
     try {
-      return writeSync(this.#fd, frame) === frame.byteLength;
+      if (this.#isTorn) ftruncateSync(this.#fd, this.#bytes);
+      this.#isTorn = false;
+      for (const [executionKey, exited] of this.#unwritten) {
+        const frame = frameOf(exited);
+        this.#isTorn = true;
+        if (writeSync(this.#fd, frame) < frame.byteLength) return false;
+        this.#isTorn = false;
+        this.#bytes += frame.byteLength;
+        this.#unwritten.delete(executionKey);
+      }
+      return true;
     } catch {
       return false;
     }
   }
+}
+
+function frameOf(exited: Exited): Buffer {
+  const body = Exited.encode(exited).finish();
+  const frame = Buffer.allocUnsafe(HEADER_BYTES + body.byteLength);
+  frame.writeUInt32BE(body.byteLength);
+  frame.set(body, HEADER_BYTES);
+  return frame;
 }
 
 /** What a record says, oldest first; nothing when there is none. A half-written end at its tail is left out. */

@@ -1,10 +1,11 @@
 import { expect, test, vi } from 'vitest';
-import type { Guest, GuestLimits, GuestUsage } from '../../src/cell/engine.ts';
+import { type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT } from '../../src/cell/engine.ts';
 import { Meter } from '../../src/cell/meter.ts';
 
 /** A guest that uses what it is told to use. */
 class StandIn implements Guest {
   looks = 0;
+  readonly outputBytes = NO_OUTPUT;
   readonly notified: string[] = [];
   readonly #memoryBytes: (look: number) => number;
   readonly #cpuSeconds: (look: number) => number;

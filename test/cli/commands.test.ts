@@ -1,5 +1,9 @@
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { eventually } from '../support/daemon.ts';
+import { JournalStore } from '../../src/journal/store.ts';
+import { eventually, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { Elidectl } from './elidectl.ts';
 
@@ -403,6 +407,65 @@ describe('journal', () => {
 
     expect(code).toBe(125);
     expect(stderr.toString()).toMatch(/in use by another daemon/);
+  });
+
+  const change = (path: string, sql: string) => {
+    const database = new DatabaseSync(path);
+    database.exec(sql);
+    database.close();
+  };
+  /** A state directory that no daemon uses, with this in its journal. */
+  const left = (sql: string) => {
+    const root = temporaryDirectory();
+    mkdirSync(join(root, 'daemon'), { mode: 0o700 });
+    writeFileSync(join(root, 'daemon', 'lock.db'), '');
+    const path = join(root, 'daemon', 'journal.db');
+    JournalStore.open(path, 'normal').store.close();
+    change(path, sql);
+    return { flags: ['--state-dir', root], path };
+  };
+
+  test('verify names what is wrong, and exits with 1', async () => {
+    const { flags } = left("INSERT INTO events VALUES (7, 1, '{}')");
+
+    const { code, stdout, stderr } = await ctl.run(['journal', 'verify', ...flags]);
+
+    expect(code).toBe(1);
+    expect(stdout.toString()).toBe('');
+    expect(stderr.toString()).toBe('elidectl: events of execution 7, which is not there\n');
+  });
+
+  test('vacuum makes one small that no daemon uses, and says so', async () => {
+    const { flags, path } = left('INSERT INTO room VALUES (zeroblob(4000000)); DELETE FROM room');
+    const before = statSync(path).size;
+
+    const said = await ctl.text('journal', 'vacuum', ...flags);
+
+    const after = statSync(path).size;
+    expect(said).toBe(`${before} bytes before, ${after} now\n`);
+    expect(after).toBeLessThan(before / 10);
+    expect(await ctl.text('journal', 'verify', ...flags)).toBe('sound\n');
+  });
+
+  test.each([
+    ['garbage', (path: string) => writeFileSync(path, Buffer.alloc(8192, 'garbage')), /journal\.db.*not a database/],
+    [
+      'of a newer version',
+      (path: string) => change(path, 'PRAGMA user_version = 99'),
+      /journal\.db was written by a newer version/,
+    ],
+  ])('one that is %s is refused by name, and left alone', async (_, spoil, message) => {
+    const { flags, path } = left('');
+    spoil(path);
+    const before = readFileSync(path);
+
+    for (const verb of ['export', 'verify', 'vacuum']) {
+      const { code, stderr } = await ctl.run(['journal', verb, ...flags]);
+      expect(code, verb).toBe(125);
+      expect(stderr.toString(), verb).toMatch(message);
+    }
+
+    expect(readFileSync(path)).toEqual(before);
   });
 
   test('a directory without one is named', async () => {

@@ -1,12 +1,14 @@
 import { once } from 'node:events';
 import { connect as connectHttp2 } from 'node:http2';
-import { createConnection } from 'node:net';
+import { createConnection, createServer, type Socket } from 'node:net';
 import { status } from '@grpc/grpc-js';
 import { expect, test, vi } from 'vitest';
 import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
-import { TestClient } from '../support/client.ts';
+import { all, TestClient } from '../support/client.ts';
 import { eventually, openDescriptors, TestDaemon, type TestExecution } from '../support/daemon.ts';
 
+/** What HTTP/2 begins with, settings, and a frame of which only the head comes. */
+const HALF_A_REQUEST = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x10\x01';
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 
 const watchRequest = ({ sessionId, executionId }: TestExecution) => ({ sessionId, executionId, fromSequence: 0n });
@@ -84,6 +86,46 @@ test('a connection that is cut, without a word, ends its streams at the daemon',
 
   await eventually('every descriptor is closed', () => openDescriptors() <= before);
   expect((await running.snapshot()).state).toBe('running');
+});
+
+test('connections that nobody answers on are dropped, with their streams; one that is only quiet stays', async () => {
+  await using node = await TestDaemon.start({ keepaliveMs: 1_000 });
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const socket = node.endpoints.socket as string;
+  await using quiet = new TestClient(`unix:${socket}`);
+  const watched = all(quiet.api.watchExecution(watchRequest(running)));
+  await quiet.call('health', {});
+  const before = openDescriptors();
+  // As a network does that is gone: everything is open, and nothing arrives.
+  const links: [near: Socket, far: Socket][] = [];
+  const network = createServer((near) => {
+    const far = createConnection(socket);
+    near.pipe(far).pipe(near);
+    links.push([near, far]);
+  });
+  const path = `${node.root}/network.sock`;
+  await new Promise<void>((resolve) => network.listen(path, resolve));
+  const lost = new TestClient(`unix:${path}`);
+  const stream = lost.api.streamExecutionOutput(outputRequest(running));
+  stream.on('error', () => {});
+  await once(stream, 'data');
+  const mute = Array.from({ length: 3 }, () => createConnection(socket));
+  for (const each of mute) each.on('error', () => {}).write(HALF_A_REQUEST);
+
+  for (const [near, far] of links) {
+    near.unpipe(far);
+    far.unpipe(near).resume();
+  }
+  await Promise.all([...links.map(([, far]) => far), ...mute].map((each) => once(each.resume(), 'close')));
+
+  for (const [near] of links) near.destroy();
+  lost.api.close();
+  network.close();
+  await eventually('the descriptors of the streams are closed', () => openDescriptors() <= before);
+  await running.cancel({ graceMs: 0 });
+  // To its end: pending, running, forced, exited.
+  expect((await watched).map(({ sequence }) => sequence)).toEqual([1n, 2n, 3n, 4n]);
 });
 
 test('an abandoned watch, stream or wait takes its listener along', async () => {

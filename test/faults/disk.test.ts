@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
 import { fill, limited } from './faults.ts';
@@ -60,20 +60,11 @@ test.skipIf(!isRoot)(
   'on a disk without inodes new work is refused, what runs ends, and all goes on when there are some',
   async () => {
     await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
-    const ballast = join(node.root, 'ballast');
-    mkdirSync(ballast);
     await node.client.createSession('s');
     await node.ready({ executionId: 'e', code: IDLE });
     await node.ready({ executionId: 'writes', code: `setInterval(() => console.log('x'), 20); ${IDLE}` });
 
-    for (let count = 0; ; count += 1) {
-      try {
-        closeSync(openSync(join(ballast, String(count)), 'w'));
-      } catch (error) {
-        expect(error).toMatchObject({ code: 'ENOSPC' });
-        break;
-      }
-    }
+    const ballast = exhaust(node, 'inodes');
     const { stdoutBytes } = await node.client.getExecutionStatus('s', 'writes');
     const refused = await refusalOf(node, 'refused');
     const session = await node.client.createSession('new').catch((error) => error);
@@ -100,6 +91,74 @@ test.skipIf(!isRoot)(
     expect((await node.client.getExecutionStatus('s', 'writes')).state).toBe('running');
   },
 );
+
+/** Uses up a disk, by bytes or by inodes; returns what to remove for there to be room again. */
+function exhaust(node: FaultNode, what: 'bytes' | 'inodes'): string {
+  const ballast = join(node.root, 'ballast');
+  if (what === 'bytes') {
+    fill(ballast);
+    return ballast;
+  }
+  mkdirSync(ballast);
+  for (let count = 0; ; count += 1) {
+    try {
+      closeSync(openSync(join(ballast, String(count)), 'w'));
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ENOSPC' });
+      return ballast;
+    }
+  }
+}
+
+describe.skipIf(!isRoot)('a daemon that starts on a disk without', () => {
+  test.each(['bytes', 'inodes'] as const)(
+    '%s takes up what there is, refuses new work, and goes on by itself',
+    async (what) => {
+      await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
+      await node.client.createSession('s');
+      await node.client.executeSnippet({
+        sessionId: 's',
+        executionId: 'done',
+        language: 'javascript',
+        code: "console.log('done')",
+      });
+      const done = await node.client.wait('s', 'done');
+      await node.ready({ executionId: 'e', code: IDLE });
+      await node.end();
+      const ballast = exhaust(node, what);
+
+      await node.start();
+
+      await requireReads(node, done, 'e');
+      expect(await refusalOf(node, 'refused')).toMatchObject({
+        code: 'resource_exhausted',
+        message: expect.stringContaining('the disk is full'),
+      });
+      await node.client.cancelExecution('s', 'e', { graceMs: 0 });
+      expect((await node.client.wait('s', 'e', { deadlineMs: 5_000 })).result).toMatchObject({ reason: 'cancelled' });
+      rmSync(ballast, { recursive: true });
+      await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
+      expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
+    },
+  );
+
+  test.each(['bytes', 'inodes'] as const)(
+    '%s and has never been there says so, and starts once there is room',
+    async (what) => {
+      await using node = await FaultNode.start({}, { diskMb: DISK_MB, inodes: 500 });
+      await node.end('SIGTERM');
+      rmSync(node.stateDir, { recursive: true });
+      const ballast = exhaust(node, what);
+
+      const refused = await node.start().catch((error: Error) => error.message);
+      rmSync(ballast, { recursive: true });
+      await node.start();
+
+      expect(refused).toMatch(/^elide-daemon: .*(ENOSPC|full)/m);
+      await node.client.createSession('s');
+    },
+  );
+});
 
 test.skipIf(!isRoot)('on a read-only disk a daemon says so and ends, and the next one finds all', async () => {
   await using node = await FaultNode.start({}, { diskMb: DISK_MB });
@@ -287,3 +346,70 @@ test.each([
     expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
   },
 );
+
+test('nothing is acknowledged that the disk has not kept, whatever was asked for', async () => {
+  await using node = await FaultNode.start({ durability: 'full' });
+  const { client } = node;
+  for (const sessionId of ['s', 'deleted']) await client.createSession(sessionId);
+  await node.ready({ executionId: 'e', code: IDLE });
+  await client.executeSnippet({ sessionId: 's', executionId: 'done', language: 'javascript', code: '0' });
+  await client.wait('s', 'done');
+  const quick = { deadlineMs: DEADLINE_MS };
+  const snippet = { sessionId: 's', executionId: 'new', language: 'javascript', code: '0' };
+
+  await node.afflict({ fsync: true });
+  // Whoever is first is not refused, as nobody knows yet that the disk keeps nothing.
+  const first = client.createSession('new', {}, quick);
+  const others = [
+    client.executeSnippet(snippet, quick),
+    client.executeSnippet(snippet, quick),
+    client.cancelExecution('s', 'e', { graceMs: 0 }, quick),
+    client.releaseExecution('s', 'done', quick),
+    client.deleteSession('deleted', quick),
+  ];
+  const codes = await Promise.all(
+    [first, ...others].map((call) =>
+      call.then(
+        () => 'done',
+        ({ code }) => code,
+      ),
+    ),
+  );
+
+  const waited = 'deadline_exceeded';
+  expect(codes).toEqual([waited, expect.any(String), expect.any(String), waited, waited, waited]);
+  for (const code of codes) expect([waited, 'unavailable']).toContain(code);
+  // One that can write ends in good order.
+  await node.restart();
+});
+
+test('what is cancelled while its start waits for the disk never runs', async () => {
+  await using node = await FaultNode.start({ maxRunning: 1 });
+  const { client } = node;
+  for (const sessionId of ['s', 'other']) await client.createSession(sessionId);
+  const snippet = { sessionId: 'other', language: 'javascript' };
+  await client.executeSnippet({ ...snippet, executionId: 'first', code: '0' });
+  await client.wait('other', 'first');
+  const ends = "process.stdin.once('data', () => process.exit(3)); console.log('ready');";
+  await node.ready({ executionId: 'ends', code: ends, stdin: true });
+  const marker = join(node.root, 'marker');
+  const code = `require('fs').writeFileSync('${marker}', '')`;
+  await client.executeSnippet({ ...snippet, executionId: 'waits', code });
+
+  using failing = limited(node.pid, 'FSIZE', 0);
+  await client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: 5_000 });
+  await eventually('it has a place in the cell that is there', async () => {
+    return (await client.getSession('other')).cells.some(({ executions }) => executions === 1);
+  });
+  const cancelled = client.cancelExecution('other', 'waits', { graceMs: 0 });
+  // Answered behind it.
+  await client.getSession('other');
+  failing[Symbol.dispose]();
+
+  expect(await cancelled).toBe(true);
+  expect((await client.wait('other', 'waits')).result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
+  expect((await client.wait('s', 'ends')).result?.exitCode).toBe(3);
+  await client.executeSnippet({ ...snippet, executionId: 'last', code: '0' });
+  expect((await client.wait('other', 'last')).result?.reason).toBe('completed');
+  expect(existsSync(marker)).toBe(false);
+});

@@ -1,5 +1,6 @@
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { JournalReader } from '../../src/journal/reader.ts';
 import { eventually } from '../support/daemon.ts';
@@ -46,6 +47,83 @@ test('a TTL counts from what it counts from over a restart, and one that passed 
   await eventually('one is left', async () => (await sessions(node)).length === 1);
   await node.restart();
   expect(await sessions(node)).toEqual(['busy']);
+});
+
+/**
+ * Makes everything that the journal knows so many ms older: for so long there was no daemon. Of the session `closing` it
+ * knows no more than that: its daemon was killed before it could write down what that means for its execution.
+ */
+function age(node: FaultNode, ms: number): void {
+  const journal = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'));
+  const older = (json: string) => `json_set(${json}, '$.monotonicMs', json_extract(${json}, '$.monotonicMs') - ${ms})`;
+  journal.exec(`
+    DELETE FROM events WHERE event ->> 'state' = 'signaled'
+      AND number IN (SELECT number FROM executions WHERE session_id = 'closing');
+    UPDATE events SET event = ${older('event')};
+    UPDATE executions SET exited_monotonic_ms = exited_monotonic_ms - ${ms};
+    UPDATE sessions SET created_monotonic_ms = created_monotonic_ms - ${ms},
+      closing = ${older('closing')}, last_exit = ${older('last_exit')}`);
+  journal.close();
+}
+
+test('whatever was due while there was no daemon happens at once, and nothing before it is due', async () => {
+  await using node = await FaultNode.start();
+  const [dueMs, agedMs] = [600_000, 700_000];
+  const { client } = node;
+  await client.createSession('s', { maxRunning: 2 });
+  const stubborn = `process.on('SIGTERM', () => {}); ${FOREVER}`;
+  await node.ready({ executionId: 'limited', code: FOREVER, timeoutMs: dueMs });
+  await node.ready({ executionId: 'stopped', code: stubborn });
+  const javascript = (sessionId: string, executionId: string, code = '0') =>
+    client.executeSnippet({ sessionId, executionId, language: 'javascript', code });
+  await client.executeSnippet({
+    sessionId: 's',
+    executionId: 'waits',
+    language: 'javascript',
+    code: '0',
+    queueTimeoutMs: dueMs,
+  });
+  await client.cancelExecution('s', 'stopped', { graceMs: dueMs });
+  await client.createSession('closing');
+  await javascript('closing', 'e', stubborn);
+  for await (const { data } of client.streamOutput('closing', 'e')) if (String(data).includes('ready')) break;
+  const closing = client.deleteSession('closing', { graceMs: dueMs }).catch(() => {});
+  for await (const { rung } of client.watchExecution('closing', 'e')) if (rung === 'graceful') break;
+  await client.createSession('idle', { idleTtlMs: dueMs });
+  await client.createSession('total', { totalTtlMs: dueMs });
+  await client.createSession('kept', { retainedAgeMs: dueMs });
+  await javascript('kept', 'e');
+  await client.wait('kept', 'e');
+
+  await node.restart();
+  await closing;
+  expect((await sessions(node)).toSorted()).toEqual(['closing', 'idle', 'kept', 's', 'total']);
+  const stands: [sessionId: string, executionId: string, state: string][] = [
+    ['s', 'limited', 'running'],
+    ['s', 'stopped', 'signaled'],
+    ['s', 'waits', 'pending'],
+    ['closing', 'e', 'signaled'],
+    ['kept', 'e', 'exited'],
+  ];
+  for (const [sessionId, executionId, state] of stands) {
+    expect((await node.client.getExecutionStatus(sessionId, executionId)).state, `${sessionId} ${executionId}`).toBe(
+      state,
+    );
+  }
+  await node.end();
+  age(node, agedMs);
+  await node.start();
+
+  const reasonOf = async (sessionId: string, executionId: string) => {
+    const { result } = await node.client.wait(sessionId, executionId, { timeoutMs: 10_000 });
+    return [result?.reason, result?.rung];
+  };
+  expect(await reasonOf('s', 'waits')).toEqual(['queue_timed_out', undefined]);
+  expect(await reasonOf('s', 'limited')).toEqual(['timed_out', 'graceful']);
+  expect(await reasonOf('s', 'stopped')).toEqual(['cancelled', 'forced']);
+  expect(await reasonOf('closing', 'e')).toEqual(['session_closed', 'forced']);
+  await eventually('three sessions are gone', async () => (await sessions(node)).toSorted().join() === 'kept,s');
+  await expect(node.client.wait('kept', 'e')).rejects.toMatchObject({ code: 'not_found' });
 });
 
 test('a closed session stays closed over a restart, its executions queryable, and a busy one is still busy', async () => {
@@ -126,6 +204,45 @@ test('retention goes on over a restart, for closed sessions too, and what went s
   // Nor is there output in it of what is forgotten.
   using journal = new JournalReader(join(node.stateDir, 'daemon', 'journal.db'));
   expect(journal.verify()).toEqual([]);
+});
+
+test('what a killed daemon has left of deleted sessions goes with the next one, which follows no link', async () => {
+  await using node = await FaultNode.start();
+  const [output, work] = [join(node.stateDir, 'daemon', 'output'), join(node.stateDir, 'work')];
+  const others = join(node.root, 'others');
+  for (const path of [others, join(others, 'kept')]) mkdirSync(path);
+  writeFileSync(join(others, 'kept', 'file'), '');
+  const run = async (sessionId: string) => {
+    await node.client.createSession(sessionId);
+    const code = 'console.log(1)';
+    await node.client.executeSnippet({ sessionId, executionId: 'e', language: 'javascript', code });
+    await node.client.wait(sessionId, 'e');
+  };
+  await run('s');
+  await node.ready({ executionId: 'runs', code: FOREVER });
+  const [open = ''] = readdirSync(work);
+  for (const sessionId of ['first', 'second']) await run(sessionId);
+  for (const sessionId of ['first', 'second']) await node.client.deleteSession(sessionId);
+  await node.client.releaseExecution('first', 'e');
+
+  await node.end();
+  // As a daemon leaves it that is killed a moment earlier, and as a guest may.
+  for (const directory of [output, work]) {
+    mkdirSync(join(directory, 'empty'));
+    mkdirSync(join(directory, 'left', 'execution'), { recursive: true });
+    symlinkSync(others, join(directory, 'link'));
+    writeFileSync(join(directory, 'file'), '');
+  }
+  rmSync(join(work, open), { recursive: true });
+  symlinkSync(others, join(work, open));
+  await node.start();
+
+  await eventually('only the open session has output', () => readdirSync(output).join() === open);
+  await eventually('nothing that was left is there', () => readdirSync(work).length === 0);
+  expect(readdirSync(others)).toEqual(['kept']);
+  expect(readdirSync(join(others, 'kept'))).toEqual(['file']);
+  expect((await Array.fromAsync(node.client.listExecutions('second'))).length).toBe(1);
+  await node.printed('runs', 'ready');
 });
 
 test('output of executions that ended with their cell while there was no daemon counts, over a restart too', async () => {

@@ -1,21 +1,38 @@
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
+import type { StreamOptions } from '../../src/daemon.ts';
 import { eventually } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
-/** The directory of the one execution whose stdout is this. */
-function directoryOf(node: FaultNode, stdout: string): string {
-  const output = join(node.stateDir, 'daemon', 'output');
-  const directories = readdirSync(output).flatMap((key) =>
-    readdirSync(join(output, key)).map((name) => join(key, name)),
-  );
-  const found = directories.map((name) => join(output, name)).filter((name) => stdoutIn(name) === stdout);
-  if (found.length !== 1) throw new Error(`${found.length} executions have written ${stdout}`);
-  return found[0] as string;
+const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
+
+/** Where the output files of an execution are. */
+function directoryOf(node: FaultNode, executionId: string): string {
+  using journal = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { readOnly: true });
+  const find = journal.prepare('SELECT session_key, execution_key FROM executions WHERE execution_id = ?');
+  const { session_key: sessionKey, execution_key: executionKey } = find.get(executionId) as Record<string, string>;
+  return join(node.stateDir, 'daemon', 'output', sessionKey as string, executionKey as string);
 }
 
-const stdoutIn = (directory: string) => readFileSync(join(directory, 'stdout'), 'utf8');
+/** The error of a read of what is lost. */
+const loss = (executionId: string, bytes: number | string, left: number, stream = 'stdout') => ({
+  code: 'data_loss',
+  message: `${stream} of execution "${executionId}" is lost: it had ${bytes} bytes, of which ${left} are left`,
+});
+
+/** What a read gives, and the error that it ends with. */
+async function readTo(node: FaultNode, executionId: string, options: StreamOptions = {}) {
+  const text = { stdout: '', stderr: '' };
+  const read = node.client.streamOutput('s', executionId, options);
+  try {
+    for await (const { stream, data } of read) text[stream] += data;
+  } catch (error) {
+    return { ...text, error: error as Error };
+  }
+  return { ...text, error: undefined };
+}
 
 test('output that somebody has removed is told as lost, with what it was, and its result stays', async () => {
   await using node = await FaultNode.start();
@@ -28,13 +45,10 @@ test('output that somebody has removed is told as lost, with what it was, and it
   }
   const read = (executionId: string, streams: ('stdout' | 'stderr')[], from = 0) =>
     Array.fromAsync(node.client.streamOutput('s', executionId, { streams, stdoutPosition: from }));
-  const lost = (executionId: string, bytes: number, stream = 'stdout') => ({
-    code: 'data_loss',
-    message: `${stream} of execution "${executionId}" is lost: it had ${bytes} bytes, and its file is not there any more`,
-  });
+  const lost = (executionId: string, bytes: number, stream = 'stdout') => loss(executionId, bytes, 0, stream);
 
-  const directories = ['three', ''].map((text) => directoryOf(node, text));
-  for (const path of [join(directoryOf(node, 'one'), 'stdout'), ...directories]) rmSync(path, { recursive: true });
+  const directories = ['directory', 'silent'].map((executionId) => directoryOf(node, executionId));
+  for (const path of [join(directoryOf(node, 'file'), 'stdout'), ...directories]) rmSync(path, { recursive: true });
 
   for (const daemon of ['this daemon', 'the next one']) {
     await expect(read('file', ['stdout']), daemon).rejects.toMatchObject(lost('file', 3));
@@ -66,6 +80,117 @@ test('output that somebody has removed is told as lost, with what it was, and it
   });
 });
 
+test('of output that somebody has cut short a read gives what is left, and then says how much is lost', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const whole = 'x'.repeat(9_000);
+  for (const executionId of ['cut', 'emptied', 'small']) {
+    const code = `process.stdout.write('${executionId === 'small' ? 'tiny' : whole}'); process.stderr.write('${executionId}');`;
+    await node.client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code });
+    await node.client.wait('s', executionId);
+    truncateSync(join(directoryOf(node, executionId), 'stdout'), { cut: 7_000, emptied: 0, small: 1 }[executionId]);
+  }
+
+  for (const daemon of ['this daemon', 'the next one']) {
+    expect(await readTo(node, 'cut'), daemon).toMatchObject({
+      stdout: whole.slice(0, 7_000),
+      stderr: 'cut',
+      error: loss('cut', 9_000, 7_000),
+    });
+    expect(await readTo(node, 'cut', { streams: ['stdout'], stdoutPosition: 6_999 }), daemon).toMatchObject({
+      stdout: 'x',
+      error: loss('cut', 9_000, 7_000),
+    });
+    for (const stdoutPosition of [7_000, 8_999]) {
+      const { stdout, error } = await readTo(node, 'cut', { streams: ['stdout'], stdoutPosition });
+      expect({ stdout, error }, daemon).toMatchObject({ stdout: '', error: loss('cut', 9_000, 7_000) });
+    }
+    const atEnd = await readTo(node, 'cut', { stdoutPosition: 9_000, stderrPosition: 3 });
+    expect(atEnd, daemon).toEqual({ stdout: '', stderr: '', error: undefined });
+    const { error } = await readTo(node, 'cut', { stdoutPosition: 9_001 });
+    expect(error, daemon).toMatchObject({ code: 'out_of_range' });
+    expect((await readTo(node, 'emptied')).error, daemon).toMatchObject(loss('emptied', 9_000, 0));
+    expect(await readTo(node, 'small'), daemon).toMatchObject({ stdout: 't', error: loss('small', 4, 1) });
+    expect(await node.client.getExecutionStatus('s', 'cut'), daemon).toMatchObject({ stdoutBytes: 9_000 });
+    expect(await node.client.getExecutionStatus('s', 'small'), daemon).toMatchObject({ stdoutBytes: 4 });
+    await node.restart();
+  }
+  // What is then evicted is told with what it was.
+  await node.restart({ outputBudgetBytes: 1 });
+  await eventually('it is evicted', async () => (await node.client.getExecutionStatus('s', 'cut')).outputEvicted);
+  expect(await node.client.getExecutionStatus('s', 'cut')).toMatchObject({ stdoutBytes: 9_000, stderrBytes: 3 });
+});
+
+test.each(['javascript', 'python'])(
+  'output of a %s guest that is removed while it runs is told once it has ended',
+  async (language) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const code = {
+      javascript: "process.stdin.once('data', () => { console.log('more'); process.exit(); }); console.log('ready');",
+      python: "print('ready', flush=True)\ninput()\nprint('more')",
+    }[language] as string;
+    await node.ready({ executionId: 'e', language, code, stdin: true });
+    rmSync(join(directoryOf(node, 'e'), 'stdout'));
+
+    await node.client.writeInput('s', 'e', Buffer.from('go\n'), true);
+    await node.client.wait('s', 'e');
+
+    const { stdout, error } = await readTo(node, 'e', { streams: ['stdout'] });
+    expect({ stdout, error }).toMatchObject({ stdout: '', error: loss('e', 'ready\nmore\n'.length, 0) });
+  },
+);
+
+test('a reader under whom output is cut short is told at the end, unless its own limit has cut it', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "process.stdin.once('data', () => process.exit()); process.stdout.write('one ready');";
+  await node.ready({ executionId: 'cut', code, stdin: true });
+  const flood = "require('child_process').spawn('yes', [], { stdio: 'inherit' }); setInterval(() => {}, 1000);";
+  const flooding = {
+    sessionId: 's',
+    executionId: 'flood',
+    language: 'javascript',
+    code: flood,
+    outputLimitBytes: 20_000,
+  };
+  await node.client.executeSnippet(flooding);
+  const [cut, flooded] = ['cut', 'flood'].map((executionId) => node.client.streamOutput('s', executionId));
+  const read = async (output: typeof cut, bytes: number) => {
+    for (let count = 0; count < bytes; ) count += (await output?.next())?.value?.data.byteLength ?? 0;
+  };
+  const rest = (output: typeof cut) => Array.fromAsync(output ?? []).catch((error: Error) => error);
+
+  await Promise.all([read(cut, 'one ready'.length), read(flooded, 20_001)]);
+  truncateSync(join(directoryOf(node, 'cut'), 'stdout'), 'one'.length);
+  await node.client.writeInput('s', 'cut', Buffer.from('go\n'), true);
+  await node.client.cancelExecution('s', 'flood', { graceMs: 0 });
+
+  expect(await rest(cut)).toMatchObject(loss('cut', '9 or more', 3));
+  expect(await rest(flooded)).toBeInstanceOf(Array);
+  expect(await readTo(node, 'cut')).toMatchObject({ stdout: 'one', error: undefined });
+  const { stdout, error } = await readTo(node, 'flood');
+  expect({ bytes: stdout.length, error }).toEqual({ bytes: 20_000, error: undefined });
+});
+
+test('of output of a cell that dies all counts that is there, and what goes then is lost', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = `process.stdin.on('data', () => { process.stdout.write('x'.repeat(9_000)); console.log('done') }); ${IDLE}`;
+  await node.ready({ executionId: 'e', code, stdin: true });
+  await node.client.getExecutionMetrics('s', 'e');
+  await node.client.writeInput('s', 'e', Buffer.from('go\n'));
+  await node.printed('e', 'done');
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+
+  const { result } = await node.client.wait('s', 'e');
+  truncateSync(join(directoryOf(node, 'e'), 'stdout'), 8_000);
+
+  const bytes = 'ready\n'.length + 9_000 + 'done\n'.length;
+  expect(result).toMatchObject({ reason: 'cell_lost', usage: { stdoutBytes: bytes } });
+  expect((await readTo(node, 'e')).error).toMatchObject(loss('e', bytes, 8_000));
+});
+
 test('of output that nobody saw the end of, nothing is told where it is not there', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
@@ -77,7 +202,7 @@ test('of output that nobody saw the end of, nothing is told where it is not ther
   expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'daemon_lost', usage: undefined });
   expect(await node.stdout('e')).toBe('ready\n');
 
-  rmSync(directoryOf(node, 'ready\n'), { recursive: true });
+  rmSync(directoryOf(node, 'e'), { recursive: true });
 
   expect(await node.stdout('e')).toBe('');
 });

@@ -1,10 +1,24 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
+import { now } from '../../src/clock.ts';
+import type { Exited } from '../../src/gen/elide/cell/v1/cell.ts';
+import { processName } from '../../src/processes.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
+import { EndRecord, readEndRecord } from '../../src/wire/end-record.ts';
 import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
@@ -128,6 +142,59 @@ test.each(LANGUAGES)(
   },
 );
 
+test.each([
+  ['socket is gone', (base: string) => rmSync(`${base}.sock`)],
+  ['token is another', (base: string) => writeFileSync(`${base}.token`, 'another')],
+])('a cell whose %s is ended with all that it holds, before that counts as lost', async (_, harm) => {
+  await using node = await FaultNode.start({ controlGroups: false });
+  await node.client.createSession('s');
+  for (const language of LANGUAGES) await node.ready({ executionId: language, language, code: COUNTER[language] });
+  const cells = node.cellPids();
+  const all = cells.flatMap((pid) => [pid, ...descendants(pid)]);
+  await node.end();
+  const directory = join(node.stateDir, 'daemon', 'cells');
+  for (const name of readdirSync(directory)) if (name.endsWith('.sock')) harm(join(directory, name.slice(0, -5)));
+
+  await node.start();
+
+  expect(cells).toHaveLength(2);
+  for (const language of LANGUAGES) {
+    const { result } = await node.client.wait('s', language);
+    expect(result).toMatchObject({ reason: 'daemon_lost', exitCode: -1 });
+    expect(await node.steps(language)).toEqual(['pending', 'running', 'exited']);
+  }
+  expect(all.filter(isAlive)).toEqual([]);
+  expect(readdirSync(directory)).toEqual([]);
+});
+
+test('another process that has the id of a guest, or of its cell, by now is left alone', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', language: 'python', code: COUNTER.python });
+  await node.end();
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  const other = spawn('sleep', ['600'], { detached: true, stdio: 'ignore' });
+  onTestFinished(() => void other.kill('SIGKILL'));
+  const [boot, pid, startTime] = (processName(other.pid as number) as string).split(' ');
+  const name = `${boot} ${pid} ${Number(startTime) - 1}`;
+  const daemonDirectory = join(node.stateDir, 'daemon');
+  const [file = '', ...files] = readdirSync(join(daemonDirectory, 'cells')).filter((each) => /\.process$/.test(each));
+  writeFileSync(join(daemonDirectory, 'cells', file), name);
+  const journal = new DatabaseSync(join(daemonDirectory, 'journal.db'));
+  const tell = journal.prepare(
+    "UPDATE events SET event = json_set(event, '$.process', ?, '$.pid', ?) WHERE event ->> 'state' = 'running'",
+  );
+  expect(tell.run(name, Number(pid)).changes).toBe(1);
+  journal.close();
+
+  await node.start();
+
+  expect(files).toEqual([]);
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'daemon_lost' });
+  expect(isAlive(other.pid as number)).toBe(true);
+});
+
 test('a run limit stands over a restart, and one that passed meanwhile is held at once', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
@@ -174,7 +241,7 @@ test('what was learned late counts from when it was, also after another restart'
   const zygote = await startZygote(node);
   const lateMs = 4_000;
   const keptMs = 3_500;
-  const timeoutMs = 9_000;
+  const timeoutMs = 12_000;
   const files = [join(node.root, 'exited'), join(node.root, 'started')];
   const exits = `setTimeout(() => require('fs').writeFileSync('${files[0]}', ''), 3000); console.log('ready');`;
   await node.ready({ executionId: 'exits', code: exits });
@@ -201,6 +268,72 @@ test('what was learned late counts from when it was, also after another restart'
   // Counted from when it was learned it would be 4,000 more.
   expect(ranMs).toBeLessThan(timeoutMs + 3_000);
 });
+
+/** The monotonic times that the journal has of the one execution that has exited, and of the last end in its session. */
+function endsJournaled(node: FaultNode): { started: number; exited: number; lastExit: number } {
+  using database = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { readOnly: true });
+  const ends = database.prepare(`
+    SELECT json_extract(event, '$.monotonicMs') AS started, exited_monotonic_ms AS exited,
+      json_extract(last_exit, '$.monotonicMs') AS lastExit
+    FROM executions JOIN sessions USING (session_key) JOIN events USING (number)
+    WHERE exited_at_ms IS NOT NULL AND event ->> 'state' = 'running'`);
+  const [found, ...others] = ends.all() as { started: number; exited: number; lastExit: number }[];
+  if (found === undefined || others.length > 0) throw new Error(`${others.length} other ends`);
+  return { ...found };
+}
+
+/** The one end that a cell has written down. */
+function endWritten(node: FaultNode): { path: string; end: Exited } {
+  const [name = '', ...others] = endsWritten(node);
+  const path = join(node.stateDir, 'daemon', 'cells', name);
+  const [end, ...more] = readEndRecord(path);
+  if (end === undefined || others.length + more.length > 0) throw new Error('not one end');
+  return { path, end };
+}
+
+describe.each([1, -1])('an end that a daemon learns of late, with a wall clock that was set %d h off', (hours) => {
+  test.each(['its cell', 'the record of its cell'])('from %s, counts from when it was', async (from) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s', { idleTtlMs: 600_000 });
+    await node.ready({ executionId: 'e', code: "setTimeout(() => process.exit(3), 600); console.log('ready');" });
+    await node.end();
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    const { end } = endWritten(node);
+    if (from !== 'its cell') for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+
+    await node.start({ retainedAgeMs: 600_000 }, { clockMs: hours * 3_600_000 });
+
+    expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+    expect((await node.client.getSession('s')).state).toBe('running');
+    expect(endsJournaled(node)).toMatchObject({ exited: end.monotonicMs, lastExit: end.monotonicMs });
+  });
+});
+
+test.each(['of another start of the machine', 'of a cell that knows no other'])(
+  'an end counts by the wall clock that is %s',
+  async (whose) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', code: "setTimeout(() => process.exit(3), 600); console.log('ready');" });
+    await node.end();
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+    await eventually('no cell is left', () => node.cellPids().length === 0);
+    const { path, end } = endWritten(node);
+    const [monotonicMs, bootId] = whose.startsWith('of a cell') ? [undefined, ''] : [1e12, 'another'];
+    rmSync(path);
+    new EndRecord(path).keep({ ...end, monotonicMs, bootId });
+    const { monotonicMs: beforeMs } = now();
+
+    await node.start();
+
+    expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+    // Neither with its start, 600 ms before, nor when it was learned.
+    const { started, exited } = endsJournaled(node);
+    expect(exited).toBeGreaterThan(started);
+    expect(exited).toBeLessThan(beforeMs);
+  },
+);
 
 test('a stop under way goes on: its signal comes once, and force when the grace period has passed', async () => {
   await using node = await FaultNode.start();
@@ -548,30 +681,40 @@ test("the journal is its owner's alone, and keeps no environment of what has sta
   expect(node.log).not.toContain('a-secret-value');
 });
 
-test('a damaged journal is set aside, said loudly, and what can be read of it goes on', async () => {
+test.each([
+  ['was overwritten', (file: string) => writeFileSync(file, Buffer.alloc(8192, 'garbage'))],
+  ['was emptied', (file: string) => truncateSync(file)],
+  ['was emptied with its log', (file: string) => [file, `${file}-wal`].map((path) => truncateSync(path))],
+  ['is not there', (file: string) => ['', '-wal', '-shm'].map((suffix) => rmSync(file + suffix))],
+])('a journal that %s is said loudly, and nothing of what it knew is removed', async (_, lose) => {
   await using node = await FaultNode.start();
+  const daemonDirectory = join(node.stateDir, 'daemon');
   await node.client.createSession('s');
   await node.ready({ executionId: 'e', code: COUNTER.javascript });
   const cells = node.cellPids();
   await node.end();
-  const file = join(node.stateDir, 'daemon', 'journal.db');
-  for (const suffix of ['-wal', '-shm']) rmSync(`${file}${suffix}`);
-  writeFileSync(file, Buffer.alloc(8192, 'garbage'));
+  const file = join(daemonDirectory, 'journal.db');
+  const before = Object.fromEntries(['', '-wal'].map((suffix) => [suffix, statSync(file + suffix).ino]));
+  lose(file);
+  const isThere = ['', '-wal'].filter((suffix) => existsSync(file + suffix) && statSync(file + suffix).size > 0);
 
   await node.start();
 
-  const kept = readdirSync(join(node.stateDir, 'daemon')).find((name) => name.includes('.damaged-'));
-  expect(kept).toBeDefined();
-  expect(readFileSync(join(node.stateDir, 'daemon', kept as string))).toEqual(Buffer.alloc(8192, 'garbage'));
-  expect(node.log).toContain('the journal was damaged');
-  // Nobody could ask for the guest any more, or stop it; what it wrote is there for people.
+  // Nobody could ask for the guest any more, or stop it; what it wrote is there for people, also for a later daemon.
   expect(cells).toHaveLength(1);
   await eventually('its cell is gone', () => !cells.some(isAlive));
-  const output = join(node.stateDir, 'daemon', 'output');
-  const [written = ''] = readdirSync(output, { recursive: true, encoding: 'utf8' }).filter((name) =>
-    /stdout$/.test(name),
-  );
-  expect(readFileSync(join(output, written), 'utf8')).toMatch(/^ready\n/);
+  for (const daemon of ['this daemon', 'the next one']) {
+    const aside = readdirSync(daemonDirectory).filter((name) => name.includes('.damaged-'));
+    const inodes = aside.map((name) => statSync(join(daemonDirectory, name)).ino);
+    for (const suffix of isThere) expect(inodes, daemon).toContain(before[suffix]);
+    const names = readdirSync(daemonDirectory, { recursive: true, encoding: 'utf8' });
+    const [written = '', ...others] = names.filter((name) => name.endsWith('/stdout'));
+    expect([written, others], daemon).toEqual([expect.stringMatching(/^output\.set-aside-/), []]);
+    expect(readFileSync(join(daemonDirectory, written), 'utf8'), daemon).toMatch(/^ready\n/);
+    await node.restart();
+  }
+  expect(node.log.match(/the journal does not know output that is there: it was set aside/g)).toHaveLength(1);
+  expect(node.log.includes('the journal was damaged')).toBe(isThere.length > 0);
   await node.client.createSession('s');
 });
 

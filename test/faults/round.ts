@@ -28,11 +28,16 @@ const CLEAN_LIMIT_MS = 25_000;
 /** The harness's client may hold a second connection to a daemon, opened while the first was thought to be there. */
 const OWN_CONNECTIONS = 1;
 
+/** What of a node must be there after a round no more than before it. */
+const LEAVINGS = ['cells', 'work', 'empty', 'cgroups'] as const;
+
 /** What of a node is counted before and after a round. */
 interface Footprint {
   descriptors: string[];
   cells: string[];
   work: string[];
+  /** Directories of output with nothing in them. */
+  empty: string[];
   cgroups: string[];
 }
 
@@ -361,6 +366,7 @@ export class Round {
     if (listed.size !== this.#known.length) {
       this.violation(`I1 ${this.#known.length} executions were accepted, ${listed.size} are listed`);
     }
+    await this.#lookAtCounts();
     // A guest that did not end when it was forced has taken its cell along.
     const reachedCell = this.#known.some(({ watches }) => watches[0]?.events.some(({ rung }) => rung === 'cell'));
     if (reachedCell) this.#tolerated.add('cell_lost');
@@ -417,18 +423,26 @@ export class Round {
     for (const { sessionId } of left) this.violation(`I5 session ${sessionId} was deleted and is there`);
   }
 
+  /** I6: what the session counts is what it was asked to run, all of which has exited. */
+  async #lookAtCounts(): Promise<void> {
+    const { counts } = await this.persistently((client) => client.getSession(this.sessionId));
+    const exited = this.#known.filter(({ snippet }) => snippet.sessionId === this.sessionId).length;
+    const wrong = counts.pending !== 0 || counts.running !== 0 || counts.exited !== exited;
+    if (wrong) this.violation(`I6 ${exited} executions have exited, counted are ${JSON.stringify(counts)}`);
+  }
+
   /** I5: nothing is left of the round but what can be asked for. */
   async #compareFootprint(before: Footprint): Promise<void> {
     let after = before;
-    const left = (list: 'cells' | 'work' | 'cgroups') => after[list].filter((name) => !before[list].includes(name));
+    const left = (list: (typeof LEAVINGS)[number]) => after[list].filter((name) => !before[list].includes(name));
     const isClean = async () => {
       await this.node.running;
       after = footprintOf(this.node);
-      const more = [...left('cells'), ...left('work'), ...left('cgroups')].length;
+      const more = LEAVINGS.flatMap(left).length;
       return after.descriptors.length <= this.#descriptors + OWN_CONNECTIONS && more === 0;
     };
     await eventually('nothing is left', isClean, CLEAN_LIMIT_MS).catch(() => {
-      const lists = [...left('cells'), ...left('work'), ...left('cgroups')].join(' ');
+      const lists = LEAVINGS.flatMap(left).join(' ');
       const descriptors = `${before.descriptors.join(' ')} -> ${after.descriptors.join(' ')}`;
       this.violation(`I5 left behind: ${lists || 'nothing'}; descriptors ${descriptors}`);
     });
@@ -464,12 +478,23 @@ function readJournal(node: FaultNode, round: string): Map<string, string[]> {
 
 function footprintOf(node: FaultNode): Footprint {
   const keys = (names: string[]) => [...new Set(names.map((name) => name.replace(/\.\w+$/, '')))];
+  const output = join(node.stateDir, 'daemon', 'output');
   return {
     descriptors: descriptorsOf(node.pid),
     cells: keys(readdirSync(join(node.stateDir, 'daemon', 'cells'))),
     work: readdirSync(join(node.stateDir, 'work')),
+    empty: readdirSync(output).filter((name) => isEmpty(join(output, name))),
     cgroups: node.controlGroups().filter((name) => name.includes('/')),
   };
+}
+
+/** False for one that is gone meanwhile. */
+function isEmpty(directory: string): boolean {
+  try {
+    return readdirSync(directory).length === 0;
+  } catch {
+    return false;
+  }
 }
 
 /** What a process has open, in words. */

@@ -7,12 +7,14 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { now } from '../../src/clock.ts';
 import type { Entry, FinishedEntry, JournaledEvent } from '../../src/journal/entries.ts';
 import { Journal } from '../../src/journal/journal.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
@@ -109,7 +111,7 @@ describe('what was written', () => {
     const { store, contents, setAside } = JournalStore.open(path, 'full');
 
     expect(setAside).toBeUndefined();
-    expect(contents).toMatchObject({ nextNumber: 3, sameBoot: true });
+    expect(contents).toMatchObject({ nextNumber: 3 });
     expect(contents.sessions).toMatchObject([
       { sessionKey: 'a', config: { weight: 3 }, exited: 1, closing: undefined },
     ]);
@@ -133,6 +135,35 @@ describe('what was written', () => {
     );
     expect(store.finished(2)).toBeUndefined();
     store.close();
+  });
+
+  test('has its times by the clock of this start of the machine, as far as the wall clock knows them', () => {
+    const path = fileOf();
+    const closing = { graceMs: 1, atMs: 7, monotonicMs: 7 };
+    const story = [...wholeStory, { type: 'session.closing', sessionKey: 'a', closing } as const];
+    written(path, ...story);
+    const database = new DatabaseSync(path);
+    const soonMs = Date.now() + 3_600_000;
+    database.exec(`UPDATE boot SET id = 'another'; UPDATE executions SET exited_at_ms = ${soonMs} WHERE number = 1`);
+    database.close();
+
+    const { atMs, monotonicMs } = now();
+    for (const daemon of ['the next', 'the one after it']) {
+      const { store, contents } = JournalStore.open(path, 'normal');
+      store.close();
+
+      const [{ created, lastExit, closing: closed } = {}] = contents.sessions;
+      const [pending] = contents.unfinished.flatMap(({ events }) => events);
+      for (const moment of [created, lastExit, closed, pending]) {
+        const movedMs = monotonicMs - atMs + Number(moment?.atMs);
+        // Both clocks are looked at one after the other, here and there.
+        expect(Math.abs(Number(moment?.monotonicMs) - movedMs), daemon).toBeLessThan(1_000);
+      }
+      const [finished] = finishedIn(path);
+      expect(finished?.exited.atMs).toBe(soonMs);
+      expect(finished?.exited.monotonicMs, daemon).toBeGreaterThanOrEqual(monotonicMs);
+      expect(finished?.exited.monotonicMs, daemon).toBeLessThanOrEqual(now().monotonicMs);
+    }
   });
 
   test('may come again, and changes nothing then', () => {
@@ -298,6 +329,24 @@ describe('a file that is none', () => {
     expect(readFileSync(setAside?.path as string)).toEqual(garbage);
   });
 
+  test('any more, because it was emptied beside its log, is set aside with that', () => {
+    const path = fileOf();
+    const { store } = JournalStore.open(path, 'normal');
+    store.write(wholeStory);
+    const log = readFileSync(`${path}-wal`);
+    store.close();
+    truncateSync(path);
+    writeFileSync(`${path}-wal`, log);
+
+    const { store: next, contents, setAside, isNew } = JournalStore.open(path, 'normal');
+    next.close();
+
+    expect(isNew).toBe(false);
+    expect(contents.sessions).toEqual([]);
+    expect(setAside?.why).toBe('it is empty, and its log is not');
+    expect(readFileSync(`${setAside?.path}-wal`)).toEqual(log);
+  });
+
   test('any more, because a page of it was overwritten, is set aside, and what can be read of it is kept', () => {
     const path = fileOf();
     const many = Array.from({ length: 200 }, (_, index) => accepted(index + 1));
@@ -308,10 +357,14 @@ describe('a file that is none', () => {
     // The last pages hold rows, the first ones the schema.
     bytes.fill(0xff, bytes.byteLength - 8192, bytes.byteLength - 4096);
     writeFileSync(path, bytes);
+    const damaged = new JournalReader(path);
+    const problems = damaged.verify();
+    damaged[Symbol.dispose]();
 
     const { store, contents, setAside } = JournalStore.open(path, 'normal');
     store.close();
 
+    expect(problems.at(-1)).toBe('it cannot be read to its end: database disk image is malformed');
     expect(setAside?.kept).toBeGreaterThan(100);
     expect(contents.sessions).toHaveLength(1);
     expect(contents.unfinished.length).toBeGreaterThan(0);
@@ -337,6 +390,7 @@ test('verify names what is wrong', () => {
   database.exec(`
     DELETE FROM events WHERE number = 2;
     DELETE FROM executions WHERE number = 4;
+    UPDATE sessions SET exited = 0;
     INSERT INTO outputs VALUES (2, x'', x'', x'', 0, 0), (3, x'', x'', x'', 0, 0), (5, x'', x'', x'', 0, 0)`);
   database.close();
 
@@ -346,6 +400,7 @@ test('verify names what is wrong', () => {
     'execution 1 ("e1"): event 2 has the sequence number 3',
     'execution 2 ("e2"): its first event is not "pending"',
     'execution 3 ("e3"): "running" follows "exited"',
+    'session "id of a": it counts 0 executions that have exited, 1 are there',
     'events of execution 4, which is not there',
     'output of execution 2, which is not there, has not exited, or lost it to make room',
     'output of execution 5, which is not there, has not exited, or lost it to make room',
@@ -368,13 +423,11 @@ test('a vacuum makes the file small again', () => {
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.info('left out, as only root may mount a file system: a full disk');
 
-test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can still be written', () => {
+/** A disk of its own, and what fills all that is left of it. */
+function smallDisk(mib: number): { directory: string; fill: () => void } {
   const directory = temporaryDirectory();
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'elide-journal-test', directory]);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${mib}m`, 'elide-journal-test', directory]);
   onTestFinished(() => void execFileSync('umount', ['-l', directory]));
-  const { store } = JournalStore.open(join(directory, 'journal.db'), 'normal');
-  store.write([session('a'), ...Array.from({ length: 500 }, (_, index) => accepted(index + 1))]);
-  expect(store.strain).toBeUndefined();
   const fill = () => {
     const file = openSync(join(directory, 'ballast'), 'a');
     try {
@@ -384,6 +437,44 @@ test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can stil
     }
     closeSync(file);
   };
+  return { directory, fill };
+}
+
+test.skipIf(!isRoot)('on a full disk, times are by the clock of this start of the machine all the same', () => {
+  const { directory, fill } = smallDisk(64);
+  const path = join(directory, 'journal.db');
+  const count = 40_000;
+  const { store } = JournalStore.open(path, 'normal');
+  store.write([session('a')]);
+  for (let number = 1; number <= count; number += 1_000) {
+    const some = Array.from({ length: 1_000 }, (_, index) => number + index);
+    store.write(some.flatMap((each) => [accepted(each), happened(each, 2, 'exited')]));
+  }
+  store.write([{ type: 'execution.released', number: count }]);
+  const database = new DatabaseSync(path);
+  database.exec("UPDATE boot SET id = 'another'; PRAGMA wal_checkpoint(TRUNCATE)");
+  database.close();
+  // Its log has the room that is kept, and no more.
+  store.recover();
+  expect(store.strain).toBeUndefined();
+  fill();
+
+  const { monotonicMs } = now();
+  const next = JournalStore.open(path, 'normal');
+
+  expect(next.store.strain).toMatch(/the disk is full: 0 bytes are left/);
+  const finished = finishedIn(path);
+  expect(finished).toHaveLength(count - 1);
+  // At 2 ms of the wall clock's time, which was long before.
+  expect(finished.filter(({ exited }) => exited.monotonicMs > monotonicMs - 1e12)).toEqual([]);
+  for (const each of [store, next.store]) each.close();
+});
+
+test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can still be written', () => {
+  const { directory, fill } = smallDisk(16);
+  const { store } = JournalStore.open(join(directory, 'journal.db'), 'normal');
+  store.write([session('a'), ...Array.from({ length: 500 }, (_, index) => accepted(index + 1))]);
+  expect(store.strain).toBeUndefined();
 
   fill();
   for (let number = 1; number <= 500; number += 1) {

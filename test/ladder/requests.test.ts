@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { descendants, eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
@@ -248,6 +248,36 @@ test.each(['SIGSTOP', 'SIGCONT'])('%s is refused for a thread and changes nothin
   await expect(running.cancel({ signal })).rejects.toMatchObject({ code: 'invalid_argument' });
 
   expect((await running.snapshot()).state).toBe('running');
+});
+
+test('a thousand equal requests at one time are one execution, and of different ones the first', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const { sessionId } = session;
+  // A directory is looked at first: that takes each request a while.
+  const workingDirectory = node.directory();
+  const code = "require('node:fs').appendFileSync('runs', 'x'); console.log('once')";
+  const snippet = { sessionId, language: 'javascript', workingDirectory };
+  const equal = { ...snippet, executionId: 'equal', code };
+  const different = (index: number) => ({ ...snippet, executionId: 'different', code: `${code} // ${index % 2}` });
+
+  const requests = Array.from({ length: 1_000 }, (_, index) => [equal, different(index)]).flat();
+  const answers = await Promise.all(
+    requests.map((request) =>
+      node.daemon.executeSnippet(request).then(
+        () => 'accepted',
+        (error: { code: string }) => error.code,
+      ),
+    ),
+  );
+  await Promise.all(['equal', 'different'].map((executionId) => node.daemon.wait(sessionId, executionId)));
+
+  const to = (executionId: string) => answers.filter((_, index) => requests[index]?.executionId === executionId);
+  expect(new Set(to('equal'))).toEqual(new Set(['accepted']));
+  expect(to('different').filter((answer) => answer === 'accepted')).toHaveLength(500);
+  expect(to('different').filter((answer) => answer === 'already_exists')).toHaveLength(500);
+  expect(readFileSync(join(workingDirectory, 'runs'), 'utf8')).toBe('xx');
+  expect((await node.daemon.getSession(sessionId)).counts).toEqual({ pending: 0, running: 0, exited: 2 });
 });
 
 test('deleting a session ends everything in it, with reason session_closed', async () => {

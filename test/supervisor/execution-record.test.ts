@@ -4,7 +4,8 @@ import { executionMachine, type GuestCommand, type GuestInput } from '../../mach
 import { now } from '../../src/clock.ts';
 import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
 
-test('a later event never has an earlier time, by neither clock, whatever the cell says', () => {
+/** A record whose guest has started and is being stopped, and the monotonic time of each of its events. */
+function stoppedRecord(): { record: ExecutionRecord; monotonic: number[] } {
   const guest = fromCallback<GuestCommand, GuestInput>(() => {});
   const request = {
     sessionId: 's',
@@ -45,16 +46,34 @@ test('a later event never has an earlier time, by neither clock, whatever the ce
   record.noteStarted(now(), 0);
   record.actor.send({ type: 'guest.started' });
   record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 1000 });
+  return { record, monotonic };
+}
 
-  record.noteExited(1);
+test.each([
+  ['long before', 1],
+  ['long after', 1e15],
+])('a later event never has an earlier time, by neither clock, though the cell says that it was %s', (_, ms) => {
+  const { record, monotonic } = stoppedRecord();
+
+  record.noteExited({ atMs: ms, monotonicMs: ms });
   record.actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
 
   const times = record.events.map(({ atMs }) => atMs);
   expect(record.state).toBe('exited');
   expect(times).toEqual(times.toSorted((a, b) => a - b));
   expect(monotonic).toHaveLength(4);
-  // The wall clock tells whole ms.
-  for (const [index, ms] of monotonic.entries()) expect(ms).toBeGreaterThan((monotonic[index - 1] ?? 0) - 2);
+  expect(monotonic).toEqual(monotonic.toSorted((a, b) => a - b));
   expect(monotonic.at(-1)).toBeLessThanOrEqual(now().monotonicMs);
   expect(record.snapshot.times.exitedAtMs).toBe(times.at(-1));
+});
+
+test('an end counts from when it was by the clock that nobody sets, wherever the other one was set to', () => {
+  const { record, monotonic } = stoppedRecord();
+  const { atMs, monotonicMs: endedMs } = now();
+
+  record.noteExited({ atMs: atMs - 3_600_000, monotonicMs: endedMs });
+  record.actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
+
+  expect(monotonic.at(-1)).toBe(endedMs);
+  expect(record.newestAt.monotonicMs).toBe(endedMs);
 });

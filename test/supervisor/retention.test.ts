@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { FinishedEntry } from '../../src/journal/entries.ts';
 import { Retention, type RetentionLimits } from '../../src/supervisor/retention.ts';
-import { eventually, TestDaemon } from '../support/daemon.ts';
+import { eventually, TestDaemon, TestSession } from '../support/daemon.ts';
 
 /** Writes so much that it stays in files. */
 const LARGE = "process.stdout.write('x'.repeat(5_000));";
@@ -43,6 +43,40 @@ test('what guests leave in their private directories is removed with them', asyn
 
   await eventually('the private directory is gone', () => !existsSync(cwd));
   expect(existsSync('/etc/passwd')).toBe(true);
+});
+
+/** Directories of sessions that there are, for output and for what guests work with. */
+function sessionDirectories({ root }: TestDaemon): { output: string[]; work: string[] } {
+  return { output: readdirSync(join(root, 's', 'daemon', 'output')), work: readdirSync(join(root, 's', 'work')) };
+}
+
+test('nothing of a deleted session is left once its last output is gone, and that of others stays', async () => {
+  await using node = await TestDaemon.start();
+  const emptied = async (left: number) => {
+    await eventually(`${left} directories of output are left`, () => sessionDirectories(node).output.length === left);
+  };
+  const open = await node.session();
+  await open.run("console.log('small')");
+  const [small, large, unused] = [await node.session(), await node.session(), await node.session()];
+  await small.run("console.log('small')");
+  await large.run({ executionId: 'released', code: LARGE });
+  await large.run({ executionId: 'kept', code: LARGE });
+
+  for (const session of [small, large, unused]) await session.close();
+  expect(sessionDirectories(node).work).toHaveLength(1);
+  // Of the small ones output goes into the journal first.
+  await emptied(2);
+  // The next session of that name has nothing to do with what the last one has left.
+  await node.daemon.createSession(large.sessionId);
+  const again = new TestSession(node.daemon, large.sessionId);
+  await again.run({ executionId: 'again', code: LARGE });
+  await node.daemon.releaseExecution(large.sessionId, 'released');
+  await emptied(3);
+  await node.daemon.releaseExecution(large.sessionId, 'kept');
+  await emptied(2);
+
+  expect((await open.run({ executionId: 'later', code: LARGE })).stdout).toHaveLength(5_000);
+  expect((await again.run({ executionId: 'later', code: LARGE })).stdout).toHaveLength(5_000);
 });
 
 test('sessions share the places of a node in turn', async () => {
@@ -283,7 +317,7 @@ test('whatever ends in whatever order, each session and the daemon keep their ne
           const before = [...kept];
           kept.push(entry);
           if (bytes > 0) withOutput.push(entry);
-          retention.add(entry, 0);
+          retention.add(entry);
 
           expect(excess(daemon)).toEqual([]);
           for (const [index, bound] of sessions.entries()) expect(excess(bound, `${index}`)).toEqual([]);

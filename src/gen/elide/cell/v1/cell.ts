@@ -218,6 +218,12 @@ export interface Exited {
   /** Of the stop that the cell was told of, and how far it had come: graceful or forced. Empty when there was none. */
   stopReason: string;
   stopRung: string;
+  /**
+   * When that was, by a clock that nobody sets (CLOCK_MONOTONIC), and the start of the machine that it counts from
+   * (boot_id); absent: an older cell, which knows at_ms only.
+   */
+  monotonicMs?: number | undefined;
+  bootId: string;
 }
 
 /**
@@ -2434,6 +2440,8 @@ function createBaseExited(): Exited {
     usage: undefined,
     stopReason: "",
     stopRung: "",
+    monotonicMs: undefined,
+    bootId: "",
   };
 }
 
@@ -2465,6 +2473,12 @@ export const Exited: MessageFns<Exited> = {
     }
     if (message.stopRung !== "") {
       writer.uint32(74).string(message.stopRung);
+    }
+    if (message.monotonicMs !== undefined) {
+      writer.uint32(81).double(message.monotonicMs);
+    }
+    if (message.bootId !== "") {
+      writer.uint32(90).string(message.bootId);
     }
     return writer;
   },
@@ -2554,6 +2568,22 @@ export const Exited: MessageFns<Exited> = {
             message.stopRung = reader.string();
             continue;
           }
+          case 10: {
+            if (tag !== 81) {
+              break;
+            }
+
+            message.monotonicMs = reader.double();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.bootId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2580,6 +2610,8 @@ export const Exited: MessageFns<Exited> = {
     message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
     message.stopReason = object.stopReason ?? "";
     message.stopRung = object.stopRung ?? "";
+    message.monotonicMs = object.monotonicMs ?? undefined;
+    message.bootId = object.bootId ?? "";
     return message;
   },
 };

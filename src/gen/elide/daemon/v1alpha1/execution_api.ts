@@ -5865,7 +5865,7 @@ export const Language: MessageFns<Language> = {
  *
  * Errors: NOT_FOUND no such session or execution; ALREADY_EXISTS the id is in use for another request;
  * INVALID_ARGUMENT bad in any state; FAILED_PRECONDITION bad in this state; OUT_OF_RANGE a position or sequence number in
- * the future, or output that was evicted; DATA_LOSS output whose file somebody else has removed; RESOURCE_EXHAUSTED queue
+ * the future, or output that was evicted; DATA_LOSS output that somebody else has removed or cut short; RESOURCE_EXHAUSTED queue
  * or quota full;
  * UNAVAILABLE the daemon is stopping, try again. Every message names the offender.
  */
