@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { connectDaemon, type DaemonClient, DaemonSpawner, isLost, MetricsFeed, presence } from '../client/index.ts';
+import { DaemonClient, DaemonSpawner, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { HealthResponse } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
@@ -38,7 +38,7 @@ export class NodeDaemon {
   get client(): DaemonClient {
     const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = this.config;
     const tls = files && { caFile: files.ca_file, certFile: files.cert_file, keyFile: files.key_file };
-    this.#client ??= connectDaemon(tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket });
+    this.#client ??= new DaemonClient(tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket });
     return this.#client;
   }
 
@@ -77,7 +77,8 @@ export class NodeDaemon {
       return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
     } catch (error) {
       const { message } = error as Error;
-      return isLost(error) ? absent(Health.UNDETECTED, this.#spawn() ?? message) : absent(Health.UNHEALTHY, message);
+      if (!(error instanceof UnreachableError)) return absent(Health.UNHEALTHY, message);
+      return absent(Health.UNDETECTED, this.#spawn() ?? message);
     }
   }
 

@@ -1,6 +1,15 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { status } from '@grpc/grpc-js';
@@ -18,7 +27,7 @@ import {
 } from '../../src/gen/nomad/driver.ts';
 import { RpcStatus } from '../../src/gen/nomad/errors.ts';
 import type { Spec } from '../../src/gen/nomad/hclspec.ts';
-import { Authority } from '../support/certificates.ts';
+import { Authority, type KeyPairFiles } from '../support/certificates.ts';
 import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PluginHost, refusedWith, taskIn } from './host.ts';
@@ -906,6 +915,121 @@ describe('a daemon that goes and comes back', () => {
     const { result, err } = await other.wait(task.id);
     expect(result?.exitCode).toBe(-1);
     expect(err).toContain('not found');
+  });
+});
+
+describe('a daemon on TCP that comes back, and does not let the driver in', () => {
+  interface Credentials {
+    first: string[];
+    second: string[];
+    config: object;
+    /** What the agent's configuration names is what the second wants. */
+    mend: () => void;
+    /** As the agent is told. */
+    why: RegExp;
+  }
+
+  const credentials: Record<string, (directory: string) => Promise<Credentials>> = {
+    'its token is another': async (directory) => {
+      const [own, daemons, others] = ['own', 'first', 'second'].map((name) => join(directory, name)) as [
+        string,
+        string,
+        string,
+      ];
+      const write = (path: string, token: string) => writeFileSync(path, token, { mode: 0o600 });
+      for (const path of [own, daemons]) write(path, 'correct-horse');
+      write(others, 'battery-staple');
+      return {
+        first: ['--token-file', daemons],
+        second: ['--token-file', others],
+        config: { daemon_token_file: own },
+        mend: () => write(own, 'battery-staple'),
+        why: /wants its token/,
+      };
+    },
+    'the file with its token is gone': async (directory) => {
+      const [own, daemons] = [join(directory, 'own'), join(directory, 'token')];
+      const write = (path: string) => writeFileSync(path, 'correct-horse', { mode: 0o600 });
+      write(own);
+      write(daemons);
+      const flags = ['--token-file', daemons];
+      return {
+        first: flags,
+        get second() {
+          rmSync(own);
+          return flags;
+        },
+        config: { daemon_token_file: own },
+        mend: () => write(own),
+        why: /tokenFile .*ENOENT/,
+      };
+    },
+    'its certificate is of another authority': async (directory) => {
+      const [one, two] = [await Authority.create(directory, 'one'), await Authority.create(directory, 'two')];
+      const flags = ({ certFile, keyFile }: KeyPairFiles) => ['--tls-cert', certFile, '--tls-key', keyFile];
+      const [first, second] = [await one.issue('a', ['127.0.0.1']), await two.issue('b', ['127.0.0.1'])];
+      const ca = join(directory, 'ca.crt');
+      copyFileSync(one.certFile, ca);
+      return {
+        first: flags(first),
+        second: flags(second),
+        config: { daemon_tls: { ca_file: ca } },
+        mend: () => copyFileSync(two.certFile, ca),
+        why: /certificate/,
+      };
+    },
+    'it wants a certificate of another authority': async (directory) => {
+      const [one, two] = [await Authority.create(directory, 'one'), await Authority.create(directory, 'two')];
+      const { certFile, keyFile } = await one.issue('server', ['127.0.0.1']);
+      const [own, others] = [await one.issue('own', []), await two.issue('other', [])];
+      const flags = ['--tls-cert', certFile, '--tls-key', keyFile, '--tls-client-ca'];
+      return {
+        first: [...flags, one.certFile],
+        second: [...flags, two.certFile],
+        config: { daemon_tls: { ca_file: one.certFile, cert_file: own.certFile, key_file: own.keyFile } },
+        mend: () => {
+          copyFileSync(others.certFile, own.certFile);
+          copyFileSync(others.keyFile, own.keyFile);
+        },
+        why: /no daemon answers/,
+      };
+    },
+  };
+
+  test.each(Object.entries(credentials))('%s: tasks wait, also those of the next plugin', async (_name, make) => {
+    const directory = temporaryDirectory();
+    const [, places] = placesIn(directory);
+    const given = await make(directory);
+    const daemon = await DaemonProcess.start(...places, ...given.first);
+    const config = { daemon_address: daemon.tcp, ...given.config };
+    await using before = await PluginHost.start(config);
+    const go = join(directory, 'go');
+    const task = taskIn(directory, {
+      language: 'javascript',
+      code: `console.log("ready"); setInterval(() => require("node:fs").existsSync("${go}") && process.exit(6), 20)`,
+    });
+    const { handle } = await before.start(task);
+    await ready(task);
+    const waited = before.wait(task.id);
+
+    await daemon.stop('SIGKILL');
+    await using _second = await DaemonProcess.start(...places, '--tcp', daemon.tcp, ...given.second);
+    await using after = await PluginHost.start(config);
+    await after.recover(handle);
+    const [found] = await fingerprints(after, () => true);
+    expect([found?.health === Health.HEALTHY, found?.healthDescription]).toEqual([
+      false,
+      expect.stringMatching(given.why),
+    ]);
+    for (const host of [before, after]) {
+      expect(await host.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+    }
+
+    given.mend();
+    await fingerprints(after, (all) => all.at(-1)?.health === Health.HEALTHY);
+    writeFileSync(go, '');
+    expect(await waited).toMatchObject({ result: { exitCode: 6 }, err: '' });
+    expect(await after.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 });
 
