@@ -21,7 +21,7 @@ const WAIT = {
 };
 const code = (language: string, source: string, more: object = {}) => ({ Config: { language, code: source, ...more } });
 
-describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, retry: 0 }, () => {
   let directory: string;
   let daemon: DaemonProcess;
   let agent: Agent;
@@ -403,7 +403,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
   });
 });
 
-describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS, retry: 0 }, () => {
   test('starts, has no driver, and has one as soon as the daemon is there', async () => {
     const directory = temporaryDirectory();
     const socket = join(directory, 'd.sock');
@@ -422,7 +422,7 @@ describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: L
   });
 });
 
-describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS, retry: 0 }, () => {
   test('everything is in the collector’s files, what was printed before a kill too', async () => {
     await using daemon = await DaemonProcess.start();
     const config = `    daemon_socket = "${daemon.socket}"\n    logs = "nomad"`;
@@ -438,7 +438,7 @@ describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS 
   });
 });
 
-describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS, retry: 0 }, () => {
   test('the driver shows its certificate and token, as the agent’s configuration names them', async () => {
     const directory = temporaryDirectory();
     const authority = await Authority.create(directory, 'authority');
