@@ -2,42 +2,53 @@ import { once } from 'node:events';
 import { constants, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { OutputStream } from '../../workers/output-writer.ts';
 import type { OutputFiles as Destination } from '../gen/elide/cell/v1/cell.ts';
-import { OutputFiles } from '../output/output-files.ts';
+import { Spool, spoolFiles } from '../output/spool.ts';
 
 /** How often a pipe is tried that nobody reads from. */
 const RETRY_MS = 50;
 /** How long a reader that is away may hold up the end of an execution. */
 const END_LIMIT_MS = 2_000;
 
-/** Copies what a guest has in its output files into the caller's pipes: a reader that is slow or away stalls no guest. */
+/** Brings what a guest writes into the caller's pipes, by way of a spool: a reader that is slow or away stalls no guest. */
 export class OutputPipes {
   readonly #ended = Promise.withResolvers<void>();
   readonly #given = new AbortController();
-  readonly #copied: Promise<unknown>;
+  readonly #brought: Promise<unknown>;
+  /** How often a reader has taken something. */
+  #taken = 0;
+  #isDone = false;
 
   constructor(directory: string, { stdout, stderr }: Destination) {
-    const files = new OutputFiles(directory);
-    this.#copied = Promise.all([this.#copy(files, 'stdout', stdout), this.#copy(files, 'stderr', stderr)]);
+    const from = spoolFiles(directory);
+    const streams = [this.#bring(from.stdout, stdout), this.#bring(from.stderr, stderr)];
+    this.#brought = Promise.allSettled(streams).then(() => {
+      this.#isDone = true;
+    });
   }
 
-  /** To be called when all is written; resolves when all is copied, or nobody has read for a while. */
+  /** To be called when all is written; resolves when all is in the pipes, or nobody has read for a while. */
   async end(): Promise<void> {
     this.#ended.resolve();
-    await Promise.race([this.#copied, sleep(END_LIMIT_MS)]);
+    for (let before = -1; !this.#isDone && this.#taken > before; ) {
+      before = this.#taken;
+      await Promise.race([this.#brought, sleep(END_LIMIT_MS, undefined, { ref: false })]);
+    }
     this.#given.abort();
   }
 
-  async #copy(files: OutputFiles, stream: OutputStream, path: string): Promise<void> {
+  async #bring(from: string, path: string): Promise<void> {
     const { signal } = this.#given;
     // Opened also when there is nothing to write: a reader waits for each of its pipes.
     let pipe = await openPipe(path, signal);
-    const range = { streams: new Set([stream]), from: { stdout: 0, stderr: 0 }, follow: true };
-    for await (const { data } of files.read(range, this.#ended.promise, signal)) {
-      while (pipe !== undefined && !(await written(pipe, data))) pipe = await openPipe(path, signal);
+    try {
+      for await (const data of new Spool(from).read(this.#ended.promise, signal)) {
+        while (pipe !== undefined && !(await written(pipe, data))) pipe = await openPipe(path, signal);
+        this.#taken += 1;
+      }
+    } finally {
+      pipe?.destroy();
     }
-    pipe?.destroy();
   }
 }
 

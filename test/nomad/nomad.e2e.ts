@@ -26,10 +26,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
   let daemon: DaemonProcess;
   let agent: Agent;
   const startDaemon = async () => {
-    const [socket, config] = [join(directory, 'd.sock'), join(directory, 'daemon.json')];
-    // Longer than it is ever away; what is left of it when a test fails is gone soon.
-    writeFileSync(config, JSON.stringify({ orphanGraceMs: 120_000 }));
-    daemon = await DaemonProcess.start('--socket', socket, '--state-dir', join(directory, 's'), '--config', config);
+    daemon = await startDaemonIn(directory);
   };
 
   beforeAll(async () => {
@@ -291,8 +288,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
       process.kill(before, 'SIGKILL');
       return before;
     };
-    const anotherPlugin = (before: number) =>
-      until('there is another plugin', async () => agent.pluginPid !== undefined && agent.pluginPid !== before);
+    const anotherPlugin = (before: number) => anotherPluginOf(agent, before);
 
     // Between the two, a task ends.
     test.each<[string, () => Promise<unknown>, (lost: never) => Promise<unknown>]>([
@@ -436,6 +432,54 @@ describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS,
     await until('all is collected', async () => (await agent.logs(allocation.ID)).length === wanted.length);
     expect(await agent.logs(allocation.ID)).toBe(wanted);
   });
+
+  test('nothing is lost nor comes twice when plugin, daemon and agent end and come back', async () => {
+    const directory = temporaryDirectory();
+    let daemon = await startDaemonIn(directory);
+    await using _daemons = { [Symbol.asyncDispose]: () => daemon.stop() };
+    const config = `    daemon_socket = "${join(directory, 'd.sock')}"\n    logs = "nomad"`;
+    await using agent = await Agent.start(nomad as string, join(directory, 'n'), config);
+    const counters = {
+      javascript:
+        'let n = 0; process.on("SIGTERM", () => { console.log("end"); process.exit(9) }); setInterval(() => console.log(n++), 5)',
+      python:
+        'import signal, sys, time\ndef end(*_):\n  print("end", flush=True)\n  sys.exit(9)\nsignal.signal(signal.SIGTERM, end)\nn = 0\nwhile True:\n  print(n, flush=True)\n  n += 1\n  time.sleep(0.005)',
+    };
+    const jobs: string[] = [];
+    for (const [language, source] of Object.entries(counters)) {
+      jobs.push(await agent.run(code(language, source), { Type: 'service' }));
+    }
+    const ids = await Promise.all(jobs.map(async (job) => (await agent.running(job)).ID));
+    const lengths = () => Promise.all(ids.map(async (id) => (await agent.logs(id)).length));
+    const goOn = async () => {
+      const before = await lengths();
+      await until('both have written on', async () => (await lengths()).every((now, i) => now > (before[i] ?? 0)));
+    };
+    await goOn();
+
+    const plugin = await pluginOf(agent);
+    process.kill(plugin, 'SIGKILL');
+    await anotherPluginOf(agent, plugin);
+    await goOn();
+    await daemon.stop('SIGKILL');
+    await goOn();
+    daemon = await startDaemonIn(directory);
+    await goOn();
+    for (const signal of ['SIGINT', 'SIGKILL'] as const) {
+      await agent.end(signal);
+      await agent.restart();
+      await goOn();
+    }
+
+    for (const job of jobs) await agent.stop(job);
+    for (const [i, job] of jobs.entries()) {
+      expect((await agent.ended(job)).end).toMatchObject({ ExitCode: 9, Signal: 0 });
+      const id = ids[i] as string;
+      await agent.printed(id, 'end');
+      const lines = (await agent.logs(id)).split('\n');
+      expect(lines).toEqual([...Array.from({ length: lines.length - 2 }, (_, n) => String(n)), 'end', '']);
+    }
+  });
 });
 
 describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS, retry: 0 }, () => {
@@ -463,6 +507,18 @@ describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS
     expect(await agent.logs(allocation.ID)).toBe('there\n');
   });
 });
+
+/** One that the next in this directory follows: on its socket, its state and its cells. */
+function startDaemonIn(directory: string): Promise<DaemonProcess> {
+  const [socket, config] = [join(directory, 'd.sock'), join(directory, 'daemon.json')];
+  // Longer than it is ever away; what is left of it when a test fails is gone soon.
+  writeFileSync(config, JSON.stringify({ orphanGraceMs: 120_000 }));
+  return DaemonProcess.start('--socket', socket, '--state-dir', join(directory, 's'), '--config', config);
+}
+
+function anotherPluginOf(agent: Agent, before: number): Promise<void> {
+  return until('there is another plugin', async () => agent.pluginPid !== undefined && agent.pluginPid !== before);
+}
 
 async function pluginOf(agent: Agent): Promise<number> {
   await until('there is a plugin', async () => agent.pluginPid !== undefined);
