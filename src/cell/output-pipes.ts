@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { constants, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OutputFiles as Destination } from '../gen/elide/cell/v1/cell.ts';
@@ -52,13 +52,15 @@ export class OutputPipes {
   }
 }
 
-/** Resolves once somebody reads from the pipe; with undefined when that is given up, or there is none. */
+/** Resolves once somebody reads from the pipe; with undefined when that is given up, or it is none (`/dev/null`). */
 async function openPipe(path: string, signal: AbortSignal): Promise<Socket | undefined> {
   const flags = constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW;
   while (!signal.aborted) {
     try {
-      const socket = new Socket({ fd: openSync(path, flags), readable: false, writable: true });
-      return socket.on('error', () => {});
+      const fd = openSync(path, flags);
+      if (fstatSync(fd).isFIFO()) return new Socket({ fd, readable: false, writable: true }).on('error', () => {});
+      closeSync(fd);
+      return undefined;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENXIO') return undefined;
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});

@@ -51,16 +51,17 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     retry(() => node.client.cancelExecution(sessionId, id, stop), { limitMs: reconnectMs() });
 
   /** The ladder; resolves when the guest is gone. */
-  const stop = async (task: Task, signal: string, graceMs: number): Promise<void> => {
-    const { sessionId } = task.state.place;
+  const stop = async ({ config, state, exited }: Task, signal: string, graceMs: number): Promise<object> => {
+    const { sessionId } = state.place;
     try {
-      await cancel(sessionId, task.id, { signal: graceMs === 0 ? 'SIGKILL' : signal, graceMs });
+      await cancel(sessionId, config.id, { signal: graceMs === 0 ? 'SIGKILL' : signal, graceMs });
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
-      tell(task.config, `${error.message}; SIGTERM is sent instead`);
-      await cancel(sessionId, task.id, { signal: 'SIGTERM', graceMs });
+      tell(config, `${error.message}; SIGTERM is sent instead`);
+      await cancel(sessionId, config.id, { signal: 'SIGTERM', graceMs });
     }
-    await task.exited.promise;
+    await exited.promise;
+    return {};
   };
 
   const start = async (config: TaskConfig): Promise<Task> => {
@@ -78,7 +79,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     throw new UnavailableError(task.result.message ?? 'the task could not be started');
   };
 
-  const calls: Partial<DriverServer> = {
+  return {
     init: unary(async () => ({})),
     shutdown: unary(async () => ({})),
     taskConfigSchema: unary(async () => ({ spec: TASK.spec })),
@@ -88,7 +89,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     startTask: unary(async ({ task: config }) => {
       if (config === undefined) throw new Error('task cannot be nil');
-      if (node.config.enabled === false) throw new Error('the driver is disabled by its configuration');
+      if (node.closed !== undefined) throw new Error(`the driver takes no tasks: ${node.closed}`);
       const { id } = config;
       if (tasks.has(id)) throw new Error(`task with ID "${id}" already started`);
       tasks.set(id, undefined);
@@ -112,10 +113,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     waitTask: unary(({ taskId }) => find(taskId).exited.promise),
 
-    stopTask: unary(async ({ taskId, timeout, signal }) => {
-      await stop(find(taskId), signal || 'SIGTERM', millisecondsOf(timeout));
-      return {};
-    }),
+    stopTask: unary(({ taskId, timeout, signal }) => stop(find(taskId), signal || 'SIGTERM', millisecondsOf(timeout))),
 
     destroyTask: unary(async ({ taskId, force }) => {
       const task = find(taskId);
@@ -152,6 +150,5 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       execCollected(startCommand(taskId, command, false, false), millisecondsOf(timeout)),
     ),
     execTaskStreaming: execStreaming(startCommand),
-  };
-  return calls as UntypedServiceImplementation;
+  } satisfies Partial<DriverServer> as UntypedServiceImplementation;
 }

@@ -20,6 +20,8 @@ type Found = Fingerprint & { present: string | undefined };
 /** The daemon of this node, and the driver's one session there. */
 export class NodeDaemon {
   config: PluginConfig = {} as PluginConfig;
+  /** Why nothing new is taken: that is configured, or the configuration is wrong. */
+  closed: string | undefined;
   coreSpeedMhz = 0;
   #client: DaemonClient | undefined;
   readonly metrics = new MetricsFeed(() => this.client);
@@ -27,8 +29,9 @@ export class NodeDaemon {
   /** Only the instance that is to stay is told of its node; the others start nothing. */
   #stays = false;
 
-  configure(config: PluginConfig, topology: ClientTopology | undefined): void {
+  configure(config: PluginConfig, wrong: string | undefined, topology: ClientTopology | undefined): void {
     this.config = config;
+    this.closed = config.enabled === false ? 'disabled' : wrong;
     this.coreSpeedMhz = coreSpeedMhz(topology);
     this.#stays ||= topology !== undefined;
     this.#client?.close();
@@ -68,7 +71,8 @@ export class NodeDaemon {
 
   async #look(): Promise<Found> {
     const absent = (health: Health, healthDescription: string) => ({ present: undefined, health, healthDescription });
-    if (this.config.enabled === false) return absent(Health.UNDETECTED, 'disabled');
+    if (this.closed === 'disabled') return absent(Health.UNDETECTED, this.closed);
+    if (this.closed !== undefined) return absent(Health.UNHEALTHY, this.closed);
     try {
       const daemon = await this.client.health(HEALTH_LIMIT);
       if (!daemon.healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');

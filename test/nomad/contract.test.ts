@@ -130,14 +130,23 @@ describe('the base plugin', () => {
     }
   });
 
-  test('a configuration is refused with its field and the reason', async () => {
+  test.each([
+    [{ logs: 'both' }, /logs: .*direct.*nomad/],
+    [{ reconnect_limit: 'soon' }, /reconnect_limit: it must be a duration/],
+    [{ daemon_tls: { ca_file: 5 } }, /daemon_tls\.ca_file: /],
+    [{ log_max_files: -1, log_max_file_size: 'big' }, /log_max_files: .*log_max_file_size: it must be a size/],
+  ])('a configuration with %o does not stop the agent: the driver is unhealthy, and says why', async (wrong, why) => {
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, ...wrong });
+
+    const [found] = await fingerprints(other, () => true);
+
+    expect([found?.health, found?.healthDescription]).toEqual([Health.UNHEALTHY, expect.stringMatching(why)]);
+    await expect(other.start(javascript('1'))).rejects.toThrow(why);
+  });
+
+  test('bytes that are no configuration are refused, none are one', async () => {
     await using other = await PluginHost.start();
 
-    await expect(other.setConfig({ logs: 'both' })).rejects.toThrow(/logs: .*direct.*nomad/);
-    await expect(other.setConfig({ reconnect_limit: 'soon' })).rejects.toThrow(
-      'reconnect_limit: it must be a duration',
-    );
-    await expect(other.setConfig({ daemon_tls: { ca_file: 5 } })).rejects.toThrow('daemon_tls.ca_file: ');
     await expect(other.setConfig(Buffer.from([0xc1, 0xff, 0x00]))).rejects.toThrow('failed to decode driver config');
     await expect(other.setConfig(Buffer.alloc(0), undefined)).resolves.toEqual({});
   });
@@ -826,6 +835,17 @@ describe('a recovery', () => {
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 
+  test('by one whose configuration is wrong finds the task all the same', async () => {
+    const task = javascript(SLEEP);
+    const handle = await handleOf(task);
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, logs: 'both' });
+
+    await other.recover(handle);
+
+    await other.stop(task.id, 'SIGKILL', 0);
+    expect(await other.wait(task.id)).toMatchObject({ result: { signal: 9 }, err: '' });
+  });
+
   test('without the daemon waits for it', async () => {
     const task = javascript('1');
     const handle = await handleOf(task);
@@ -1132,4 +1152,7 @@ test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async
   expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
 
   expect(logsOf(task)).toBe('');
+  // Nor does the daemon keep it.
+  const [session] = await daemon.daemon.listSessions();
+  for await (const _ of daemon.daemon.streamOutput(session?.sessionId as string, task.id)) expect.unreachable();
 });
