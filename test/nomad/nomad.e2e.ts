@@ -83,9 +83,16 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
     expect(three.end?.DisplayMessage).toContain('timed_out');
   });
 
-  describe.each(Object.entries(WAIT))('a %s service', (language, source) => {
+  describe.each([
+    ['javascript', 'process', WAIT.javascript],
+    ['javascript', 'thread', WAIT.javascript],
+    ['typescript', 'process', WAIT.javascript.replace('() => {}', '(): void => {}')],
+    ['python', 'process', WAIT.python],
+  ])('a %s service in a %s', (language, isolation, source) => {
+    const task = (text: string) => code(language, text, { isolation });
+
     test('stops by its signal, and its exit code is seen', async () => {
-      const job = await agent.run(code(language, source), { Type: 'service' });
+      const job = await agent.run(task(source), { Type: 'service' });
       const { ID } = await agent.running(job);
       await agent.printed(ID, 'ready');
 
@@ -100,10 +107,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
         .replace(/SIGTERM/g, 'SIGINT')
         .replace('sys.exit(3)', 'None')
         .replace('process.exit(3)', '0');
-      const job = await agent.run(
-        { ...code(language, deaf), KillSignal: 'SIGINT', KillTimeout: 1e9 },
-        { Type: 'service' },
-      );
+      const job = await agent.run({ ...task(deaf), KillSignal: 'SIGINT', KillTimeout: 1e9 }, { Type: 'service' });
       await agent.printed((await agent.running(job)).ID, 'ready');
 
       await agent.stop(job);
@@ -119,7 +123,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
         .replace(/SIGTERM/g, 'SIGHUP')
         .replace('sys.exit(3)', 'print("heard", flush=True)')
         .replace('process.exit(3)', 'console.log("heard")');
-      const job = await agent.run(code(language, heard), { Type: 'service' });
+      const job = await agent.run(task(heard), { Type: 'service' });
       const { ID } = await agent.running(job);
       await agent.printed(ID, 'ready');
 
@@ -400,6 +404,17 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
 });
 
 describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS, retry: 0 }, () => {
+  test('starts when a value of its configuration is wrong, and says which', async () => {
+    await using agent = await Agent.start(nomad as string, temporaryDirectory(), '    reconnect_limit = "soon"');
+    const [node] = await agent.get<{ ID: string }[]>('/v1/nodes');
+    const { Drivers } = await agent.get<{ Drivers: Record<string, object> }>(`/v1/node/${node?.ID}`);
+
+    expect(Drivers.elide).toMatchObject({
+      Healthy: false,
+      HealthDescription: expect.stringContaining('reconnect_limit: it must be a duration'),
+    });
+  });
+
   test('starts, has no driver, and has one as soon as the daemon is there', async () => {
     const directory = temporaryDirectory();
     const socket = join(directory, 'd.sock');
