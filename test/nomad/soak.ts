@@ -114,7 +114,7 @@ const summary = () => {
     }
   };
 
-  for (; Date.now() < endMs; counts.rounds += 1) {
+  while (Date.now() < endMs) {
     const services: [string, string][] = [];
     const batches: string[] = [];
     for (const [language, isolation] of KINDS) {
@@ -131,6 +131,7 @@ const summary = () => {
     }
     for (const job of batches) await checkBatch(job).catch((error) => wrong((error as Error).message));
     for (const [job, id] of services) await checkService(job, id).catch((error) => wrong((error as Error).message));
+    counts.rounds += 1;
     console.log(summary());
   }
 
