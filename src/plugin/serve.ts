@@ -21,6 +21,9 @@ import { log } from './log.ts';
 /** How long a host may take to end its calls before the process ends with them. It waits 2 s for that. */
 const SHUTDOWN_LIMIT_MS = 250;
 
+/** How long a plugin whose host has died waits for the next one to find it, which starts another where there is none. */
+const ORPHAN_LIMIT_MS = 10_000;
+
 /** Which hosts a plugin is for. */
 export interface Handshake {
   /** The environment variable by which a host shows that it is one, and its value. */
@@ -78,8 +81,21 @@ function addOwnServices(server: Server): void {
       setTimeout(() => process.exit(0), SHUTDOWN_LIMIT_MS);
     },
   };
-  // Both stay open and silent.
-  const stdio: GRPCStdioServer = { streamStdio: () => {} };
+  // Both stay open and silent: as long as there is a host.
+  const parent = process.ppid;
+  let hosts = 0;
+  const endOrphan = () => {
+    if (hosts === 0 && process.ppid !== parent) process.exit(0);
+  };
+  const stdio: GRPCStdioServer = {
+    streamStdio: (call) => {
+      hosts += 1;
+      call.on('cancelled', () => {
+        hosts -= 1;
+        setTimeout(endOrphan, ORPHAN_LIMIT_MS);
+      });
+    },
+  };
   const broker: GRPCBrokerServer = { startStream: (call) => void call.resume().on('end', () => call.end()) };
   server.addService(HealthService, health);
   server.addService(GRPCControllerService, controller);

@@ -12,9 +12,10 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { status } from '@grpc/grpc-js';
+import { credentials, status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
+import { HealthClient } from '../../src/gen/grpc/health/v1/health.ts';
 import { PluginType } from '../../src/gen/nomad/base.ts';
 import {
   type DriverTaskEvent,
@@ -26,11 +27,12 @@ import {
   TaskState,
 } from '../../src/gen/nomad/driver.ts';
 import { RpcStatus } from '../../src/gen/nomad/errors.ts';
+import { GRPCStdioClient } from '../../src/gen/nomad/go_plugin.ts';
 import type { Spec } from '../../src/gen/nomad/hclspec.ts';
 import { Authority, type KeyPairFiles } from '../support/certificates.ts';
 import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PluginHost, refusedWith, taskIn } from './host.ts';
+import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PLUGIN, PluginHost, refusedWith, taskIn } from './host.ts';
 
 const LANGUAGES = ['python', 'javascript', 'typescript'];
 let daemon: TestDaemon;
@@ -92,6 +94,30 @@ describe('the handshake', () => {
 
     const info = await other.call(other.base, other.base.pluginInfo, {});
     expect(info.name).toBe('elide');
+  });
+
+  test('a plugin whose host has died, and that no other finds, ends', { timeout: 40_000 }, async () => {
+    const agent = spawn('sh', ['-c', '"$0" "$1" & wait', process.execPath, PLUGIN], {
+      env: { ...process.env, ...AGENT_ENV },
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    const [line] = await once(agent.stdout, 'data');
+    const socket = String(line).split('|')[3] as string;
+    const stdio = new GRPCStdioClient(`unix:${socket}`, credentials.createInsecure());
+    // On the same connection: once the second is answered, the first is there.
+    const health = new HealthClient(`unix:${socket}`, credentials.createInsecure());
+    const stream = stdio.streamStdio({});
+    stream.on('error', () => {});
+    await host.call(health, health.check, { service: 'plugin' });
+    const ended = once(agent, 'close');
+
+    agent.kill('SIGKILL');
+    for (const client of [stdio, health]) client.close();
+    stream.cancel();
+
+    // Its standard output is closed with it.
+    await ended;
+    expect(existsSync(socket)).toBe(false);
   });
 
   test('health, stdio and broker are there', async () => {
