@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -72,6 +71,10 @@ async function openPipe(path: string, signal: AbortSignal): Promise<Socket | und
 /** False when the reader has gone. */
 async function written(pipe: Socket, data: Buffer): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
+  const gone = () => resolve(false);
+  pipe.once('close', gone);
   pipe.write(data, (error) => resolve(!error));
-  return Promise.race([promise, once(pipe, 'close').then(() => false)]);
+  const isWritten = await promise;
+  pipe.off('close', gone);
+  return isWritten;
 }

@@ -1,7 +1,8 @@
-import { readdirSync, readlinkSync, unlinkSync } from 'node:fs';
+import { fstatSync, readdirSync, readlinkSync, unlinkSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
+import { monotonicMs } from '../clock.ts';
 import { treeOf } from '../processes.ts';
 import { Changes } from './changes.ts';
 import { numbersOf } from './rotated-files.ts';
@@ -11,6 +12,8 @@ const MOST_FILES = 10;
 const FILE_BYTES = 10 * 2 ** 20;
 /** What a pipe takes at once. */
 const CHUNK_BYTES = 65_536;
+/** How often files that have been read are looked at for somebody who has them open, in ms. */
+const LOOK_MS = 1_000;
 
 /** The rotated files of a {@link Spool} in this directory. */
 export function spoolFiles(directory: string) {
@@ -34,6 +37,7 @@ export class Spool {
   readonly #path: string;
   /** Those that are open, by number. */
   readonly #files = new Map<number, SpoolFile>();
+  #lookedMs = 0;
 
   constructor(path: string) {
     this.#path = path;
@@ -62,7 +66,7 @@ export class Spool {
           }
         }
         if (last || signal.aborted) return;
-        for (const file of files.slice(0, -1)) if (!isHeld(file)) await this.#remove(file);
+        await this.#removeRead(files.slice(0, -1));
         await changes.next();
       }
     } finally {
@@ -82,6 +86,12 @@ export class Spool {
     }
   }
 
+  async #removeRead(files: SpoolFile[]): Promise<void> {
+    if (files.length === 0 || monotonicMs() - this.#lookedMs < LOOK_MS) return;
+    this.#lookedMs = monotonicMs();
+    for (const file of files) if (!isHeld(file)) await this.#remove(file);
+  }
+
   async #remove({ number, handle }: SpoolFile): Promise<void> {
     this.#files.delete(number);
     try {
@@ -95,8 +105,9 @@ export class Spool {
 
 async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
   for (;;) {
-    const { bytesRead, buffer } = await file.handle.read(Buffer.alloc(CHUNK_BYTES), 0, CHUNK_BYTES, file.position);
-    if (bytesRead === 0) return;
+    const length = Math.min(CHUNK_BYTES, fstatSync(file.handle.fd).size - file.position);
+    if (length <= 0) return;
+    const { bytesRead, buffer } = await file.handle.read(Buffer.allocUnsafe(length), 0, length, file.position);
     file.position += bytesRead;
     yield buffer.subarray(0, bytesRead);
   }

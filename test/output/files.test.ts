@@ -144,6 +144,13 @@ describe('pipes', () => {
     return files.reduce((sum, name) => sum + (statSync(join(output, name), { throwIfNoEntry: false })?.size ?? 0), 0);
   }
 
+  /** What cells had to say. */
+  function cellLogs(): string {
+    const cells = join(daemon.daemon.config.stateDir, 'daemon', 'cells');
+    const logs = readdirSync(cells).filter((name) => name.endsWith('.log'));
+    return logs.map((name) => readFileSync(join(cells, name), 'utf8')).join('');
+  }
+
   test.each(Object.entries(LINES))(
     '%s output is in them, whole at the end, and nothing stays',
     async (language, code) => {
@@ -197,6 +204,7 @@ describe('pipes', () => {
 
     await eventually('all has come', () => read >= 45 * MIB - 3);
     await eventually('what was read is gone', () => waiting() <= 20 * MIB);
+    expect(cellLogs()).toBe('');
     await execution.cancel({ graceMs: 0 });
     await closed;
     expect(read).toBe(45 * MIB);
