@@ -3,8 +3,8 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-/** A first build fetches some hundred modules and compiles them: minutes. What is tested after it needs its time too. */
-const LIMIT_MS = 15 * 60_000;
+/** A first build fetches some hundred modules and compiles them: minutes. What does not get done, the next one has done. */
+const LIMIT_MS = 12 * 60_000;
 
 const VERSION = /nomad v(\S+)/.exec(readFileSync(join(import.meta.dirname, 'go.mod'), 'utf8'))?.[1];
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'elide-daemon');
