@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-/** A first build fetches some hundred modules and compiles them: minutes. What does not get done, the next one has done. */
+/** A first build fetches some hundred modules and compiles them: minutes. What is compiled by then the next one finds. */
 const LIMIT_MS = 12 * 60_000;
 
 const VERSION = /nomad v(\S+)/.exec(readFileSync(join(import.meta.dirname, 'go.mod'), 'utf8'))?.[1];
