@@ -71,7 +71,7 @@ export class NodeDaemon {
 
   async #look(): Promise<Found> {
     const absent = (health: Health, healthDescription: string) => ({ present: undefined, health, healthDescription });
-    if (this.closed === 'disabled') return absent(Health.UNDETECTED, this.closed);
+    if (this.config.enabled === false) return absent(Health.UNDETECTED, 'disabled');
     if (this.closed !== undefined) return absent(Health.UNHEALTHY, this.closed);
     try {
       const daemon = await this.client.health(HEALTH_LIMIT);
