@@ -2,7 +2,7 @@ import { fstatSync, ftruncateSync } from 'node:fs';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
-import { closeDestination } from './output-destination.ts';
+import { closeDestination } from '../output/output-destination.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;

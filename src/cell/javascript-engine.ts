@@ -13,12 +13,12 @@ import {
 } from '../../workers/javascript/shared.ts';
 import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors } from '../../workers/output-writer.ts';
+import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
 import { type Context, type ContextEnd, ContextPool, type ContextPoolOptions } from './context-pool.ts';
 import type { Engine, Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
 import type { CellMessage, MainSource, ThreadMessage, ThreadTask } from './messages.ts';
-import { openDestination, outputPathsOf } from './output-destination.ts';
 import { GuestMeter, ThreadMeter } from './thread-usage.ts';
 
 /** A thread that has not begun after this long is given up: its file hangs while it loads. */

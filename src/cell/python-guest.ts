@@ -2,10 +2,10 @@ import { closeSync, fstatSync, readFileSync, readSync, writeFileSync, writeSync 
 import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import { closeDestination, openDestination } from '../output/output-destination.ts';
 import { childrenOf, isAlive, treeOf } from '../processes.ts';
 import type { Guest, GuestEvents, GuestExit, GuestUsage, StartRequest } from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
-import { closeDestination, openDestination } from './output-destination.ts';
 import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 

@@ -7,8 +7,8 @@ import {
   openRotated,
 } from '../../workers/output-writer.ts';
 import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
-import { numbersOf } from '../output/rotated-files.ts';
-import { spoolFiles } from '../output/spool.ts';
+import { numbersOf } from './rotated-files.ts';
+import { spoolFiles } from './spool.ts';
 
 /**
  * Opens what a guest's output is written to: the files of its own directory, or the caller's; before the caller's pipes,
