@@ -64,17 +64,14 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return {};
   };
 
-  const start = async (config: TaskConfig): Promise<Task> => {
+  const start = async (config: TaskConfig, signal: AbortSignal): Promise<Task> => {
     const { snippet, unmet } = await prepare(config, node.config, node.sessionId);
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
-    await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS }).catch((error) => {
-      // A start whose answer nobody heard must not run on: the agent's next has another id.
-      if (isLost(error)) cancel(sessionId, config.id, { signal: 'SIGKILL', graceMs: 0 }).catch(() => {});
-      throw error;
-    });
+    await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS });
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = await follow(config, { version: 1, place }, 0, START_WAIT_MS);
     if (unmet !== undefined) tell(config, unmet);
+    if (signal.aborted) throw new UnavailableError('the agent has gone');
     if (task.result?.reason !== 'start_failed') return task;
     throw new UnavailableError(task.result.message ?? 'the task could not be started');
   };
@@ -87,14 +84,16 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     fingerprint: stream((_request, signal) => node.fingerprint(signal)),
     taskEvents: stream((_request, signal) => told(signal)),
 
-    startTask: unary(async ({ task: config }) => {
+    startTask: unary(async ({ task: config }, signal) => {
       if (config === undefined) throw new Error('task cannot be nil');
       if (node.closed !== undefined) throw new Error(`the driver takes no tasks: ${node.closed}`);
       const { id } = config;
       if (tasks.has(id)) throw new Error(`task with ID "${id}" already started`);
       tasks.set(id, undefined);
-      const task = await start(config).catch((error) => {
+      const task = await start(config, signal).catch((error) => {
         tasks.delete(id);
+        // What nobody hears of must not run on: the agent's next start has another id.
+        if (isLost(error)) cancel(node.sessionId, id, { signal: 'SIGKILL', graceMs: 0 }).catch(() => {});
         throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
       });
       return startedWith(config, task.state);

@@ -492,6 +492,22 @@ describe('a task', () => {
     ]);
   });
 
+  test('that begins while its agent dies does not run on: the next agent starts it anew', async () => {
+    await using own = await TestDaemon.start({ maxRunning: 1 });
+    await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket, session_id: 's' });
+    const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
+    await other.start(first);
+    const call = other.driver.startTask({ task: second }, () => {});
+    await eventually('it is accepted', async () => (await own.daemon.listExecutions()).length === 2);
+
+    call.cancel();
+
+    await own.daemon.wait('s', second.id);
+    expect(await own.daemon.getExecutionStatus('s', second.id)).toMatchObject({ result: { reason: 'cancelled' } });
+    await expect(other.inspect(second.id)).rejects.toThrow('task not found');
+    expect(await other.inspect(first.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+  });
+
   test('memory beyond its resources is its end, told as such', async () => {
     const allocatedResources = { cpu: undefined, memory: { memoryMb: 48n, memoryMaxMb: 0n }, networks: [] };
     const task = javascript('const all = []; for (;;) all.push(Buffer.alloc(1e6, 1))');

@@ -18,9 +18,9 @@ const BATCH = 12;
 /** What each task of a batch prints, and its exit code: its place in the batch. */
 const BATCHES = {
   javascript:
-    'const i = process.env.NOMAD_ALLOC_INDEX; console.log("begun"); setTimeout(() => { console.log(i); process.exit(Number(i)) }, 100 * i)',
+    'const i = process.env.NOMAD_ALLOC_INDEX; console.log("begun"); setTimeout(() => { console.log(i); process.exit(Number(i)) }, 500 * i)',
   python:
-    'import os, sys, time\ni = int(os.environ["NOMAD_ALLOC_INDEX"])\nprint("begun", flush=True)\ntime.sleep(i / 10)\nprint(i)\nsys.exit(i)',
+    'import os, sys, time\ni = int(os.environ["NOMAD_ALLOC_INDEX"])\nprint("begun", flush=True)\ntime.sleep(i / 2)\nprint(i)\nsys.exit(i)',
 };
 /** Each counts until it is told to stop. */
 const SERVICES = {
@@ -123,6 +123,13 @@ const summary = () => {
       const service = await agent.run(task(SERVICES[language]), { Type: 'service' }, `service-${name}`);
       services.push([service, (await agent.running(service)).ID]);
       batches.push(await agent.run(task(BATCHES[language]), { Count: BATCH }, `batch-${name}`));
+    }
+    // An agent that dies before it has noted that a task began starts it anew.
+    for (const job of batches) {
+      await until(`${job} has begun`, async () => {
+        const all = await agent.allocations(job);
+        return all.length === BATCH && all.every(({ ClientStatus }) => ClientStatus !== 'pending');
+      });
     }
     const names = Object.keys(disturbances);
     for (let left = randomInt(1, 4); left > 0; left -= 1) {
