@@ -21,8 +21,11 @@ import { log } from './log.ts';
 /** How long a host may take to end its calls before the process ends with them. It waits 2 s for that. */
 const SHUTDOWN_LIMIT_MS = 250;
 
-/** How long a plugin whose host has died waits for the next one to find it, which starts another where there is none. */
-const ORPHAN_LIMIT_MS = 10_000;
+/**
+ * How often a plugin looks for its host, in ms. One that has none two times in a row ends: the next host would have found
+ * it by now, and starts another.
+ */
+const ORPHAN_LOOK_MS = 10_000;
 
 /** Which hosts a plugin is for. */
 export interface Handshake {
@@ -84,15 +87,17 @@ function addOwnServices(server: Server): void {
   // Both stay open and silent: as long as there is a host.
   const parent = process.ppid;
   let hosts = 0;
-  const endOrphan = () => {
-    if (hosts === 0 && process.ppid !== parent) process.exit(0);
-  };
+  let wasOrphan = false;
+  setInterval(() => {
+    const isOrphan = hosts === 0 && process.ppid !== parent;
+    if (isOrphan && wasOrphan) process.exit(0);
+    wasOrphan = isOrphan;
+  }, ORPHAN_LOOK_MS);
   const stdio: GRPCStdioServer = {
     streamStdio: (call) => {
       hosts += 1;
       call.on('cancelled', () => {
         hosts -= 1;
-        setTimeout(endOrphan, ORPHAN_LIMIT_MS);
       });
     },
   };
