@@ -2,10 +2,10 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    // On a real Nomad, which takes minutes and a Nomad: `npm run test:nomad`.
-    include: process.env.TEST_NOMAD ? ['test/nomad/*.e2e.ts'] : ['test/**/*.test.ts'],
+    // On a real Nomad it takes minutes: only `.ci/run` and `npm run test:nomad` do that as well.
+    include: ['test/**/*.test.ts', ...(process.env.TEST_NOMAD ? ['test/nomad/*.e2e.ts'] : [])],
     // What runs beside guest code is the built program, so the tests build it first.
-    globalSetup: ['test/support/build.ts'],
+    globalSetup: ['test/support/build.ts', ...(process.env.TEST_NOMAD ? ['test/nomad/setup.ts'] : [])],
     pool: 'forks',
     testTimeout: 20_000,
     hookTimeout: 20_000,

@@ -49,7 +49,7 @@ export class ResourceExhaustedError extends ElideError {
   }
 }
 
-/** The call does not carry the daemon's token; it needs another, whatever it asks for. */
+/** The call does not carry the daemon's token, or its files of credentials cannot be used; whatever it asks for. */
 export class UnauthenticatedError extends ElideError {
   readonly code = 'unauthenticated';
 }

@@ -2,7 +2,8 @@ import { closeSync, fstatSync, ftruncateSync, openSync, readSync } from 'node:fs
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
-import { bytesIn, closeDestination, newestNumber } from './output-destination.ts';
+import { bytesIn, closeDestination } from '../output/output-destination.ts';
+import { numbersOf } from '../output/rotated-files.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -42,7 +43,7 @@ export class GuestOutput {
   /** What standard error ends with, of so many bytes at most. */
   lastWords(bytes: number): string {
     const { stderr, rotation } = this.descriptors;
-    const path = rotation && `${rotation.paths.stderr}.${newestNumber(rotation.paths.stderr)}`;
+    const path = rotation && `${rotation.paths.stderr}.${Math.max(0, ...numbersOf(rotation.paths.stderr))}`;
     const fd = openSync(path ?? `/proc/self/fd/${stderr}`, 'r');
     try {
       const buffer = Buffer.alloc(bytes);

@@ -10,6 +10,7 @@ import {
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
 import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
+import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
 import {
   type Engine,
@@ -22,7 +23,6 @@ import {
 } from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
 import type { CellMessage, ProgramTask, ThreadMessage } from './messages.ts';
-import { openDestination, outputPathsOf } from './output-destination.ts';
 import { heapLimitMbOf, prepare } from './program-task.ts';
 import {
   type ContextEnd,

@@ -40,6 +40,9 @@ const EMPTY_GRACE_MS = 10_000;
 /** How long the engine may take to end its guests before the cell ends with them, in ms. */
 const CLOSE_LIMIT_MS = 1_000;
 
+/** How long a reader may hold up the end of a guest that was ended by force, in ms; the daemon waits a little longer. */
+const FORCED_OUTPUT_MS = 100;
+
 /**
  * A child that outlives the thread which started it is killed, and stays a zombie: Node waits for it only from that
  * thread. So many of them a cell may collect, looked for at this distance, before it asks to be let go.
@@ -51,6 +54,8 @@ const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
 /** What the daemon was told of each guest last, and what the guest said then. */
 const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
+/** Output of guests that are gone, on its way into their callers' pipes. */
+const bringing = new Set<Promise<void>>();
 /** Ends that no daemon has acknowledged. */
 const ends = new EndRecord(endsPath);
 /** What the cell was made as: the first greeting. */
@@ -72,6 +77,8 @@ interface RunningGuest {
   inputBytes: number;
   /** Of the stop under way: why, and how far it has come. */
   stop: { reason: string; rung: 'graceful' | 'forced' } | undefined;
+  /** Resolved a moment after the first use of force. */
+  forced: PromiseWithResolvers<void>;
 }
 
 // A daemon's terminal must not reach its cells, and a log that is gone must not end them.
@@ -237,7 +244,8 @@ function start(request: Start): void {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
     },
     exited: async ({ exitCode, signal = '', cause = '', message = '', usage }) => {
-      await pipes?.end();
+      // Of one that was ended by force the rest may follow, or the cell would be ended for it.
+      if (pipes !== undefined) await Promise.race([bringRest(pipes), running.forced.promise]);
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
       const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
@@ -254,8 +262,16 @@ function start(request: Start): void {
     started: undefined,
     inputBytes: 0,
     stop: undefined,
+    forced: Promise.withResolvers(),
   };
   guests.set(executionKey, running);
+}
+
+async function bringRest(pipes: OutputPipes): Promise<void> {
+  const brought = pipes.end();
+  bringing.add(brought);
+  await brought;
+  bringing.delete(brought);
 }
 
 function pipeOf(pipe: { fd: number; inode: number } | undefined): Pipe | undefined {
@@ -301,6 +317,7 @@ function kill(executionKey: string, reason: string): void {
   const known = guests.get(executionKey);
   if (known === undefined) return;
   known.stop = { reason: known.stop?.reason ?? reason, rung: 'forced' };
+  setTimeout(known.forced.resolve, FORCED_OUTPUT_MS).unref();
   known.guest.kill();
 }
 
@@ -396,7 +413,11 @@ async function shutdown(): Promise<void> {
   ending = true;
   server.close();
   removeFile(socketPath as string);
-  await Promise.race([engine?.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_LIMIT_MS))]);
+  const closed = (async () => {
+    await engine?.close();
+    await Promise.all(bringing);
+  })();
+  await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, CLOSE_LIMIT_MS))]);
   // Not exit(): that would join a thread which is stuck in native code, and never return. The whole group, so that a
   // child such a thread waits for ends as well.
   process.kill(0, 'SIGKILL');

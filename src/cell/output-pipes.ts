@@ -1,53 +1,65 @@
-import { once } from 'node:events';
-import { constants, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { OutputStream } from '../../workers/output-writer.ts';
 import type { OutputFiles as Destination } from '../gen/elide/cell/v1/cell.ts';
-import { OutputFiles } from '../output/output-files.ts';
+import { Spool, spoolFiles } from '../output/spool.ts';
 
 /** How often a pipe is tried that nobody reads from. */
 const RETRY_MS = 50;
 /** How long a reader that is away may hold up the end of an execution. */
 const END_LIMIT_MS = 2_000;
 
-/** Copies what a guest has in its output files into the caller's pipes: a reader that is slow or away stalls no guest. */
+/** Brings what a guest writes into the caller's pipes, by way of a spool: a reader that is slow or away stalls no guest. */
 export class OutputPipes {
   readonly #ended = Promise.withResolvers<void>();
   readonly #given = new AbortController();
-  readonly #copied: Promise<unknown>;
+  readonly #brought: Promise<unknown>;
+  /** How often a reader has taken something. */
+  #taken = 0;
+  #isDone = false;
 
   constructor(directory: string, { stdout, stderr }: Destination) {
-    const files = new OutputFiles(directory);
-    this.#copied = Promise.all([this.#copy(files, 'stdout', stdout), this.#copy(files, 'stderr', stderr)]);
+    const from = spoolFiles(directory);
+    const streams = [this.#bring(from.stdout, stdout), this.#bring(from.stderr, stderr)];
+    this.#brought = Promise.allSettled(streams).then(() => {
+      this.#isDone = true;
+    });
   }
 
-  /** To be called when all is written; resolves when all is copied, or nobody has read for a while. */
+  /** To be called when all is written; resolves when all is in the pipes, or nobody has read for a while. */
   async end(): Promise<void> {
     this.#ended.resolve();
-    await Promise.race([this.#copied, sleep(END_LIMIT_MS)]);
+    for (let before = -1; !this.#isDone && this.#taken > before; ) {
+      before = this.#taken;
+      await Promise.race([this.#brought, sleep(END_LIMIT_MS, undefined, { ref: false })]);
+    }
     this.#given.abort();
   }
 
-  async #copy(files: OutputFiles, stream: OutputStream, path: string): Promise<void> {
+  async #bring(from: string, path: string): Promise<void> {
     const { signal } = this.#given;
     // Opened also when there is nothing to write: a reader waits for each of its pipes.
     let pipe = await openPipe(path, signal);
-    const range = { streams: new Set([stream]), from: { stdout: 0, stderr: 0 }, follow: true };
-    for await (const { data } of files.read(range, this.#ended.promise, signal)) {
-      while (pipe !== undefined && !(await written(pipe, data))) pipe = await openPipe(path, signal);
+    try {
+      for await (const data of new Spool(from).read(this.#ended.promise, signal)) {
+        while (pipe !== undefined && !(await written(pipe, data))) pipe = await openPipe(path, signal);
+        this.#taken += 1;
+      }
+    } finally {
+      pipe?.destroy();
     }
-    pipe?.destroy();
   }
 }
 
-/** Resolves once somebody reads from the pipe; with undefined when that is given up, or there is none. */
+/** Resolves once somebody reads from the pipe; with undefined when that is given up, or it is none (`/dev/null`). */
 async function openPipe(path: string, signal: AbortSignal): Promise<Socket | undefined> {
   const flags = constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW;
   while (!signal.aborted) {
     try {
-      const socket = new Socket({ fd: openSync(path, flags), readable: false, writable: true });
-      return socket.on('error', () => {});
+      const fd = openSync(path, flags);
+      if (fstatSync(fd).isFIFO()) return new Socket({ fd, readable: false, writable: true }).on('error', () => {});
+      closeSync(fd);
+      return undefined;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENXIO') return undefined;
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
@@ -59,6 +71,10 @@ async function openPipe(path: string, signal: AbortSignal): Promise<Socket | und
 /** False when the reader has gone. */
 async function written(pipe: Socket, data: Buffer): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
+  const gone = () => resolve(false);
+  pipe.once('close', gone);
   pipe.write(data, (error) => resolve(!error));
-  return Promise.race([promise, once(pipe, 'close').then(() => false)]);
+  const isWritten = await promise;
+  pipe.off('close', gone);
+  return isWritten;
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { announceOutput, dropOutput } from '../../workers/javascript/output-limit.ts';
 import { FIGURE, figuresOf, OUTPUT, SHARED_BYTES, signalName } from '../../workers/javascript/shared.ts';
 import type { OutputStream } from '../../workers/output-writer.ts';
+import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import {
   isChildOf,
   isSameProcess,
@@ -27,7 +28,6 @@ import { GuestOutput } from './guest-output.ts';
 import { GuestProcess, type ProcessEnd } from './guest-process.ts';
 import { catches, GuestSignals, sendSignal } from './guest-signals.ts';
 import type { ProcessMessage, ProgramTask } from './messages.ts';
-import { openDestination, outputPathsOf } from './output-destination.ts';
 import { ProcessUsage } from './process-usage.ts';
 import { heapLimitMbOf, prepare } from './program-task.ts';
 

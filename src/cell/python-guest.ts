@@ -2,6 +2,7 @@ import { closeSync, fstatSync, readSync, writeFileSync, writeSync } from 'node:f
 import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import { bytesIn, closeDestination, openDestination } from '../output/output-destination.ts';
 import { childrenOf, isAlive, treeOf } from '../processes.ts';
 import {
   type Guest,
@@ -13,7 +14,6 @@ import {
 } from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
 import { catches, GuestSignals, sendSignal } from './guest-signals.ts';
-import { bytesIn, closeDestination, openDestination } from './output-destination.ts';
 import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 

@@ -16,7 +16,7 @@ import type {
   StopOptions,
   StreamOptions,
 } from '../daemon.ts';
-import { AlreadyExistsError, UnavailableError } from '../errors.ts';
+import { AlreadyExistsError, UnauthenticatedError, UnavailableError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
@@ -26,7 +26,7 @@ import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
 import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
 import { errorOf, UnreachableError } from './client-error.ts';
-import { connectionOf, type DaemonAddress } from './connection.ts';
+import { connectionOf, type DaemonAddress, hasFiles, nameOf } from './connection.ts';
 import {
   chunkOf,
   type ExecutionSummary,
@@ -79,48 +79,43 @@ type StreamMethod<Req, Res> = (
  * an `InvalidArgumentError` that names a file of credentials which cannot be used.
  */
 export function connectDaemon(address: DaemonAddress): DaemonClient {
+  connectionOf(address);
   return new DaemonClient(address);
 }
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
 
+/** A gRPC client, and what each of its calls carries. */
+interface Line {
+  api: Api.ExecutionApiClient;
+  metadata: Metadata;
+}
+
+const METHODS: Api.ExecutionApiClient = Api.ExecutionApiClient.prototype;
+
 /**
  * A daemon's API with the daemon library's own names, values and errors. Rejects with the daemon's error classes; with
- * `UnreachableError` when nobody answers; with `ClientError` for any other gRPC status.
+ * `UnreachableError` when nobody answers; with `UnauthenticatedError` when its files of credentials cannot be used; with
+ * `ClientError` for any other gRPC status.
  */
 export class DaemonClient {
   /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
   readonly address: string;
-  readonly #api: Api.ExecutionApiClient;
-  readonly #metadata: Metadata;
+  readonly #target: DaemonAddress;
+  #line: Line | undefined;
   /** A daemon has answered. */
   #met = false;
   #closed = false;
 
   constructor(address: DaemonAddress) {
-    const { target, name, credentials, options, metadata } = connectionOf(address);
-    this.address = name;
-    this.#metadata = metadata;
-    this.#api = new Api.ExecutionApiClient(target, credentials, {
-      ...options,
-      // Between a daemon and its clients there is no proxy, whatever the environment says.
-      'grpc.enable_http_proxy': 0,
-      // A page of executions with long names is more than the default of 4 MiB.
-      'grpc.max_receive_message_length': -1,
-      // A daemon that comes back is found at once, however long it was away.
-      'grpc.initial_reconnect_backoff_ms': 100,
-      'grpc.max_reconnect_backoff_ms': RECONNECT_MS,
-      // Connections of its own: another client of this process may have just failed to find a daemon.
-      'grpc.use_local_subchannel_pool': 1,
-      // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
-      'grpc-node.flow_control_window': WINDOW_BYTES,
-    });
+    this.address = nameOf(address);
+    this.#target = address;
   }
 
   /** Ends open calls and lets the connection go. */
   close(): void {
     this.#closed = true;
-    this.#api.close();
+    this.#line?.api.close();
   }
 
   [Symbol.dispose](): void {
@@ -128,16 +123,16 @@ export class DaemonClient {
   }
 
   health(options?: CallOptions): Promise<Api.HealthResponse> {
-    return this.#unary(this.#api.health, {}, options);
+    return this.#unary(METHODS.health, {}, options);
   }
 
   async languages(options?: CallOptions): Promise<Language[]> {
-    return (await this.#unary(this.#api.listLanguages, {}, options)).languages;
+    return (await this.#unary(METHODS.listLanguages, {}, options)).languages;
   }
 
   /** The same id with the same configuration again is harmless; with another it is an `AlreadyExistsError`. */
   async createSession(sessionId: string, config: SessionConfiguration = {}, options?: CallOptions): Promise<void> {
-    await this.#unary(this.#api.createSession, sessionRequest(sessionId, config), options);
+    await this.#unary(METHODS.createSession, sessionRequest(sessionId, config), options);
   }
 
   /** As {@link createSession}; a session with another configuration is replaced when nothing runs in it, else kept: false. */
@@ -156,11 +151,11 @@ export class DaemonClient {
   }
 
   async getSession(sessionId: string, options?: CallOptions): Promise<SessionSnapshot> {
-    return sessionOf(await this.#unary(this.#api.getSession, { sessionId }, options));
+    return sessionOf(await this.#unary(METHODS.getSession, { sessionId }, options));
   }
 
   async listSessions(options?: CallOptions): Promise<SessionSnapshot[]> {
-    return (await this.#unary(this.#api.listSessions, {}, options)).sessions.map(sessionOf);
+    return (await this.#unary(METHODS.listSessions, {}, options)).sessions.map(sessionOf);
   }
 
   /** Stops everything in the session; resolves when all of it is gone. */
@@ -169,23 +164,23 @@ export class DaemonClient {
     { force = false, refuseIfBusy = false, graceMs, ...options }: CallOptions & DeleteOptions = {},
   ): Promise<void> {
     const request = { sessionId, force, refuseIfBusy, graceMs: bigintOf(graceMs) };
-    await this.#unary(this.#api.deleteSession, request, options);
+    await this.#unary(METHODS.deleteSession, request, options);
   }
 
   /** Accepts a snippet, and resolves before it runs. The same id with the same request again is harmless. */
   async executeSnippet(snippet: Snippet, options?: CallOptions): Promise<void> {
-    await this.#unary(this.#api.executeSnippet, snippetRequest(snippet), options);
+    await this.#unary(METHODS.executeSnippet, snippetRequest(snippet), options);
   }
 
   async getExecutionStatus(sessionId: string, executionId: string, options?: CallOptions): Promise<ExecutionStatus> {
-    return statusOf(await this.#unary(this.#api.getExecutionStatus, { sessionId, executionId }, options));
+    return statusOf(await this.#unary(METHODS.getExecutionStatus, { sessionId, executionId }, options));
   }
 
   /** Oldest first; of one session or of all. Asks page after page. */
   async *listExecutions(sessionId?: string, options?: CallOptions): AsyncGenerator<ExecutionSummary> {
     for (let pageToken = ''; ; ) {
       const request = { sessionId: sessionId ?? '', pageSize: 0, pageToken };
-      const page = await this.#unary(this.#api.listExecutions, request, options);
+      const page = await this.#unary(METHODS.listExecutions, request, options);
       yield* page.executions.map(summaryOf);
       if (page.nextPageToken === '') return;
       pageToken = page.nextPageToken;
@@ -201,7 +196,7 @@ export class DaemonClient {
   ): Promise<boolean> {
     const { signal = '', graceMs } = stop;
     const request = { sessionId, executionId, signal, timeoutSeconds: 0, graceMs: bigintOf(graceMs) };
-    return (await this.#unary(this.#api.cancelExecution, request, options)).success;
+    return (await this.#unary(METHODS.cancelExecution, request, options)).success;
   }
 
   /** Delivers one signal by name, with `signalTree` to the guest's child processes too; false when the execution has exited. */
@@ -212,12 +207,12 @@ export class DaemonClient {
     { signalTree = false, ...options }: CallOptions & SignalOptions = {},
   ): Promise<boolean> {
     const request = { sessionId, executionId, signal, signalTree };
-    return (await this.#unary(this.#api.signalExecution, request, options)).success;
+    return (await this.#unary(METHODS.signalExecution, request, options)).success;
   }
 
   /** What an execution uses now, or used in all once it has exited. */
   async getExecutionMetrics(sessionId: string, executionId: string, options?: CallOptions): Promise<ExecutionMetrics> {
-    return metricsFrom(await this.#unary(this.#api.getExecutionMetrics, { sessionId, executionId }, options));
+    return metricsFrom(await this.#unary(METHODS.getExecutionMetrics, { sessionId, executionId }, options));
   }
 
   /**
@@ -232,7 +227,7 @@ export class DaemonClient {
     ...options
   }: FollowOptions & MetricsOptions = {}): AsyncGenerator<ExecutionMetrics[]> {
     const request = { sessionId, executionId, intervalMs };
-    const open = () => this.#stream(this.#api.watchExecutionMetrics, request, options);
+    const open = () => this.#stream(METHODS.watchExecutionMetrics, request, options);
     for await (const { executions } of reconnecting(open, this.#patience(options, patienceMs))) {
       const round = executions.map(metricsFrom);
       yield round;
@@ -243,7 +238,7 @@ export class DaemonClient {
 
   /** By which mechanism the node holds each limit, for each engine. */
   async enforcement(options?: CallOptions): Promise<Enforcement[]> {
-    return (await this.#unary(this.#api.getEnforcement, {}, options)).limits;
+    return (await this.#unary(METHODS.getEnforcement, {}, options)).limits;
   }
 
   /**
@@ -260,7 +255,7 @@ export class DaemonClient {
       async () => {
         const leftMs = timeoutMs && Math.max(0, Math.round(timeoutMs - (performance.now() - beganMs)));
         const request = { sessionId, executionId, timeoutMs: bigintOf(leftMs) };
-        const { execution } = await this.#unary(this.#api.waitExecution, request, options);
+        const { execution } = await this.#unary(METHODS.waitExecution, request, options);
         return summaryOf(execution ?? Api.ExecutionSummary.create({ sessionId, executionId }));
       },
       this.#patience(options, patienceMs),
@@ -280,12 +275,12 @@ export class DaemonClient {
   ): Promise<void> {
     const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
     const request = { sessionId, executionId, data: bytes, end, position: bigintOf(position) };
-    await this.#unary(this.#api.writeExecutionInput, request, options);
+    await this.#unary(METHODS.writeExecutionInput, request, options);
   }
 
   /** Gives up a finished execution: its result, its output, its id. */
   async releaseExecution(sessionId: string, executionId: string, options?: CallOptions): Promise<void> {
-    await this.#unary(this.#api.releaseExecution, { sessionId, executionId }, options);
+    await this.#unary(METHODS.releaseExecution, { sessionId, executionId }, options);
   }
 
   /** Every status event from a sequence number on, those to come included; ends after the last one. Rides through a restart. */
@@ -297,7 +292,7 @@ export class DaemonClient {
     let next = fromSequence;
     const open = () => {
       const request = { sessionId, executionId, fromSequence: BigInt(next) };
-      return this.#stream(this.#api.watchExecution, request, options);
+      return this.#stream(METHODS.watchExecution, request, options);
     };
     for await (const event of reconnecting(open, this.#patience(options, patienceMs))) {
       const { sequence } = event;
@@ -318,7 +313,7 @@ export class DaemonClient {
     const next = { stdout: options.stdoutPosition ?? 0, stderr: options.stderrPosition ?? 0 };
     const open = () =>
       this.#stream(
-        this.#api.streamExecutionOutput,
+        METHODS.streamExecutionOutput,
         {
           sessionId,
           executionId,
@@ -348,6 +343,21 @@ export class DaemonClient {
     if (this.#closed) throw new UnavailableError('this client was closed');
   }
 
+  #connect(): Line {
+    this.#line ??= lineTo(this.#target);
+    return this.#line;
+  }
+
+  /** Where there was no way in, the next call reads the files of credentials anew: they may hold others by then. */
+  #failureOf(error: unknown, line: Line): unknown {
+    const failure = errorOf(error, this.address);
+    if (this.#line === line && isRefusal(failure) && hasFiles(this.#target)) {
+      this.#line = undefined;
+      line.api.close();
+    }
+    return failure;
+  }
+
   /** A connection is tried anew at a distance: a call that was never sent waits for the next try, for a daemon that was met. */
   async #unary<Req, Res>(method: UnaryMethod<Req, Res>, request: Req, options: CallOptions = {}): Promise<Res> {
     const beganMs = performance.now();
@@ -368,10 +378,11 @@ export class DaemonClient {
     { signal, deadlineMs }: CallOptions,
   ): Promise<Res> {
     this.#requireOpen(signal);
+    const line = this.#connect();
     const { promise, resolve, reject } = Promise.withResolvers<Res>();
-    const call = method.call(this.#api, request, this.#metadata.clone(), grpcOptions(deadlineMs), (error, response) => {
-      const failure = error && errorOf(error, this.address);
-      this.#met ||= !(failure instanceof UnreachableError);
+    const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs), (error, response) => {
+      const failure = error && this.#failureOf(error, line);
+      this.#met ||= !isRefusal(failure);
       if (failure === null) resolve(response);
       else reject(failure);
     });
@@ -393,7 +404,8 @@ export class DaemonClient {
     { signal, deadlineMs }: CallOptions = {},
   ): AsyncGenerator<Res> {
     this.#requireOpen(signal);
-    const call = method.call(this.#api, request, this.#metadata.clone(), grpcOptions(deadlineMs));
+    const line = this.#connect();
+    const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs));
     // Cancelling makes an error event, after which nobody may be listening any more.
     call.on('error', () => {});
     const abort = () => call.cancel();
@@ -404,12 +416,45 @@ export class DaemonClient {
         yield message;
       }
     } catch (error) {
-      throw signal?.aborted ? signal.reason : errorOf(error, this.address);
+      throw signal?.aborted ? signal.reason : this.#failureOf(error, line);
     } finally {
       signal?.removeEventListener('abort', abort);
       call.cancel();
     }
   }
+}
+
+function lineTo(address: DaemonAddress): Line {
+  const { target, credentials, options, metadata } = usable(() => connectionOf(address));
+  const api = new Api.ExecutionApiClient(target, credentials, {
+    ...options,
+    // Between a daemon and its clients there is no proxy, whatever the environment says.
+    'grpc.enable_http_proxy': 0,
+    // A page of executions with long names is more than the default of 4 MiB.
+    'grpc.max_receive_message_length': -1,
+    // A daemon that comes back is found at once, however long it was away.
+    'grpc.initial_reconnect_backoff_ms': 100,
+    'grpc.max_reconnect_backoff_ms': RECONNECT_MS,
+    // Connections of its own: another client of this process may have just failed to find a daemon.
+    'grpc.use_local_subchannel_pool': 1,
+    // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
+    'grpc-node.flow_control_window': WINDOW_BYTES,
+  });
+  return { api, metadata };
+}
+
+/** What is wrong with a file is wrong with the credentials, until the file is another. */
+function usable<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw new UnauthenticatedError((error as Error).message, { cause: error });
+  }
+}
+
+/** Nobody was there, or did not let this client in. */
+function isRefusal(failure: unknown): boolean {
+  return failure instanceof UnreachableError || failure instanceof UnauthenticatedError;
 }
 
 function grpcOptions(deadlineMs: number | undefined): Partial<GrpcCallOptions> {

@@ -8,7 +8,7 @@ import { InvalidArgumentError } from '../errors.ts';
 /** Where a daemon listens: the path of its unix socket, or an address with what is shown and trusted there. */
 export type DaemonAddress = { socket: string } | TcpAddress;
 
-/** A daemon on TCP. The files are read once, when the client is made; an empty path stands for none. */
+/** A daemon on TCP. The files are read by the first call, and anew after one that found no way in; an empty path stands for none. */
 export interface TcpAddress {
   /** `HOST:PORT`. */
   tcp: string;
@@ -30,25 +30,32 @@ export interface TlsFiles {
 /** What a gRPC client is made of. */
 export interface Connection {
   target: string;
-  /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
-  name: string;
   credentials: ChannelCredentials;
   options: ChannelOptions;
   /** What each call carries. */
   metadata: Metadata;
 }
 
+/** For people: `unix:PATH` or `tcp:HOST:PORT`. */
+export function nameOf(address: DaemonAddress): string {
+  return 'socket' in address ? `unix:${resolve(address.socket)}` : `tcp:${address.tcp}`;
+}
+
+/** Whether a connection depends on what some files hold. */
+export function hasFiles(address: DaemonAddress): boolean {
+  return 'tcp' in address && Boolean(address.tls ?? address.tokenFile);
+}
+
 /** Throws an `InvalidArgumentError` that names the setting and the path of a file that is not what it should be. */
 export function connectionOf(address: DaemonAddress): Connection {
   const metadata = new Metadata();
   if ('socket' in address) {
-    const target = `unix:${resolve(address.socket)}`;
-    return { target, name: target, credentials: credentials.createInsecure(), options: {}, metadata };
+    return { target: nameOf(address), credentials: credentials.createInsecure(), options: {}, metadata };
   }
   const { tcp, tls, tokenFile } = address;
   if (tokenFile) metadata.set('authorization', `Bearer ${readToken('tokenFile', tokenFile)}`);
   const secured = tls === undefined ? { credentials: credentials.createInsecure(), options: {} } : securedBy(tls, tcp);
-  return { target: tcp, name: `tcp:${tcp}`, metadata, ...secured };
+  return { target: tcp, metadata, ...secured };
 }
 
 function securedBy({ caFile, certFile, keyFile }: TlsFiles, tcp: string): Pick<Connection, 'credentials' | 'options'> {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { UnavailableError } from '../errors.ts';
+import { UnauthenticatedError, UnavailableError } from '../errors.ts';
 import { ClientError, UnreachableError } from './client-error.ts';
 
 /** Between two attempts to reach a daemon that does not answer, in ms. */
@@ -13,9 +13,13 @@ export interface Patience {
   signal?: AbortSignal | undefined;
 }
 
-/** The connection is gone, or the daemon is; what was asked for may have happened all the same. */
+/**
+ * The connection is gone, or the daemon is, or it does not let this client in as things stand; what was asked for may have
+ * happened all the same.
+ */
 export function isLost(error: unknown): boolean {
-  return error instanceof UnavailableError || (error instanceof ClientError && error.code === 'cancelled');
+  if (error instanceof UnavailableError || error instanceof UnauthenticatedError) return true;
+  return error instanceof ClientError && error.code === 'cancelled';
 }
 
 /** Calls again until the daemon has answered; rejects with what it answered, or when patience ends. */

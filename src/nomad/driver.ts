@@ -51,34 +51,32 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     retry(() => node.client.cancelExecution(sessionId, id, stop), { limitMs: reconnectMs() });
 
   /** The ladder; resolves when the guest is gone. */
-  const stop = async (task: Task, signal: string, graceMs: number): Promise<void> => {
-    const { sessionId } = task.state.place;
+  const stop = async ({ config, state, exited }: Task, signal: string, graceMs: number): Promise<object> => {
+    const { sessionId } = state.place;
     try {
-      await cancel(sessionId, task.id, { signal: graceMs === 0 ? 'SIGKILL' : signal, graceMs });
+      await cancel(sessionId, config.id, { signal: graceMs === 0 ? 'SIGKILL' : signal, graceMs });
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
-      tell(task.config, `${error.message}; SIGTERM is sent instead`);
-      await cancel(sessionId, task.id, { signal: 'SIGTERM', graceMs });
+      tell(config, `${error.message}; SIGTERM is sent instead`);
+      await cancel(sessionId, config.id, { signal: 'SIGTERM', graceMs });
     }
-    await task.exited.promise;
+    await exited.promise;
+    return {};
   };
 
-  const start = async (config: TaskConfig): Promise<Task> => {
+  const start = async (config: TaskConfig, signal: AbortSignal): Promise<Task> => {
     const { snippet, unmet } = await prepare(config, node.config, node.sessionId);
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
-    await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS }).catch((error) => {
-      // A start whose answer nobody heard must not run on: the agent's next has another id.
-      if (isLost(error)) cancel(sessionId, config.id, { signal: 'SIGKILL', graceMs: 0 }).catch(() => {});
-      throw error;
-    });
+    await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS });
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = await follow(config, { version: 1, place }, 0, START_WAIT_MS);
     if (unmet !== undefined) tell(config, unmet);
+    if (signal.aborted) throw new UnavailableError('the agent has gone');
     if (task.result?.reason !== 'start_failed') return task;
     throw new UnavailableError(task.result.message ?? 'the task could not be started');
   };
 
-  const calls: Partial<DriverServer> = {
+  return {
     init: unary(async () => ({})),
     shutdown: unary(async () => ({})),
     taskConfigSchema: unary(async () => ({ spec: TASK.spec })),
@@ -86,14 +84,16 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     fingerprint: stream((_request, signal) => node.fingerprint(signal)),
     taskEvents: stream((_request, signal) => told(signal)),
 
-    startTask: unary(async ({ task: config }) => {
+    startTask: unary(async ({ task: config }, signal) => {
       if (config === undefined) throw new Error('task cannot be nil');
-      if (node.config.enabled === false) throw new Error('the driver is disabled by its configuration');
+      if (node.closed !== undefined) throw new Error(`the driver takes no tasks: ${node.closed}`);
       const { id } = config;
       if (tasks.has(id)) throw new Error(`task with ID "${id}" already started`);
       tasks.set(id, undefined);
-      const task = await start(config).catch((error) => {
+      const task = await start(config, signal).catch((error) => {
         tasks.delete(id);
+        // What nobody hears of must not run on: the agent's next start has another id.
+        if (isLost(error)) cancel(node.sessionId, id, { signal: 'SIGKILL', graceMs: 0 }).catch(() => {});
         throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
       });
       return startedWith(config, task.state);
@@ -112,10 +112,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     waitTask: unary(({ taskId }) => find(taskId).exited.promise),
 
-    stopTask: unary(async ({ taskId, timeout, signal }) => {
-      await stop(find(taskId), signal || 'SIGTERM', millisecondsOf(timeout));
-      return {};
-    }),
+    stopTask: unary(({ taskId, timeout, signal }) => stop(find(taskId), signal || 'SIGTERM', millisecondsOf(timeout))),
 
     destroyTask: unary(async ({ taskId, force }) => {
       const task = find(taskId);
@@ -152,6 +149,5 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       execCollected(startCommand(taskId, command, false, false), millisecondsOf(timeout)),
     ),
     execTaskStreaming: execStreaming(startCommand),
-  };
-  return calls as UntypedServiceImplementation;
+  } satisfies Partial<DriverServer> as UntypedServiceImplementation;
 }

@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { connectDaemon, type DaemonClient, DaemonSpawner, isLost, MetricsFeed, presence } from '../client/index.ts';
+import { DaemonClient, DaemonSpawner, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { HealthResponse } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
@@ -20,6 +20,8 @@ type Found = Fingerprint & { present: string | undefined };
 /** The daemon of this node, and the driver's one session there. */
 export class NodeDaemon {
   config: PluginConfig = {} as PluginConfig;
+  /** Why nothing new is taken: that is configured, or the configuration is wrong. */
+  closed: string | undefined;
   coreSpeedMhz = 0;
   #client: DaemonClient | undefined;
   readonly metrics = new MetricsFeed(() => this.client);
@@ -27,8 +29,9 @@ export class NodeDaemon {
   /** Only the instance that is to stay is told of its node; the others start nothing. */
   #stays = false;
 
-  configure(config: PluginConfig, topology: ClientTopology | undefined): void {
+  configure(config: PluginConfig, wrong: string | undefined, topology: ClientTopology | undefined): void {
     this.config = config;
+    this.closed = config.enabled === false ? 'disabled' : wrong;
     this.coreSpeedMhz = coreSpeedMhz(topology);
     this.#stays ||= topology !== undefined;
     this.#client?.close();
@@ -38,7 +41,7 @@ export class NodeDaemon {
   get client(): DaemonClient {
     const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = this.config;
     const tls = files && { caFile: files.ca_file, certFile: files.cert_file, keyFile: files.key_file };
-    this.#client ??= connectDaemon(tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket });
+    this.#client ??= new DaemonClient(tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket });
     return this.#client;
   }
 
@@ -69,6 +72,7 @@ export class NodeDaemon {
   async #look(): Promise<Found> {
     const absent = (health: Health, healthDescription: string) => ({ present: undefined, health, healthDescription });
     if (this.config.enabled === false) return absent(Health.UNDETECTED, 'disabled');
+    if (this.closed !== undefined) return absent(Health.UNHEALTHY, this.closed);
     try {
       const daemon = await this.client.health(HEALTH_LIMIT);
       if (!daemon.healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
@@ -77,7 +81,8 @@ export class NodeDaemon {
       return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
     } catch (error) {
       const { message } = error as Error;
-      return isLost(error) ? absent(Health.UNDETECTED, this.#spawn() ?? message) : absent(Health.UNHEALTHY, message);
+      if (!(error instanceof UnreachableError)) return absent(Health.UNHEALTHY, message);
+      return absent(Health.UNDETECTED, this.#spawn() ?? message);
     }
   }
 

@@ -6,6 +6,8 @@ import type { Snippet } from '../supervisor/requests.ts';
 import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 
 const MIB = 2 ** 20;
+/** Where the logs go of a job that wants none. */
+const NOWHERE = '/dev/null';
 /** As Nomad's own log collector has it. */
 const ROTATION = { maxFiles: 10, maxFileBytes: 10 * MIB };
 
@@ -61,11 +63,10 @@ async function programOf({ script, code }: TaskOptions, task: TaskConfig) {
   }
 }
 
-/** Files that are rotated where the agent serves logs from, or the pipes of its log collector. */
+/** Files that are rotated where the agent serves logs from, the pipes of its log collector, or nowhere. */
 function outputFilesOf(task: TaskConfig, plugin: PluginConfig) {
-  const { stdoutPath, stderrPath } = task;
-  if (stdoutPath === '' || stdoutPath === '/dev/null') return undefined;
-  if (plugin.logs === 'nomad') return { stdout: stdoutPath, stderr: stderrPath, maxFiles: 0, maxFileBytes: 0 };
+  const [stdout, stderr] = [task.stdoutPath || NOWHERE, task.stderrPath || NOWHERE];
+  if (plugin.logs === 'nomad' || stdout === NOWHERE) return { stdout, stderr, maxFiles: 0, maxFileBytes: 0 };
   const path = logPathOf(task);
   const maxFiles = plugin.log_max_files || ROTATION.maxFiles;
   const maxFileBytes = plugin.log_max_file_size || ROTATION.maxFileBytes;

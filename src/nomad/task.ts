@@ -36,14 +36,11 @@ export class Task {
     void this.#follow(client, tellFromMs, limitMs);
   }
 
-  get id(): string {
-    return this.config.id;
-  }
-
   async #follow(client: DaemonClient, tellFromMs: number, patienceMs: number): Promise<void> {
-    const { signal } = this.forgotten;
+    const { config, state, forgotten } = this;
+    const { signal } = forgotten;
     try {
-      for await (const event of client.watchExecution(this.state.place.sessionId, this.id, { signal, patienceMs })) {
+      for await (const event of client.watchExecution(state.place.sessionId, config.id, { signal, patienceMs })) {
         this.#observe(event, event.atMs >= tellFromMs || event.state === 'exited');
       }
     } catch (error) {

@@ -1,7 +1,8 @@
-import { statSync, truncateSync, watch } from 'node:fs';
+import { statSync, truncateSync } from 'node:fs';
 import { open, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
+import { Changes } from './changes.ts';
 import { FileOnDisk, type OutputFile, SealedFile } from './output-file.ts';
 import type { OutputName, SealedOutput } from './sealed-output.ts';
 
@@ -26,8 +27,6 @@ export interface OutputRange {
 
 /** Large enough to be cheap, small enough to stay far below a message's limit. */
 const CHUNK_BYTES = 256 * 1024;
-/** A change that the system did not report (its watches are used up) is found after this long. */
-const LOOK_AGAIN_MS = 250;
 
 const STREAMS: readonly OutputStream[] = ['stdout', 'stderr'];
 const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.stderr ? 'stderr' : 'stdout');
@@ -270,45 +269,6 @@ function extentEnds(marks: number[]): number[] {
     nextStart[stream] = marks[at * MARK_VALUES + 2] as number;
   }
   return ends;
-}
-
-/** Resolves each `next` after something in the directory has changed since the last, or may have. */
-class Changes {
-  readonly #close: () => void;
-  #changed = false;
-  #wake = () => {};
-
-  constructor(directory: string) {
-    try {
-      const watcher = watch(directory, { persistent: false }, () => this.wake());
-      watcher.on('error', () => {});
-      this.#close = () => watcher.close();
-    } catch {
-      // Not there yet, or no watches left: the clock below finds the changes.
-      this.#close = () => {};
-    }
-  }
-
-  wake(): void {
-    this.#changed = true;
-    this.#wake();
-  }
-
-  async next(): Promise<void> {
-    if (!this.#changed) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wake = resolve;
-      const timer = setTimeout(resolve, LOOK_AGAIN_MS);
-      await promise;
-      clearTimeout(timer);
-    }
-    this.#changed = false;
-  }
-
-  close(): void {
-    this.#close();
-    this.wake();
-  }
 }
 
 async function ifExists<T>(found: Promise<T>): Promise<T | undefined> {

@@ -1,6 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import { join } from 'node:path';
 import { type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
+import { closeDestination, openDestination } from './output-destination.ts';
 
 /** Most that is read at the end: more than a pipe holds, unless its writer made it larger. */
 const MOST_BYTES = 2 ** 20;
@@ -28,21 +29,19 @@ export class PipeRemains {
     }
   }
 
-  /** Appends what is left to the output files in `directory`, as far as that is possible. Nobody writes any more. */
-  save(directory: string): void {
-    const opened: number[] = [];
-    const open = (name: string) => {
-      const fd = openSync(join(directory, name), 'a');
-      opened.push(fd);
-      return fd;
-    };
+  /** Appends what is left to where the guest's output went, as far as that is possible. Nobody writes any more. */
+  save(directory: string, files: OutputFiles | undefined): void {
     try {
-      const writer = new OutputWriter({ stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') });
-      for (const [stream, fd] of this.#fds) for (const chunk of readAll(fd)) writer.write(stream, chunk);
+      const destination = openDestination(directory, files);
+      const writer = new OutputWriter(destination);
+      try {
+        for (const [stream, fd] of this.#fds) for (const chunk of readAll(fd)) writer.write(stream, chunk);
+      } finally {
+        writer.close();
+        closeDestination(destination);
+      }
     } catch {
       // No room, or no such directory: what is in the files stays without a gap.
-    } finally {
-      for (const fd of opened) closeSync(fd);
     }
   }
 

@@ -8,8 +8,11 @@ export interface DriverInfo<T> {
   name: string;
   version: string;
   configuration: Configuration<T>;
-  /** The last call wins. Without a topology the agent only checks a configuration: nothing is to be started. */
-  configure(config: T, topology: ClientTopology | undefined): void;
+  /**
+   * The last call wins. Without a topology the agent only checks a configuration: nothing is to be started. `wrong` says
+   * which fields are left out as wrong: an error would keep the whole agent from starting, and let its tasks down.
+   */
+  configure(config: T, wrong: string | undefined, topology: ClientTopology | undefined): void;
 }
 
 /** Who a driver is and how it is configured. */
@@ -20,7 +23,8 @@ export function basePlugin<T>(driver: DriverInfo<T>): { service: typeof BasePlug
     pluginInfo: unary(async () => info),
     configSchema: unary(async () => ({ spec: configuration.spec })),
     setConfig: unary(async ({ msgpackConfig, nomadConfig }) => {
-      driver.configure(configuration.decode(msgpackConfig), nomadConfig?.driver?.topology);
+      const { config, wrong } = configuration.decodeRest(msgpackConfig);
+      driver.configure(config, wrong, nomadConfig?.driver?.topology);
       return {};
     }),
   };

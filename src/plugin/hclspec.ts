@@ -18,6 +18,8 @@ export interface Configuration<T> {
   spec: Spec;
   /** Throws an `InvalidArgumentError` that names the field. */
   decode(msgpack: Uint8Array): T;
+  /** A field that is wrong counts as not said; `wrong` says why, for people. Throws for bytes that nobody wrote. */
+  decodeRest(msgpack: Uint8Array): { config: T; wrong: string | undefined };
 }
 
 /** What the agent sends as null where there is nothing. */
@@ -68,13 +70,25 @@ export function block<F extends Fields>(fields: F) {
 
 export function configuration<F extends Fields>(fields: F): Configuration<v.InferOutput<Schema<F>>> {
   const { spec, schema } = object(fields);
-  const decodeConfig = (bytes: Uint8Array): v.InferOutput<Schema<F>> => {
-    const parsed = v.safeParse(schema, unpacked(bytes));
+  const parse = (input: unknown): v.InferOutput<Schema<F>> => {
+    const parsed = v.safeParse(schema, input);
     if (parsed.success) return parsed.output;
-    const [issue] = parsed.issues;
-    throw new InvalidArgumentError(`failed to decode driver config: ${v.getDotPath(issue) ?? ''}: ${issue.message}`);
+    throw new InvalidArgumentError(wrongIn(parsed.issues[0]));
   };
-  return { spec, decode: decodeConfig };
+  const decodeRest = (bytes: Uint8Array) => {
+    const input = unpacked(bytes);
+    const { issues = [] } = v.safeParse(schema, input);
+    for (const { path } of issues) {
+      const field = path?.at(-1);
+      if (field !== undefined) delete (field.input as Record<PropertyKey, unknown>)[field.key as PropertyKey];
+    }
+    return { config: parse(input), wrong: issues.length === 0 ? undefined : issues.map(wrongIn).join('; ') };
+  };
+  return { spec, decode: (bytes) => parse(unpacked(bytes)), decodeRest };
+}
+
+function wrongIn(issue: v.BaseIssue<unknown>): string {
+  return `failed to decode driver config: ${v.getDotPath(issue) ?? ''}: ${issue.message}`;
 }
 
 function object<F extends Fields>(fields: F) {

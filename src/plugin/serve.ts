@@ -21,6 +21,12 @@ import { log } from './log.ts';
 /** How long a host may take to end its calls before the process ends with them. It waits 2 s for that. */
 const SHUTDOWN_LIMIT_MS = 250;
 
+/**
+ * How often a plugin looks for its host, in ms. One that has none two times in a row ends: the next host would have found
+ * it by now, and starts another.
+ */
+const ORPHAN_LOOK_MS = 10_000;
+
 /** Which hosts a plugin is for. */
 export interface Handshake {
   /** The environment variable by which a host shows that it is one, and its value. */
@@ -78,8 +84,23 @@ function addOwnServices(server: Server): void {
       setTimeout(() => process.exit(0), SHUTDOWN_LIMIT_MS);
     },
   };
-  // Both stay open and silent.
-  const stdio: GRPCStdioServer = { streamStdio: () => {} };
+  // Both stay open and silent: as long as there is a host.
+  const parent = process.ppid;
+  let hosts = 0;
+  let wasOrphan = false;
+  setInterval(() => {
+    const isOrphan = hosts === 0 && process.ppid !== parent;
+    if (isOrphan && wasOrphan) process.exit(0);
+    wasOrphan = isOrphan;
+  }, ORPHAN_LOOK_MS);
+  const stdio: GRPCStdioServer = {
+    streamStdio: (call) => {
+      hosts += 1;
+      call.on('cancelled', () => {
+        hosts -= 1;
+      });
+    },
+  };
   const broker: GRPCBrokerServer = { startStream: (call) => void call.resume().on('end', () => call.end()) };
   server.addService(HealthService, health);
   server.addService(GRPCControllerService, controller);

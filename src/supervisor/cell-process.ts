@@ -117,14 +117,16 @@ type CellOrigin = { found: FoundCell } | { hello: HelloOptions };
 /** How often a process that is no child of this one is looked at for its end, in ms. */
 const LOOK_MS = 5;
 
-interface RemoteGuest {
+/** Where a guest's output goes. */
+type Destination = Pick<Start, 'outputDir'> & Partial<Pick<Start, 'outputFiles'>>;
+
+interface RemoteGuest extends Destination {
   observer: GuestObserver;
   pid: number;
   /** Node's id of a guest that is a thread; 0 otherwise. */
   thread: number;
   /** What it used when the cell was asked last. */
   usage: Usage | undefined;
-  outputDir: string;
   /** What the cell has not read yet of the output of a guest that is a process. */
   remains: PipeRemains | undefined;
   /** One for each input that the guest has not taken yet, oldest first. */
@@ -196,13 +198,13 @@ export class CellProcess {
     }
     this.#wake();
     this.#endSleep();
-    this.#observe(request.executionKey, request.outputDir, observer);
+    this.#observe(request.executionKey, request, observer);
     this.#send({ $case: 'start', value: request });
   }
 
   /** Goes on with a guest that the cell has held since an older daemon's time; what it has said since is told at once. */
   resume(executionKey: string, outputDir: string, observer: GuestObserver): void {
-    this.#observe(executionKey, outputDir, observer);
+    this.#observe(executionKey, { outputDir }, observer);
     const early = this.#early?.get(executionKey) ?? [];
     this.#early?.delete(executionKey);
     for (const body of early) this.#hear(body);
@@ -298,9 +300,9 @@ export class CellProcess {
     this.#child?.unref();
   }
 
-  #observe(executionKey: string, outputDir: string, observer: GuestObserver): void {
+  #observe(executionKey: string, { outputDir, outputFiles }: Destination, observer: GuestObserver): void {
     const unknown = { pid: 0, thread: 0, usage: undefined, remains: undefined };
-    this.#guests.set(executionKey, { ...unknown, observer, outputDir, inputs: [] });
+    this.#guests.set(executionKey, { ...unknown, observer, outputDir, outputFiles, inputs: [] });
   }
 
   #isRunning(): boolean {
@@ -507,9 +509,9 @@ export class CellProcess {
     const swept = Promise.all([untilGone(this.#killed), cell > 0 && killSessionUntilGone(cell)]).then(() =>
       this.#controlGroups.remove(this.#cellKey),
     );
-    const ends = guests.map(async ({ pid, thread, usage, observer, remains, outputDir }) => {
+    const ends = guests.map(async ({ pid, thread, usage, observer, remains, outputDir, outputFiles }) => {
       await Promise.all([swept, pid > 0 && killGroupUntilGone(pid)]);
-      remains?.save(outputDir);
+      remains?.save(outputDir, outputFiles);
       remains?.close();
       const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);
       observer.lost(grew ? 'memory_exceeded' : 'cell_lost', message, usage);

@@ -85,11 +85,14 @@ export interface Snippet extends ExecutionDefaults {
   outputFiles?: OutputFiles | undefined;
 }
 
-/** Files or pipes of the caller's that a guest's output is written to. All of it is there when the guest has ended. */
+/**
+ * Files or pipes of the caller's that a guest's output is written to; the daemon itself keeps none. All of it is there when
+ * the guest has ended; of one that was ended by force, the rest may still be on its way into a pipe.
+ */
 export interface OutputFiles {
   /**
-   * Absolute. With `maxFiles`: what the names of files begin with, `.0`, `.1` and so on follow, and the daemon itself
-   * keeps no output. Without: a pipe that is there, which gets a copy.
+   * Absolute. With `maxFiles`: what the names of files begin with, `.0`, `.1` and so on follow. Without: a pipe that is
+   * there; what its reader has not taken waits on disk, the newest 100 MiB of each stream.
    */
   stdout: string;
   stderr: string;

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
@@ -134,12 +134,17 @@ test('a cell that dies leaves no more of a flood than the limit', async () => {
   expect(stdout.length + stderr.length).toBe(LIMIT);
 });
 
-test('what a python guest wrote and its cell had not read yet is there when the cell is killed', async () => {
-  const own = await node.session();
-  const directory = node.directory();
-  const running = await own.ready({
-    language: 'python',
-    code: `
+test.each(['the daemon', 'its caller'])(
+  'what a python guest wrote and its cell had not read yet is in the files of %s when the cell is killed',
+  async (whose) => {
+    const own = await node.session();
+    const directory = node.directory();
+    const [out, err] = [join(directory, 'out'), join(directory, 'err')];
+    const files = { stdout: out, stderr: err, maxFiles: 2, maxFileBytes: 2 ** 20 };
+    const running = await own.submit({
+      ...(whose === 'its caller' && { outputFiles: files }),
+      language: 'python',
+      code: `
 import os, signal, sys, time
 def write(*_):
     os.write(1, b'late\\n' * 10000)
@@ -147,21 +152,27 @@ def write(*_):
     open('written', 'w').close()
 signal.signal(signal.SIGUSR1, write)
 print('ready', flush=True)
+open('begun', 'w').close()
 while True: time.sleep(1000)`,
-    workingDirectory: directory,
-  });
-  const cell = await own.cellPid();
+      workingDirectory: directory,
+    });
+    await running.reached('running');
+    await eventually('it has begun', () => existsSync(join(directory, 'begun')));
+    const cell = await own.cellPid();
 
-  process.kill(cell, 'SIGSTOP');
-  process.kill((await running.snapshot()).pid, 'SIGUSR1');
-  await eventually('it has written', () => existsSync(join(directory, 'written')));
-  process.kill(cell, 'SIGKILL');
-  const { result, stdout, stderr } = await running.end();
+    process.kill(cell, 'SIGSTOP');
+    process.kill((await running.snapshot()).pid, 'SIGUSR1');
+    await eventually('it has written', () => existsSync(join(directory, 'written')));
+    process.kill(cell, 'SIGKILL');
+    const { result, ...kept } = await running.end();
+    const written = (path: string) => readFileSync(`${path}.0`, 'utf8');
+    const { stdout, stderr } = whose === 'its caller' ? { stdout: written(out), stderr: written(err) } : kept;
 
-  expect(result.reason).toBe('cell_lost');
-  expect(stdout).toBe(`ready\n${'late\n'.repeat(10_000)}`);
-  expect(stderr).toBe('late too\n');
-});
+    expect(result.reason).toBe('cell_lost');
+    expect(stdout).toBe(`ready\n${'late\n'.repeat(10_000)}`);
+    expect(stderr).toBe('late too\n');
+  },
+);
 
 test('no file of an execution is larger than its limit', async () => {
   const output = join(node.root, 's', 'daemon', 'output');

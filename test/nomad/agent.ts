@@ -122,6 +122,17 @@ export class Agent implements AsyncDisposable {
       const nodes = await this.get<{ Status: string }[]>('/v1/nodes').catch(() => []);
       return nodes.some(({ Status }) => Status === 'ready');
     });
+    // To the server it may have been ready all the time.
+    for (const { ID, ClientStatus } of await this.get<Allocation[]>('/v1/allocations')) {
+      if (ClientStatus !== 'running') continue;
+      const files = () => this.get(`/v1/client/fs/ls/${ID}?path=/`);
+      await until(`the client knows ${ID}`, () =>
+        files().then(
+          () => true,
+          () => false,
+        ),
+      );
+    }
   }
 
   #spawn(role: 'server' | 'client'): ChildProcess {

@@ -3,19 +3,16 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-/** A first build fetches some hundred modules and compiles them: minutes, on a slow machine many. */
-const LIMIT_MS = 30 * 60_000;
+/** A first build fetches some hundred modules and compiles them: minutes. What is compiled by then the next one finds. */
+const LIMIT_MS = 12 * 60_000;
 
 const VERSION = /nomad v(\S+)/.exec(readFileSync(join(import.meta.dirname, 'go.mod'), 'utf8'))?.[1];
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'elide-daemon');
 const BUILT = join(CACHE, `nomad-${VERSION}`, 'nomad');
 
-/** The Nomad to test with, `$NOMAD_BIN` or the one that `npm run build:nomad` has built; undefined, said in a line, without. */
+/** The Nomad to test with: `$NOMAD_BIN`, or the one that `npm run build:nomad` has built. */
 export function findNomad(): string | undefined {
-  if (process.env.NOMAD_BIN) return process.env.NOMAD_BIN;
-  if (existsSync(BUILT)) return BUILT;
-  console.log('skipped: there is no Nomad here; npm run build:nomad makes one (it needs Go), NOMAD_BIN names another');
-  return undefined;
+  return process.env.NOMAD_BIN || (existsSync(BUILT) ? BUILT : undefined);
 }
 
 /** Builds it, unless it is there. Beside its place, and renamed: two that build at once do the work twice, no more. */

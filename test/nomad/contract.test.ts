@@ -1,11 +1,21 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { status } from '@grpc/grpc-js';
+import { credentials, status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
+import { HealthClient } from '../../src/gen/grpc/health/v1/health.ts';
 import { PluginType } from '../../src/gen/nomad/base.ts';
 import {
   type DriverTaskEvent,
@@ -17,11 +27,12 @@ import {
   TaskState,
 } from '../../src/gen/nomad/driver.ts';
 import { RpcStatus } from '../../src/gen/nomad/errors.ts';
+import { GRPCStdioClient } from '../../src/gen/nomad/go_plugin.ts';
 import type { Spec } from '../../src/gen/nomad/hclspec.ts';
-import { Authority } from '../support/certificates.ts';
+import { Authority, type KeyPairFiles } from '../support/certificates.ts';
 import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PluginHost, refusedWith, taskIn } from './host.ts';
+import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PLUGIN, PluginHost, refusedWith, taskIn } from './host.ts';
 
 const LANGUAGES = ['python', 'javascript', 'typescript'];
 let daemon: TestDaemon;
@@ -85,6 +96,30 @@ describe('the handshake', () => {
     expect(info.name).toBe('elide');
   });
 
+  test('a plugin whose host has died, and that no other finds, ends', { timeout: 40_000 }, async () => {
+    const agent = spawn('sh', ['-c', '"$0" "$1" & wait', process.execPath, PLUGIN], {
+      env: { ...process.env, ...AGENT_ENV },
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    const [line] = await once(agent.stdout, 'data');
+    const socket = String(line).split('|')[3] as string;
+    const stdio = new GRPCStdioClient(`unix:${socket}`, credentials.createInsecure());
+    // On the same connection: once the second is answered, the first is there.
+    const health = new HealthClient(`unix:${socket}`, credentials.createInsecure());
+    const stream = stdio.streamStdio({});
+    stream.on('error', () => {});
+    await host.call(health, health.check, { service: 'plugin' });
+    const ended = once(agent, 'close');
+
+    agent.kill('SIGKILL');
+    for (const client of [stdio, health]) client.close();
+    stream.cancel();
+
+    // Its standard output is closed with it.
+    await ended;
+    expect(existsSync(socket)).toBe(false);
+  });
+
   test('health, stdio and broker are there', async () => {
     expect(await host.call(host.health, host.health.check, { service: 'plugin' })).toEqual({ status: 1 });
     for (const call of [host.stdio.streamStdio({}), host.broker.startStream()]) {
@@ -121,14 +156,23 @@ describe('the base plugin', () => {
     }
   });
 
-  test('a configuration is refused with its field and the reason', async () => {
+  test.each([
+    [{ logs: 'both' }, /logs: .*direct.*nomad/],
+    [{ reconnect_limit: 'soon' }, /reconnect_limit: it must be a duration/],
+    [{ daemon_tls: { ca_file: 5 } }, /daemon_tls\.ca_file: /],
+    [{ log_max_files: -1, log_max_file_size: 'big' }, /log_max_files: .*log_max_file_size: it must be a size/],
+  ])('a configuration with %o does not stop the agent: the driver is unhealthy, and says why', async (wrong, why) => {
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, ...wrong });
+
+    const [found] = await fingerprints(other, () => true);
+
+    expect([found?.health, found?.healthDescription]).toEqual([Health.UNHEALTHY, expect.stringMatching(why)]);
+    await expect(other.start(javascript('1'))).rejects.toThrow(why);
+  });
+
+  test('bytes that are no configuration are refused, none are one', async () => {
     await using other = await PluginHost.start();
 
-    await expect(other.setConfig({ logs: 'both' })).rejects.toThrow(/logs: .*direct.*nomad/);
-    await expect(other.setConfig({ reconnect_limit: 'soon' })).rejects.toThrow(
-      'reconnect_limit: it must be a duration',
-    );
-    await expect(other.setConfig({ daemon_tls: { ca_file: 5 } })).rejects.toThrow('daemon_tls.ca_file: ');
     await expect(other.setConfig(Buffer.from([0xc1, 0xff, 0x00]))).rejects.toThrow('failed to decode driver config');
     await expect(other.setConfig(Buffer.alloc(0), undefined)).resolves.toEqual({});
   });
@@ -446,6 +490,22 @@ describe('a task', () => {
         value: { recoverable: true },
       },
     ]);
+  });
+
+  test('that begins while its agent dies does not run on: the next agent starts it anew', async () => {
+    await using own = await TestDaemon.start({ maxRunning: 1 });
+    await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket, session_id: 's' });
+    const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
+    await other.start(first);
+    const call = other.driver.startTask({ task: second }, () => {});
+    await eventually('it is accepted', async () => (await own.daemon.listExecutions()).length === 2);
+
+    call.cancel();
+
+    await own.daemon.wait('s', second.id);
+    expect(await own.daemon.getExecutionStatus('s', second.id)).toMatchObject({ result: { reason: 'cancelled' } });
+    await expect(other.inspect(second.id)).rejects.toThrow('task not found');
+    expect(await other.inspect(first.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
   });
 
   test('memory beyond its resources is its end, told as such', async () => {
@@ -817,6 +877,17 @@ describe('a recovery', () => {
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 
+  test('by one whose configuration is wrong finds the task all the same', async () => {
+    const task = javascript(SLEEP);
+    const handle = await handleOf(task);
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, logs: 'both' });
+
+    await other.recover(handle);
+
+    await other.stop(task.id, 'SIGKILL', 0);
+    expect(await other.wait(task.id)).toMatchObject({ result: { signal: 9 }, err: '' });
+  });
+
   test('without the daemon waits for it', async () => {
     const task = javascript('1');
     const handle = await handleOf(task);
@@ -906,6 +977,121 @@ describe('a daemon that goes and comes back', () => {
     const { result, err } = await other.wait(task.id);
     expect(result?.exitCode).toBe(-1);
     expect(err).toContain('not found');
+  });
+});
+
+describe('a daemon on TCP that comes back, and does not let the driver in', () => {
+  interface Credentials {
+    first: string[];
+    second: string[];
+    config: object;
+    /** What the agent's configuration names is what the second wants. */
+    mend: () => void;
+    /** As the agent is told. */
+    why: RegExp;
+  }
+
+  const credentials: Record<string, (directory: string) => Promise<Credentials>> = {
+    'its token is another': async (directory) => {
+      const [own, daemons, others] = ['own', 'first', 'second'].map((name) => join(directory, name)) as [
+        string,
+        string,
+        string,
+      ];
+      const write = (path: string, token: string) => writeFileSync(path, token, { mode: 0o600 });
+      for (const path of [own, daemons]) write(path, 'correct-horse');
+      write(others, 'battery-staple');
+      return {
+        first: ['--token-file', daemons],
+        second: ['--token-file', others],
+        config: { daemon_token_file: own },
+        mend: () => write(own, 'battery-staple'),
+        why: /wants its token/,
+      };
+    },
+    'the file with its token is gone': async (directory) => {
+      const [own, daemons] = [join(directory, 'own'), join(directory, 'token')];
+      const write = (path: string) => writeFileSync(path, 'correct-horse', { mode: 0o600 });
+      write(own);
+      write(daemons);
+      const flags = ['--token-file', daemons];
+      return {
+        first: flags,
+        get second() {
+          rmSync(own);
+          return flags;
+        },
+        config: { daemon_token_file: own },
+        mend: () => write(own),
+        why: /tokenFile .*ENOENT/,
+      };
+    },
+    'its certificate is of another authority': async (directory) => {
+      const [one, two] = [await Authority.create(directory, 'one'), await Authority.create(directory, 'two')];
+      const flags = ({ certFile, keyFile }: KeyPairFiles) => ['--tls-cert', certFile, '--tls-key', keyFile];
+      const [first, second] = [await one.issue('a', ['127.0.0.1']), await two.issue('b', ['127.0.0.1'])];
+      const ca = join(directory, 'ca.crt');
+      copyFileSync(one.certFile, ca);
+      return {
+        first: flags(first),
+        second: flags(second),
+        config: { daemon_tls: { ca_file: ca } },
+        mend: () => copyFileSync(two.certFile, ca),
+        why: /certificate/,
+      };
+    },
+    'it wants a certificate of another authority': async (directory) => {
+      const [one, two] = [await Authority.create(directory, 'one'), await Authority.create(directory, 'two')];
+      const { certFile, keyFile } = await one.issue('server', ['127.0.0.1']);
+      const [own, others] = [await one.issue('own', []), await two.issue('other', [])];
+      const flags = ['--tls-cert', certFile, '--tls-key', keyFile, '--tls-client-ca'];
+      return {
+        first: [...flags, one.certFile],
+        second: [...flags, two.certFile],
+        config: { daemon_tls: { ca_file: one.certFile, cert_file: own.certFile, key_file: own.keyFile } },
+        mend: () => {
+          copyFileSync(others.certFile, own.certFile);
+          copyFileSync(others.keyFile, own.keyFile);
+        },
+        why: /no daemon answers/,
+      };
+    },
+  };
+
+  test.each(Object.entries(credentials))('%s: tasks wait, also those of the next plugin', async (_name, make) => {
+    const directory = temporaryDirectory();
+    const [, places] = placesIn(directory);
+    const given = await make(directory);
+    const daemon = await DaemonProcess.start(...places, ...given.first);
+    const config = { daemon_address: daemon.tcp, ...given.config };
+    await using before = await PluginHost.start(config);
+    const go = join(directory, 'go');
+    const task = taskIn(directory, {
+      language: 'javascript',
+      code: `console.log("ready"); setInterval(() => require("node:fs").existsSync("${go}") && process.exit(6), 20)`,
+    });
+    const { handle } = await before.start(task);
+    await ready(task);
+    const waited = before.wait(task.id);
+
+    await daemon.stop('SIGKILL');
+    await using _second = await DaemonProcess.start(...places, '--tcp', daemon.tcp, ...given.second);
+    await using after = await PluginHost.start(config);
+    await after.recover(handle);
+    const [found] = await fingerprints(after, () => true);
+    expect([found?.health === Health.HEALTHY, found?.healthDescription]).toEqual([
+      false,
+      expect.stringMatching(given.why),
+    ]);
+    for (const host of [before, after]) {
+      expect(await host.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+    }
+
+    given.mend();
+    await fingerprints(after, (all) => all.at(-1)?.health === Health.HEALTHY);
+    writeFileSync(go, '');
+    expect(await waited).toMatchObject({ result: { exitCode: 6 }, err: '' });
+    expect(await after.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 });
 
@@ -1008,4 +1194,7 @@ test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async
   expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
 
   expect(logsOf(task)).toBe('');
+  // Nor does the daemon keep it.
+  const [session] = await daemon.daemon.listSessions();
+  for await (const _ of daemon.daemon.streamOutput(session?.sessionId as string, task.id)) expect.unreachable();
 });

@@ -21,15 +21,12 @@ const WAIT = {
 };
 const code = (language: string, source: string, more: object = {}) => ({ Config: { language, code: source, ...more } });
 
-describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, retry: 0 }, () => {
   let directory: string;
   let daemon: DaemonProcess;
   let agent: Agent;
   const startDaemon = async () => {
-    const [socket, config] = [join(directory, 'd.sock'), join(directory, 'daemon.json')];
-    // Longer than it is ever away; what is left of it when a test fails is gone soon.
-    writeFileSync(config, JSON.stringify({ orphanGraceMs: 120_000 }));
-    daemon = await DaemonProcess.start('--socket', socket, '--state-dir', join(directory, 's'), '--config', config);
+    daemon = await startDaemonIn(directory);
   };
 
   beforeAll(async () => {
@@ -86,9 +83,16 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     expect(three.end?.DisplayMessage).toContain('timed_out');
   });
 
-  describe.each(Object.entries(WAIT))('a %s service', (language, source) => {
+  describe.each([
+    ['javascript', 'process', WAIT.javascript],
+    ['javascript', 'thread', WAIT.javascript],
+    ['typescript', 'process', WAIT.javascript.replace('() => {}', '(): void => {}')],
+    ['python', 'process', WAIT.python],
+  ])('a %s service in a %s', (language, isolation, source) => {
+    const task = (text: string) => code(language, text, { isolation });
+
     test('stops by its signal, and its exit code is seen', async () => {
-      const job = await agent.run(code(language, source), { Type: 'service' });
+      const job = await agent.run(task(source), { Type: 'service' });
       const { ID } = await agent.running(job);
       await agent.printed(ID, 'ready');
 
@@ -103,10 +107,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
         .replace(/SIGTERM/g, 'SIGINT')
         .replace('sys.exit(3)', 'None')
         .replace('process.exit(3)', '0');
-      const job = await agent.run(
-        { ...code(language, deaf), KillSignal: 'SIGINT', KillTimeout: 1e9 },
-        { Type: 'service' },
-      );
+      const job = await agent.run({ ...task(deaf), KillSignal: 'SIGINT', KillTimeout: 1e9 }, { Type: 'service' });
       await agent.printed((await agent.running(job)).ID, 'ready');
 
       await agent.stop(job);
@@ -122,7 +123,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
         .replace(/SIGTERM/g, 'SIGHUP')
         .replace('sys.exit(3)', 'print("heard", flush=True)')
         .replace('process.exit(3)', 'console.log("heard")');
-      const job = await agent.run(code(language, heard), { Type: 'service' });
+      const job = await agent.run(task(heard), { Type: 'service' });
       const { ID } = await agent.running(job);
       await agent.printed(ID, 'ready');
 
@@ -291,8 +292,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
       process.kill(before, 'SIGKILL');
       return before;
     };
-    const anotherPlugin = (before: number) =>
-      until('there is another plugin', async () => agent.pluginPid !== undefined && agent.pluginPid !== before);
+    const anotherPlugin = (before: number) => anotherPluginOf(agent, before);
 
     // Between the two, a task ends.
     test.each<[string, () => Promise<unknown>, (lost: never) => Promise<unknown>]>([
@@ -403,7 +403,18 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
   });
 });
 
-describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS, retry: 0 }, () => {
+  test('starts when a value of its configuration is wrong, and says which', async () => {
+    await using agent = await Agent.start(nomad as string, temporaryDirectory(), '    reconnect_limit = "soon"');
+    const [node] = await agent.get<{ ID: string }[]>('/v1/nodes');
+    const { Drivers } = await agent.get<{ Drivers: Record<string, object> }>(`/v1/node/${node?.ID}`);
+
+    expect(Drivers.elide).toMatchObject({
+      Healthy: false,
+      HealthDescription: expect.stringContaining('reconnect_limit: it must be a duration'),
+    });
+  });
+
   test('starts, has no driver, and has one as soon as the daemon is there', async () => {
     const directory = temporaryDirectory();
     const socket = join(directory, 'd.sock');
@@ -422,7 +433,7 @@ describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: L
   });
 });
 
-describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS, retry: 0 }, () => {
   test('everything is in the collector’s files, what was printed before a kill too', async () => {
     await using daemon = await DaemonProcess.start();
     const config = `    daemon_socket = "${daemon.socket}"\n    logs = "nomad"`;
@@ -436,9 +447,57 @@ describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS 
     await until('all is collected', async () => (await agent.logs(allocation.ID)).length === wanted.length);
     expect(await agent.logs(allocation.ID)).toBe(wanted);
   });
+
+  test('nothing is lost nor comes twice when plugin, daemon and agent end and come back', async () => {
+    const directory = temporaryDirectory();
+    let daemon = await startDaemonIn(directory);
+    await using _daemons = { [Symbol.asyncDispose]: () => daemon.stop() };
+    const config = `    daemon_socket = "${join(directory, 'd.sock')}"\n    logs = "nomad"`;
+    await using agent = await Agent.start(nomad as string, join(directory, 'n'), config);
+    const counters = {
+      javascript:
+        'let n = 0; process.on("SIGTERM", () => { console.log("end"); process.exit(9) }); setInterval(() => console.log(n++), 5)',
+      python:
+        'import signal, sys, time\ndef end(*_):\n  print("end", flush=True)\n  sys.exit(9)\nsignal.signal(signal.SIGTERM, end)\nn = 0\nwhile True:\n  print(n, flush=True)\n  n += 1\n  time.sleep(0.005)',
+    };
+    const jobs: string[] = [];
+    for (const [language, source] of Object.entries(counters)) {
+      jobs.push(await agent.run(code(language, source), { Type: 'service' }));
+    }
+    const ids = await Promise.all(jobs.map(async (job) => (await agent.running(job)).ID));
+    const lengths = () => Promise.all(ids.map(async (id) => (await agent.logs(id)).length));
+    const goOn = async () => {
+      const before = await lengths();
+      await until('both have written on', async () => (await lengths()).every((now, i) => now > (before[i] ?? 0)));
+    };
+    await goOn();
+
+    const plugin = await pluginOf(agent);
+    process.kill(plugin, 'SIGKILL');
+    await anotherPluginOf(agent, plugin);
+    await goOn();
+    await daemon.stop('SIGKILL');
+    await goOn();
+    daemon = await startDaemonIn(directory);
+    await goOn();
+    for (const signal of ['SIGINT', 'SIGKILL'] as const) {
+      await agent.end(signal);
+      await agent.restart();
+      await goOn();
+    }
+
+    for (const job of jobs) await agent.stop(job);
+    for (const [i, job] of jobs.entries()) {
+      expect((await agent.ended(job)).end).toMatchObject({ ExitCode: 9, Signal: 0 });
+      const id = ids[i] as string;
+      await agent.printed(id, 'end');
+      const lines = (await agent.logs(id)).split('\n');
+      expect(lines).toEqual([...Array.from({ length: lines.length - 2 }, (_, n) => String(n)), 'end', '']);
+    }
+  });
 });
 
-describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS }, () => {
+describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS, retry: 0 }, () => {
   test('the driver shows its certificate and token, as the agent’s configuration names them', async () => {
     const directory = temporaryDirectory();
     const authority = await Authority.create(directory, 'authority');
@@ -463,6 +522,18 @@ describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS
     expect(await agent.logs(allocation.ID)).toBe('there\n');
   });
 });
+
+/** One that the next in this directory follows: on its socket, its state and its cells. */
+function startDaemonIn(directory: string): Promise<DaemonProcess> {
+  const [socket, config] = [join(directory, 'd.sock'), join(directory, 'daemon.json')];
+  // Longer than it is ever away; what is left of it when a test fails is gone soon.
+  writeFileSync(config, JSON.stringify({ orphanGraceMs: 120_000 }));
+  return DaemonProcess.start('--socket', socket, '--state-dir', join(directory, 's'), '--config', config);
+}
+
+function anotherPluginOf(agent: Agent, before: number): Promise<void> {
+  return until('there is another plugin', async () => agent.pluginPid !== undefined && agent.pluginPid !== before);
+}
 
 async function pluginOf(agent: Agent): Promise<number> {
   await until('there is a plugin', async () => agent.pluginPid !== undefined);

@@ -1,11 +1,11 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { OutputFiles } from '../../src/supervisor/requests.ts';
-import { TestDaemon, type TestSession } from '../support/daemon.ts';
+import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
 
 let daemon: TestDaemon;
 let session: TestSession;
@@ -127,6 +127,8 @@ test.each([
 });
 
 describe('pipes', () => {
+  const MIB = 2 ** 20;
+
   function pipesIn(directory: string): OutputFiles {
     const pipes = filesIn(directory, { maxFiles: 0, maxFileBytes: 0 });
     execFileSync('mkfifo', [pipes.stdout, pipes.stderr]);
@@ -135,26 +137,144 @@ describe('pipes', () => {
 
   const reader = (path: string) => spawn('cat', [path], { stdio: ['ignore', 'pipe', 'inherit'] });
 
-  test.each(Object.entries(LINES))('%s output is copied, whole at the end', async (language, code) => {
-    const pipes = pipesIn(daemon.directory());
-    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
-    const read = Promise.all([text(out.stdout), text(err.stdout)]);
+  /** What waits for readers, in bytes. */
+  function waiting(): number {
+    const output = join(daemon.daemon.config.stateDir, 'daemon', 'output');
+    const files = readdirSync(output, { recursive: true, encoding: 'utf8' }).filter((name) => name.includes('.spool.'));
+    return files.reduce((sum, name) => sum + (statSync(join(output, name), { throwIfNoEntry: false })?.size ?? 0), 0);
+  }
 
-    const { stdout } = await session.run({ language, code, outputFiles: pipes });
+  /** What cells had to say. */
+  function cellLogs(): string {
+    const cells = join(daemon.daemon.config.stateDir, 'daemon', 'cells');
+    const logs = readdirSync(cells).filter((name) => name.endsWith('.log'));
+    return logs.map((name) => readFileSync(join(cells, name), 'utf8')).join('');
+  }
 
-    expect(await read).toEqual([wanted, 'end\n']);
-    expect(stdout).toBe(wanted);
-  });
+  test.each(Object.entries(LINES))(
+    '%s output is in them, whole at the end, and nothing stays',
+    async (language, code) => {
+      const pipes = pipesIn(daemon.directory());
+      const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+      const read = Promise.all([text(out.stdout), text(err.stdout)]);
+
+      const { stdout } = await session.run({ language, code, outputFiles: pipes });
+
+      expect(await read).toEqual([wanted, 'end\n']);
+      expect(stdout).toBe('');
+      expect(waiting()).toBe(0);
+    },
+  );
 
   test('a reader that comes late gets everything, and stalls no guest', async () => {
     const pipes = pipesIn(daemon.directory());
-    const code = 'console.log("x".repeat(1e6)); console.log("ready"); setInterval(() => {}, 1000)';
+    const code =
+      'console.log("x".repeat(1e6)); require("node:fs").writeFileSync("done", ""); setInterval(() => {}, 1000)';
+    const workingDirectory = daemon.directory();
 
-    const execution = await session.ready({ code, outputFiles: pipes });
+    const execution = await session.submit({ code, workingDirectory, outputFiles: pipes });
+    await eventually('all is written', () => existsSync(join(workingDirectory, 'done')));
     const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
     const read = Promise.all([text(out.stdout), once(err, 'exit')]);
     await execution.cancel({ graceMs: 0 });
 
-    expect((await read)[0]).toBe(`${'x'.repeat(1e6)}\nready\n`);
+    expect((await read)[0]).toBe(`${'x'.repeat(1e6)}\n`);
+  });
+
+  const MUCH = {
+    javascript:
+      'const line = Buffer.alloc(2 ** 20, "x"); for (let i = 0; i < COUNT; i += 1) { line.writeUInt32BE(i); require("node:fs").writeSync(1, line) } require("node:fs").writeFileSync("done", ""); setInterval(() => {}, 1000)',
+    python:
+      'import os, time\nline = bytes(2 ** 20 - 4)\nfor i in range(COUNT): os.write(1, i.to_bytes(4) + line)\nopen("done", "w").close()\ntime.sleep(60)',
+  };
+
+  test.each(Object.entries(MUCH))('what %s writes is removed once it is read', async (language, source) => {
+    const pipes = pipesIn(daemon.directory());
+    const workingDirectory = daemon.directory();
+    const code = source.replace('COUNT', '45');
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    const closed = once(out, 'close');
+    let read = 0;
+    out.stdout.on('data', (chunk: Buffer) => {
+      read += chunk.byteLength;
+    });
+    err.stdout.resume();
+
+    const execution = await session.submit({ language, code, workingDirectory, outputFiles: pipes });
+
+    await eventually('all has come', () => read >= 45 * MIB - 3);
+    await eventually('what was read is gone', () => waiting() <= 20 * MIB);
+    expect(cellLogs()).toBe('');
+    await execution.cancel({ graceMs: 0 });
+    await closed;
+    expect(read).toBe(45 * MIB);
+    expect(waiting()).toBe(0);
+  });
+
+  test.each(Object.entries(MUCH))('of what %s writes for nobody the newest waits', async (language, source) => {
+    const pipes = pipesIn(daemon.directory());
+    const workingDirectory = daemon.directory();
+    const code = source.replace('COUNT', '125');
+
+    const execution = await session.submit({ language, code, workingDirectory, outputFiles: pipes });
+    await eventually('all is written', () => existsSync(join(workingDirectory, 'done')));
+    await eventually('only the newest waits', () => waiting() <= 100 * MIB);
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    err.stdout.resume();
+    const numbers: number[] = [];
+    let line = Buffer.alloc(0);
+    out.stdout.on('data', (chunk: Buffer) => {
+      line = Buffer.concat([line, chunk]);
+      for (; line.byteLength >= MIB; line = line.subarray(MIB)) numbers.push(line.readUInt32BE());
+    });
+    await eventually('the last has come', () => numbers.at(-1) === 124);
+
+    expect(numbers).toEqual(Array.from({ length: numbers.length }, (_, i) => 125 - numbers.length + i));
+    expect(numbers.length).toBeGreaterThan(90);
+    await execution.cancel({ graceMs: 0 });
+  });
+
+  test('a child process that has an older file is read to its last word', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const workingDirectory = daemon.directory();
+    const code = `
+      const { spawn } = require('node:child_process');
+      const { existsSync, writeSync } = require('node:fs');
+      const child = spawn('sh', ['-c', 'echo first; until [ -e go ]; do sleep 0.02; done; echo last'], { stdio: ['ignore', 1, 2] });
+      const line = Buffer.alloc(2 ** 20, 'x');
+      for (let i = 0; i < 35; i += 1) writeSync(1, line);
+      child.on('exit', () => process.exit(0));
+    `;
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    const closed = once(out, 'close');
+    let read = 0;
+    let last = '';
+    out.stdout.on('data', (chunk: Buffer) => {
+      read += chunk.byteLength;
+      last = chunk.subarray(-6).toString('latin1');
+    });
+    err.stdout.resume();
+
+    const execution = await session.submit({ code, workingDirectory, outputFiles: pipes });
+    await eventually('all but the last has come', () => read === 35 * MIB + 6 && waiting() <= 30 * MIB);
+    writeFileSync(join(workingDirectory, 'go'), '');
+    await execution.end();
+    await closed;
+
+    expect([read, last]).toEqual([35 * MIB + 11, expect.stringContaining('last\n')]);
+  });
+
+  test('a reader that takes nothing does not end the cell of a guest that is ended by force', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    const workingDirectory = daemon.directory();
+    const code = MUCH.javascript.replace('COUNT', '3');
+    const execution = await session.submit({ code, workingDirectory, outputFiles: pipes });
+    await eventually('all is written', () => existsSync(join(workingDirectory, 'done')));
+
+    await execution.cancel({ graceMs: 0 });
+
+    expect(await execution.end()).toMatchObject({ result: { rung: 'forced' } });
+    for (const child of [out, err]) child.kill('SIGKILL');
   });
 });

@@ -390,11 +390,14 @@ export interface ExecutionConfiguration {
   outputFiles: OutputFiles | undefined;
 }
 
-/** Files or pipes of the caller's that output is written to. A guest that has ended has written all of its output there. */
+/**
+ * Files or pipes of the caller's that output is written to; StreamExecutionOutput has nothing. A guest that has ended has
+ * written all of its output there; of one that was ended by force, the rest may still be on its way into a pipe.
+ */
 export interface OutputFiles {
   /**
-   * Absolute. With max_files: what the names of files begin with, `.0`, `.1` and so on follow, and StreamExecutionOutput
-   * has nothing. Without: a pipe that is there already, which gets a copy of what StreamExecutionOutput has.
+   * Absolute. With max_files: what the names of files begin with, `.0`, `.1` and so on follow. Without: a pipe that is there
+   * already. What its reader has not taken waits on disk, the newest 100 MiB of each stream.
    */
   stdout: string;
   stderr: string;

@@ -1,5 +1,5 @@
-import { closeSync, fstatSync, openSync, readdirSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { closeSync, fstatSync, openSync } from 'node:fs';
+import { join } from 'node:path';
 import {
   type OutputDescriptors,
   type OutputRotation,
@@ -7,11 +7,17 @@ import {
   openRotated,
 } from '../../workers/output-writer.ts';
 import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
+import { numbersOf } from './rotated-files.ts';
+import { spoolFiles } from './spool.ts';
 
-/** Opens what a guest's output is written to: the files of its own directory, or the caller's. Throws when it cannot. */
+/**
+ * Opens what a guest's output is written to: the files of its own directory, or the caller's; before the caller's pipes,
+ * those of a spool. Throws when it cannot.
+ */
 export function openDestination(directory: string, files: OutputFiles | undefined): OutputDescriptors {
-  if (files !== undefined && files.maxFiles > 0) {
-    return { stdout: -1, stderr: -1, marks: -1, rotation: rotationOf(files) };
+  if (files !== undefined) {
+    const rotation = rotationOf(files.maxFiles > 0 ? files : spoolFiles(directory));
+    return { stdout: -1, stderr: -1, marks: -1, rotation };
   }
   const [stdout, stderr, marks] = ['stdout', 'stderr', 'marks'].map((name) => openSync(join(directory, name), 'a'));
   return { stdout: stdout as number, stderr: stderr as number, marks: marks as number };
@@ -35,24 +41,20 @@ export function outputPathsOf(directory: string, { rotation }: OutputDescriptors
 }
 
 /** Goes on in the newest file there is: an execution of the same caller may have been here before. */
-function rotationOf({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): OutputRotation {
+function rotationOf({
+  stdout,
+  stderr,
+  maxFiles,
+  maxFileBytes,
+}: OutputFiles | ReturnType<typeof spoolFiles>): OutputRotation {
   const start = { stdout: newestOf(stdout), stderr: newestOf(stderr) };
   const current = new Int32Array(new SharedArrayBuffer(2 * Int32Array.BYTES_PER_ELEMENT));
   current.set([start.stdout.file, start.stderr.file]);
   return { paths: { stdout, stderr }, maxFiles, maxFileBytes: Number(maxFileBytes), current, start };
 }
 
-/** Of files that are rotated; 0 when there is none. */
-export function newestNumber(path: string): number {
-  const prefix = `${basename(path)}.`;
-  const numbers = readdirSync(dirname(path))
-    .filter((name) => name.startsWith(prefix) && /^\d{1,9}$/.test(name.slice(prefix.length)))
-    .map((name) => Number(name.slice(prefix.length)));
-  return Math.max(0, ...numbers);
-}
-
 function newestOf(path: string): { file: number; bytes: number } {
-  const file = newestNumber(path);
+  const file = Math.max(0, ...numbersOf(path));
   const fd = openRotated(path, file);
   const bytes = fstatSync(fd).size;
   closeSync(fd);

@@ -1,0 +1,140 @@
+import { fstatSync, readdirSync, readlinkSync, unlinkSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { OutputStream } from '../../workers/output-writer.ts';
+import { monotonicMs } from '../clock.ts';
+import { treeOf } from '../processes.ts';
+import { Changes } from './changes.ts';
+import { numbersOf } from './rotated-files.ts';
+
+/** What waits for a reader at most, of each stream: as much as Nomad's log collector keeps, unless a job says otherwise. */
+const MOST_FILES = 10;
+const FILE_BYTES = 10 * 2 ** 20;
+/** What a pipe takes at once. */
+const CHUNK_BYTES = 65_536;
+/** How often files that have been read are looked at for somebody who has them open, in ms. */
+const LOOK_MS = 1_000;
+
+/** The rotated files of a {@link Spool} in this directory. */
+export function spoolFiles(directory: string) {
+  const path = (stream: OutputStream) => join(directory, `${stream}.spool`);
+  return { stdout: path('stdout'), stderr: path('stderr'), maxFiles: MOST_FILES, maxFileBytes: FILE_BYTES };
+}
+
+/** One of the files, and how far it has been read. */
+interface SpoolFile {
+  number: number;
+  handle: FileHandle;
+  position: number;
+}
+
+/**
+ * Rotated files of one stream on their way to a reader: each is removed once it has been read and followed by another.
+ * One that somebody may still write to is read on beside the later ones: a child process keeps the file that it was
+ * started with.
+ */
+export class Spool {
+  readonly #path: string;
+  /** Those that are open, by number. */
+  readonly #files = new Map<number, SpoolFile>();
+  #lookedMs = 0;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** What is written, as it comes. Ends at the end of it all once `ended` resolves, or when `signal` aborts. */
+  async *read(ended: Promise<unknown>, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const changes = new Changes(dirname(this.#path));
+    let complete = false;
+    const end = () => {
+      complete = true;
+      changes.wake();
+    };
+    ended.then(end, end);
+    signal.addEventListener('abort', end);
+    try {
+      for (;;) {
+        // Looked at before reading: what is written by the end is read after it.
+        const last = complete;
+        await this.#openNew();
+        const files = [...this.#files.values()].sort((a, b) => a.number - b.number);
+        for (const file of files) {
+          for await (const data of rest(file)) {
+            if (signal.aborted) return;
+            yield data;
+          }
+        }
+        if (last || signal.aborted) return;
+        await this.#removeRead(files.slice(0, -1));
+        await changes.next();
+      }
+    } finally {
+      signal.removeEventListener('abort', end);
+      changes.close();
+      for (const file of this.#files.values()) await this.#remove(file);
+    }
+  }
+
+  /** Also one whose number was here before: a writer that was late has made it again. */
+  async #openNew(): Promise<void> {
+    for (const number of numbersOf(this.#path)) {
+      if (this.#files.has(number)) continue;
+      const handle = await open(`${this.#path}.${number}`, 'r').catch(() => undefined);
+      // Undefined: there was too much to keep, and it is gone.
+      if (handle !== undefined) this.#files.set(number, { number, handle, position: 0 });
+    }
+  }
+
+  async #removeRead(files: SpoolFile[]): Promise<void> {
+    if (files.length === 0 || monotonicMs() - this.#lookedMs < LOOK_MS) return;
+    this.#lookedMs = monotonicMs();
+    for (const file of files) if (!isHeld(file)) await this.#remove(file);
+  }
+
+  async #remove({ number, handle }: SpoolFile): Promise<void> {
+    this.#files.delete(number);
+    try {
+      unlinkSync(`${this.#path}.${number}`);
+    } catch {
+      // Its writer has removed it: there was too much to keep.
+    }
+    await handle.close();
+  }
+}
+
+async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
+  for (;;) {
+    const length = Math.min(CHUNK_BYTES, fstatSync(file.handle.fd).size - file.position);
+    if (length <= 0) return;
+    const { bytesRead, buffer } = await file.handle.read(Buffer.allocUnsafe(length), 0, length, file.position);
+    file.position += bytesRead;
+    yield buffer.subarray(0, bytesRead);
+  }
+}
+
+/** Whether a thread of this process, or a process below it, has the file open too. */
+function isHeld({ handle }: SpoolFile): boolean {
+  const path = linkOf('self', String(handle.fd));
+  let holders = 0;
+  for (const pid of treeOf([process.pid])) {
+    for (const fd of descriptorsOf(pid)) if (linkOf(pid, fd) === path) holders += 1;
+  }
+  return holders > 1;
+}
+
+function descriptorsOf(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`);
+  } catch {
+    return [];
+  }
+}
+
+function linkOf(pid: number | 'self', fd: string): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/${fd}`);
+  } catch {
+    return undefined;
+  }
+}
