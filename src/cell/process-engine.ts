@@ -2,7 +2,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { announceOutput, dropOutput } from '../../workers/javascript/output-limit.ts';
 import { FIGURE, figuresOf, OUTPUT, SHARED_BYTES, signalName } from '../../workers/javascript/shared.ts';
-import type { OutputStream } from '../../workers/output-writer.ts';
+import type { OutputRotation, OutputStream } from '../../workers/output-writer.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import {
   isChildOf,
@@ -42,6 +42,9 @@ const MOST_WARM = 2;
 
 /** How long what was killed with a guest may take to be gone before its end is told all the same. */
 const CHILD_LIMIT_MS = 1_000;
+
+/** So many children are remembered before those that are gone are left out. */
+const CHILDREN_KEPT = 256;
 
 /** What V8 says before it aborts a process whose heap is exhausted. */
 const HEAP_EXHAUSTED = /heap out of memory|Reached heap limit|invalid table size|Committing semi space failed/;
@@ -121,7 +124,10 @@ class ProcessGuest implements Guest {
   #startTimer: NodeJS.Timeout | undefined;
   #boots = 0;
   #started = false;
+  /** Its process is gone: the id may be another's. */
+  #gone = false;
   #finished = false;
+  readonly #over = Promise.withResolvers<void>();
   #killed = false;
   #timedOut = false;
   /** Signals and input asked for before guest code began. */
@@ -132,6 +138,7 @@ class ProcessGuest implements Guest {
   #hasChildren = false;
   /** Child processes that it told of, with their start times. */
   readonly #children = new Map<number, string | undefined>();
+  #mostChildren = CHILDREN_KEPT;
   #ended: (ProcessMessage & { type: 'end' }) | undefined;
   #droppedBytes = 0;
 
@@ -168,22 +175,22 @@ class ProcessGuest implements Guest {
 
   signal(name: NodeJS.Signals, tree = false): void {
     // It may be the end of it, and this the last look.
-    this.#usage?.sample(this.#droppedBytes);
+    if (!this.#gone) this.#usage?.sample(this.#dropped);
     if (name === 'SIGKILL') this.kill();
     else this.#whenStarted(({ pid }) => this.#signals.deliver(pid as number, name, tree || this.#request.signalTree));
   }
 
   notify(name: NodeJS.Signals): boolean {
     const pid = this.#process?.pid;
-    if (!this.#started || this.#finished || pid === undefined || !catches(pid, name)) return false;
+    if (!this.#started || this.#gone || pid === undefined || !catches(pid, name)) return false;
     sendSignal(pid, name);
     return true;
   }
 
   async usage(): Promise<GuestUsage> {
-    if (this.#usage === undefined || this.#finished) return this.#usage?.last ?? NOTHING;
+    if (this.#usage === undefined || this.#gone) return this.#usage?.last ?? NOTHING;
     if (!this.#killed && this.#group?.isMaimed) this.kill();
-    return this.#usage.sample(this.#droppedBytes);
+    return this.#usage.sample(this.#dropped);
   }
 
   get outputBytes(): Record<OutputStream, number> {
@@ -191,10 +198,10 @@ class ProcessGuest implements Guest {
   }
 
   kill(): void {
-    if (this.#finished || this.#killed) return;
+    if (this.#gone || this.#finished || this.#killed) return;
     this.#killed = true;
     // The last look at it that there is.
-    this.#usage?.sample(this.#droppedBytes);
+    this.#usage?.sample(this.#dropped);
     const pid = this.#process?.pid;
     if (pid !== undefined) sendSignal(-pid, 'SIGKILL');
     this.#process?.terminate();
@@ -219,10 +226,8 @@ class ProcessGuest implements Guest {
     await Promise.race([promise, this.#over.promise]);
   }
 
-  readonly #over = Promise.withResolvers<void>();
-
   #whenStarted(act: (process: GuestProcess) => void): void {
-    if (this.#finished) return;
+    if (this.#gone || this.#finished) return;
     if (this.#started && this.#process !== undefined) act(this.#process);
     else this.#early.push(() => this.#process && act(this.#process));
   }
@@ -244,13 +249,12 @@ class ProcessGuest implements Guest {
       guest.terminate();
     }, START_LIMIT_MS);
     const { outputDir } = this.#request;
-    const { rotation: shared } = (this.#output as GuestOutput).descriptors;
-    const { current: _, ...rotation } = shared ?? {};
+    const { rotation } = (this.#output as GuestOutput).descriptors;
     guest.run({
       ...program,
       groups: this.#group?.joinPaths ?? [],
-      marksPath: shared === undefined ? join(outputDir, 'marks') : undefined,
-      rotation: shared && (rotation as Omit<typeof shared, 'current'>),
+      marksPath: rotation === undefined ? join(outputDir, 'marks') : undefined,
+      rotation: rotation && unshared(rotation),
     });
     // A spare has its input open; one that is to have none finds it at its end.
     if (!this.#request.stdin) guest.input.end();
@@ -282,7 +286,17 @@ class ProcessGuest implements Guest {
   #noteChild(pid: number): void {
     this.#hasChildren = true;
     const guest = this.#process?.pid;
-    if (guest !== undefined && isChildOf(pid, guest, this.#startTime)) this.#children.set(pid, startTimeOf(pid));
+    if (guest === undefined || !isChildOf(pid, guest, this.#startTime)) return;
+    this.#children.set(pid, startTimeOf(pid));
+    if (this.#children.size <= this.#mostChildren) return;
+    const living = new Set(this.#living());
+    for (const known of this.#children.keys()) if (!living.has(known)) this.#children.delete(known);
+    this.#mostChildren = 2 * living.size + CHILDREN_KEPT;
+  }
+
+  /** Output bytes that were dropped, by whomever. */
+  get #dropped(): number {
+    return Number(figuresOf(this.#shared)[FIGURE.dropped]);
   }
 
   /** `bytes` in all, by the guest's own writer. */
@@ -316,6 +330,7 @@ class ProcessGuest implements Guest {
   }
 
   async #end({ code, signal, error }: ProcessEnd): Promise<void> {
+    this.#gone = true;
     this.#signals.end();
     const pid = this.#process?.pid;
     const left = killTrees(this.#living());
@@ -355,12 +370,16 @@ class ProcessGuest implements Guest {
     clearTimeout(this.#startTimer);
     if (this.#ended !== undefined) this.#drop(this.#ended.dropped);
     this.#output?.close();
-    const droppedBytes = Number(figuresOf(this.#shared)[FIGURE.dropped]);
-    const usage = this.#usage?.final(this.#ended, droppedBytes);
+    const usage = this.#usage?.final(this.#ended, this.#dropped);
     this.#usage?.close();
     void this.#group?.remove();
     this.#process?.input.destroy();
     this.#over.resolve();
     this.#events.exited({ ...exit, ...(usage !== undefined && { usage }) });
   }
+}
+
+/** What can be sent of it to another process, which begins with the first file. */
+function unshared({ current: _, ...rotation }: OutputRotation): Omit<OutputRotation, 'current'> {
+  return rotation;
 }

@@ -92,11 +92,13 @@ test.each(ENGINES)('a line of 100 MB from a %s guest is fine, limited or not', a
 
 test.each([
   ['javascript', `require('child_process').spawn('sh', ['-c', 'yes'], { stdio: 'inherit' })`],
+  ['process', `require('child_process').spawn('sh', ['-c', 'yes'], { stdio: 'inherit' })`],
   ['python', `import subprocess\nsubprocess.run(['sh', '-c', 'yes'])`],
-])('a child process of a %s guest has no output of its own to fill the disk with', async (language, code) => {
-  const flooding = await session.submit({ language, code, outputLimitBytes: LIMIT });
+] as const)('a child process of a %s guest has no output of its own to fill the disk with', async (engine, code) => {
+  const asked = languageOf(engine);
+  const flooding = await session.submit({ ...asked, code, outputLimitBytes: LIMIT });
   const ending = await session.run({
-    language,
+    ...asked,
     code,
     outputLimitBytes: LIMIT,
     outputPolicy: 'kill',

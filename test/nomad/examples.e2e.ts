@@ -16,7 +16,7 @@ const nomad = findNomad();
 const EXAMPLES = join(import.meta.dirname, '../../examples/nomad');
 const LIMIT_MS = 90_000;
 
-describe.skipIf(nomad === undefined)('examples', { timeout: LIMIT_MS, retry: 0 }, () => {
+describe.skipIf(nomad === undefined)('examples', { timeout: LIMIT_MS }, () => {
   let daemon: DaemonProcess;
   let agent: Agent;
 

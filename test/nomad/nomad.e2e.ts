@@ -21,7 +21,7 @@ const WAIT = {
 };
 const code = (language: string, source: string, more: object = {}) => ({ Config: { language, code: source, ...more } });
 
-describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, retry: 0 }, () => {
+describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, () => {
   let directory: string;
   let daemon: DaemonProcess;
   let agent: Agent;
@@ -403,7 +403,7 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS, ret
   });
 });
 
-describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS, retry: 0 }, () => {
+describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: LIMIT_MS }, () => {
   test('starts when a value of its configuration is wrong, and says which', async () => {
     await using agent = await Agent.start(nomad as string, temporaryDirectory(), '    reconnect_limit = "soon"');
     const [node] = await agent.get<{ ID: string }[]>('/v1/nodes');
@@ -433,7 +433,7 @@ describe.skipIf(nomad === undefined)('an agent without its daemon', { timeout: L
   });
 });
 
-describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS, retry: 0 }, () => {
+describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS }, () => {
   test('everything is in the collector’s files, what was printed before a kill too', async () => {
     await using daemon = await DaemonProcess.start();
     const config = `    daemon_socket = "${daemon.socket}"\n    logs = "nomad"`;
@@ -497,7 +497,7 @@ describe.skipIf(nomad === undefined)('with logs = "nomad"', { timeout: LIMIT_MS,
   });
 });
 
-describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS, retry: 0 }, () => {
+describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS }, () => {
   test('the driver shows its certificate and token, as the agent’s configuration names them', async () => {
     const directory = temporaryDirectory();
     const authority = await Authority.create(directory, 'authority');
