@@ -37,6 +37,20 @@ export interface GuestUsage {
   droppedBytes: number;
 }
 
+/** What a guest uses whose code has not begun. */
+export const NO_USAGE: GuestUsage = {
+  userSeconds: 0,
+  systemSeconds: 0,
+  memoryBytes: 0,
+  peakMemoryBytes: 0,
+  heapBytes: 0,
+  externalBytes: 0,
+  wasmBytes: 0,
+  processes: 0,
+  threads: 0,
+  droppedBytes: 0,
+};
+
 /** What a cell is asked to run. Everything in it was checked by the daemon. */
 export interface StartRequest {
   /** Fixed-length key made by the daemon: names the execution between daemon and cell, and in paths. */

@@ -19,6 +19,7 @@ import {
   type GuestExit,
   type GuestUsage,
   NO_OUTPUT,
+  NO_USAGE,
   type StartRequest,
 } from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
@@ -47,20 +48,6 @@ const SPAWN_WAIT_MS = 50;
 
 /** How often a thread that is to end is looked at for a child it waits for. */
 const RELEASE_MS = 20;
-
-/** What a guest is told to use whose code has not begun. */
-const NOTHING: GuestUsage = {
-  userSeconds: 0,
-  systemSeconds: 0,
-  memoryBytes: 0,
-  peakMemoryBytes: 0,
-  heapBytes: 0,
-  externalBytes: 0,
-  wasmBytes: 0,
-  processes: 0,
-  threads: 0,
-  droppedBytes: 0,
-};
 
 /** What {@link JavaScriptEngine} needs to know. */
 export type JavaScriptEngineOptions = ThreadPoolOptions;
@@ -176,7 +163,7 @@ class JavaScriptGuest implements Guest {
   async usage(): Promise<GuestUsage> {
     const now = await this.#measured?.usage();
     // It may have ended meanwhile.
-    return this.#finalUsage ?? now ?? NOTHING;
+    return this.#finalUsage ?? now ?? NO_USAGE;
   }
 
   get outputBytes(): Record<OutputStream, number> {

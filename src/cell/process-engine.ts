@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { announceOutput, dropOutput } from '../../workers/javascript/output-limit.ts';
 import { FIGURE, figuresOf, OUTPUT, SHARED_BYTES, signalName } from '../../workers/javascript/shared.ts';
 import type { OutputRotation, OutputStream } from '../../workers/output-writer.ts';
+import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import {
   isChildOf,
@@ -21,6 +22,7 @@ import {
   type GuestExit,
   type GuestUsage,
   NO_OUTPUT,
+  NO_USAGE,
   type StartRequest,
 } from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
@@ -46,23 +48,7 @@ const CHILD_LIMIT_MS = 1_000;
 /** So many children are remembered before those that are gone are left out. */
 const CHILDREN_KEPT = 256;
 
-/** What V8 says before it aborts a process whose heap is exhausted. */
-const HEAP_EXHAUSTED = /heap out of memory|Reached heap limit|invalid table size|Committing semi space failed/;
 const LAST_WORDS_BYTES = 8_192;
-
-/** What a guest is told to use whose code has not begun. */
-const NOTHING: GuestUsage = {
-  userSeconds: 0,
-  systemSeconds: 0,
-  memoryBytes: 0,
-  peakMemoryBytes: 0,
-  heapBytes: 0,
-  externalBytes: 0,
-  wasmBytes: 0,
-  processes: 0,
-  threads: 0,
-  droppedBytes: 0,
-};
 
 /** What {@link ProcessEngine} needs to know. */
 export interface ProcessEngineOptions extends ContextPoolOptions {
@@ -188,7 +174,7 @@ class ProcessGuest implements Guest {
   }
 
   async usage(): Promise<GuestUsage> {
-    if (this.#usage === undefined || this.#gone) return this.#usage?.last ?? NOTHING;
+    if (this.#usage === undefined || this.#gone) return this.#usage?.last ?? NO_USAGE;
     if (!this.#killed && this.#group?.isMaimed) this.kill();
     return this.#usage.sample(this.#dropped);
   }

@@ -1,4 +1,4 @@
-import type { GuestUsage } from './engine.ts';
+import { type GuestUsage, NO_USAGE } from './engine.ts';
 import type { GuestGroup } from './guest-groups.ts';
 import type { ProcessMessage } from './messages.ts';
 import { TreeMeter } from './process-tree.ts';
@@ -15,18 +15,7 @@ export class ProcessUsage {
   readonly #pid: number;
   readonly #boot: Started;
   readonly #tree = new TreeMeter();
-  #last: GuestUsage = {
-    userSeconds: 0,
-    systemSeconds: 0,
-    memoryBytes: 0,
-    peakMemoryBytes: 0,
-    heapBytes: 0,
-    externalBytes: 0,
-    wasmBytes: 0,
-    processes: 1,
-    threads: 1,
-    droppedBytes: 0,
-  };
+  #last: GuestUsage = { ...NO_USAGE, processes: 1, threads: 1 };
 
   /** A guest with a group holds what the group is charged with, which is what its limit is about. */
   constructor(pid: number, boot: Started, group: GuestGroup | undefined) {

@@ -1,4 +1,4 @@
-import type { GuestUsage } from './engine.ts';
+import { type GuestUsage, NO_USAGE } from './engine.ts';
 import type { GuestGroup } from './guest-groups.ts';
 import { ProcessMeter, REFRESH_MS, TreeMeter } from './process-tree.ts';
 
@@ -18,18 +18,7 @@ export class PythonUsage {
   readonly #tree = new TreeMeter();
   #shepherd: ProcessMeter | undefined;
   #lookedMs = Number.NEGATIVE_INFINITY;
-  #last: GuestUsage = {
-    userSeconds: 0,
-    systemSeconds: 0,
-    memoryBytes: 0,
-    peakMemoryBytes: 0,
-    heapBytes: 0,
-    externalBytes: 0,
-    wasmBytes: 0,
-    processes: 0,
-    threads: 0,
-    droppedBytes: 0,
-  };
+  #last: GuestUsage = NO_USAGE;
 
   /** A guest with a group holds what the group is charged with, which is what its limit is about. */
   constructor(group: GuestGroup | undefined) {

@@ -16,6 +16,7 @@ import {
   type Started,
   ToCell,
 } from '../gen/elide/cell/v1/cell.ts';
+import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
 import { CELL_MAIN } from '../package-root.ts';
 import {
@@ -57,8 +58,6 @@ const CAUSES = new Map(
   (['heap_limit', 'memory_limit', 'start_failed'] as const).map((cause) => [cause as string, cause]),
 );
 
-/** V8's words, on stderr, before it aborts a process whose heap is exhausted. */
-const HEAP_EXHAUSTED = /heap out of memory|Reached heap limit|invalid table size|Committing semi space failed/;
 const LOG_TAIL_CHARS = 400;
 
 /** What a guest of a cell reports to the daemon. */
