@@ -39,6 +39,9 @@ const START_LIMIT_MS = 10_000;
 /** How many processes may fail to boot before a start is given up. */
 const MAX_BOOTS = 3;
 
+/** Node takes 60 ms of a core to boot. */
+const REFILL_DELAY_MS = 50;
+
 /** Processes kept booted ahead at most: each holds as much as a guest. */
 const MOST_WARM = 2;
 
@@ -67,7 +70,7 @@ export class ProcessEngine implements Engine {
   constructor({ programPath, groups, ...options }: ProcessEngineOptions) {
     this.#groups = groups;
     this.#pool = new ContextPool(
-      options,
+      { refillDelayMs: REFILL_DELAY_MS, ...options },
       (heapLimitMb, onBooted) => new GuestProcess(programPath, heapLimitMb, onBooted),
     );
   }
