@@ -54,6 +54,9 @@ const RETRY_AFTER_MS = 1_000;
 /** What gRPC itself says, in contrast to a daemon that is stopping. */
 const NO_CONNECTION = /^No connection established|^Connection dropped|^Name resolution failed|^read E|^write E/;
 
+/** A call that was broken off: no daemon has answered it, whatever status gRPC makes of that. */
+const NO_ANSWER = /Call ended without gRPC status/;
+
 /** The error to throw for a failed call: the daemon's own class and message where the daemon has answered. */
 export function errorOf(error: unknown, address: string): unknown {
   if (!isServiceError(error)) return error;
@@ -64,6 +67,9 @@ export function errorOf(error: unknown, address: string): unknown {
     const why = /Last error: (?:Error: )?(.*?)(?:\. Resolution note: .*)?$/s.exec(details)?.[1] ?? details;
     const isUnsent = details.startsWith('No connection established');
     return new UnreachableError(`no daemon answers on ${address} (${why})`, { cause: error, isUnsent });
+  }
+  if (code === status.INTERNAL && NO_ANSWER.test(details)) {
+    return new UnreachableError(`the daemon on ${address} broke off (${details})`, { cause: error, isUnsent: false });
   }
   if (code === status.RESOURCE_EXHAUSTED) {
     const retryAfterMs = Number(error.metadata?.get('grpc-retry-pushback-ms')[0] ?? RETRY_AFTER_MS);

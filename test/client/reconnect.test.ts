@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { constants, createServer, type ServerHttp2Stream } from 'node:http2';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
@@ -30,6 +31,28 @@ describe('a daemon that is away', () => {
     expect((await answered).healthy).toBe(true);
     child.kill();
     await once(child, 'exit');
+    rmSync(directory, { recursive: true });
+  });
+
+  test('a call that is broken off without an answer is one that found no daemon', async () => {
+    const directory = mkdtempSync('/tmp/elide-test-');
+    const socket = join(directory, 'd.sock');
+    const server = createServer();
+    // What a daemon does with the calls that are open when it has to go.
+    server.on('stream', (stream: ServerHttp2Stream) => {
+      stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
+      stream.close(constants.NGHTTP2_NO_ERROR);
+    });
+    server.listen(socket);
+    await once(server, 'listening');
+    using client = connectDaemon({ socket });
+
+    const failure = await client.health().catch((error: unknown) => error);
+
+    expect(failure).toBeInstanceOf(UnreachableError);
+    expect(failure).toMatchObject({ isUnsent: false, message: expect.stringContaining(socket) });
+    client.close();
+    server.close();
     rmSync(directory, { recursive: true });
   });
 

@@ -27,8 +27,8 @@ export interface Outcome {
 /** How long beyond its longest allowed end a guest is waited for, so that the time it did take can be told. */
 const PATIENCE_MS = 8_000;
 
-/** How long after an end what is removed in the background may take. */
-const REMOVAL_LIMIT_MS = 1_000;
+/** How long after an end what is removed in the background may take: thousands of files, beside seven others at work. */
+const REMOVAL_LIMIT_MS = 5_000;
 
 /** How much of an output is looked at. */
 const HEAD_BYTES = 4 * 1024 * 1024;
