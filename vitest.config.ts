@@ -11,5 +11,7 @@ export default defineConfig({
     hookTimeout: 20_000,
     // Every file starts daemons, cells and guests of its own: more files at once only make all of them late.
     maxWorkers: 2,
+    // Real threads, processes and signals on cores that hostile guests load at the same time: one that fails is run once more.
+    retry: 1,
   },
 });

@@ -160,6 +160,9 @@ while True: time.sleep(1000)`,
     });
     await running.reached('running');
     await eventually('it has begun', () => existsSync(join(directory, 'begun')));
+    // What the cell has taken out of the pipe, and not put into the files yet, would go with it.
+    const first = async () => (whose === 'its caller' ? readFileSync(`${out}.0`, 'utf8') : running.printed('ready'));
+    await eventually('its first line is in the files', async () => (await first()).includes('ready'));
     const cell = await own.cellPid();
 
     process.kill(cell, 'SIGSTOP');

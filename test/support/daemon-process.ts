@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { killTrees } from '../../src/processes.ts';
 import { cellsBelow } from './processes.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
@@ -48,8 +49,8 @@ export class DaemonProcess implements AsyncDisposable {
       this.child.kill(signal);
       await exited;
     }
-    // A daemon that was killed leaves its cells to the next one, and there is none.
-    for (const pid of cellsBelow(this.directory)) process.kill(pid, 'SIGKILL');
+    // A daemon that was killed leaves its cells, and what runs in them, to the next one, and there is none.
+    killTrees(cellsBelow(this.directory));
     await rm(this.directory, { recursive: true, force: true, maxRetries: 3 });
   }
 
