@@ -55,7 +55,7 @@ const RETRY_AFTER_MS = 1_000;
 const NO_CONNECTION = /^No connection established|^Connection dropped|^Name resolution failed|^read E|^write E/;
 
 /** A call that was broken off: no daemon has answered it, whatever status gRPC makes of that. */
-const NO_ANSWER = /Call ended without gRPC status/;
+const NO_ANSWER = /^Received RST_STREAM/;
 
 /** The error to throw for a failed call: the daemon's own class and message where the daemon has answered. */
 export function errorOf(error: unknown, address: string): unknown {

@@ -37,6 +37,7 @@ import {
   statusOf,
   summaryOf,
 } from './convert.ts';
+import { Line, RECONNECT_MS } from './line.ts';
 import { type Patience, reconnecting, retry } from './reconnect.ts';
 
 /** What every call takes. */
@@ -57,9 +58,6 @@ export interface FollowOptions extends CallOptions {
 }
 
 const PATIENCE_MS = 10_000;
-
-/** How often a connection is tried at least, in ms. */
-const RECONNECT_MS = 500;
 
 type Answer<Res> = (error: ServiceError | null, response: Res) => void;
 type UnaryMethod<Req, Res> = (
@@ -83,14 +81,6 @@ export function connectDaemon(address: DaemonAddress): DaemonClient {
   return new DaemonClient(address);
 }
 
-const WINDOW_BYTES = 8 * 1024 * 1024;
-
-/** A gRPC client, and what each of its calls carries. */
-interface Line {
-  api: Api.ExecutionApiClient;
-  metadata: Metadata;
-}
-
 const METHODS: Api.ExecutionApiClient = Api.ExecutionApiClient.prototype;
 
 /**
@@ -103,6 +93,8 @@ export class DaemonClient {
   readonly address: string;
   readonly #target: DaemonAddress;
   #line: Line | undefined;
+  /** Those that calls are still open on. */
+  readonly #retired = new Set<Line>();
   /** A daemon has answered. */
   #met = false;
   #closed = false;
@@ -115,7 +107,8 @@ export class DaemonClient {
   /** Ends open calls and lets the connection go. */
   close(): void {
     this.#closed = true;
-    this.#line?.api.close();
+    this.#line?.close();
+    for (const line of this.#retired) line.close();
   }
 
   [Symbol.dispose](): void {
@@ -344,7 +337,7 @@ export class DaemonClient {
   }
 
   #connect(): Line {
-    this.#line ??= lineTo(this.#target);
+    this.#line ??= new Line(this.#target);
     return this.#line;
   }
 
@@ -353,7 +346,8 @@ export class DaemonClient {
     const failure = errorOf(error, this.address);
     if (this.#line === line && isRefusal(failure) && hasFiles(this.#target)) {
       this.#line = undefined;
-      line.api.close();
+      this.#retired.add(line);
+      line.retire(() => this.#retired.delete(line));
     }
     return failure;
   }
@@ -391,10 +385,12 @@ export class DaemonClient {
       call.cancel();
     };
     signal?.addEventListener('abort', abort);
+    line.hold();
     try {
       return await promise;
     } finally {
       signal?.removeEventListener('abort', abort);
+      line.release();
     }
   }
 
@@ -410,6 +406,7 @@ export class DaemonClient {
     call.on('error', () => {});
     const abort = () => call.cancel();
     signal?.addEventListener('abort', abort);
+    line.hold();
     try {
       for await (const message of call as AsyncIterable<Res>) {
         this.#met = true;
@@ -420,35 +417,8 @@ export class DaemonClient {
     } finally {
       signal?.removeEventListener('abort', abort);
       call.cancel();
+      line.release();
     }
-  }
-}
-
-function lineTo(address: DaemonAddress): Line {
-  const { target, credentials, options, metadata } = usable(() => connectionOf(address));
-  const api = new Api.ExecutionApiClient(target, credentials, {
-    ...options,
-    // Between a daemon and its clients there is no proxy, whatever the environment says.
-    'grpc.enable_http_proxy': 0,
-    // A page of executions with long names is more than the default of 4 MiB.
-    'grpc.max_receive_message_length': -1,
-    // A daemon that comes back is found at once, however long it was away.
-    'grpc.initial_reconnect_backoff_ms': 100,
-    'grpc.max_reconnect_backoff_ms': RECONNECT_MS,
-    // Connections of its own: another client of this process may have just failed to find a daemon.
-    'grpc.use_local_subchannel_pool': 1,
-    // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
-    'grpc-node.flow_control_window': WINDOW_BYTES,
-  });
-  return { api, metadata };
-}
-
-/** What is wrong with a file is wrong with the credentials, until the file is another. */
-function usable<T>(make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    throw new UnauthenticatedError((error as Error).message, { cause: error });
   }
 }
 

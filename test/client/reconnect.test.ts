@@ -34,27 +34,31 @@ describe('a daemon that is away', () => {
     rmSync(directory, { recursive: true });
   });
 
-  test('a call that is broken off without an answer is one that found no daemon', async () => {
-    const directory = mkdtempSync('/tmp/elide-test-');
-    const socket = join(directory, 'd.sock');
-    const server = createServer();
-    // What a daemon does with the calls that are open when it has to go.
-    server.on('stream', (stream: ServerHttp2Stream) => {
-      stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
-      stream.close(constants.NGHTTP2_NO_ERROR);
-    });
-    server.listen(socket);
-    await once(server, 'listening');
-    using client = connectDaemon({ socket });
+  test.each([constants.NGHTTP2_NO_ERROR, constants.NGHTTP2_INTERNAL_ERROR])(
+    'a call that is broken off without an answer (code %i) is one that found no daemon',
+    async (code) => {
+      const directory = mkdtempSync('/tmp/elide-test-');
+      const socket = join(directory, 'd.sock');
+      const server = createServer();
+      // What a daemon does with the calls that are open when it has to go.
+      server.on('stream', (stream: ServerHttp2Stream) => {
+        stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
+        stream.on('error', () => {});
+        stream.close(code);
+      });
+      server.listen(socket);
+      await once(server, 'listening');
+      using client = connectDaemon({ socket });
 
-    const failure = await client.health().catch((error: unknown) => error);
+      const failure = await client.health().catch((error: unknown) => error);
 
-    expect(failure).toBeInstanceOf(UnreachableError);
-    expect(failure).toMatchObject({ isUnsent: false, message: expect.stringContaining(socket) });
-    client.close();
-    server.close();
-    rmSync(directory, { recursive: true });
-  });
+      expect(failure).toBeInstanceOf(UnreachableError);
+      expect(failure).toMatchObject({ isUnsent: false, message: expect.stringContaining(socket) });
+      client.close();
+      server.close();
+      rmSync(directory, { recursive: true });
+    },
+  );
 
   test('is waited for anew each time that it goes', async () => {
     let opened = 0;

@@ -65,6 +65,26 @@ describe('a daemon with a token', () => {
     await expect(node.daemon.getSession('s')).rejects.toThrow(NotFoundError);
   });
 
+  test('tells each of many calls at once that its token is another', async () => {
+    await using node = await TestDaemon.start({ tcp: TCP, tokenFile });
+    const address = { tcp: node.endpoints.tcp as string, tokenFile: secret('wrong', 'correct-horsf') };
+    const failures: unknown[] = [];
+
+    // A refused call has the client read its files anew, while others are on their way.
+    for (let round = 0; round < 20; round += 1) {
+      using client = connectDaemon(address);
+      const calls: Promise<unknown>[] = [];
+      for (let count = 0; count < 20; count += 1) {
+        calls.push(client.health().catch((error) => failures.push(error)));
+        await new Promise(setImmediate);
+      }
+      await Promise.all(calls);
+    }
+
+    expect(failures.length).toBe(400);
+    for (const failure of failures) expect(failure).toBeInstanceOf(UnauthenticatedError);
+  });
+
   test('asks for it for every service and for every header that could be one', async () => {
     await using node = await TestDaemon.start({ tcp: TCP, tokenFile });
     const tcp = node.endpoints.tcp as string;

@@ -1,0 +1,71 @@
+import type { Metadata } from '@grpc/grpc-js';
+import { UnauthenticatedError } from '../errors.ts';
+import { ExecutionApiClient } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
+import { connectionOf, type DaemonAddress } from './connection.ts';
+
+/** How often a connection is tried at least, in ms. */
+export const RECONNECT_MS = 500;
+const WINDOW_BYTES = 8 * 1024 * 1024;
+
+/** A gRPC client, and what each of its calls carries; whoever makes a call holds it until the call has ended. */
+export class Line {
+  readonly api: ExecutionApiClient;
+  readonly metadata: Metadata;
+  #calls = 0;
+  #retired: (() => void) | undefined;
+
+  /** Throws an `UnauthenticatedError` when files of credentials cannot be used. */
+  constructor(address: DaemonAddress) {
+    const { target, credentials, options, metadata } = usable(() => connectionOf(address));
+    this.metadata = metadata;
+    this.api = new ExecutionApiClient(target, credentials, {
+      ...options,
+      // Between a daemon and its clients there is no proxy, whatever the environment says.
+      'grpc.enable_http_proxy': 0,
+      // A page of executions with long names is more than the default of 4 MiB.
+      'grpc.max_receive_message_length': -1,
+      // A daemon that comes back is found at once, however long it was away.
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': RECONNECT_MS,
+      // Connections of its own: another client of this process may have just failed to find a daemon.
+      'grpc.use_local_subchannel_pool': 1,
+      // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
+      'grpc-node.flow_control_window': WINDOW_BYTES,
+    });
+  }
+
+  hold(): void {
+    this.#calls += 1;
+  }
+
+  release(): void {
+    this.#calls -= 1;
+    this.#closeUnused();
+  }
+
+  /** Closes it once nobody holds it, and says so: calls that are open would be told that their channel is closed. */
+  retire(onClosed: () => void): void {
+    this.#retired = onClosed;
+    this.#closeUnused();
+  }
+
+  close(): void {
+    this.#retired = undefined;
+    this.api.close();
+  }
+
+  #closeUnused(): void {
+    if (this.#retired === undefined || this.#calls > 0) return;
+    this.#retired();
+    this.close();
+  }
+}
+
+/** What is wrong with a file is wrong with the credentials, until the file is another. */
+function usable<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw new UnauthenticatedError((error as Error).message, { cause: error });
+  }
+}
