@@ -316,7 +316,7 @@ client {
   gc_max_allocs = 10000
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
-    "driver.allowlist" = "raw_exec,elide,mock_driver"
+    "driver.allowlist" = "raw_exec,elide,mock_driver,floor"
   }
 }
 plugin "raw_exec" {
