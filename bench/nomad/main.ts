@@ -1,13 +1,15 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { Agent, processes, type TaskSpec, until } from '../../test/nomad/agent.ts';
 import { findNomad } from '../../test/nomad/build-nomad.ts';
 import { DaemonProcess } from '../../test/support/daemon-process.ts';
 import { show, spreadOf, table } from '../statistics.ts';
 
 // On a real Nomad, side by side with raw_exec: how long a task takes that only prints, how soon its end is seen, what one
-// that sleeps holds, and what two hundred of those cost the driver and its daemon.
+// that sleeps holds, and what two hundred of those cost the driver and its daemon. And with a driver that runs nothing: what
+// is left is the agent's own.
 // node bench/nomad/main.ts [rounds] [sleepers] [many]
 
 const [rounds = 20, sleepers = 20, many = 200] = process.argv.slice(2).map(Number);
@@ -34,12 +36,21 @@ const elide = (language: Language, code: string, isolation: string): TaskSpec =>
   Resources,
 });
 
+const FLOOR: TaskSpec = { Driver: 'floor', Config: { says: 'nothing' }, Resources };
+
+/** Puts the driver that runs nothing where an agent looks for drivers. */
+function installFloor(directory: string): void {
+  mkdirSync(join(directory, 'plugins'), { recursive: true });
+  const command = `exec ${process.execPath} ${fileURLToPath(new URL('floor.ts', import.meta.url))}`;
+  writeFileSync(join(directory, 'plugins', 'floor'), `#!/bin/sh\n${command}\n`, { mode: 0o755 });
+}
+
 /** From the task's arrival to its end, and from what it printed last to when its end was seen, in ms. */
 async function hello(agent: Agent, task: TaskSpec): Promise<{ whole: number; seen: number }> {
   const { allocation, events } = await agent.ended(await agent.run(task));
   if (allocation.ClientStatus !== 'complete') throw new Error(JSON.stringify(events));
   const at = (type: string) => (events.find(({ Type }) => Type === type)?.Time ?? Number.NaN) / 1e6;
-  const printed = Number(await agent.logs(allocation.ID));
+  const printed = task.Driver === FLOOR.Driver ? Number.NaN : Number(await agent.logs(allocation.ID));
   return { whole: at('Terminated') - at('Received'), seen: at('Terminated') - printed };
 }
 
@@ -123,7 +134,19 @@ for (const logs of ['direct', 'nomad']) {
   const [hellos, held, shares]: string[][][] = [[], [], []];
   {
     const config = `    daemon_socket = "${daemon.socket}"\n    logs = "${logs}"`;
-    await using agent = await Agent.start(nomad, directory, config);
+    installFloor(directory);
+    await using agent = await Agent.start(
+      nomad,
+      directory,
+      config,
+      `plugin "floor" {\n  config {\n    logs = "${logs}"\n  }\n}`,
+    );
+    const floors: number[] = [];
+    for (let round = -2; round < rounds; round += 1) {
+      const { whole } = await hello(agent, FLOOR);
+      if (round >= 0) floors.push(whole);
+    }
+    hellos?.push(['nothing at all', show(spreadOf(floors)), '', '']);
     for (const language of LANGUAGES) {
       const kinds: Record<string, (code: string) => TaskSpec> = {
         raw_exec: (code) => raw(language, code),
