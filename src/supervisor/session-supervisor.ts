@@ -236,8 +236,10 @@ export class SessionSupervisor implements Waiting {
       limits,
       journal,
       resumed,
-      onReached: ({ dispatched }, state) => {
-        if (!dispatched || state === 'pending') return;
+      onReached: (reached, state) => {
+        // At once, not when it is journaled: a place that comes free meanwhile is for one that still waits.
+        if (state === 'exited') this.#queue.delete(reached);
+        if (!reached.dispatched || state === 'pending') return;
         if (starting) dispatcher.started();
         starting = false;
         if (state === 'exited') dispatcher.exited();
@@ -384,7 +386,6 @@ export class SessionSupervisor implements Waiting {
 
   #exited(record: ExecutionRecord): void {
     this.#live.delete(record.executionKey);
-    this.#queue.delete(record);
     this.#actor.send({ type: 'execution.exited', dispatched: record.dispatched, agoMs: agoMs(record.newestAt) });
     this.#options.onExited(record);
     // One may have waited for a place in the session, not in the node.

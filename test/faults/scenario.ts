@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { DaemonConfig } from '../../src/config.ts';
 import { ENGINES, languageOf } from '../support/engines.ts';
 import { GUESTS } from './guests.ts';
@@ -14,6 +15,9 @@ const DISK_MB = 96;
 const BURSTS_MB = 24;
 /** As many as a round may have. */
 const RETAINED = 400;
+
+/** The largest takes a minute: after this long something waits for what never comes. */
+const ROUND_LIMIT_MS = 300_000;
 
 /** What one daemon is asked to hold while everything around it fails. */
 const CONFIG: DaemonConfig = {
@@ -64,12 +68,15 @@ export class Scenario implements AsyncDisposable {
     return scenario;
   }
 
-  /** One round of steps with faults between them. */
+  /** One round of steps with faults between them. Rejects when it does not come to its end. */
   async round(name: string, steps: readonly Step[], faults: readonly PlannedFault[]): Promise<Found> {
     this.#descriptors ??= descriptorsOf(this.node.pid).length;
     const round = new Round(this.node, name, this.#descriptors);
     this.#losesOutput ||= faults.some(({ name: fault }) => fault === 'disk full');
-    await round.run(steps, faults);
+    const over = new AbortController();
+    const late = sleep(ROUND_LIMIT_MS, 'late', { signal: over.signal }).catch(() => '');
+    const first = await Promise.race([round.run(steps, faults), late]).finally(() => over.abort());
+    if (first === 'late') throw new Error(`not over within ${ROUND_LIMIT_MS} ms`);
     return { executions: round.executions, violations: round.violations };
   }
 

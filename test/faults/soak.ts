@@ -82,7 +82,9 @@ for (let done = false; !done && Date.now() < endMs; ) {
     if (next.done) break;
     const { how, steps, faults } = next.value;
     hows.push(how);
-    const { executions, violations } = await scenario.round(`round-${counts.rounds}`, steps, faults);
+    const { executions, violations } = await scenario
+      .round(`round-${counts.rounds}`, steps, faults)
+      .catch((cause) => Promise.reject(new Error(`${how}\n${scenario.node.log.slice(-4_000)}`, { cause })));
     counts.rounds += 1;
     counts.executions += executions;
     counts.violations += violations.length;

@@ -70,6 +70,24 @@ test('no more of a session run than it may have, and each end makes place for on
   expect((await node.daemon.getSession(session.sessionId)).counts).toMatchObject({ running: 2, pending: 0 });
 });
 
+test('one that is cancelled while it waits takes no place, also when one comes free before its end is journaled', async () => {
+  await using node = await TestDaemon.start({ maxRunning: 1, durability: 'full' });
+  const session = await node.session();
+  const holder = await session.ready(IDLE);
+  const waiting = await Promise.all(Array.from({ length: 300 }, () => session.submit(IDLE)));
+
+  // From the head of the queue on: whenever the place comes free, the next in turn was cancelled a moment before.
+  const cancelled = [holder.cancel({ signal: 'SIGKILL' })];
+  for (const execution of waiting) {
+    cancelled.push(execution.cancel());
+    await new Promise(setImmediate);
+  }
+  await Promise.all(cancelled);
+
+  expect((await session.run('console.log(1)')).stdout).toBe('1\n');
+  for (const execution of waiting) expect((await execution.end()).steps).not.toContain('running');
+});
+
 test('a session with a thousand waiting keeps another’s first one waiting for one place', async () => {
   await using node = await TestDaemon.start({ maxRunning: 1 });
   const [busy, late] = [await node.session(), await node.session()];
