@@ -13,6 +13,7 @@ import { Journal, type OpenedJournal } from './journal/journal.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
+import { keepDescriptor } from './spare-descriptor.ts';
 import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
 import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
@@ -164,6 +165,8 @@ export class Daemon {
   readonly #registry = new SessionRegistry();
   #enforcement: Enforcement[] = [];
   #directory: StateDirectory | undefined;
+  /** For what must be seen and read when no other descriptor is left. */
+  #spare: Disposable | undefined;
   #journal: Journal | undefined;
   #nextNumber = 1;
   #archive: Archive | undefined;
@@ -190,6 +193,7 @@ export class Daemon {
     const [directory, languages] = await Promise.all([StateDirectory.open(stateDir), Languages.probe(python)]);
     this.#directory = directory;
     this.#languages = languages;
+    this.#spare = keepDescriptor();
     let journal: Journal | undefined;
     try {
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
@@ -222,6 +226,7 @@ export class Daemon {
       await this.#controlGroups?.close({ detach: this.#registry.sessions().length > 0 });
       await journal?.close();
       await directory.close();
+      this.#spare[Symbol.dispose]();
       throw error;
     }
     for (const { name, available, message } of languages.list()) {
@@ -675,6 +680,7 @@ export class Daemon {
     await this.#controlGroups?.close({ detach });
     await this.#journal?.close();
     await this.#directory?.close();
+    this.#spare?.[Symbol.dispose]();
   }
 
   #started(): Started {

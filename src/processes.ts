@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import { bootId } from './clock.ts';
+import { withDescriptor } from './spare-descriptor.ts';
 
 /** How often a killed process is looked at until it is gone, in ms. */
 const LOOK_MS = 2;
@@ -54,7 +55,10 @@ export function childrenOfThread(threadId: number): number[] {
 
 function listOf(path: string): number[] {
   try {
-    return readFileSync(path, 'latin1').split(' ').filter(Boolean).map(Number);
+    return withDescriptor(() => readFileSync(path, 'latin1'))
+      .split(' ')
+      .filter(Boolean)
+      .map(Number);
   } catch {
     // The thread is gone, or the kernel does not keep this list.
     return [];
@@ -80,7 +84,8 @@ export const LISTS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/childre
 export function childrenOf(pid: number): number[] {
   if (!LISTS_CHILDREN) return processes(({ parent }) => parent === pid);
   try {
-    return readdirSync(`/proc/${pid}/task`).flatMap((task) => listOf(`/proc/${pid}/task/${task}/children`));
+    const tasks = withDescriptor(() => readdirSync(`/proc/${pid}/task`));
+    return tasks.flatMap((task) => listOf(`/proc/${pid}/task/${task}/children`));
   } catch {
     return [];
   }
@@ -89,10 +94,19 @@ export function childrenOf(pid: number): number[] {
 /** Kills what is left of a session (of processes: `setsid`) and resolves when nothing is. */
 export async function killSessionUntilGone(leader: number): Promise<void> {
   for (;;) {
-    const left = processes(({ session, ended }) => session === leader && !ended);
-    if (left.length === 0) return;
-    for (const pid of left) send(pid, 'SIGKILL');
+    const left = sessionOf(leader);
+    if (left?.length === 0) return;
+    for (const pid of left ?? []) send(pid, 'SIGKILL');
     await wait(LOOK_MS);
+  }
+}
+
+/** Undefined when that cannot be seen now. */
+function sessionOf(leader: number): number[] | undefined {
+  try {
+    return processes(({ session, ended }) => session === leader && !ended);
+  } catch {
+    return undefined;
   }
 }
 
@@ -153,7 +167,7 @@ interface ProcessStat {
 
 function processes(wanted: (stat: ProcessStat) => boolean): number[] {
   const found: number[] = [];
-  for (const name of readdirSync('/proc')) {
+  for (const name of withDescriptor(() => readdirSync('/proc'))) {
     const stat = /^\d+$/.test(name) ? statOf(Number(name)) : undefined;
     if (stat !== undefined && wanted(stat)) found.push(stat.pid);
   }
@@ -168,7 +182,7 @@ function statOf(pid: number): ProcessStat | undefined {
 /** proc_pid_stat(5) from the state on; undefined for a process that is gone. */
 function fieldsOf(pid: number): string[] | undefined {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const stat = withDescriptor(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
     // The name in parentheses may hold anything, spaces and parentheses too; the state follows the last one.
     return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   } catch {

@@ -2,6 +2,7 @@ import { statSync, truncateSync } from 'node:fs';
 import { open, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
+import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
 import { FileOnDisk, type OutputFile, SealedFile } from './output-file.ts';
 import type { OutputName, SealedOutput } from './sealed-output.ts';
@@ -46,7 +47,7 @@ export function cutOutput(directory: string, limitBytes: number): Partial<Record
   for (const file of files) {
     if (excess <= 0) break;
     const kept = Math.max(0, file.size - excess);
-    truncateSync(file.path, kept);
+    withDescriptor(() => truncateSync(file.path, kept));
     excess -= file.size - kept;
     file.size = kept;
   }

@@ -29,6 +29,7 @@ import {
   untilGone,
 } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
+import { withDescriptor } from '../spare-descriptor.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
@@ -180,7 +181,7 @@ export class CellProcess {
     try {
       this.#spawn(origin.hello);
     } catch (error) {
-      queueMicrotask(() => this.#exited((error as Error).message));
+      queueMicrotask(() => this.#exited(`did not start: ${(error as Error).message}`));
     }
   }
 
@@ -305,7 +306,9 @@ export class CellProcess {
   }
 
   #isRunning(): boolean {
-    return this.#pid > 0 && isSameProcess(this.#pid, this.#startTime);
+    if (this.#pid === 0) return false;
+    const { exitCode, signalCode } = this.#child ?? {};
+    return this.#child === undefined ? isSameProcess(this.#pid, this.#startTime) : (exitCode ?? signalCode) === null;
   }
 
   #takeOver({ pid, startTime, connection, executionKeys, said }: FoundCell): void {
@@ -340,7 +343,7 @@ export class CellProcess {
         stdio: ['ignore', 'pipe', log],
       });
       this.#child = child;
-      child.once('error', (error) => this.#exited(`the cell did not start: ${error.message}`));
+      child.once('error', (error) => this.#exited(`did not start: ${error.message}`));
       child.once('exit', (code, signal) => this.#exited(signal ? `ended by ${signal}` : `exited with code ${code}`));
       child.stdout?.once('data', () => {
         child.stdout?.destroy();
@@ -350,7 +353,7 @@ export class CellProcess {
         const { pid } = child;
         this.#pid = pid;
         this.#startTime = startTimeOf(pid);
-        writeFileSync(this.#files.process, processName(pid) ?? '', { mode: 0o600 });
+        withDescriptor(() => writeFileSync(this.#files.process, processName(pid) ?? '', { mode: 0o600 }));
         this.#groups = this.#join(pid);
         queueMicrotask(() => this.#observer.spawned(pid));
       }
@@ -572,7 +575,7 @@ function threadOf(report: string): number {
 
 function readTail(path: string): string {
   try {
-    return readFileSync(path, 'utf8');
+    return withDescriptor(() => readFileSync(path, 'utf8'));
   } catch {
     return '';
   }

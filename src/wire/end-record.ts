@@ -1,5 +1,6 @@
 import { constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { Exited } from '../gen/elide/cell/v1/cell.ts';
+import { withDescriptor } from '../spare-descriptor.ts';
 
 /** A record that grew beyond this is emptied once nothing in it is needed, in bytes. */
 const LARGEST_BYTES = 64 * 1024;
@@ -86,7 +87,7 @@ function frameOf(exited: Exited): Buffer {
 export function readEndRecord(path: string): Exited[] {
   let bytes: Buffer;
   try {
-    bytes = readFileSync(path);
+    bytes = withDescriptor(() => readFileSync(path));
   } catch {
     return [];
   }

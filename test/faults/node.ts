@@ -87,7 +87,9 @@ export class FaultNode implements AsyncDisposable {
     daemon.stderr.on('data', (data) => {
       this.log += data;
     });
-    const ended = once(daemon, 'close');
+    const ended = once(daemon, 'close').then(([code, signal]) => {
+      this.log += `the daemon is gone: ${code ?? signal}\n`;
+    });
     this.#exited = ended;
     this.#daemon = daemon;
     const ready = once(daemon.stdout, 'data').then(() => true);

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
@@ -43,6 +43,38 @@ test('a daemon without descriptors says so, as what passes, and goes on when it 
   expect(await node.client.getExecutionStatus('s', 'e')).toMatchObject({ result });
   expect(await node.stdout('e')).toBe('x\n');
   expect((await node.client.wait('s', 'runs', { timeoutMs: 0 })).state).toBe('running');
+});
+
+test('a cell that dies while its daemon has no descriptors is seen to its end, with the results it had left', async () => {
+  await using node = await FaultNode.start();
+  const { client, pid } = node;
+  await client.createSession('s');
+  const seconds = `600.${process.pid}${Date.now()}`;
+  const child = `require('child_process').spawn('sleep', ['${seconds}'], { stdio: 'ignore' });`;
+  await node.ready({ executionId: 'runs', code: `${child} ${IDLE.javascript}` });
+  await node.ready({ executionId: 'ends', code: "console.log('ready'); setTimeout(() => process.exit(7), 300);" });
+  const [cell] = node.cellPids();
+  const cells = join(node.stateDir, 'daemon', 'cells');
+  const ends = join(cells, readdirSync(cells).find((name) => name.endsWith('.ends')) as string);
+  const waits = ['runs', 'ends'].map((executionId) => client.wait('s', executionId));
+
+  // None is left, whatever is closed meanwhile, beside the one that it keeps.
+  const descriptors = readdirSync(`/proc/${pid}/fd`).map(Number);
+  const kept = descriptors.filter((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`) === '/dev/null').at(-1) as number;
+  using used = limited(pid, 'NOFILE', kept + 1);
+  process.kill(pid, 'SIGSTOP');
+  await eventually('one has ended, and its cell has written that down', () => statSync(ends).size > 0);
+  process.kill(cell as number, 'SIGKILL');
+  process.kill(pid, 'SIGCONT');
+  const results = (await Promise.all(waits)).map(({ result }) => [result?.reason, result?.exitCode]);
+  used[Symbol.dispose]();
+
+  expect(results).toEqual([
+    ['cell_lost', -1],
+    ['failed', 7],
+  ]);
+  expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+  await node.ready({ executionId: 'next', code: IDLE.javascript });
 });
 
 test.skipIf(!hasGroups)(

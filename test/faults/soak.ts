@@ -92,6 +92,7 @@ for (let done = false; !done && Date.now() < endMs; ) {
     if (violations.length > 0) {
       say(`${how}: ${faults.map(({ name, at, lastsMs }) => `${name} at ${at} for ${lastsMs} ms`).join(', ')}`);
       for (const violation of violations) say(`  ${violation}`);
+      say(scenario.node.log.slice(-4_000));
     }
   }
   const { executions, violations } = await scenario.end();
