@@ -39,19 +39,38 @@ const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.std
 export function cutOutput(directory: string, limitBytes: number): Partial<Record<OutputStream, number>> {
   const files = STREAMS.flatMap((stream) => {
     const path = join(directory, stream);
-    const found = statSync(path, { throwIfNoEntry: false });
-    return found === undefined ? [] : [{ stream, path, size: found.size }];
+    const size = sizeOf(path);
+    return size === undefined ? [] : [{ stream, path, size }];
   });
   files.sort((a, b) => b.size - a.size);
   let excess = files.reduce((sum, { size }) => sum + size, 0) - limitBytes;
   for (const file of files) {
     if (excess <= 0) break;
     const kept = Math.max(0, file.size - excess);
-    withDescriptor(() => truncateSync(file.path, kept));
+    if (!cut(file.path, kept)) continue;
     excess -= file.size - kept;
     file.size = kept;
   }
   return Object.fromEntries(files.map(({ stream, size }) => [stream, size]));
+}
+
+/** Undefined for what is not there, or not to be seen. */
+function sizeOf(path: string): number | undefined {
+  try {
+    return statSync(path).size;
+  } catch {
+    return undefined;
+  }
+}
+
+/** False where the disk does not let it: what is too much stays. */
+function cut(path: string, bytes: number): boolean {
+  try {
+    withDescriptor(() => truncateSync(path, bytes));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /**
