@@ -42,16 +42,19 @@ export async function inTurn<K extends string>(
 }
 
 /**
- * Runs two contenders in pairs, either first in turn, so that neither has the better place. In ms; `ratio` is the median
- * of the ratios of `all` to `none` within a pair, with its 95 % confidence interval (of order statistics).
+ * Runs two contenders in pairs, either first in turn, so that neither has the better place, each after a rest. In ms;
+ * `ratio` is the median of the ratios of `all` to `none` within a pair, with its 95 % confidence interval (of order
+ * statistics).
  */
 export async function pairs(
   count: number,
+  rest: () => Promise<unknown>,
   contenders: { none: () => Promise<unknown>; all: () => Promise<unknown> },
 ): Promise<{ none: Spread; all: Spread; ratio: string }> {
   const times = { none: [] as number[], all: [] as number[] };
   for (let pair = 0; pair < count; pair += 1) {
     for (const name of pair % 2 === 0 ? (['none', 'all'] as const) : (['all', 'none'] as const)) {
+      await rest();
       const startedMs = performance.now();
       await contenders[name]();
       times[name].push(performance.now() - startedMs);
