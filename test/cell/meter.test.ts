@@ -133,20 +133,27 @@ test('a cell that is far beyond its budget from one look to the next ends the gu
 });
 
 test('a cell whose guests do nothing dozes, and one that is woken looks as often as before', async () => {
-  const { meter: one, dozed } = meter();
-  const guest = new StandIn(() => 60);
+  vi.useFakeTimers();
+  try {
+    const { meter: one, dozed } = meter();
+    const guest = new StandIn(() => 60);
 
-  one.mayDoze = true;
-  one.add('e', guest, limits({ memoryBytes: 100 }));
-  await until(() => expect(dozed).toHaveLength(1));
-  expect([...(dozed[0] as Map<string, GuestUsage>)]).toMatchObject([['e', { memoryBytes: 60 }]]);
-  const before = guest.looks;
-  await new Promise((resolve) => setTimeout(resolve, 1_000));
-  expect(guest.looks).toBe(before);
+    one.mayDoze = true;
+    one.add('e', guest, limits({ memoryBytes: 100 }));
+    await vi.advanceTimersByTimeAsync(2_500);
+    expect(dozed).toHaveLength(1);
+    expect([...(dozed[0] as Map<string, GuestUsage>)]).toMatchObject([['e', { memoryBytes: 60 }]]);
+    const before = guest.looks;
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(guest.looks).toBe(before);
 
-  one.wake();
-  await looked(guest, before + 10);
-  one.remove('e');
+    one.wake();
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(guest.looks).toBeGreaterThanOrEqual(before + 10);
+    one.remove('e');
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test('a cell that dozes on looks after 5, 10, and then each 20 seconds; woken, it begins anew', async () => {

@@ -1,4 +1,4 @@
-import { readdirSync, readlinkSync, statSync } from 'node:fs';
+import { readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
@@ -52,7 +52,9 @@ test('a cell that dies while its daemon has no descriptors is seen to its end, w
   const seconds = `600.${process.pid}${Date.now()}`;
   const child = `require('child_process').spawn('sleep', ['${seconds}'], { stdio: 'ignore' });`;
   await node.ready({ executionId: 'runs', code: `${child} ${IDLE.javascript}` });
-  await node.ready({ executionId: 'ends', code: "console.log('ready'); setTimeout(() => process.exit(7), 300);" });
+  const go = join(node.root, 'go');
+  const leave = `setInterval(() => require('fs').existsSync('${go}') && process.exit(7), 20); console.log('ready');`;
+  await node.ready({ executionId: 'ends', code: leave });
   const [cell] = node.cellPids();
   const cells = join(node.stateDir, 'daemon', 'cells');
   const ends = join(cells, readdirSync(cells).find((name) => name.endsWith('.ends')) as string);
@@ -63,6 +65,7 @@ test('a cell that dies while its daemon has no descriptors is seen to its end, w
   const kept = descriptors.filter((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`) === '/dev/null').at(-1) as number;
   using used = limited(pid, 'NOFILE', kept + 1);
   process.kill(pid, 'SIGSTOP');
+  writeFileSync(go, '');
   await eventually('one has ended, and its cell has written that down', () => statSync(ends).size > 0);
   process.kill(cell as number, 'SIGKILL');
   process.kill(pid, 'SIGCONT');
