@@ -12,6 +12,8 @@ export interface DaemonFaults {
 }
 
 const file = process.env.ELIDE_TEST_FAULTS;
+/** How often a file that cannot be opened is tried again, in ms: the daemon may have another fault, and no descriptor left. */
+const AGAIN_MS = 5;
 let clockMs = 0;
 const { now } = Date;
 Date.now = () => now() + clockMs;
@@ -19,7 +21,14 @@ Date.now = () => now() + clockMs;
 /** Takes what the file says, and removes it. */
 async function suffer(): Promise<void> {
   if (file === undefined || !existsSync(file)) return;
-  const faults = JSON.parse(readFileSync(file, 'utf8')) as DaemonFaults;
+  let faults: DaemonFaults;
+  try {
+    faults = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EMFILE') throw error;
+    setTimeout(() => void suffer(), AGAIN_MS);
+    return;
+  }
   clockMs = faults.clockMs ?? clockMs;
   if (faults.fsync) await filter(failingSyncs(constants.errno.EIO));
   if (faults.locks) await filter(failingLocks(constants.errno[faults.locks]));
