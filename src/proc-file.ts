@@ -1,4 +1,5 @@
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { isShortage, withDescriptor } from './spare-descriptor.ts';
 
 const PAGE_BYTES = 4096;
 
@@ -23,8 +24,8 @@ export class ProcFile {
     try {
       this.#fd ??= openSync(this.#path, 'r');
       return text.toString('latin1', 0, readAll(this.#fd));
-    } catch {
-      return undefined;
+    } catch (error) {
+      return isShortage(error) ? readOnce(this.#path) : undefined;
     }
   }
 
@@ -32,6 +33,14 @@ export class ProcFile {
     this.#closed = true;
     if (this.#fd !== undefined) closeSync(this.#fd);
     this.#fd = undefined;
+  }
+}
+
+function readOnce(path: string): string | undefined {
+  try {
+    return withDescriptor(() => readFileSync(path, 'latin1'));
+  } catch {
+    return undefined;
   }
 }
 

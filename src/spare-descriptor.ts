@@ -3,8 +3,6 @@ import { closeSync, openSync } from 'node:fs';
 // A process that has no descriptor left must still see what its children do, and read what they have left behind. So one is
 // kept, and given up for the moment that this takes.
 
-const EXHAUSTED = new Set(['EMFILE', 'ENFILE']);
-
 let spare: number | undefined;
 let keepers = 0;
 
@@ -26,13 +24,19 @@ export function withDescriptor<T>(run: () => T): T {
   try {
     return run();
   } catch (error) {
-    if (!EXHAUSTED.has((error as NodeJS.ErrnoException).code ?? '') || !giveUp()) throw error;
+    if (!isShortage(error) || !giveUp()) throw error;
   }
   try {
     return run();
   } finally {
     refill();
   }
+}
+
+/** Whether a call failed because this process, or the system, has no descriptor left. */
+export function isShortage(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'EMFILE' || code === 'ENFILE';
 }
 
 function refill(): void {

@@ -36,7 +36,7 @@ export interface PooledContext {
   terminate(): void;
 }
 
-/** Makes a context, and calls `onBooted` when it has booted. */
+/** Makes a context, and calls `onBooted` when it has booted. May throw. */
 export type Boot<C extends PooledContext> = (heapLimitMb: number | undefined, onBooted: () => void) => C;
 
 /** Contexts booted ahead, each for one execution. */
@@ -87,7 +87,10 @@ export class ContextPool<C extends PooledContext> {
     this.#restartIdleTimer();
   }
 
-  /** A context for one execution: a booted spare with its heap limit, in MB, else one that boots already, else a new one. */
+  /**
+   * A context for one execution: a booted spare with its heap limit, in MB, else one that boots already, else a new one.
+   * Throws when that cannot be made.
+   */
   take(heapLimitMb = this.#options.heapLimitMb): C {
     const spares = [...this.#spares].filter((spare) => spare.heapLimitMb === heapLimitMb);
     const booted = spares.find(({ state }) => state === 'booted');
@@ -147,8 +150,13 @@ export class ContextPool<C extends PooledContext> {
     let booting = [...this.#live].filter(({ state }) => state === 'booting').length;
     for (const heapLimitMb of missing) {
       if (booting >= MAX_BOOTING || this.#failedBoots >= MAX_FAILED_BOOTS) break;
-      this.#spares.add(this.#boot(heapLimitMb));
-      booting += 1;
+      try {
+        this.#spares.add(this.#boot(heapLimitMb));
+        booting += 1;
+      } catch {
+        // Whoever asks for one is told.
+        this.#failedBoots += 1;
+      }
     }
   }
 

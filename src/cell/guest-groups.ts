@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { withDescriptor } from '../spare-descriptor.ts';
 import type { GuestLimits } from './engine.ts';
 
 /** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
@@ -140,7 +141,8 @@ export class GuestGroup {
   #read(file: string): string {
     if (this.#memory === undefined) return '';
     try {
-      return readFileSync(join(this.#memory, file), 'latin1');
+      const path = join(this.#memory, file);
+      return withDescriptor(() => readFileSync(path, 'latin1'));
     } catch {
       // gone, or older than the file
       return '';
@@ -150,7 +152,8 @@ export class GuestGroup {
 
 function killAll(directory: string): void {
   try {
-    const pids = readFileSync(join(directory, 'cgroup.procs'), 'latin1').split('\n').map(Number);
+    const list = withDescriptor(() => readFileSync(join(directory, 'cgroup.procs'), 'latin1'));
+    const pids = list.split('\n').map(Number);
     // 0 stands for a process of another pid namespace.
     for (const pid of pids) if (pid > 0 && pid !== process.pid) process.kill(pid, 'SIGKILL');
   } catch {

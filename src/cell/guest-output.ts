@@ -4,6 +4,7 @@ import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { bytesIn, closeDestination } from '../output/output-destination.ts';
 import { numbersOf } from '../output/rotated-files.ts';
+import { withDescriptor } from '../spare-descriptor.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -44,14 +45,16 @@ export class GuestOutput {
   lastWords(bytes: number): string {
     const { stderr, rotation } = this.descriptors;
     const path = rotation && `${rotation.paths.stderr}.${Math.max(0, ...numbersOf(rotation.paths.stderr))}`;
-    const fd = openSync(path ?? `/proc/self/fd/${stderr}`, 'r');
-    try {
-      const buffer = Buffer.alloc(bytes);
-      const count = readSync(fd, buffer, 0, bytes, Math.max(0, fstatSync(fd).size - bytes));
-      return buffer.toString('latin1', 0, count);
-    } finally {
-      closeSync(fd);
-    }
+    return withDescriptor(() => {
+      const fd = openSync(path ?? `/proc/self/fd/${stderr}`, 'r');
+      try {
+        const buffer = Buffer.alloc(bytes);
+        const count = readSync(fd, buffer, 0, bytes, Math.max(0, fstatSync(fd).size - bytes));
+        return buffer.toString('latin1', 0, count);
+      } finally {
+        closeSync(fd);
+      }
+    });
   }
 
   /** How many bytes of each stream there are, or were when it was closed. */

@@ -1,5 +1,6 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
+import { spawnChild } from '../spawn-child.ts';
 import type { PooledContext } from './context-pool.ts';
 import type { ProcessMessage, ProcessTask } from './messages.ts';
 
@@ -41,10 +42,10 @@ export class GuestProcess implements PooledContext {
   #handedOver = false;
   #state: 'booting' | 'booted' | 'ended' = 'booting';
 
-  /** `programPath`: the built `workers/process.ts`. */
+  /** `programPath`: the built `workers/process.ts`. Throws where no descriptors are left for it. */
   constructor(programPath: string, heapLimitMb: number | undefined, onBooted: () => void) {
     this.heapLimitMb = heapLimitMb;
-    this.#child = spawn(process.execPath, [...FLAGS, ...heapFlags(heapLimitMb), programPath], {
+    this.#child = spawnChild(process.execPath, [...FLAGS, ...heapFlags(heapLimitMb), programPath], {
       cwd: '/',
       env: {},
       detached: true,

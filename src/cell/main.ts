@@ -15,6 +15,7 @@ import {
 import { JAVASCRIPT_PROCESS, JAVASCRIPT_WORKER } from '../package-root.ts';
 import { zombiesOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
+import { keepDescriptor } from '../spare-descriptor.ts';
 import { EndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { type Engine, type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT, type StartRequest } from './engine.ts';
@@ -50,6 +51,8 @@ const FORCED_OUTPUT_MS = 100;
 const MOST_ZOMBIES = 64;
 const WEAR_LOOK_MS = 1_000;
 
+// Its guests are looked at, and brought to their ends, also when they have taken every descriptor.
+keepDescriptor();
 const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
 /** What the daemon was told of each guest last, and what the guest said then. */

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { withDescriptor } from '../spare-descriptor.ts';
 import type { Guest, GuestLimits, GuestUsage } from './engine.ts';
 
 /** How often guests with limits are looked at, in ms; and once one has used half of what it may. */
@@ -160,7 +161,7 @@ export class Meter {
   }
 
   #look(): Room {
-    const bytes = this.#budgetBytes > 0 ? residentBytes() : 0;
+    const bytes = this.#budgetBytes > 0 ? (residentBytes() ?? this.#still.bytes) : 0;
     const crowded = bytes > 0 && bytes > this.#budgetBytes / 2;
     this.#still = stillOf(this.#still, 0, bytes);
     return { bytes, crowded, whole: crowded || bytes - this.#wholeBytes > this.#budgetBytes * GROWTH };
@@ -280,9 +281,13 @@ function isMetered({ cpuTimeMs, memoryBytes, memorySoftBytes }: GuestLimits): bo
   return cpuTimeMs !== undefined || memoryBytes !== undefined || memorySoftBytes !== undefined;
 }
 
-/** What this process holds: proc_pid_statm(5), the second figure. */
-function residentBytes(): number {
-  return Number(readFileSync('/proc/self/statm', 'latin1').split(' ')[1]) * PAGE_BYTES;
+/** What this process holds: proc_pid_statm(5), the second figure. undefined while that cannot be read. */
+function residentBytes(): number | undefined {
+  try {
+    return Number(withDescriptor(() => readFileSync('/proc/self/statm', 'latin1')).split(' ')[1]) * PAGE_BYTES;
+  } catch {
+    return undefined;
+  }
 }
 
 function mib(bytes: number): string {

@@ -223,7 +223,13 @@ class ProcessGuest implements Guest {
 
   #boot(program: ProgramTask): void {
     this.#boots += 1;
-    const guest = this.#pool.take(heapLimitMbOf(this.#request.limits));
+    let guest: GuestProcess;
+    try {
+      guest = this.#pool.take(heapLimitMbOf(this.#request.limits));
+    } catch (error) {
+      setImmediate(() => void this.#end({ code: null, signal: null, error: error as Error }));
+      return;
+    }
     this.#process = guest;
     guest.listener = (message) => this.#hear(message);
     guest.ended.then((end) => {

@@ -101,7 +101,7 @@ export class PythonEngine implements Engine {
     this.#zygote?.request(Math.min(this.#spares + this.#waiting.length, MOST_ASKED));
   }
 
-  /** The zygote, booted if need be; undefined while booting has to wait. */
+  /** The zygote, booted if need be; undefined while booting has to wait, and when it fails. */
   #boot(): Zygote | undefined {
     if (this.#zygote !== undefined && !this.#zygote.exited) return this.#zygote;
     if (this.#bootTimer !== undefined) return undefined;
@@ -116,7 +116,19 @@ export class PythonEngine implements Engine {
       return undefined;
     }
     this.#bootTimes.push(nowMs);
-    const zygote = new Zygote(this.#options.python, this.#options.zygotePath, {
+    let zygote: Zygote;
+    try {
+      zygote = this.#makeZygote();
+    } catch (error) {
+      for (const guest of this.#waiting.splice(0)) guest.fail((error as Error).message);
+      return undefined;
+    }
+    this.#zygote = zygote;
+    return zygote;
+  }
+
+  #makeZygote(): Zygote {
+    const zygote: Zygote = new Zygote(this.#options.python, this.#options.zygotePath, {
       ready: () => this.#serveWaiting(),
       spare: () => this.#serveWaiting(),
       failed: (message) => {
@@ -131,7 +143,6 @@ export class PythonEngine implements Engine {
         else if (!this.#closed) this.#serveWaiting();
       },
     });
-    this.#zygote = zygote;
     return zygote;
   }
 }

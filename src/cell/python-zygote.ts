@@ -1,7 +1,8 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { accessSync, closeSync, constants, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { delimiter, isAbsolute, join } from 'node:path';
+import { spawnChild } from '../spawn-child.ts';
 
 /** How long an interpreter may take from its spawn to its first word. */
 const BOOT_LIMIT_MS = 10_000;
@@ -64,12 +65,12 @@ export class Zygote {
   #exited = false;
   #failure = '';
 
-  /** Spawns the process; that it cannot be spawned arrives as `exited`. */
+  /** Spawns the process; that there is none such arrives as `exited`. Throws where no descriptors are left for it. */
   constructor(python: string, zygotePath: string, events: ZygoteEvents) {
     this.#python = python;
     this.#events = events;
     // No -I, -S or -E: a guest finds its modules as under `python3 FILE`. The empty environment is the isolation.
-    this.#child = spawn(findInterpreter(python), [zygotePath], {
+    this.#child = spawnChild(findInterpreter(python), [zygotePath], {
       cwd: '/',
       env: {},
       detached: true, // a terminal's Ctrl-C is for the daemon

@@ -19,8 +19,15 @@ export function openDestination(directory: string, files: OutputFiles | undefine
     const rotation = rotationOf(files.maxFiles > 0 ? files : spoolFiles(directory));
     return { stdout: -1, stderr: -1, marks: -1, rotation };
   }
-  const [stdout, stderr, marks] = ['stdout', 'stderr', 'marks'].map((name) => openSync(join(directory, name), 'a'));
-  return { stdout: stdout as number, stderr: stderr as number, marks: marks as number };
+  const opened: number[] = [];
+  try {
+    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openSync(join(directory, name), 'a'));
+  } catch (error) {
+    for (const fd of opened) closeSync(fd);
+    throw error;
+  }
+  const [stdout, stderr, marks] = opened as [number, number, number];
+  return { stdout, stderr, marks };
 }
 
 export function closeDestination({ stdout, stderr, marks, rotation }: OutputDescriptors): void {

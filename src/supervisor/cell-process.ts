@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
@@ -30,6 +30,7 @@ import {
 } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
+import { spawnChild } from '../spawn-child.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
@@ -336,7 +337,7 @@ export class CellProcess {
     const log = openSync(this.#files.log, 'a', 0o600);
     try {
       const flags = [...CELL_FLAGS, `--report-filename=${this.#files.report}`];
-      const child = spawn(process.execPath, [...flags, CELL_MAIN, this.#files.socket, this.#files.token], {
+      const child = spawnChild(process.execPath, [...flags, CELL_MAIN, this.#files.socket, this.#files.token], {
         cwd: '/',
         detached: true,
         env: {},

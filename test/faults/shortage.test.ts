@@ -2,9 +2,10 @@ import { readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
-import { eventually, processesWith } from '../support/daemon.ts';
+import { childrenOf, eventually, processesWith } from '../support/daemon.ts';
 import { limited } from './faults.ts';
 import { FaultNode } from './node.ts';
+import { descriptorsOf } from './round.ts';
 
 const groups = ControlGroups.open();
 const hasGroups = groups.version > 0;
@@ -79,6 +80,86 @@ test('a cell that dies while its daemon has no descriptors is seen to its end, w
   expect(processesWith(`sleep ${seconds}`)).toEqual([]);
   await node.ready({ executionId: 'next', code: IDLE.javascript });
 });
+
+/** Leaves a process so many descriptors to open. */
+function leaveDescriptors(pid: number, count: number): Disposable {
+  const used = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
+  let limit = 0;
+  for (let free = 0; free < count || used.has(limit); limit += 1) if (!used.has(limit)) free += 1;
+  return limited(pid, 'NOFILE', limit);
+}
+
+test('what could not be spawned for want of descriptors keeps none', async () => {
+  await using node = await FaultNode.start();
+  const { client, pid } = node;
+  const open = () => readdirSync(`/proc/${pid}/fd`).length;
+  const fail = async (sessionId: string, count: number) => {
+    await client.createSession(sessionId);
+    using _few = leaveDescriptors(pid, count);
+    await client.executeSnippet({ sessionId, executionId: 'e', language: 'javascript', code: '0' });
+    const { result } = await client.wait(sessionId, 'e');
+    await client.deleteSession(sessionId);
+    return result;
+  };
+  await fail('first', 1);
+  const before = open();
+
+  for (const count of [1, 2, 3, 4]) {
+    const result = await fail(`s${count}`, count);
+    expect(result).toMatchObject({ reason: 'start_failed', message: expect.stringContaining('EMFILE') });
+  }
+  await eventually('all are closed', () => open() <= before);
+  await client.createSession('s');
+  await node.ready({ executionId: 'next', code: IDLE.javascript });
+});
+
+/** Enough for some of what a start needs. */
+const COUNTS = [0, 1, 2, 4, 6, 9, 12];
+
+test.each([
+  ['javascript', 'thread'],
+  ['javascript', 'process'],
+  ['python', 'process'],
+] as const)(
+  'a cell that has no descriptors left fails what it was to start, and nothing else: %s, %s',
+  async (language, isolation) => {
+    await using node = await FaultNode.start();
+    const { client } = node;
+    await client.createSession('s', { executionDefaults: { isolation } });
+    await node.ready({ executionId: 'runs', language, code: IDLE[language] });
+    const [cell] = node.cellPids() as [number];
+    // Not its figures of processes that run.
+    const open = () => descriptorsOf(cell).filter((name) => !/^(stat|schedstat|children)$/.test(name)).length;
+
+    const start = async (executionId: string, count: number) => {
+      using _few = leaveDescriptors(cell, count);
+      // It needs the next one for the next guest.
+      const zygotes = processesWith('zygote.py').filter((pid) => childrenOf(cell).includes(pid));
+      for (const zygote of zygotes) process.kill(zygote, 'SIGKILL');
+      await client.executeSnippet({ sessionId: 's', executionId, language, code: IDLE[language] });
+      // Where there are just enough it runs.
+      const { result } = await client.wait('s', executionId, { timeoutMs: 500 });
+      if (result === undefined) await client.cancelExecution('s', executionId, { graceMs: 0 });
+      return result?.reason;
+    };
+    const round = async (name: string) => {
+      const reasons: (string | undefined)[] = [];
+      for (const count of COUNTS) reasons.push(await start(`${name}-${count}`, count));
+      expect(reasons.slice(0, 2)).toEqual(['start_failed', 'start_failed']);
+      // All is well again, and what is kept ready for the next ones is there.
+      await node.ready({ executionId: name, language, code: IDLE[language] });
+      await node.ready({ executionId: `${name}-next`, language, code: IDLE[language] });
+    };
+    await round('first');
+    const before = open();
+    await round('second');
+
+    for (const executionId of ['second', 'second-next']) await client.cancelExecution('s', executionId, { graceMs: 0 });
+    await eventually('all are closed', () => open() <= before);
+    expect((await client.wait('s', 'runs', { timeoutMs: 0 })).state).toBe('running');
+    expect(node.cellPids()).toEqual([cell]);
+  },
+);
 
 test.skipIf(!hasGroups)(
   'the control groups of a cell go with it, also where it dies while there is no daemon',
