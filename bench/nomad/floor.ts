@@ -5,7 +5,7 @@ import {
   FingerprintResponse_HealthState as Health,
   TaskState,
 } from '../../src/gen/nomad/driver.ts';
-import { basePlugin, capabilitiesOf } from '../../src/plugin/base-plugin.ts';
+import { basePlugin, capabilitiesOf, NOMAD } from '../../src/plugin/base-plugin.ts';
 import { fingerprints } from '../../src/plugin/fingerprint.ts';
 import { configuration, text, word } from '../../src/plugin/hclspec.ts';
 import { stream, unary } from '../../src/plugin/rpc.ts';
@@ -55,11 +55,7 @@ const driver = {
   })),
 } satisfies Partial<DriverServer> as UntypedServiceImplementation;
 
-const cookie = {
-  name: 'NOMAD_PLUGIN_MAGIC_COOKIE',
-  value: 'e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255',
-};
-servePlugin({ cookie, protocolVersion: 2, hint: 'floor: this is a Nomad task driver' }, (server) => {
+servePlugin({ ...NOMAD, hint: 'floor: this is a Nomad task driver' }, (server) => {
   const base = basePlugin({
     name: 'floor',
     version: '0.0.0',

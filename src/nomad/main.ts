@@ -1,17 +1,15 @@
 import pkg from '../../package.json' with { type: 'json' };
 import { DriverService } from '../gen/nomad/driver.ts';
-import { basePlugin } from '../plugin/base-plugin.ts';
+import { basePlugin, NOMAD } from '../plugin/base-plugin.ts';
 import { servePlugin } from '../plugin/serve.ts';
 import { PLUGIN } from './configuration.ts';
 import { driver } from './driver.ts';
 import { NodeDaemon } from './node-daemon.ts';
 
 /** The executable that a Nomad agent starts: composition root. */
-const COOKIE = 'e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255';
 const hint = 'elide: this is a Nomad task driver; put it into the plugin_dir of a Nomad agent, which starts it';
-const cookie = { name: 'NOMAD_PLUGIN_MAGIC_COOKIE', value: COOKIE };
 
-servePlugin({ cookie, protocolVersion: 2, hint }, (server) => {
+servePlugin({ ...NOMAD, hint }, (server) => {
   const node = new NodeDaemon();
   const configure = node.configure.bind(node);
   const base = basePlugin({ name: 'elide', version: pkg.version, configuration: PLUGIN, configure });

@@ -2,6 +2,16 @@ import { type BasePluginServer, BasePluginService, type ClientTopology, PluginTy
 import { CapabilitiesResponse, DriverCapabilities_MountConfigs as Mounts } from '../gen/nomad/driver.ts';
 import type { Configuration } from './hclspec.ts';
 import { unary } from './rpc.ts';
+import type { Handshake } from './serve.ts';
+
+/** By which a Nomad agent and its drivers know each other. */
+export const NOMAD: Omit<Handshake, 'hint'> = {
+  cookie: {
+    name: 'NOMAD_PLUGIN_MAGIC_COOKIE',
+    value: 'e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255',
+  },
+  protocolVersion: 2,
+};
 
 /** What every Nomad driver says of itself. */
 export interface DriverInfo<T> {
