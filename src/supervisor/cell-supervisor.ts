@@ -119,8 +119,10 @@ export class CellSupervisor {
       cell = this.#withRoom(kind) ?? this.#start(kind);
     }
     const release = this.#take(cell);
+    const aborted = Promise.withResolvers<never>();
+    signal.addEventListener('abort', () => aborted.reject(signal.reason), { once: true });
     try {
-      await cell.ready;
+      await Promise.race([cell.ready, aborted.promise]);
       signal.throwIfAborted();
     } catch (error) {
       release();

@@ -109,6 +109,28 @@ test('a forced stop of what has not started costs no cell, however long that tak
   expect((await neighbour.snapshot()).state).toBe('running');
 });
 
+test('a stop of what waits for its cell ends it at once, whatever the cell does', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const starting = await session.submit('0');
+  let cells: number[] = [];
+  await eventually('its cell boots', async () => {
+    cells = (await session.cellPids()).filter((pid) => pid > 0);
+    return cells.length > 0;
+  });
+
+  process.kill(cells[0] as number, 'SIGSTOP');
+  await starting.cancel({ graceMs: 5_000 });
+  const { result, steps } = await starting.end();
+  process.kill(cells[0] as number, 'SIGCONT');
+
+  expect(result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
+  expect(steps).toEqual(['pending', 'signaled.graceful', 'exited.graceful']);
+  // The cell is as good as any.
+  expect((await session.run('0')).result.reason).toBe('completed');
+  expect(await session.cellPids()).toEqual(cells);
+});
+
 test('a stop of what has exited, or of what nobody knows, answers false', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
