@@ -304,8 +304,10 @@ class JavaScriptGuest implements Guest {
     const name = signalName(signal);
     if (name !== undefined) return { exitCode: 128 + signal, signal: name };
     if (!begun) {
-      const message = this.#timedOut ? `the thread did not start within ${START_TIMEOUT_MS} ms` : end.error?.message;
-      return { exitCode: 1, cause: 'start_failed', message: message ?? `the thread ended with code ${end.code}` };
+      // Of a thread that could not be made Node says only why: EAGAIN.
+      const why = end.error?.message ?? `it ended with code ${end.code}`;
+      const how = this.#timedOut ? ` within ${START_TIMEOUT_MS} ms` : `: ${why}`;
+      return { exitCode: 1, cause: 'start_failed', message: `the thread did not start${how}` };
     }
     if (Atomics.load(this.#shared, SHARED.handlerThrew) === 1) return { exitCode: 7 };
     return { exitCode: end.code & 255 };
