@@ -10,6 +10,9 @@ const SLEEP = {
   typescript: 'const ms: number = 600_000; setTimeout(() => {}, ms)',
   python: 'import time\ntime.sleep(600)',
 } as const;
+/** The least that a thread for each can hold: worker threads of one process, and nothing else in it. */
+const THREADS = `const { Worker } = require('node:worker_threads');
+for (let count = 0; count < ${SLEEPERS}; count += 1) new Worker(${JSON.stringify(SLEEP.javascript)}, { eval: true });`;
 /** What a Node process costs is settled once its first garbage is gone. */
 const SETTLE_MS = 3_000;
 
@@ -19,6 +22,7 @@ export async function memory(): Promise<string> {
   for (const [language, code] of Object.entries(SLEEP)) {
     const ours: number[] = [];
     const theirs: number[] = [];
+    const threads: number[] = [];
     for (let round = 0; round < ROUNDS; round += 1) {
       ours.push(await ofExecutions(language, code));
       theirs.push(
@@ -26,9 +30,11 @@ export async function memory(): Promise<string> {
           ? await ofProcesses(PYTHON, ['-c', code])
           : await ofProcesses(process.execPath, ['-e', SLEEP.javascript]),
       );
+      if (language === 'javascript') threads.push(await ofProcesses(process.execPath, ['-e', THREADS], 1));
     }
     const [a, b] = [spreadOf(ours), spreadOf(theirs)];
-    rows.push([language, show(a, 2), show(b, 2), (b.median / a.median).toFixed(2)]);
+    const least = threads.length > 0 ? show(spreadOf(threads), 2) : '';
+    rows.push([language, show(a, 2), show(b, 2), (b.median / a.median).toFixed(2), least]);
   }
   return [
     '## Memory of sleeping executions',
@@ -36,7 +42,7 @@ export async function memory(): Promise<string> {
     `${SLEEPERS} at once, MiB each: proportional set size of cells, spares, zygotes and guests over ${SLEEPERS};`,
     `against ${SLEEPERS} spawned processes doing the same; median (min-max) of ${ROUNDS} rounds in turn.`,
     '',
-    table(['language', 'daemon', 'spawned', 'spawned over daemon'], rows),
+    table(['language', 'daemon', 'spawned', 'spawned over daemon', 'worker threads of one process, bare'], rows),
     '',
     await ofNothing(),
   ].join('\n');
@@ -51,9 +57,9 @@ async function ofExecutions(language: string, code: string): Promise<number> {
   return (await pssMb(await daemon.cellPids())) / SLEEPERS;
 }
 
-async function ofProcesses(program: string, args: string[]): Promise<number> {
+async function ofProcesses(program: string, args: string[], count = SLEEPERS): Promise<number> {
   const children: ChildProcess[] = [];
-  for (let index = 0; index < SLEEPERS; index += 1) children.push(spawn(program, args, { stdio: 'ignore' }));
+  for (let index = 0; index < count; index += 1) children.push(spawn(program, args, { stdio: 'ignore' }));
   await settle();
   const mb = (await pssMb(children.map(({ pid }) => pid as number))) / SLEEPERS;
   await Promise.all(

@@ -47,6 +47,8 @@ export class Archive {
   readonly #closing = new AbortController();
   /** What finished last, by number: most is asked right after the end, and needs no look into the journal then. */
   readonly #recent = new Map<number, ExecutionRecord>();
+  /** How many bytes the guests of a cell had written when they fell asleep, by their cell's sleep. */
+  readonly #seenAsleep = new WeakMap<object, Map<ExecutionRecord, number>>();
 
   constructor(options: ArchiveOptions) {
     this.#options = options;
@@ -236,12 +238,25 @@ export class Archive {
   async #lookAtOutput(): Promise<void> {
     const outputs: UnfinishedOutput[] = [];
     for (const record of this.#options.registry.running()) {
-      const { stdout, stderr } = await this.#output(record).sizes();
       const { sessionKey, executionKey } = record.accepted;
-      outputs.push({ sessionKey, executionKey, bytes: stdout + stderr });
+      const bytes = await this.#bytesOf(record);
+      outputs.push({ sessionKey, executionKey, bytes });
     }
     const running = new Set(this.#options.registry.running().map(({ executionKey }) => executionKey));
     this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
+  }
+
+  /** Of one that runs. Who sleeps writes nothing: its files are looked at once. */
+  async #bytesOf(record: ExecutionRecord): Promise<number> {
+    const sleep = record.sleep?.();
+    const seen = sleep && this.#seenAsleep.get(sleep)?.get(record);
+    if (seen !== undefined) return seen;
+    const { stdout, stderr } = await this.#output(record).sizes();
+    if (sleep !== undefined) {
+      const cell = this.#seenAsleep.get(sleep) ?? new Map();
+      this.#seenAsleep.set(sleep, cell.set(record, stdout + stderr));
+    }
+    return stdout + stderr;
   }
 
   /** Work on output that nobody waits for; what fails of it harms nothing but the room there is. */

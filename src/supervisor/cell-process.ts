@@ -234,6 +234,11 @@ export class CellProcess {
     this.#send({ $case: 'signal', value });
   }
 
+  /** While every guest sleeps the same object all the time, and another one in their next sleep. */
+  get sleep(): object | undefined {
+    return this.#sleepers;
+  }
+
   /**
    * What every guest uses now, by execution key. Callers at one time share one answer. Resolves with what was seen last
    * when the cell does not answer within {@link MEASURE_LIMIT_MS}, or is gone.

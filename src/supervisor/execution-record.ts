@@ -79,6 +79,8 @@ export class ExecutionRecord {
   request: ExecutionRequest | undefined;
   /** Set while a cell holds the guest: what it uses now. */
   measure: (() => Promise<Usage | undefined>) | undefined;
+  /** Set as `measure`: see `CellPlace`. */
+  sleep: (() => object | undefined) | undefined;
   /** Set while a cell holds the guest: appends to its standard input. */
   write: ((data: Buffer, end: boolean, position?: number) => Promise<void>) | undefined;
   pid = 0;
@@ -279,6 +281,7 @@ export class ExecutionRecord {
       this.request = undefined;
       this.write = undefined;
       this.measure = undefined;
+      this.sleep = undefined;
     } else if (newest !== undefined) {
       this.#append(state, (state === 'running' ? this.#started : undefined) ?? now(), rung, { stop });
     }

@@ -14,31 +14,39 @@ class Sleeper {
   readonly #stat: ProcFile;
   readonly #ticks: number;
   readonly #pages: number;
+  /** What its file said when it was seen last. */
+  #seen: string | undefined;
 
   constructor(pid: number) {
     this.#stat = new ProcFile(`/proc/${pid}/stat`);
-    const { ticks, pages } = this.#look();
+    this.#seen = this.#stat.read();
+    const { ticks, pages } = figuresOf(this.#seen);
     this.#ticks = ticks;
     this.#pages = pages;
   }
 
   /** It has used CPU time, a tick of 10 ms at least, or grown by 1 MiB; or it is gone. */
   get isAwake(): boolean {
-    const { ticks, pages } = this.#look();
+    const text = this.#stat.read();
+    // Mostly it says the same to the letter.
+    if (text !== undefined && text === this.#seen) return false;
+    this.#seen = text;
+    const { ticks, pages } = figuresOf(text);
     return ticks !== this.#ticks || pages > this.#pages + GROWTH_PAGES;
   }
 
   close(): void {
     this.#stat.close();
   }
+}
 
-  #look(): { ticks: number; pages: number } {
-    const fields = statFields(this.#stat.read() ?? '');
-    return {
-      ticks: Number(fields[USER_TICKS]) + Number(fields[SYSTEM_TICKS]),
-      pages: Number(fields[RESIDENT_PAGES]),
-    };
-  }
+/** Not a number for a process that is gone. */
+function figuresOf(text = ''): { ticks: number; pages: number } {
+  const fields = statFields(text);
+  return {
+    ticks: Number(fields[USER_TICKS]) + Number(fields[SYSTEM_TICKS]),
+    pages: Number(fields[RESIDENT_PAGES]),
+  };
 }
 
 /** Some processes that do nothing, looked at from here so that they need not wake up to look at themselves. */

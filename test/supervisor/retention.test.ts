@@ -1,10 +1,11 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { FinishedEntry } from '../../src/journal/entries.ts';
 import { Retention, type RetentionLimits } from '../../src/supervisor/retention.ts';
-import { eventually, TestDaemon, TestSession } from '../support/daemon.ts';
+import { eventually, openFiles, TestDaemon, TestSession } from '../support/daemon.ts';
 
 /** Writes so much that it stays in files. */
 const LARGE = "process.stdout.write('x'.repeat(5_000));";
@@ -232,6 +233,27 @@ test('what runs takes room from what has finished, and is never evicted; output 
   expect(await node.daemon.getExecutionStatus(sessionId, 'lost')).toMatchObject({ stdoutBytes: 30_000 });
   for (const one of [running, large]) expect((await one.snapshot()).state).toBe('running');
   expect((await large.output()).stdout).toHaveLength(60_000);
+  await session.close();
+});
+
+test('what has slept takes room again as soon as it writes', async () => {
+  await using node = await TestDaemon.start({ outputBudgetBytes: 50_000 });
+  const session = await node.session();
+  await session.run({ executionId: 'finished', code: "process.stdout.write('x'.repeat(20_000));" });
+  const code = `process.on('SIGHUP', () => process.stdout.write('x'.repeat(40_000)));
+    console.log('ready'); setInterval(() => {}, 1e6);`;
+  const sleeper = await session.ready({ code });
+  const { sessionId } = session;
+  const evicted = async () => (await node.daemon.getExecutionStatus(sessionId, 'finished')).outputEvicted;
+  await eventually('its cell sleeps', async () => openFiles().includes(`/proc/${await session.cellPid()}/stat`));
+  // Its output was looked at since, and is not again while it sleeps.
+  await setTimeout(2_500);
+  expect(await evicted()).toBe(false);
+
+  await sleeper.signal('SIGHUP');
+
+  await eventually('the finished one is evicted', evicted);
+  expect((await sleeper.snapshot()).state).toBe('running');
   await session.close();
 });
 

@@ -9,7 +9,7 @@ import { isAlive } from '../../src/processes.ts';
 import type { ExecutionSnapshot } from '../../src/supervisor/execution-record.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from './eventually.ts';
-import { childrenOf, descendants, openDescriptors, processesWith } from './processes.ts';
+import { childrenOf, descendants, openDescriptors, openFiles, processesWith } from './processes.ts';
 
 /** What an execution came to. */
 export interface Ended {
@@ -216,4 +216,4 @@ afterAll(() => {
   for (const path of temporary) rmSync(path, { recursive: true, force: true });
 });
 
-export { childrenOf, descendants, eventually, isAlive, openDescriptors, processesWith };
+export { childrenOf, descendants, eventually, isAlive, openDescriptors, openFiles, processesWith };

@@ -33,9 +33,14 @@ export function descendants(of = process.pid): number[] {
   return childrenOf(of).flatMap((pid) => [pid, ...descendants(pid)]);
 }
 
+/** What each descriptor of this process is open for. */
+export function openFiles(): string[] {
+  return readdirSync('/proc/self/fd').map((fd) => targetOf(`/proc/self/fd/${fd}`));
+}
+
 /** How many descriptors this process has open. */
 export function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').filter((fd) => !isOfSleep(targetOf(`/proc/self/fd/${fd}`))).length;
+  return openFiles().filter((file) => !isOfSleep(file)).length;
 }
 
 /** Of a process that sleeps a daemon keeps its figures open, for as long as it sleeps. */
