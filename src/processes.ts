@@ -6,22 +6,6 @@ import { withDescriptor } from './spare-descriptor.ts';
 /** How often a killed process is looked at until it is gone, in ms. */
 const LOOK_MS = 2;
 
-/**
- * Kills a process group and resolves when its leader is gone (or only a zombie is left of it). Never gives up: what the
- * kernel holds in an uninterruptible wait is still there, and saying otherwise would be untrue.
- */
-export async function killGroupUntilGone(leader: number): Promise<void> {
-  while (isOther(leader) && isAlive(leader)) {
-    try {
-      process.kill(-leader, 'SIGKILL');
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ESRCH') return;
-      throw error;
-    }
-    await wait(LOOK_MS);
-  }
-}
-
 /** How long the processes of a tree may take to stop before it is killed as far as it is known, in ms. */
 const STOP_LIMIT_MS = 20;
 
@@ -92,8 +76,12 @@ export function childrenOf(pid: number): number[] {
 }
 
 /** Kills what is left of a session (of processes: `setsid`) and resolves when nothing is. */
+/**
+ * Kills a session of processes, and resolves when all of them are gone (or only zombies are left). Never gives up: what the
+ * kernel holds in an uninterruptible wait is still there, and saying otherwise would be untrue.
+ */
 export async function killSessionUntilGone(leader: number): Promise<void> {
-  for (;;) {
+  while (isOther(leader)) {
     const left = sessionOf(leader);
     if (left?.length === 0) return;
     for (const pid of left ?? []) send(pid, 'SIGKILL');

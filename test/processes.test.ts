@@ -57,9 +57,9 @@ test('a session is gone with those that left their parent', async () => {
 
 test('nobody kills itself, the first process or everybody, whatever a guest says its id is', () => {
   const url = new URL('../src/processes.ts', import.meta.url);
-  const script = `import { killGroupUntilGone, killTrees } from ${JSON.stringify(url.href)};
+  const script = `import { killSessionUntilGone, killTrees } from ${JSON.stringify(url.href)};
     const killed = killTrees([process.pid, 1, 0, -1]);
-    await Promise.all([process.pid, 1, 0, -1].map(killGroupUntilGone));
+    await Promise.all([process.pid, 1, 0, -1].map(killSessionUntilGone));
     console.log(killed.size);`;
 
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })).toBe('0\n');

@@ -20,8 +20,8 @@ import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
 import { CELL_MAIN } from '../package-root.ts';
 import {
+  endSessionOf,
   isSameProcess,
-  killGroupUntilGone,
   killSessionUntilGone,
   killTrees,
   processName,
@@ -64,7 +64,7 @@ const LOG_TAIL_CHARS = 400;
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
-  started(info: { pid: number; at: Moment }): void;
+  started(info: { pid: number; process: string | undefined; at: Moment }): void;
   /** It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. */
   limitReached(limit: GuestLimit, message: string): void;
   exited(exit: GuestExit, at: Moment): void;
@@ -124,6 +124,8 @@ type Destination = Pick<Start, 'outputDir'> & Partial<Pick<Start, 'outputFiles'>
 interface RemoteGuest extends Destination {
   observer: GuestObserver;
   pid: number;
+  /** Names a guest that is a process for good: see `processName`. */
+  process: string | undefined;
   /** Node's id of a guest that is a thread; 0 otherwise. */
   thread: number;
   /** What it used when the cell was asked last. */
@@ -307,7 +309,7 @@ export class CellProcess {
   }
 
   #observe(executionKey: string, { outputDir, outputFiles }: Destination, observer: GuestObserver): void {
-    const unknown = { pid: 0, thread: 0, usage: undefined, remains: undefined };
+    const unknown = { pid: 0, process: undefined, thread: 0, usage: undefined, remains: undefined };
     this.#guests.set(executionKey, { ...unknown, observer, outputDir, outputFiles, inputs: [] });
   }
 
@@ -420,9 +422,10 @@ export class CellProcess {
           break;
         }
         guest.pid = pid;
+        guest.process = pid > 0 ? processName(pid) : undefined;
         guest.thread = thread;
         guest.remains = this.#remainsOf(body.value);
-        guest.observer.started({ pid, at: { atMs, monotonicMs } });
+        guest.observer.started({ pid, process: guest.process, at: { atMs, monotonicMs } });
         break;
       }
       case 'exited':
@@ -517,8 +520,9 @@ export class CellProcess {
     const swept = Promise.all([untilGone(this.#killed), cell > 0 && killSessionUntilGone(cell)]).then(() =>
       this.#controlGroups.remove(this.#cellKey),
     );
-    const ends = guests.map(async ({ pid, thread, usage, observer, remains, outputDir, outputFiles }) => {
-      await Promise.all([swept, pid > 0 && killGroupUntilGone(pid)]);
+    const ends = guests.map(async ({ process, thread, usage, observer, remains, outputDir, outputFiles }) => {
+      // A session of its own; and it may be gone, and what it has started not.
+      await Promise.all([swept, process && endSessionOf(process)]);
       remains?.save(outputDir, outputFiles);
       remains?.close();
       const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);

@@ -4,7 +4,6 @@ import { agoMs, type Moment, monotonicMs, now } from '../clock.ts';
 import { AlreadyExistsError } from '../errors.ts';
 import type { AcceptedExecution, JournaledEvent } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
-import { processName } from '../processes.ts';
 import type { CheckedOptions } from './limits.ts';
 import type { ExecutionRequest } from './requests.ts';
 
@@ -195,11 +194,11 @@ export class ExecutionRecord {
   }
 
   /** The guest's own word on when its code began, told before the machine is. */
-  noteStarted(started: Moment, pid: number): void {
+  noteStarted(started: Moment, pid: number, process: string | undefined): void {
     this.#started = started;
     this.#startedAtMs = started.atMs;
     this.pid = pid;
-    this.process = pid > 0 ? processName(pid) : undefined;
+    this.process = process;
   }
 
   /** The guest's own word on when it was gone, told before the machine is. */

@@ -444,8 +444,8 @@ export class SessionSupervisor implements Waiting {
       void this.#removeWorkspace(executionKey);
     };
     const observer: GuestObserver = {
-      started: ({ pid, at }) => {
-        record.noteStarted(at, pid);
+      started: ({ pid, process, at }) => {
+        record.noteStarted(at, pid, process);
         sendBack({ type: 'guest.started', agoMs: agoMs(at) });
       },
       limitReached: (limit, message) => {

@@ -201,6 +201,26 @@ test('an execution that waits for the restart intensity can be cancelled', async
   expect((await waiting.end()).result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
 });
 
+test('what a guest has started goes with its cell, also where the guest itself was gone before', async () => {
+  await using node = await TestDaemon.start({ controlGroups: false });
+  const session = await node.session();
+  const seconds = `600.${process.pid}7`;
+  const code = `require('child_process').spawn('sleep', ['${seconds}'], { stdio: 'ignore' }); ${IDLE}`;
+  const guest = await session.ready({ isolation: 'process', code });
+  const cell = await session.cellPid();
+  const { pid } = await guest.snapshot();
+
+  // The cell does not see it.
+  process.kill(cell, 'SIGSTOP');
+  process.kill(pid, 'SIGKILL');
+  await eventually('the guest is gone', () => !isAlive(pid));
+  expect(processesWith(`sleep ${seconds} `)).toHaveLength(1);
+  process.kill(cell, 'SIGKILL');
+
+  expect((await guest.end()).result.reason).toBe('cell_lost');
+  expect(processesWith(`sleep ${seconds} `)).toEqual([]);
+});
+
 test('a stopped cell does not keep its guests from ending', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();

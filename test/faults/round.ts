@@ -306,7 +306,8 @@ export class Round {
         this.violation(`I2 ${snippet.executionId} has exited, its process ${pid} lives`);
     }
     if (guest !== 'child') return;
-    const left = processesWith(`sleep ${snippet.args?.[0]}`);
+    // To its end: another one's may begin with it.
+    const left = processesWith(`sleep ${snippet.args?.[0]} `);
     if (left.length > 0)
       this.violation(`I2 ${snippet.executionId} (${snippet.language}) has exited, its child ${left} lives`);
   }

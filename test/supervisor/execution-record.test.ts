@@ -43,7 +43,7 @@ function stoppedRecord(): { record: ExecutionRecord; monotonic: number[] } {
     onReached: () => {},
   });
   record.actor.send({ type: 'execution.dispatch' });
-  record.noteStarted(now(), 0);
+  record.noteStarted(now(), 0, undefined);
   record.actor.send({ type: 'guest.started' });
   record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 1000 });
   return { record, monotonic };
