@@ -116,6 +116,12 @@ const GONE: CellPlace = {
   release: () => {},
 };
 
+/**
+ * The end of a guest that is a process has so many times as long to be confirmed: the kernel kills it, and a cell that is
+ * busy, whose other guests would go with it, is late only with its word.
+ */
+const PROCESS_PATIENCE = 10;
+
 /** How often a directory that cannot be removed, as on a read-only disk, is tried again, in ms. */
 const REMOVE_RETRY_MS = 1_000;
 
@@ -229,12 +235,14 @@ export class SessionSupervisor implements Waiting {
     resumed: JournaledEvent[] | undefined,
   ): ExecutionRecord {
     const { machines, limits, journal, dispatcher } = this.#options;
+    const { startLimitMs, forcedLimitMs } = limits;
+    const isThread = engineOf(accepted.language, accepted.options) === 'javascript';
     let starting = true;
     const record = new ExecutionRecord({
       accepted,
       request,
       machine: machines.execution,
-      limits,
+      limits: { startLimitMs, forcedLimitMs: isThread ? forcedLimitMs : PROCESS_PATIENCE * forcedLimitMs },
       journal,
       resumed,
       onReached: (reached, state) => {

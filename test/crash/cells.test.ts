@@ -5,6 +5,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFil
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { sendSignal } from '../../src/cell/guest-signals.ts';
 import { FromCell, Hello, Start, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN, ZYGOTE } from '../../src/package-root.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
@@ -237,6 +238,38 @@ test('a stopped cell does not keep its guests from ending', async () => {
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
   await stillWorks(session, neighbour);
 });
+
+test.each([
+  ['javascript', 'process', 'running', 'forced'],
+  ['python', 'thread', 'running', 'forced'],
+  // What runs in the cell itself may be what holds it up.
+  ['javascript', 'thread', 'exited', 'cell'],
+] as const)(
+  'a busy cell is given time to tell of the end of a process: %s, %s',
+  async (language, isolation, state, rung) => {
+    await using node = await TestDaemon.start({ forcedLimitMs: 200 });
+    const session = await node.session({ executionDefaults: { isolation } });
+    const idle = language === 'python' ? PYTHON_IDLE : { code: IDLE };
+    const neighbour = await session.ready(idle);
+    const guest = await session.ready(idle);
+    const cell = await session.cellPid();
+
+    // Force wakes it, but not for long.
+    const busy = setInterval(() => sendSignal(cell, 'SIGSTOP'), 1);
+    await guest.cancel({ graceMs: 0 });
+    const patience = setTimeout(() => {
+      clearInterval(busy);
+      sendSignal(cell, 'SIGCONT');
+    }, 600);
+    const { result } = await guest.end();
+    clearInterval(busy);
+    clearTimeout(patience);
+    await neighbour.reached(state);
+
+    expect(result).toMatchObject({ reason: 'cancelled', rung });
+    expect((await neighbour.snapshot()).state).toBe(state);
+  },
+);
 
 test('a stopped cell does not keep its session from closing', async () => {
   await using node = await TestDaemon.start();
