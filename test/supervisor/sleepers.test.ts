@@ -5,11 +5,12 @@ import { Sleepers } from '../../src/supervisor/sleepers.ts';
 import { eventually } from '../support/eventually.ts';
 
 const PROGRAM = `
-import sys
+import sys, threading, time
 held = []
 print('ready', flush=True)
 for line in sys.stdin:
     if line == 'compute\\n': sum(range(3_000_000))
+    if line == 'thread\\n': threading.Thread(target=lambda: [time.sleep(1), sum(range(3_000_000))]).start()
     if line == 'grow\\n': held.append(bytearray(8 << 20))
     print('done', flush=True)
 `;
@@ -22,6 +23,7 @@ async function sleeper(): Promise<ChildProcess & { pid: number }> {
 
 test.each<[what: string, act: (child: ChildProcess) => void]>([
   ['computes', (child) => child.stdin?.write('compute\n')],
+  ['has a thread compute', (child) => child.stdin?.write('thread\n')],
   ['grows', (child) => child.stdin?.write('grow\n')],
   ['ends', (child) => child.kill('SIGKILL')],
 ])('who sleeps is left alone until one of them %s, and that is told once', async (_, act) => {

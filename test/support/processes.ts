@@ -45,7 +45,7 @@ export function openDescriptors(): number {
 
 /** Of a process that sleeps a daemon keeps its figures open, for as long as it sleeps. */
 export function isOfSleep(target: string): boolean {
-  return /^\/proc\/\d+\/stat$/.test(target);
+  return /^\/proc\/\d+\/(sched)?stat$/.test(target);
 }
 
 function targetOf(fd: string): string {
