@@ -25,7 +25,7 @@ export class ProcFile {
       this.#fd ??= openSync(this.#path, 'r');
       return text.toString('latin1', 0, readAll(this.#fd));
     } catch (error) {
-      return isShortage(error) ? readOnce(this.#path) : undefined;
+      return isShortage(error) ? readKernelFile(this.#path) : undefined;
     }
   }
 
@@ -36,7 +36,8 @@ export class ProcFile {
   }
 }
 
-function readOnce(path: string): string | undefined {
+/** The text of a small file that the kernel makes (proc, cgroup), read once; undefined when there is none, or it is another user's. */
+export function readKernelFile(path: string): string | undefined {
   try {
     return withDescriptor(() => readFileSync(path, 'latin1'));
   } catch {

@@ -1,6 +1,7 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import { bootId } from './clock.ts';
+import { readKernelFile, statFields } from './proc-file.ts';
 import { withDescriptor } from './spare-descriptor.ts';
 
 /** How often a killed process is looked at until it is gone, in ms. */
@@ -37,16 +38,9 @@ export function childrenOfThread(threadId: number): number[] {
   return listOf(`/proc/self/task/${threadId}/children`);
 }
 
+/** Empty when the thread is gone, or the kernel does not keep this list. */
 function listOf(path: string): number[] {
-  try {
-    return withDescriptor(() => readFileSync(path, 'latin1'))
-      .split(' ')
-      .filter(Boolean)
-      .map(Number);
-  } catch {
-    // The thread is gone, or the kernel does not keep this list.
-    return [];
-  }
+  return (readKernelFile(path) ?? '').split(' ').filter(Boolean).map(Number);
 }
 
 /** Some processes and all below them. */
@@ -75,7 +69,6 @@ export function childrenOf(pid: number): number[] {
   }
 }
 
-/** Kills what is left of a session (of processes: `setsid`) and resolves when nothing is. */
 /**
  * Kills a session of processes, and resolves when all of them are gone (or only zombies are left). Never gives up: what the
  * kernel holds in an uninterruptible wait is still there, and saying otherwise would be untrue.
@@ -169,13 +162,8 @@ function statOf(pid: number): ProcessStat | undefined {
 
 /** proc_pid_stat(5) from the state on; undefined for a process that is gone. */
 function fieldsOf(pid: number): string[] | undefined {
-  try {
-    const stat = withDescriptor(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
-    // The name in parentheses may hold anything, spaces and parentheses too; the state follows the last one.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  } catch {
-    return undefined;
-  }
+  const stat = readKernelFile(`/proc/${pid}/stat`);
+  return stat === undefined ? undefined : statFields(stat);
 }
 
 function isEnded([state]: string[]): boolean {

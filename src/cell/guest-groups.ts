@@ -1,7 +1,7 @@
-import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { withDescriptor } from '../spare-descriptor.ts';
+import { readKernelFile } from '../proc-file.ts';
 import type { GuestLimits } from './engine.ts';
 
 /** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
@@ -140,20 +140,14 @@ export class GuestGroup {
 
   #read(file: string): string {
     if (this.#memory === undefined) return '';
-    try {
-      const path = join(this.#memory, file);
-      return withDescriptor(() => readFileSync(path, 'latin1'));
-    } catch {
-      // gone, or older than the file
-      return '';
-    }
+    // Undefined: gone, or older than the file.
+    return readKernelFile(join(this.#memory, file)) ?? '';
   }
 }
 
 function killAll(directory: string): void {
   try {
-    const list = withDescriptor(() => readFileSync(join(directory, 'cgroup.procs'), 'latin1'));
-    const pids = list.split('\n').map(Number);
+    const pids = (readKernelFile(join(directory, 'cgroup.procs')) ?? '').split('\n').map(Number);
     // 0 stands for a process of another pid namespace.
     for (const pid of pids) if (pid > 0 && pid !== process.pid) process.kill(pid, 'SIGKILL');
   } catch {

@@ -1,6 +1,5 @@
-import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { withDescriptor } from '../spare-descriptor.ts';
+import { readKernelFile } from '../proc-file.ts';
 
 /** How often a tree that is to stop is looked at until all of it has, in ms, and for how long: some may be in a wait. */
 const STOP_LOOK_MS = 1;
@@ -73,10 +72,6 @@ function isRunning(pid: number): boolean {
 
 /** One figure of proc_pid_status(5); undefined for a process that is gone. */
 function statusOf(pid: number, figure: string): string | undefined {
-  try {
-    const status = withDescriptor(() => readFileSync(`/proc/${pid}/status`, 'latin1'));
-    return new RegExp(`^${figure}:\\s*(\\S+)`, 'm').exec(status)?.[1];
-  } catch {
-    return undefined;
-  }
+  const status = readKernelFile(`/proc/${pid}/status`) ?? '';
+  return new RegExp(`^${figure}:\\s*(\\S+)`, 'm').exec(status)?.[1];
 }

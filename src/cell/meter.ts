@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs';
-import { withDescriptor } from '../spare-descriptor.ts';
+import { readKernelFile } from '../proc-file.ts';
 import type { Guest, GuestLimits, GuestUsage } from './engine.ts';
 
 /** How often guests with limits are looked at, in ms; and once one has used half of what it may. */
@@ -283,11 +282,8 @@ function isMetered({ cpuTimeMs, memoryBytes, memorySoftBytes }: GuestLimits): bo
 
 /** What this process holds: proc_pid_statm(5), the second figure. undefined while that cannot be read. */
 function residentBytes(): number | undefined {
-  try {
-    return Number(withDescriptor(() => readFileSync('/proc/self/statm', 'latin1')).split(' ')[1]) * PAGE_BYTES;
-  } catch {
-    return undefined;
-  }
+  const figures = readKernelFile('/proc/self/statm');
+  return figures === undefined ? undefined : Number(figures.split(' ')[1]) * PAGE_BYTES;
 }
 
 function mib(bytes: number): string {

@@ -1,7 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { ProcFile, statFields } from '../proc-file.ts';
+import { ProcFile, readKernelFile, statFields } from '../proc-file.ts';
 import { childrenOf, LISTS_CHILDREN } from '../processes.ts';
-import { withDescriptor } from '../spare-descriptor.ts';
 
 /** Clock ticks a second in /proc/PID/stat: 100 on every architecture of Linux that Node runs on. */
 const TICKS = 100;
@@ -157,11 +155,6 @@ export class ProcessMeter {
 type Ticks = [number, number, number, number];
 
 function proportionalBytes(pid: number): number {
-  try {
-    const rollup = withDescriptor(() => readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1'));
-    return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1] ?? 0) * 1024;
-  } catch {
-    // Gone, or another user's.
-    return 0;
-  }
+  const rollup = readKernelFile(`/proc/${pid}/smaps_rollup`) ?? '';
+  return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1] ?? 0) * 1024;
 }

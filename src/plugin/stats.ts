@@ -1,10 +1,20 @@
 import type { Duration } from '../gen/google/protobuf/duration.ts';
-import { CPUUsage_Fields as Cpu, MemoryUsage_Fields as Memory, TaskStatsResponse } from '../gen/nomad/driver.ts';
+import {
+  type CPUUsage,
+  CPUUsage_Fields as Cpu,
+  MemoryUsage_Fields as Memory,
+  type MemoryUsage,
+  type TaskStatsResponse,
+} from '../gen/nomad/driver.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
 import { millisecondsOf } from './rpc.ts';
 
 const SHORTEST_MS = 100;
 const USUAL_MS = 1_000;
+
+/** Which figures are said. */
+const CPU_FIELDS = [Cpu.SYSTEM_MODE, Cpu.USER_MODE, Cpu.PERCENT];
+const MEMORY_FIELDS = [Memory.RSS, Memory.USAGE, Memory.MAX_USAGE];
 
 /** Between two samples, in ms, for what the agent asked. */
 export const intervalMsOf = (asked: Duration | undefined) => Math.max(SHORTEST_MS, millisecondsOf(asked) || USUAL_MS);
@@ -18,41 +28,45 @@ export async function* statsOf(
   coreSpeedMhz: number,
   until: AbortSignal,
 ): AsyncGenerator<TaskStatsResponse> {
+  let before: ExecutionMetrics | undefined;
   try {
-    yield* samplesOf(figures, coreSpeedMhz);
+    for await (const now of figures) {
+      const aggResourceUsage = { cpu: cpuOf(now, before ?? now, coreSpeedMhz), memory: memoryOf(now) };
+      yield { stats: { id: now.executionId, timestamp: new Date(), aggResourceUsage, resourceUsageByPid: {} } };
+      before = now;
+    }
   } catch (error) {
     if (!until.aborted) throw error;
   }
 }
 
-async function* samplesOf(
-  figures: AsyncIterable<ExecutionMetrics>,
-  coreSpeedMhz: number,
-): AsyncGenerator<TaskStatsResponse> {
-  let before: ExecutionMetrics | undefined;
-  for await (const now of figures) {
-    const seconds = (now.atMs - (before ?? now).atMs) / 1000;
-    const percent = (used: number) => (seconds > 0 ? Math.max(0, (used * 100) / seconds) : 0);
-    const userMode = percent(now.userSeconds - (before ?? now).userSeconds);
-    const systemMode = percent(now.systemSeconds - (before ?? now).systemSeconds);
-    const total = userMode + systemMode;
-    const bytes = BigInt(Math.round(now.memoryBytes));
-    const maxUsage = BigInt(Math.round(now.peakMemoryBytes));
-    const measured = {
-      cpu: [Cpu.SYSTEM_MODE, Cpu.USER_MODE, Cpu.PERCENT],
-      memory: [Memory.RSS, Memory.USAGE, Memory.MAX_USAGE],
-    };
-    const cpu = {
-      userMode,
-      systemMode,
-      percent: total,
-      totalTicks: (total / 100) * coreSpeedMhz,
-      measuredFields: measured.cpu,
-    };
-    const memory = { rss: bytes, usage: bytes, maxUsage, measuredFields: measured.memory };
-    yield TaskStatsResponse.fromPartial({
-      stats: { id: now.executionId, timestamp: new Date(), aggResourceUsage: { cpu, memory } },
-    });
-    before = now;
-  }
+function cpuOf(now: ExecutionMetrics, before: ExecutionMetrics, coreSpeedMhz: number): CPUUsage {
+  const seconds = (now.atMs - before.atMs) / 1000;
+  const percent = (used: number) => (seconds > 0 ? Math.max(0, (used * 100) / seconds) : 0);
+  const userMode = percent(now.userSeconds - before.userSeconds);
+  const systemMode = percent(now.systemSeconds - before.systemSeconds);
+  const total = userMode + systemMode;
+  return {
+    userMode,
+    systemMode,
+    percent: total,
+    totalTicks: (total / 100) * coreSpeedMhz,
+    throttledPeriods: 0n,
+    throttledTime: 0n,
+    measuredFields: CPU_FIELDS,
+  };
+}
+
+function memoryOf({ memoryBytes, peakMemoryBytes }: ExecutionMetrics): MemoryUsage {
+  const bytes = BigInt(Math.round(memoryBytes));
+  return {
+    rss: bytes,
+    usage: bytes,
+    maxUsage: BigInt(Math.round(peakMemoryBytes)),
+    cache: 0n,
+    kernelUsage: 0n,
+    kernelMaxUsage: 0n,
+    swap: 0n,
+    measuredFields: MEMORY_FIELDS,
+  };
 }

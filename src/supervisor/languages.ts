@@ -74,8 +74,7 @@ export class Languages {
   }
 }
 
-/** How a language is run. */
-/** What runs it: JavaScript has a choice. */
+/** What runs a language: JavaScript has a choice. */
 export function engineOf(language: string, { isolation }: { isolation: string }): EngineKind {
   const { engine } = specOf(language);
   return engine === 'javascript' && isolation === 'process' ? 'process' : engine;
