@@ -8,6 +8,7 @@ import { isolation, lateness, limits, metering } from './limits.bench.ts';
 import { memory } from './memory.bench.ts';
 import { output } from './output.bench.ts';
 import { queue } from './queue.bench.ts';
+import { stolenMs } from './stolen.ts';
 import { stops } from './stops.bench.ts';
 
 /** Runs the benchmarks named on the command line, or all of them; all of them are written to `bench/RESULTS.md`. */
@@ -39,7 +40,10 @@ if (unknown !== undefined) {
 const sections: string[] = [];
 for (const [name, run] of Object.entries(wanted.length > 0 ? { ...BENCHMARKS, ...LONG } : BENCHMARKS)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  const section = await run();
+  const [startedMs, stolenBefore] = [performance.now(), stolenMs()];
+  const figures = await run();
+  const stolen = (stolenMs() - stolenBefore) / (performance.now() - startedMs) / cpus().length;
+  const section = `${figures}\n\nMeanwhile the host gave ${(stolen * 100).toFixed(1)} % of the processors' time to others.`;
   process.stdout.write(`${section}\n\n`);
   sections.push(section);
 }

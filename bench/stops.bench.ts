@@ -4,6 +4,7 @@ import { setTimeout as settle } from 'node:timers/promises';
 import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
 import { DaemonUnderTest, PYTHON } from './daemon-under-test.ts';
 import { showTail, spreadOf, table } from './statistics.ts';
+import { stolenMs } from './stolen.ts';
 
 const GENTLE = 500;
 /** Stops of each kind that are not counted: V8 compiles what a daemon does often, and one runs for months. */
@@ -46,10 +47,8 @@ export async function stops(): Promise<string> {
     await using daemon = await DaemonUnderTest.start();
     using client = connectDaemon({ socket: daemon.socket });
     const runner = await Runner.create(client, language);
-    const { seen, ended } = await runner.gently();
-    gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
-    const bare = await bareStops(language);
-    gentle.push([`${language}, a process of its own`, showTail(spreadOf(bare.seen)), showTail(spreadOf(bare.ended))]);
+    gentle.push(rowOf(language, await runner.gently()));
+    gentle.push(rowOf(`${language}, a process of its own`, await bareStops(language)));
     const late = spreadOf(await runner.forcibly(FORCED));
     forced.push([language, String(FORCED), showTail(late), late.p999.toFixed(1), 'p99.9 below 50']);
   }
@@ -59,9 +58,10 @@ export async function stops(): Promise<string> {
     '',
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
     `${GENTLE} one after the other, ${WARM_UP} before them not counted; ms, median / p99 / maximum. Against an interpreter of`,
-    'its own for each, spawned and sent the signal by its parent.',
+    'its own for each, spawned and sent the signal by its parent. Undisturbed are those stops during which the kernel counted no',
+    'time that the host had given to others (`steal` in proc_stat(5), counted in steps of 10 ms).',
     '',
-    table(['language', 'handler runs', 'end is heard'], gentle),
+    table(['language', 'handler runs', 'end is heard', 'undisturbed', 'handler runs', 'end is heard'], gentle),
     '',
     `How long after the grace period of ${GRACE_MS} ms a guest that does not listen is gone; one stop at a time among`,
     `${BATCH} guests; ms.`,
@@ -72,9 +72,25 @@ export async function stops(): Promise<string> {
   ].join('\n');
 }
 
+/** One gentle stop, in ms. */
+interface Stop {
+  seen: number;
+  ended: number;
+  undisturbed: boolean;
+}
+
+function rowOf(name: string, stops: Stop[]): string[] {
+  const undisturbed = stops.filter((stop) => stop.undisturbed);
+  const show = (of: Stop[]) =>
+    of.length === 0
+      ? ['', '']
+      : (['seen', 'ended'] as const).map((what) => showTail(spreadOf(of.map((stop) => stop[what]))));
+  return [name, ...show(stops), String(undisturbed.length), ...show(undisturbed)];
+}
+
 /** The same guests as children of this process. */
-async function bareStops(language: 'javascript' | 'python'): Promise<{ seen: number[]; ended: number[] }> {
-  const [seen, ended]: [number[], number[]] = [[], []];
+async function bareStops(language: 'javascript' | 'python'): Promise<Stop[]> {
+  const stops: Stop[] = [];
   const [program, flag] = language === 'javascript' ? [process.execPath, '-e'] : [PYTHON, '-c'];
   for (let count = 0; count < GENTLE; count += 1) {
     const child = spawn(program, [flag, EXITING[language]], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -84,15 +100,17 @@ async function bareStops(language: 'javascript' | 'python'): Promise<{ seen: num
     });
     await once(child.stdout, 'data');
     await settle(SETTLE_MS);
+    const stolenBefore = stolenMs();
     const [startedMs, calledMs] = [performance.now(), performance.timeOrigin + performance.now()];
     const exited = once(child, 'exit').then(() => performance.now());
     const closed = once(child, 'close');
     child.kill('SIGTERM');
-    ended.push((await exited) - startedMs);
+    const ended = (await exited) - startedMs;
+    const undisturbed = stolenMs() === stolenBefore;
     await closed;
-    seen.push(Number(written.split('\n')[1]) - calledMs);
+    stops.push({ seen: Number(written.split('\n')[1]) - calledMs, ended, undisturbed });
   }
-  return { seen, ended };
+  return stops;
 }
 
 /** Starts guests in one session and stops them. */
@@ -130,16 +148,18 @@ class Runner {
     return performance.now() - startedMs;
   }
 
-  async gently(): Promise<{ seen: number[]; ended: number[] }> {
-    const [seen, ended]: [number[], number[]] = [[], []];
+  async gently(): Promise<Stop[]> {
+    const stops: Stop[] = [];
     for (let count = 0; count < GENTLE; count += 1) {
       const executionId = await this.start(EXITING[this.#language]);
       await settle(SETTLE_MS);
+      const stolenBefore = stolenMs();
       const calledMs = performance.timeOrigin + performance.now();
-      ended.push(await this.stop(executionId, 5_000));
-      seen.push(Number((await this.#printed(executionId)).split('\n')[1]) - calledMs);
+      const ended = await this.stop(executionId, 5_000);
+      const undisturbed = stolenMs() === stolenBefore;
+      stops.push({ seen: Number((await this.#printed(executionId)).split('\n')[1]) - calledMs, ended, undisturbed });
     }
-    return { seen, ended };
+    return stops;
   }
 
   async forcibly(stops: number): Promise<number[]> {
