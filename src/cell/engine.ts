@@ -103,6 +103,11 @@ export interface OutputPipes {
 
 /** What a guest tells its cell. Each is called at most once, `started` before `exited`. */
 export interface GuestEvents {
+  /**
+   * A process that outlives its cell is about to be given the program. Throws where that cannot be written down; it must not
+   * get it then.
+   */
+  handed?(pid: number): void;
   /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread, `pipes` what the engine reads its output from, if it does. */
   started(info: { pid?: number; thread?: number; pipes?: OutputPipes }): void;
   /** Output was dropped at the limit for the first time. */

@@ -13,11 +13,12 @@ import {
   type Usage,
 } from '../gen/elide/cell/v1/cell.ts';
 import { JAVASCRIPT_PROCESS, JAVASCRIPT_WORKER } from '../package-root.ts';
-import { zombiesOf } from '../processes.ts';
+import { processName, zombiesOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { keepDescriptor } from '../spare-descriptor.ts';
 import { EndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import { ProcessRecord } from '../wire/process-record.ts';
 import { type Engine, type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT, type StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
 import { Meter } from './meter.ts';
@@ -30,7 +31,8 @@ import { OutputPipes } from './output-pipes.ts';
 
 const [socketPath, tokenPath] = process.argv.slice(2);
 if (socketPath === undefined || tokenPath === undefined) throw new TypeError('usage: main SOCKET TOKEN_FILE');
-const endsPath = socketPath.replace(/\.sock$/, '.ends');
+/** The cell's files are beside its socket. */
+const fileOf = (ending: string) => socketPath.replace(/\.sock$/, ending);
 
 /** How long a cell that no daemon ever spoke to lives, in ms. */
 const UNCLAIMED_MS = 30_000;
@@ -60,7 +62,9 @@ const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
 /** Output of guests that are gone, on its way into their callers' pipes. */
 const bringing = new Set<Promise<void>>();
 /** Ends that no daemon has acknowledged. */
-const ends = new EndRecord(endsPath);
+const ends = new EndRecord(fileOf('.ends'));
+/** Those of guests that outlive their cell. */
+const processes = new ProcessRecord(fileOf('.guests'));
 /** What the cell was made as: the first greeting. */
 let made = Hello.create();
 let engine: Engine | undefined;
@@ -236,6 +240,11 @@ function start(request: Start): void {
   const { outputFiles } = request;
   const pipes = outputFiles?.maxFiles === 0 ? new OutputPipes(request.outputDir, outputFiles) : undefined;
   const guest = engine.start(startRequestOf(request, limits), {
+    handed: (pid) => {
+      const name = processName(pid);
+      // It has ended before it began.
+      if (name !== undefined) processes.add(executionKey, name);
+    },
     started: ({ pid = 0, thread = 0, pipes: ownPipes }) => {
       meter?.add(executionKey, guest, limits);
       const [stdout, stderr] = [pipeOf(ownPipes?.stdout), pipeOf(ownPipes?.stderr)];
@@ -254,6 +263,7 @@ function start(request: Start): void {
       const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
       reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
+      processes.remove(executionKey);
       if (daemon === undefined && guests.size === 0) waitForDaemon();
       told.delete(executionKey);
       if (!looksForWear) setTimeout(lookForWear, WEAR_LOOK_MS).unref();

@@ -77,6 +77,7 @@ export class ProcessEngine implements Engine {
 
   start(request: StartRequest, events: GuestEvents): Guest {
     const guest = new ProcessGuest(request, this.#pool, this.#groups, {
+      handed: (pid) => events.handed?.(pid),
       started: (info) => events.started(info),
       outputExceeded: () => events.outputExceeded(),
       exited: (exit) => {
@@ -223,10 +224,12 @@ class ProcessGuest implements Guest {
 
   #boot(program: ProgramTask): void {
     this.#boots += 1;
-    let guest: GuestProcess;
+    let guest: GuestProcess | undefined;
     try {
       guest = this.#pool.take(heapLimitMbOf(this.#request.limits));
+      if (guest.pid !== undefined) this.#events.handed?.(guest.pid);
     } catch (error) {
+      guest?.terminate();
       setImmediate(() => void this.#end({ code: null, signal: null, error: error as Error }));
       return;
     }

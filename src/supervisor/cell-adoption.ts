@@ -5,6 +5,7 @@ import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide
 import { endSessionOf, killTrees, startTimeOf, untilGone } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import { readProcessRecord } from '../wire/process-record.ts';
 import { cellFiles } from './cell-process.ts';
 import type { AdoptableCell, EngineKind } from './cell-supervisor.ts';
 
@@ -41,6 +42,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     if (cell !== undefined) return cell;
     if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
     if (existsSync(files.process)) await endSessionOf(readFileSync(files.process, 'utf8'));
+    await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
     for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
     for (const file of Object.values(files)) rmSync(file, { force: true });
     gone.push(cellKey);

@@ -34,6 +34,7 @@ import { spawnChild } from '../spawn-child.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import { readProcessRecord } from '../wire/process-record.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
 import { Sleepers } from './sleepers.ts';
 
@@ -96,6 +97,8 @@ export function cellFiles(directory: string, cellKey: string) {
     log: `${base}.log`,
     report: `${base}.report`,
     ends: `${base}.ends`,
+    /** See `ProcessRecord`. */
+    guests: `${base}.guests`,
     /** Names the cell's process for good: see `processName`. */
     process: `${base}.process`,
   };
@@ -508,6 +511,7 @@ export class CellProcess {
     // Its last words may not have been heard.
     for (const exited of readEndRecord(this.#files.ends)) this.#hear({ $case: 'exited', value: exited });
     const exhausted = HEAP_EXHAUSTED.test(log) ? threadOf(readTail(this.#files.report)) : undefined;
+    const handed = readProcessRecord(this.#files.guests);
     const { ends: _, ...files } = this.#files;
     for (const file of Object.values(files)) removeFile(file);
     this.#dropEnds();
@@ -517,9 +521,11 @@ export class CellProcess {
     for (const { inputs } of guests) for (const taken of inputs) taken();
     const cell = this.#pid;
     // What ran away from all of that is still in the cell's control group.
-    const swept = Promise.all([untilGone(this.#killed), cell > 0 && killSessionUntilGone(cell)]).then(() =>
-      this.#controlGroups.remove(this.#cellKey),
-    );
+    const swept = Promise.all([
+      untilGone(this.#killed),
+      cell > 0 && killSessionUntilGone(cell),
+      ...handed.map(endSessionOf),
+    ]).then(() => this.#controlGroups.remove(this.#cellKey));
     const ends = guests.map(async ({ process, thread, usage, observer, remains, outputDir, outputFiles }) => {
       // A session of its own; and it may be gone, and what it has started not.
       await Promise.all([swept, process && endSessionOf(process)]);
