@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from 'node:fs';
-import { setTimeout as wait } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as wait } from 'node:timers/promises';
 import { bootId } from './clock.ts';
 import { readKernelFile, statFields } from './proc-file.ts';
 import { withDescriptor } from './spare-descriptor.ts';
@@ -60,7 +60,7 @@ export const LISTS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/childre
 
 /** Process ids of a process's children, of whichever thread; empty for one that is gone. */
 export function childrenOf(pid: number): number[] {
-  if (!LISTS_CHILDREN) return processes(({ parent }) => parent === pid);
+  if (!LISTS_CHILDREN) return processes(({ parent }) => parent === pid).map((child) => child.pid);
   try {
     const tasks = withDescriptor(() => readdirSync(`/proc/${pid}/task`));
     return tasks.flatMap((task) => listOf(`/proc/${pid}/task/${task}/children`));
@@ -69,26 +69,46 @@ export function childrenOf(pid: number): number[] {
   }
 }
 
+/** Sessions of processes (`setsid`) that are being ended, by their leaders. */
+const ending = new Map<number, PromiseWithResolvers<void>>();
+let endsSessions = false;
+
 /**
  * Kills a session of processes, and resolves when all of them are gone (or only zombies are left). Never gives up: what the
  * kernel holds in an uninterruptible wait is still there, and saying otherwise would be untrue.
  */
-export async function killSessionUntilGone(leader: number): Promise<void> {
-  while (isOther(leader)) {
-    const left = sessionOf(leader);
-    if (left?.length === 0) return;
-    for (const pid of left ?? []) send(pid, 'SIGKILL');
-    await wait(LOOK_MS);
-  }
+export function killSessionUntilGone(leader: number): Promise<void> {
+  if (!isOther(leader)) return Promise.resolve();
+  const known = ending.get(leader);
+  if (known !== undefined) return known.promise;
+  const end = Promise.withResolvers<void>();
+  ending.set(leader, end);
+  if (!endsSessions) void endSessions();
+  return end.promise;
 }
 
-/** Undefined when that cannot be seen now. */
-function sessionOf(leader: number): number[] | undefined {
-  try {
-    return processes(({ session, ended }) => session === leader && !ended);
-  } catch {
-    return undefined;
+/** All at once: a look at every process there is costs as much for one session as for a thousand. */
+async function endSessions(): Promise<void> {
+  endsSessions = true;
+  for (await nextTurn(); ending.size > 0; await wait(LOOK_MS)) {
+    const leaders = new Set(ending.keys());
+    let left: ProcessStat[];
+    try {
+      left = processes(({ session, ended }) => !ended && leaders.has(session));
+    } catch {
+      // They cannot be seen now.
+      continue;
+    }
+    for (const { pid, session } of left) {
+      send(pid, 'SIGKILL');
+      leaders.delete(session);
+    }
+    for (const leader of leaders) {
+      ending.get(leader)?.resolve();
+      ending.delete(leader);
+    }
   }
+  endsSessions = false;
 }
 
 /** Names a process for good, over every use of its id and every start of the machine; undefined when it is gone. */
@@ -146,11 +166,11 @@ interface ProcessStat {
   ended: boolean;
 }
 
-function processes(wanted: (stat: ProcessStat) => boolean): number[] {
-  const found: number[] = [];
+function processes(wanted: (stat: ProcessStat) => boolean): ProcessStat[] {
+  const found: ProcessStat[] = [];
   for (const name of withDescriptor(() => readdirSync('/proc'))) {
     const stat = /^\d+$/.test(name) ? statOf(Number(name)) : undefined;
-    if (stat !== undefined && wanted(stat)) found.push(stat.pid);
+    if (stat !== undefined && wanted(stat)) found.push(stat);
   }
   return found;
 }

@@ -60,8 +60,11 @@ export interface RecordOptions {
   machine: typeof executionMachine;
   limits: { startLimitMs: number; forcedLimitMs: number };
   journal: Pick<Journal, 'append'>;
-  /** Hears of each state when the machine reaches it: before it is journaled, and so before anyone else may know. */
-  onReached(record: ExecutionRecord, state: LifecycleState): void;
+  /**
+   * Hears of each step when the machine takes it: before it is journaled, and so before anyone else may know. `started`:
+   * guest code has begun.
+   */
+  onReached(record: ExecutionRecord, state: LifecycleState, started: boolean): void;
   /** Where an earlier daemon's journal ends, for one that goes on from there. */
   resumed?: JournaledEvent[] | undefined;
 }
@@ -267,11 +270,11 @@ export class ExecutionRecord {
   #observe(snapshot: ReturnType<ExecutionActor['getSnapshot']>): void {
     const value = snapshot.value as string | Record<string, string>;
     const state = (typeof value === 'string' ? value : Object.keys(value)[0]) as LifecycleState;
-    if (this.#resuming) {
-      this.#options.onReached(this, state);
-      return;
-    }
-    const { rung, result, stop } = snapshot.context;
+    if (!this.#resuming) this.#tell(state, snapshot.context);
+    this.#options.onReached(this, state, snapshot.context.started);
+  }
+
+  #tell(state: LifecycleState, { rung, result, stop }: ReturnType<ExecutionActor['getSnapshot']>['context']): void {
     const newest = this.#newest;
     if (newest !== undefined && newest.state === state && this.#rung === rung) return;
     this.#rung = rung;
@@ -284,7 +287,6 @@ export class ExecutionRecord {
     } else if (newest !== undefined) {
       this.#append(state, (state === 'running' ? this.#started : undefined) ?? now(), rung, { stop });
     }
-    this.#options.onReached(this, state);
   }
 
   #append(

@@ -237,7 +237,7 @@ export class SessionSupervisor implements Waiting {
     const { machines, limits, journal, dispatcher } = this.#options;
     const { startLimitMs, forcedLimitMs } = limits;
     const isThread = engineOf(accepted.language, accepted.options) === 'javascript';
-    let starting = true;
+    let [starting, active] = [true, true];
     const record = new ExecutionRecord({
       accepted,
       request,
@@ -245,13 +245,19 @@ export class SessionSupervisor implements Waiting {
       limits: { startLimitMs, forcedLimitMs: isThread ? forcedLimitMs : PROCESS_PATIENCE * forcedLimitMs },
       journal,
       resumed,
-      onReached: (reached, state) => {
+      onReached: (reached, state, started) => {
         // At once, not when it is journaled: a place that comes free meanwhile is for one that still waits.
         if (state === 'exited') this.#queue.delete(reached);
-        if (!reached.dispatched || state === 'pending') return;
-        if (starting) dispatcher.started();
-        starting = false;
-        if (state === 'exited') dispatcher.exited();
+        if (!reached.dispatched) return;
+        // A stop before that leaves its cell as busy as before: those that wait would only be in its way.
+        if (starting && (started || state === 'exited')) {
+          starting = false;
+          dispatcher.started();
+        }
+        if (active && state === 'exited') {
+          active = false;
+          dispatcher.exited();
+        }
       },
     });
     this.#live.set(record.executionKey, record);

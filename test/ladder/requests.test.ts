@@ -131,6 +131,44 @@ test('a stop of what waits for its cell ends it at once, whatever the cell does'
   expect(await session.cellPids()).toEqual(cells);
 });
 
+test('a stop of what starts hands its cell nothing else to start: what waits behind it ends at once when it is stopped', async () => {
+  await using node = await TestDaemon.start({ maxStarting: 1 });
+  const session = await node.session();
+  await session.run('0');
+  const cell = await session.cellPid();
+
+  process.kill(cell, 'SIGSTOP');
+  const starting = await session.submit('0');
+  const behind = [await session.submit('0'), await session.submit('0')];
+  const last = await session.submit("console.log('at last')");
+  await starting.cancel({ graceMs: 15_000 });
+  await starting.reached('signaled.graceful');
+  for (const each of behind) await each.cancel({ graceMs: 15_000 });
+  const steps = await Promise.all(behind.map(async (each) => (await each.end()).steps));
+  process.kill(cell, 'SIGCONT');
+
+  expect(steps).toEqual(behind.map(() => ['pending', 'exited']));
+  expect((await starting.end()).result.reason).toBe('cancelled');
+  expect((await last.end()).stdout).toBe('at last\n');
+});
+
+test('a stop of what has started makes room for the next one to start, however long it takes', async () => {
+  await using node = await TestDaemon.start({ maxStarting: 1 });
+  const session = await node.session();
+  const cell = await session.run('0').then(() => session.cellPid());
+
+  process.kill(cell, 'SIGSTOP');
+  const stubborn = await session.submit(STUBBORN);
+  await stubborn.cancel({ signal: 'SIGURG', graceMs: 600_000 });
+  await stubborn.reached('signaled.graceful');
+  process.kill(cell, 'SIGCONT');
+
+  expect((await session.run('0')).result.reason).toBe('completed');
+  expect((await stubborn.snapshot()).state).toBe('signaled');
+  await stubborn.signal('SIGKILL');
+  expect((await stubborn.end()).result.reason).toBe('cancelled');
+});
+
 test('a stop of what has exited, or of what nobody knows, answers false', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
