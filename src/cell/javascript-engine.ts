@@ -38,7 +38,7 @@ import { GuestMeter, ThreadMeter } from './thread-usage.ts';
 const START_TIMEOUT_MS = 10_000;
 
 /** How long killed child processes may take to be gone before the end of the execution is told all the same. */
-const CHILD_LIMIT_MS = 1_000;
+const CHILD_LIMIT_MS = 10_000;
 
 /** How many threads may fail to boot before a start is given up. */
 const MAX_BOOTS = 3;

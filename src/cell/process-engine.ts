@@ -46,7 +46,7 @@ const REFILL_DELAY_MS = 50;
 const MOST_WARM = 2;
 
 /** How long what was killed with a guest may take to be gone before its end is told all the same. */
-const CHILD_LIMIT_MS = 1_000;
+const CHILD_LIMIT_MS = 10_000;
 
 /** So many children are remembered before those that are gone are left out. */
 const CHILDREN_KEPT = 256;

@@ -19,6 +19,7 @@ import type { Step } from './steps.ts';
 
 /** How long a call may be refused, or go unanswered, before that is a violation, in ms. */
 const PERSISTENCE_MS = 30_000;
+const HELD_MS = 1_000;
 const RETRY_MS = 50;
 /** How long executions of a round may take to end once they were told to, in ms. */
 const END_LIMIT_MS = 30_000;
@@ -134,13 +135,16 @@ export class Round {
 
   /** Calls until there is an answer: while no daemon is there, or it has to refuse for now, again. */
   async persistently<T>(call: (client: DaemonClient) => Promise<T>): Promise<T> {
-    const endMs = performance.now() + PERSISTENCE_MS;
-    for (;;) {
+    for (let endMs = performance.now() + PERSISTENCE_MS; ; ) {
       await this.node.running;
+      const calledMs = performance.now();
       try {
         return await call(this.node.client);
       } catch (error) {
-        if (!isPassing(error) || performance.now() > endMs) throw error;
+        const failedMs = performance.now();
+        // One that broke after a while, a stream, had a daemon till then.
+        if (failedMs - calledMs > HELD_MS) endMs = failedMs + PERSISTENCE_MS;
+        if (!isPassing(error) || failedMs > endMs) throw error;
         await sleep(RETRY_MS);
       }
     }
