@@ -55,6 +55,24 @@ test('a session is gone with those that left their parent', async () => {
   expect(processesWith(command)).toEqual([]);
 });
 
+test('many sessions are ended together, each when nothing of it is left, and one of them asked for twice as well', async () => {
+  const command = uniqueSleep();
+  const leaders = Array.from({ length: 20 }, () => startSession(`(${command} &) ; ${command}`));
+  await eventually('all run', () => processesWith(command).length >= 40);
+
+  const left = await Promise.all(
+    [...leaders, leaders[0] as number].map(async (leader, index) => {
+      // Some come while others are being ended.
+      for (let turn = 0; turn < index; turn += 1) await new Promise(setImmediate);
+      await killSessionUntilGone(leader);
+      return isAlive(leader);
+    }),
+  );
+
+  expect(left).toEqual(left.map(() => false));
+  expect(processesWith(command)).toEqual([]);
+});
+
 test('nobody kills itself, the first process or everybody, whatever a guest says its id is', () => {
   const url = new URL('../src/processes.ts', import.meta.url);
   const script = `import { killSessionUntilGone, killTrees } from ${JSON.stringify(url.href)};
