@@ -28,7 +28,7 @@ const BENCHMARKS = {
   choices,
 };
 
-/** Runs only by its name: it takes ten minutes. */
+/** Runs only by its name: it takes ten to twenty minutes. */
 const LONG = { endurance };
 
 const wanted = process.argv.slice(2);
