@@ -71,8 +71,8 @@ describe.each([1, 8])('%i at a time', (width) => {
     await eventually('only bystanders are left', onlyBystanders).catch(() => {});
     expect(arena.processes().length, arena.processes().join('\n')).toBeLessThanOrEqual(2 + 1 + 2 * 2);
     expect(arena.directories().work).toHaveLength(2);
-    // A socket, a token, a log, its unacknowledged ends and its process of each cell.
-    expect(arena.directories().cells).toHaveLength(2 * 5);
+    // A socket, a token, a log, its unacknowledged ends, its process and those of its guests of each cell.
+    expect(arena.directories().cells).toHaveLength(2 * 6);
     // Output stays as long as its execution can be asked for, and in files only where it is large or spoilt.
     const executions = await daemon.listExecutions();
     expect(arena.directories().output.length).toBeLessThanOrEqual(executions.length);

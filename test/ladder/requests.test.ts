@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { descendants, eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
 
@@ -139,6 +140,8 @@ test('a stop of what starts hands its cell nothing else to start: what waits beh
 
   process.kill(cell, 'SIGSTOP');
   const starting = await session.submit('0');
+  await eventually('its cell is named', () => dispatched(node) === 2);
+  // What is journaled later is acknowledged later: with these it was handed over.
   const behind = [await session.submit('0'), await session.submit('0')];
   const last = await session.submit("console.log('at last')");
   await starting.cancel({ graceMs: 15_000 });
@@ -159,6 +162,9 @@ test('a stop of what has started makes room for the next one to start, however l
 
   process.kill(cell, 'SIGSTOP');
   const stubborn = await session.submit(STUBBORN);
+  await eventually('its cell is named', () => dispatched(node) === 2);
+  // What is journaled later is acknowledged later: by now it was handed over.
+  await node.session();
   await stubborn.cancel({ signal: 'SIGURG', graceMs: 600_000 });
   await stubborn.reached('signaled.graceful');
   process.kill(cell, 'SIGCONT');
@@ -440,3 +446,9 @@ test('an idle cell is let go, and the session starts another when it needs one',
 
   expect((await session.run('0')).result.reason).toBe('completed');
 });
+
+/** How many executions cells were told of, or are about to be: the journal says so. */
+function dispatched({ root }: TestDaemon): unknown {
+  using database = new DatabaseSync(join(root, 's', 'daemon', 'journal.db'), { readOnly: true });
+  return database.prepare('SELECT COUNT(*) AS count FROM executions WHERE cell_key IS NOT NULL').get()?.count;
+}
