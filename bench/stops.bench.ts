@@ -4,7 +4,6 @@ import { setTimeout as settle } from 'node:timers/promises';
 import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
 import { DaemonUnderTest, PYTHON } from './daemon-under-test.ts';
 import { showTail, spreadOf, table } from './statistics.ts';
-import { stolenMs } from './stolen.ts';
 
 const GENTLE = 500;
 /** Stops of each kind that are not counted: V8 compiles what a daemon does often, and one runs for months. */
@@ -47,8 +46,10 @@ export async function stops(): Promise<string> {
     await using daemon = await DaemonUnderTest.start();
     using client = connectDaemon({ socket: daemon.socket });
     const runner = await Runner.create(client, language);
-    gentle.push(rowOf(language, await runner.gently()));
-    gentle.push(rowOf(`${language}, a process of its own`, await bareStops(language)));
+    const { seen, ended } = await runner.gently();
+    gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
+    const bare = await bareStops(language);
+    gentle.push([`${language}, a process of its own`, showTail(spreadOf(bare.seen)), showTail(spreadOf(bare.ended))]);
     const late = spreadOf(await runner.forcibly(FORCED));
     forced.push([language, String(FORCED), showTail(late), late.p999.toFixed(1), 'p99.9 below 50']);
   }
@@ -58,10 +59,9 @@ export async function stops(): Promise<string> {
     '',
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
     `${GENTLE} one after the other, ${WARM_UP} before them not counted; ms, median / p99 / maximum. Against an interpreter of`,
-    'its own for each, spawned and sent the signal by its parent. Undisturbed are those stops during which the kernel counted no',
-    'time that the host had given to others (`steal` in proc_stat(5), counted in steps of 10 ms).',
+    'its own for each, spawned and sent the signal by its parent.',
     '',
-    table(['language', 'handler runs', 'end is heard', 'undisturbed', 'handler runs', 'end is heard'], gentle),
+    table(['language', 'handler runs', 'end is heard'], gentle),
     '',
     `How long after the grace period of ${GRACE_MS} ms a guest that does not listen is gone; one stop at a time among`,
     `${BATCH} guests; ms.`,
@@ -72,25 +72,9 @@ export async function stops(): Promise<string> {
   ].join('\n');
 }
 
-/** One gentle stop, in ms. */
-interface Stop {
-  seen: number;
-  ended: number;
-  undisturbed: boolean;
-}
-
-function rowOf(name: string, stops: Stop[]): string[] {
-  const undisturbed = stops.filter((stop) => stop.undisturbed);
-  const show = (of: Stop[]) =>
-    of.length === 0
-      ? ['', '']
-      : (['seen', 'ended'] as const).map((what) => showTail(spreadOf(of.map((stop) => stop[what]))));
-  return [name, ...show(stops), String(undisturbed.length), ...show(undisturbed)];
-}
-
 /** The same guests as children of this process. */
-async function bareStops(language: 'javascript' | 'python'): Promise<Stop[]> {
-  const stops: Stop[] = [];
+async function bareStops(language: 'javascript' | 'python'): Promise<{ seen: number[]; ended: number[] }> {
+  const [seen, ended]: [number[], number[]] = [[], []];
   const [program, flag] = language === 'javascript' ? [process.execPath, '-e'] : [PYTHON, '-c'];
   for (let count = 0; count < GENTLE; count += 1) {
     const child = spawn(program, [flag, EXITING[language]], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -100,17 +84,15 @@ async function bareStops(language: 'javascript' | 'python'): Promise<Stop[]> {
     });
     await once(child.stdout, 'data');
     await settle(SETTLE_MS);
-    const stolenBefore = stolenMs();
     const [startedMs, calledMs] = [performance.now(), performance.timeOrigin + performance.now()];
     const exited = once(child, 'exit').then(() => performance.now());
     const closed = once(child, 'close');
     child.kill('SIGTERM');
-    const ended = (await exited) - startedMs;
-    const undisturbed = stolenMs() === stolenBefore;
+    ended.push((await exited) - startedMs);
     await closed;
-    stops.push({ seen: Number(written.split('\n')[1]) - calledMs, ended, undisturbed });
+    seen.push(Number(written.split('\n')[1]) - calledMs);
   }
-  return stops;
+  return { seen, ended };
 }
 
 /** Starts guests in one session and stops them. */
@@ -148,18 +130,16 @@ class Runner {
     return performance.now() - startedMs;
   }
 
-  async gently(): Promise<Stop[]> {
-    const stops: Stop[] = [];
+  async gently(): Promise<{ seen: number[]; ended: number[] }> {
+    const [seen, ended]: [number[], number[]] = [[], []];
     for (let count = 0; count < GENTLE; count += 1) {
       const executionId = await this.start(EXITING[this.#language]);
       await settle(SETTLE_MS);
-      const stolenBefore = stolenMs();
       const calledMs = performance.timeOrigin + performance.now();
-      const ended = await this.stop(executionId, 5_000);
-      const undisturbed = stolenMs() === stolenBefore;
-      stops.push({ seen: Number((await this.#printed(executionId)).split('\n')[1]) - calledMs, ended, undisturbed });
+      ended.push(await this.stop(executionId, 5_000));
+      seen.push(Number((await this.#printed(executionId)).split('\n')[1]) - calledMs);
     }
-    return stops;
+    return { seen, ended };
   }
 
   async forcibly(stops: number): Promise<number[]> {
