@@ -101,11 +101,11 @@ export interface OutputPipes {
   stderr: { fd: number; inode: number };
 }
 
-/** What a guest tells its cell. Each is called at most once, `started` before `exited`. */
+/** What a guest tells its cell. Each but `handed` is called at most once, `started` before `exited`. */
 export interface GuestEvents {
   /**
-   * A process that outlives its cell is about to be given the program. Throws where that cannot be written down; it must not
-   * get it then.
+   * A process that outlives its cell is about to be given the program, another one again where that failed to boot. Throws
+   * where that cannot be written down; it must not get it then.
    */
   handed?(pid: number): void;
   /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread, `pipes` what the engine reads its output from, if it does. */
