@@ -25,7 +25,7 @@ export interface Outcome {
 }
 
 /** How long beyond its longest allowed end a guest is waited for, so that the time it did take can be told. */
-const PATIENCE_MS = 8_000;
+const PATIENCE_MS = 30_000;
 
 /** How long after an end what is removed in the background may take: thousands of files, beside seven others at work. */
 const REMOVAL_LIMIT_MS = 5_000;

@@ -35,6 +35,11 @@ export interface HostileGuest {
    * has to force, the grace period and the daemon's limit for force are added.
    */
   endsWithinMs: number;
+  /**
+   * Added to that: how long its own work may take, with the machine to itself, until there is something to end it for.
+   * Where others run beside it, it gets a share of the machine only.
+   */
+  worksMs?: number;
   /** Of neighbours in the same cell. One that may lose its cell has a session to itself and one neighbour. */
   neighbours: 'untouched' | 'may be cell_lost';
   /** Has a session to itself and one neighbour all the same: what it does to others of its cell would confuse the table. */

@@ -57,7 +57,7 @@ describe.each([1, 8])('%i at a time', (width) => {
 
       const outcome = await (outcomes.get(guest) as Promise<Outcome>);
 
-      expectAsTold(guest, outcome, forcedLimitMs);
+      expectAsTold(guest, outcome, width);
     });
   }
 
@@ -90,16 +90,19 @@ function namesOf(tasks: RunnerTask[] = []): Set<string> {
   return new Set(tasks.filter(({ mode }) => mode !== 'skip').map(({ name }) => name));
 }
 
-function expectAsTold(guest: HostileGuest, outcome: Outcome, forcedLimitMs: number): void {
+function expectAsTold(guest: HostileGuest, outcome: Outcome, width: number): void {
   const { result, next, stdout } = outcome;
-  const about = `${result?.reason} at ${result?.rung}, code ${result?.exitCode}, ${result?.message ?? 'no message'}`;
+  const { userSeconds = 0, systemSeconds = 0 } = result?.usage ?? {};
+  const about =
+    `${result?.reason} at ${result?.rung}, code ${result?.exitCode}, ${result?.message ?? 'no message'}, ` +
+    `${(userSeconds + systemSeconds).toFixed(2)} s of CPU time`;
   expect(result?.reason, about).toBeOneOf([...guest.reasons]);
   expect(result?.rung, about).toBeOneOf([...guest.rungs]);
   if (guest.exitCode !== undefined) expect(result?.exitCode, about).toBe(guest.exitCode);
   const { stop, rungs } = guest;
   const mayBeForced = rungs.includes('forced') || rungs.includes('cell');
-  const forceMs = stop.by !== 'itself' && mayBeForced ? stop.graceMs + forcedLimitMs : 0;
-  expect(outcome.tookMs, about).toBeLessThan(guest.endsWithinMs + forceMs);
+  const forceMs = stop.by !== 'itself' && mayBeForced ? stop.graceMs + (FORCED_LIMIT_MS[width] as number) : 0;
+  expect(outcome.tookMs, about).toBeLessThan(guest.endsWithinMs + (guest.worksMs ?? 0) * width + forceMs);
   if (guest.leaves === undefined) expect(outcome.left, 'processes of it that are left').toEqual([]);
   expect(outcome.bystanders, 'bystanders in other sessions').toEqual(['untouched', 'untouched']);
   const fates = guest.neighbours === 'untouched' ? ['untouched'] : ['untouched', 'cell_lost'];

@@ -1,23 +1,29 @@
 import { BY_ITSELF, deaf, type Family, FORCED, type HostileGuest, stubborn } from '../guest.ts';
 
 /** Runs into the heap limit of its session. V8 may abort the whole process; with one guest there, that is no doubt. */
-const HEAP_LIMIT: Pick<HostileGuest, 'stop' | 'reasons' | 'rungs' | 'endsWithinMs' | 'neighbours' | 'session'> = {
+const HEAP_LIMIT: Pick<
+  HostileGuest,
+  'stop' | 'reasons' | 'rungs' | 'endsWithinMs' | 'worksMs' | 'neighbours' | 'session'
+> = {
   ...BY_ITSELF,
   rungs: [undefined, 'forced'],
   reasons: ['memory_exceeded', 'cell_lost'],
   // Filling a heap at last collects garbage over and over: that is V8's time, not the daemon's.
-  endsWithinMs: 5_000,
+  worksMs: 3_000,
   neighbours: 'may be cell_lost',
   session: { memoryLimitMb: 16 },
 };
 
 /** Runs into its own memory limit. */
-const MEMORY_LIMIT: Pick<HostileGuest, 'stop' | 'reasons' | 'rungs' | 'endsWithinMs' | 'neighbours' | 'limits'> = {
+const MEMORY_LIMIT: Pick<
+  HostileGuest,
+  'stop' | 'reasons' | 'rungs' | 'endsWithinMs' | 'worksMs' | 'neighbours' | 'limits'
+> = {
   ...BY_ITSELF,
   rungs: [undefined, 'forced'],
   reasons: ['memory_exceeded'],
   // Counted from where it begins to take memory: how long it takes to have too much is its own affair.
-  endsWithinMs: 5_000,
+  worksMs: 3_000,
   limits: { memoryLimitMb: 128 },
 };
 
