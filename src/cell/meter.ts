@@ -10,7 +10,7 @@ const REST_PERIOD_MS = 500;
 const DOZE_AFTER_MS = 2_000;
 /** When a cell that dozes looks again, in ms: each time twice as late while nothing happens, but this often. */
 const DOZE_PERIOD_MS = 5_000;
-const LONGEST_DOZE_MS = 20_000;
+const LONGEST_DOZE_MS = 60_000;
 /** What a guest that does nothing uses all the same: it is asked what it holds. */
 const STILL_CPU_MS = 2;
 const STILL_BYTES = 1024 * 1024;

@@ -47,20 +47,25 @@ export class MetricsFeed {
       told = figures;
       next.resolve();
     });
-    const abort = () => next.resolve();
+    // A signal that is made of others is asked each time whether one of them has aborted: it need not be, with each round.
+    let { aborted } = signal;
+    const abort = () => {
+      aborted = true;
+      next.resolve();
+    };
     signal.addEventListener('abort', abort);
     try {
       let figures = await ask();
-      while (!signal.aborted) {
+      while (!aborted) {
         yield figures;
         if (figures.complete) return;
         const dueMs = performance.now() + intervalMs / 2;
         do {
           next = Promise.withResolvers();
-          if (signal.aborted) return;
+          if (aborted) return;
           await next.promise;
         } while (performance.now() < dueMs);
-        if (!signal.aborted) figures = told ?? (await ask());
+        if (!aborted) figures = told ?? (await ask());
       }
     } finally {
       signal.removeEventListener('abort', abort);

@@ -56,7 +56,8 @@ export function servePlugin(handshake: Handshake, addServices: (server: Server) 
 
   const socket = join(mkdtempSync(join(PLUGIN_UNIX_SOCKET_DIR || tmpdir(), 'plugin-')), 'socket');
   process.on('exit', () => rmSync(dirname(socket), { recursive: true, force: true }));
-  const server = new Server({ 'grpc.max_receive_message_length': -1 });
+  // Nobody asks a plugin what it has sent on which channel.
+  const server = new Server({ 'grpc.max_receive_message_length': -1, 'grpc.enable_channelz': 0 });
   addServices(server);
   addOwnServices(server);
   server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error) => {
