@@ -450,18 +450,19 @@ export class Daemon {
 
   /**
    * What one execution uses, round after round, and last its final figures; or what every execution uses that runs, for as
-   * long as `signal` allows.
+   * long as `signal` allows. With `allowPartial` rounds of all after the first leave out who does nothing, and tell once more
+   * of who has exited.
    */
   async *watchExecutionMetrics(
-    options: MetricsOptions & { signal?: AbortSignal } = {},
+    options: MetricsOptions & { allowPartial?: boolean; signal?: AbortSignal } = {},
   ): AsyncGenerator<ExecutionMetrics[]> {
-    const { sessionId, executionId, intervalMs, signal = NEVER } = options;
+    const { sessionId, executionId, intervalMs, allowPartial = false, signal = NEVER } = options;
     if (executionId !== undefined && sessionId === undefined) {
       throw new InvalidArgumentError('execution_id without session_id');
     }
     if (sessionId !== undefined && executionId === undefined) this.#registry.session(sessionId);
     if (executionId === undefined) {
-      yield* metricsOfAll(() => this.#registry.running(sessionId), intervalMs, signal);
+      yield* metricsOfAll(() => this.#registry.running(sessionId), intervalMs, allowPartial, signal);
     } else {
       yield* metricsOfOne(await this.#execution(sessionId as string, executionId), intervalMs, signal);
     }

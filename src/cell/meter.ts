@@ -120,12 +120,8 @@ export class Meter {
   /** What every guest uses now, by execution key. The next look is as far away as after any other one. */
   async measure(): Promise<Map<string, GuestUsage>> {
     const room = this.#look();
-    const usages = await this.#judge({ ...room, whole: true }, () => true);
-    if (!this.#sampling) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
-      this.#schedule(this.#periodMs);
-    }
+    const usages = this.#judge({ ...room, whole: true }, () => true);
+    if (!this.#sampling && !this.#dozing) this.#restAfter(usages);
     return usages;
   }
 
@@ -137,18 +133,24 @@ export class Meter {
     clearTimeout(this.#timer);
     this.#dueMs = dueMs;
     this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      this.#sampling = true;
       const room = this.#look();
-      const sampled = this.#judge(room, ({ limits }) => room.whole || isMetered(limits)).then(() => this.#doze());
-      // A figure that cannot be had is no reason to end the others.
-      void sampled
-        .catch(() => {})
-        .then(() => {
-          this.#sampling = false;
-          this.#schedule(this.#periodMs);
-        });
+      this.#restAfter(this.#judge(room, ({ limits }) => room.whole || isMetered(limits)));
     }, delayMs).unref();
+  }
+
+  /** The next look is a period after this one, which may be the last for a while. */
+  #restAfter(judged: Promise<unknown>): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#sampling = true;
+    const rested = judged.then(() => this.#doze());
+    // A figure that cannot be had is no reason to end the others.
+    void rested
+      .catch(() => {})
+      .then(() => {
+        this.#sampling = false;
+        this.#schedule(this.#periodMs);
+      });
   }
 
   /** When to look again, in ms. */
@@ -196,22 +198,21 @@ export class Meter {
 
   /** Falls asleep, or sleeps on, when nobody has done anything for long enough. */
   async #doze(): Promise<void> {
-    if (!this.#isStill()) {
+    // Who has no limit of its own is looked at only when nobody else is in the way.
+    if (!this.#areStill([...this.#guests.values()].filter(({ limits }) => isMetered(limits)))) {
       this.#dozing = false;
       return;
     }
     const usages = await this.#judge({ ...this.#look(), whole: true }, () => true);
     this.#dozeMs = this.#dozing ? Math.min(2 * this.#dozeMs, LONGEST_DOZE_MS) : DOZE_PERIOD_MS;
-    this.#dozing = this.#isStill();
+    this.#dozing = this.#areStill(this.#guests.values());
     if (this.#dozing) this.#events.dozing(usages);
   }
 
-  #isStill(): boolean {
+  #areStill(guests: Iterable<Metered>): boolean {
     if (!this.#mayDoze) return false;
     const sinceMs = performance.now() - DOZE_AFTER_MS;
-    // What has no limit of its own may do what it likes: the process as a whole is all that matters.
-    const looked = [...this.#guests.values()].filter(({ limits }) => isMetered(limits));
-    return this.#still.sinceMs < sinceMs && looked.every(({ still }) => still.sinceMs < sinceMs);
+    return this.#still.sinceMs < sinceMs && Iterator.from(guests).every(({ still }) => still.sinceMs < sinceMs);
   }
 
   #stir(): void {

@@ -38,6 +38,7 @@ import {
   summaryOf,
 } from './convert.ts';
 import { Line, RECONNECT_MS } from './line.ts';
+import { MetricsRounds } from './metrics-rounds.ts';
 import { type Patience, reconnecting, retry } from './reconnect.ts';
 
 /** What every call takes. */
@@ -219,10 +220,11 @@ export class DaemonClient {
     patienceMs,
     ...options
   }: FollowOptions & MetricsOptions = {}): AsyncGenerator<ExecutionMetrics[]> {
-    const request = { sessionId, executionId, intervalMs };
+    const request = { sessionId, executionId, intervalMs, allowPartial: true };
     const open = () => this.#stream(METHODS.watchExecutionMetrics, request, options);
-    for await (const { executions } of reconnecting(open, this.#patience(options, patienceMs))) {
-      const round = executions.map(metricsFrom);
+    const rounds = new MetricsRounds();
+    for await (const response of reconnecting(open, this.#patience(options, patienceMs))) {
+      const round = rounds.add(response);
       yield round;
       // Where the connection is lost behind these, another would bring them again.
       if (executionId !== '' && round[0]?.complete) return;

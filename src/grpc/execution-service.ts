@@ -150,12 +150,16 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
     ),
 
     watchExecutionMetrics: stream(async function* (
-      { sessionId, executionId, intervalMs }: Api.WatchExecutionMetricsRequest,
+      { sessionId, executionId, intervalMs, allowPartial }: Api.WatchExecutionMetricsRequest,
       signal,
     ) {
       const options = { sessionId: sessionId || undefined, executionId: executionId || undefined, signal };
-      const rounds = daemon.watchExecutionMetrics({ ...options, intervalMs: intervalMs || undefined });
-      for await (const round of rounds) yield { executions: round.map(metricsOf) };
+      const rounds = daemon.watchExecutionMetrics({ ...options, intervalMs: intervalMs || undefined, allowPartial });
+      let partial = false;
+      for await (const round of rounds) {
+        yield { executions: round.map(metricsOf), partial, timestamp: BigInt(Date.now()) };
+        partial = allowPartial && executionId === '';
+      }
     }),
 
     releaseExecution: unary(async ({ sessionId, executionId }: Api.ReleaseExecutionRequest) => {

@@ -73,20 +73,49 @@ export async function* metricsOfOne(
   }
 }
 
-/** Round after round of every execution that runs, until `signal` aborts. */
+/** What of an execution was told last, and while its cell slept, during which sleep. */
+interface Told {
+  metrics: ExecutionMetrics;
+  sleep: object | undefined;
+}
+
+/**
+ * Round after round of every execution that runs, until `signal` aborts. Where rounds after the first may be partial, who
+ * sleeps is told of until it has used no CPU since the round before, and then no more until it wakes; who has exited since
+ * the round before is told of once more.
+ */
 export async function* metricsOfAll(
   running: () => ExecutionRecord[],
   intervalMs: number | undefined,
+  allowPartial: boolean,
   signal: AbortSignal,
 ): AsyncGenerator<ExecutionMetrics[]> {
   const distanceMs = checkInterval(intervalMs);
-  let before = new Map<ExecutionRecord, ExecutionMetrics>();
+  let before = new Map<ExecutionRecord, Told>();
   while (!signal.aborted) {
-    const round = running().map(async (record) => [record, await metricsOf(record, before.get(record))] as const);
-    before = new Map(await Promise.all(round));
-    yield [...before.values()];
+    const told = new Map<ExecutionRecord, Told>();
+    const atMs = Date.now();
+    const tell = async (record: ExecutionRecord): Promise<ExecutionMetrics[]> => {
+      const last = before.get(record);
+      const sleep = record.sleep?.();
+      if (allowPartial && last !== undefined && isStill(last, sleep)) {
+        told.set(record, { sleep, metrics: { ...last.metrics, atMs } });
+        return [];
+      }
+      const metrics = await metricsOf(record, last?.metrics);
+      if (!metrics.complete) told.set(record, { sleep, metrics });
+      return [metrics];
+    };
+    const round = new Set([...running(), ...(allowPartial ? before.keys() : [])]);
+    yield (await Promise.all([...round].map(tell))).flat();
+    before = told;
     await sleep(distanceMs, undefined, { signal }).catch(() => {});
   }
+}
+
+/** It slept through, and had used nothing already when it was told of. */
+function isStill({ metrics, sleep }: Told, now: object | undefined): boolean {
+  return now !== undefined && sleep === now && metrics.cpuPercent === 0;
 }
 
 function checkInterval(intervalMs = DEFAULT_INTERVAL_MS): number {

@@ -156,7 +156,7 @@ test('a cell whose guests do nothing dozes, and one that is woken looks as often
   }
 });
 
-test('a cell that dozes on looks after 5, 10, and then each 20 seconds; woken, it begins anew', async () => {
+test('a cell that dozes on looks after 5, 10, 20, 40, and then each 60 seconds; woken, it begins anew', async () => {
   vi.useFakeTimers();
   try {
     const { meter: one, dozed } = meter();
@@ -172,7 +172,9 @@ test('a cell that dozes on looks after 5, 10, and then each 20 seconds; woken, i
       expect([round, await seen(5_000)]).toEqual([round, 1]);
       expect([round, await seen(9_000), await seen(1_000)]).toEqual([round, 0, 1]);
       expect([round, await seen(19_000), await seen(1_000)]).toEqual([round, 0, 1]);
-      expect([round, await seen(19_000), await seen(1_000)]).toEqual([round, 0, 1]);
+      expect([round, await seen(39_000), await seen(1_000)]).toEqual([round, 0, 1]);
+      expect([round, await seen(59_000), await seen(1_000)]).toEqual([round, 0, 1]);
+      expect([round, await seen(59_000), await seen(1_000)]).toEqual([round, 0, 1]);
       one.wake();
     }
     one.remove('e');
@@ -212,3 +214,35 @@ test.each<[why: string, guest: StandIn, mayDoze: boolean]>([
 
   expect(dozed).toEqual([]);
 });
+
+test.each([
+  ['does nothing', new StandIn(() => 60), 1],
+  [
+    'computes',
+    new StandIn(
+      () => 60,
+      (look) => look / 100,
+    ),
+    0,
+  ],
+] as const)(
+  'a cell is asked often, and its guest without limits %s: it dozes only where nothing happens',
+  async (_, guest, times) => {
+    vi.useFakeTimers();
+    try {
+      const { meter: one, dozed } = meter();
+
+      one.mayDoze = true;
+      one.add('e', guest, limits({}));
+      for (let asked = 0; asked < 40; asked += 1) {
+        await vi.advanceTimersByTimeAsync(100);
+        await one.measure();
+      }
+      one.remove('e');
+
+      expect(dozed).toHaveLength(times);
+    } finally {
+      vi.useRealTimers();
+    }
+  },
+);

@@ -466,11 +466,20 @@ export interface WatchExecutionMetricsRequest {
   executionId: string;
   /** 100 to 3600000 ms; 0 means 1000. */
   intervalMs: number;
+  /** Rounds of all that run may be partial. */
+  allowPartial: boolean;
 }
 
 /** One round. */
 export interface WatchExecutionMetricsResponse {
   executions: ExecutionMetrics[];
+  /**
+   * An execution that is left out did nothing since the round before, where it had used no CPU since the one before that.
+   * One that has exited meanwhile is there, with its final figures. Otherwise those that are left out do not run.
+   */
+  partial: boolean;
+  /** When this was so, in Unix ms, also for those that are left out. */
+  timestamp: bigint;
 }
 
 export interface CpuMetrics {
@@ -2652,7 +2661,7 @@ export const GetExecutionMetricsRequest: MessageFns<GetExecutionMetricsRequest> 
 };
 
 function createBaseWatchExecutionMetricsRequest(): WatchExecutionMetricsRequest {
-  return { sessionId: "", executionId: "", intervalMs: 0 };
+  return { sessionId: "", executionId: "", intervalMs: 0, allowPartial: false };
 }
 
 export const WatchExecutionMetricsRequest: MessageFns<WatchExecutionMetricsRequest> = {
@@ -2665,6 +2674,9 @@ export const WatchExecutionMetricsRequest: MessageFns<WatchExecutionMetricsReque
     }
     if (message.intervalMs !== 0) {
       writer.uint32(24).uint32(message.intervalMs);
+    }
+    if (message.allowPartial !== false) {
+      writer.uint32(32).bool(message.allowPartial);
     }
     return writer;
   },
@@ -2706,6 +2718,14 @@ export const WatchExecutionMetricsRequest: MessageFns<WatchExecutionMetricsReque
             message.intervalMs = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.allowPartial = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2726,18 +2746,28 @@ export const WatchExecutionMetricsRequest: MessageFns<WatchExecutionMetricsReque
     message.sessionId = object.sessionId ?? "";
     message.executionId = object.executionId ?? "";
     message.intervalMs = object.intervalMs ?? 0;
+    message.allowPartial = object.allowPartial ?? false;
     return message;
   },
 };
 
 function createBaseWatchExecutionMetricsResponse(): WatchExecutionMetricsResponse {
-  return { executions: [] };
+  return { executions: [], partial: false, timestamp: 0n };
 }
 
 export const WatchExecutionMetricsResponse: MessageFns<WatchExecutionMetricsResponse> = {
   encode(message: WatchExecutionMetricsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.executions) {
       ExecutionMetrics.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.partial !== false) {
+      writer.uint32(16).bool(message.partial);
+    }
+    if (message.timestamp !== 0n) {
+      if (BigInt.asUintN(64, message.timestamp) !== message.timestamp) {
+        throw new globalThis.Error("value provided for field message.timestamp of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.timestamp);
     }
     return writer;
   },
@@ -2763,6 +2793,22 @@ export const WatchExecutionMetricsResponse: MessageFns<WatchExecutionMetricsResp
             message.executions.push(ExecutionMetrics.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.partial = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.timestamp = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2783,6 +2829,8 @@ export const WatchExecutionMetricsResponse: MessageFns<WatchExecutionMetricsResp
   ): WatchExecutionMetricsResponse {
     const message = createBaseWatchExecutionMetricsResponse();
     message.executions = object.executions?.map((e) => ExecutionMetrics.fromPartial(e)) || [];
+    message.partial = object.partial ?? false;
+    message.timestamp = (object.timestamp !== undefined && object.timestamp !== null) ? BigInt(object.timestamp) : 0n;
     return message;
   },
 };
