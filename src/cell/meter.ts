@@ -212,7 +212,9 @@ export class Meter {
   #areStill(guests: Iterable<Metered>): boolean {
     if (!this.#mayDoze) return false;
     const sinceMs = performance.now() - DOZE_AFTER_MS;
-    return this.#still.sinceMs < sinceMs && Iterator.from(guests).every(({ still }) => still.sinceMs < sinceMs);
+    // What a process without guest code holds moves with the looks themselves.
+    const isProcessStill = this.#guestProcesses > 0 || this.#still.sinceMs < sinceMs;
+    return isProcessStill && Iterator.from(guests).every(({ still }) => still.sinceMs < sinceMs);
   }
 
   #stir(): void {

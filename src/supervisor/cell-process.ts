@@ -473,8 +473,10 @@ export class CellProcess {
       wake();
       return;
     }
-    const pids = [this.#pid, ...[...this.#guests.values()].map(({ pid }) => pid).filter((pid) => pid > 0)];
-    this.#sleepers = new Sleepers(pids, wake);
+    const pids = [...this.#guests.values()].map(({ pid }) => pid).filter((pid) => pid > 0);
+    // Where all guests are processes the cell runs none of their code, and what it does itself on its way to sleep is not theirs.
+    const hasThreads = pids.length < this.#guests.size;
+    this.#sleepers = new Sleepers(hasThreads ? [this.#pid, ...pids] : pids, wake);
   }
 
   #endSleep(): void {

@@ -35,14 +35,14 @@ class StandIn implements Guest {
   async write(): Promise<void> {}
 }
 
-function meter(budgetBytes = 0) {
+function meter(budgetBytes = 0, guestProcesses = 1) {
   const passed: [executionKey: string, limit: string][] = [];
   const dozed: Map<string, GuestUsage>[] = [];
   const events = {
     passed: (key: string, limit: string) => passed.push([key, limit]),
     dozing: (usages: Map<string, GuestUsage>) => dozed.push(usages),
   };
-  return { passed, dozed, meter: new Meter(budgetBytes, 1, events) };
+  return { passed, dozed, meter: new Meter(budgetBytes, guestProcesses, events) };
 }
 
 const limits = (own: Partial<GuestLimits>): GuestLimits => ({ outputKill: false, ...own });
@@ -246,3 +246,27 @@ test.each([
     }
   },
 );
+
+test.each([
+  ['dozes all the same where its guests are processes', 1, 1],
+  ['does not doze where they may be what grows', 0, 0],
+])('a cell that grows %s', async (_, guestProcesses, times) => {
+  vi.useFakeTimers();
+  try {
+    const { meter: one, dozed } = meter(2 ** 50, guestProcesses);
+    const held: Buffer[] = [];
+
+    one.mayDoze = true;
+    one.add('e', new StandIn(() => 60, undefined, guestProcesses), limits({ memoryBytes: 2 ** 40 }));
+    for (let grown = 0; grown < 6; grown += 1) {
+      held.push(Buffer.alloc(2 ** 22, 1));
+      await vi.advanceTimersByTimeAsync(500);
+    }
+    one.remove('e');
+
+    expect(dozed).toHaveLength(times);
+    expect(held).toHaveLength(6);
+  } finally {
+    vi.useRealTimers();
+  }
+});
