@@ -190,9 +190,10 @@ export class Daemon {
   async start(): Promise<Endpoints> {
     if (this.#directory !== undefined) throw new FailedPreconditionError('the daemon was started before');
     const { stateDir, python, durability, orphanGraceMs } = this.config;
-    const [directory, languages] = await Promise.all([StateDirectory.open(stateDir), Languages.probe(python)]);
+    // Beside the rest: an interpreter that is found through a launcher takes a while.
+    const probed = Languages.probe(python);
+    const directory = await StateDirectory.open(stateDir);
     this.#directory = directory;
-    this.#languages = languages;
     this.#spare = keepDescriptor();
     let journal: Journal | undefined;
     try {
@@ -214,6 +215,7 @@ export class Daemon {
       this.#enforcement = enforcementOf(controlGroups);
       // With them ends what such cells have left running, before anyone is told that it is gone.
       await Promise.all(found.gone.map((cellKey) => controlGroups.removeOf(cellKey)));
+      this.#languages = await probed;
       const { output, work } = this.#restore(opened, found);
       const isLost = output.length > 0 && (opened.setAside !== undefined || opened.isNew);
       if (isLost) await this.#keepUnknown(output);
@@ -227,9 +229,10 @@ export class Daemon {
       await journal?.close();
       await directory.close();
       this.#spare[Symbol.dispose]();
+      await probed;
       throw error;
     }
-    for (const { name, available, message } of languages.list()) {
+    for (const { name, available, message } of this.#languages.list()) {
       if (!available) this.#log.warn({ language: name }, `language not available: ${message}`);
     }
     for (const { limit, engine, mechanism, note } of this.#enforcement) {

@@ -476,7 +476,8 @@ export class CellProcess {
     const pids = [...this.#guests.values()].map(({ pid }) => pid).filter((pid) => pid > 0);
     // Where all guests are processes the cell runs none of their code, and what it does itself on its way to sleep is not theirs.
     const hasThreads = pids.length < this.#guests.size;
-    this.#sleepers = new Sleepers(hasThreads ? [this.#pid, ...pids] : pids, wake);
+    const usageFile = this.#controlGroups.usageFile(this.#cellKey);
+    this.#sleepers = new Sleepers(hasThreads ? [this.#pid, ...pids] : pids, usageFile, wake);
   }
 
   #endSleep(): void {

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -34,6 +34,8 @@ export interface CellGroups {
 interface Layout {
   version: 0 | 1 | 2;
   directories: Map<Controller, string>;
+  /** Version 1, where it is mounted: counts CPU time, as each group of version 2 does. */
+  accounting?: string | undefined;
   why: string;
   /** The daemon was moved out of this group, which may not hold processes beside groups. */
   movedFrom?: string;
@@ -52,6 +54,8 @@ export class ControlGroups {
   readonly #cells = new Set<string>();
   /** Groups that an older daemon made for cells that were taken over, by cell. */
   readonly #adopted = new Map<string, string[]>();
+  /** Read once: dead daemons make no more of them. */
+  #older: Map<string, string[]> | undefined;
 
   private constructor(layout: Layout) {
     this.#layout = layout;
@@ -83,15 +87,16 @@ export class ControlGroups {
   add(cellKey: string, pid: number): CellGroups {
     const { version, directories } = this.#layout;
     this.#cells.add(cellKey);
+    const groups = this.#groupsOf(cellKey);
+    for (const group of groups) mkdirSync(group, { recursive: true });
     const cgroups: Record<string, string> = {};
     for (const [controller, parent] of directories) {
       const directory = join(parent, `cell-${cellKey}`);
-      mkdirSync(directory, { recursive: true });
       if (controller !== 'cpu') cgroups[controller] = directory;
       else if (version === 1) write(directory, 'cpu.shares', CELL_SHARES);
       else write(directory, 'cpu.weight', CELL_WEIGHT);
-      if (version === 1) moveInto(directory, pid);
     }
+    if (version === 1) for (const group of groups) moveInto(group, pid);
     const [directory] = Object.values(cgroups);
     if (version === 2 && directory !== undefined) {
       write(directory, 'cgroup.subtree_control', enabling(Object.keys(cgroups)));
@@ -102,19 +107,17 @@ export class ControlGroups {
     return { version, cgroups };
   }
 
+  /** The file that says how much CPU time a cell uses with all its guests that are processes; undefined when there is none. */
+  usageFile(cellKey: string): string | undefined {
+    const groups = this.#adopted.get(cellKey) ?? this.#groupsOf(cellKey);
+    const name = this.version === 2 ? 'cpu.stat' : 'cpuacct.usage';
+    return groups.map((group) => join(group, name)).find(existsSync);
+  }
+
   /** Takes over the groups that an older daemon made for a cell. */
   adopt(cellKey: string): void {
-    const siblings = this.#unique().flatMap((directory) => {
-      const parent = dirname(directory);
-      return subdirectories(parent).map((name) => join(parent, name));
-    });
-    const groups = siblings.filter((directory) => DAEMON_DIRECTORY.test(basename(directory)));
-    const name = `cell-${cellKey}`;
-    const found = groups.filter((directory) => subdirectories(directory).includes(name));
-    this.#adopted.set(
-      cellKey,
-      found.map((directory) => join(directory, name)),
-    );
+    this.#older ??= this.#groupsOfOthers();
+    this.#adopted.set(cellKey, this.#older.get(`cell-${cellKey}`) ?? []);
     this.#cells.add(cellKey);
   }
 
@@ -129,7 +132,7 @@ export class ControlGroups {
     if (!this.#cells.delete(cellKey)) return;
     const adopted = this.#adopted.get(cellKey);
     this.#adopted.delete(cellKey);
-    const groups = adopted ?? this.#unique().map((parent) => join(parent, `cell-${cellKey}`));
+    const groups = adopted ?? this.#groupsOf(cellKey);
     await Promise.all(groups.map(removeTree));
     // The last cell of the older daemon leaves nothing of that behind.
     for (const group of adopted ?? []) tryRemove(dirname(group));
@@ -146,8 +149,24 @@ export class ControlGroups {
     }
   }
 
+  /** The groups that other daemons made for cells, by name: those of one cell have the same one. */
+  #groupsOfOthers(): Map<string, string[]> {
+    const own = this.#unique();
+    const siblings = [...new Set(own.map(dirname))].flatMap((parent) =>
+      subdirectories(parent).map((name) => join(parent, name)),
+    );
+    const others = siblings.filter((each) => DAEMON_DIRECTORY.test(basename(each)) && !own.includes(each));
+    const groups = others.flatMap((each) => subdirectories(each).map((name) => join(each, name)));
+    return Map.groupBy(groups, (group) => basename(group));
+  }
+
+  #groupsOf(cellKey: string): string[] {
+    return this.#unique().map((parent) => join(parent, `cell-${cellKey}`));
+  }
+
   #unique(): string[] {
-    return [...new Set(this.#layout.directories.values())];
+    const { directories, accounting } = this.#layout;
+    return [...new Set([...directories.values(), ...(accounting === undefined ? [] : [accounting])])];
   }
 }
 
@@ -212,16 +231,17 @@ function enabling(controllers: readonly string[]): string {
 function openVersion1(name: string, wanted: readonly Controller[]): Layout {
   const directories = new Map<Controller, string>();
   const reasons: string[] = [];
-  for (const controller of wanted) {
+  const make = (controller: string): string => {
     const own = ownDirectory('cgroup', controller);
-    if (own === undefined) {
-      reasons.push(`${controller} is not mounted`);
-      continue;
-    }
+    if (own === undefined) throw new Error(`${controller} is not mounted`);
+    removeStale(own);
+    const directory = join(own, name);
+    mkdirSync(directory, { recursive: true }); // several controllers may share a hierarchy
+    return directory;
+  };
+  for (const controller of wanted) {
     try {
-      removeStale(own);
-      const directory = join(own, name);
-      mkdirSync(directory, { recursive: true }); // several controllers may share a hierarchy
+      const directory = make(controller);
       directories.set(controller, directory);
       // A group weighs on each processor a share of this, by what it runs there.
       if (controller === 'cpu') write(directory, 'cpu.shares', CELL_SHARES * availableParallelism());
@@ -229,8 +249,14 @@ function openVersion1(name: string, wanted: readonly Controller[]): Layout {
       reasons.push((error as Error).message);
     }
   }
-  if (directories.size > 0) return { version: 1, directories, why: '' };
-  return { version: 0, directories, why: `cgroup v1: ${reasons.join(', ')}` };
+  if (directories.size === 0) return { version: 0, directories, why: `cgroup v1: ${reasons.join(', ')}` };
+  let accounting: string | undefined;
+  try {
+    accounting = make('cpuacct');
+  } catch {
+    // one look at each process instead
+  }
+  return { version: 1, directories, accounting, why: '' };
 }
 
 // ---------------------------------------------------------------------------------------------------------- shared

@@ -2,6 +2,10 @@ import { ProcFile, statFields } from '../proc-file.ts';
 
 /** How often processes that are asleep are looked at, in ms. */
 const PERIOD_MS = 200;
+/** Each of them is looked at once they have used so much CPU time together, in ms; */
+const TOGETHER_MS = 1;
+/** and every so many times in any case: one may have left their group. */
+const EACH = 10;
 
 /** Growth that is no mere chance, in pages. */
 const GROWTH_PAGES = 256;
@@ -59,10 +63,19 @@ class Sleeper {
 /** Some processes that do nothing, looked at from here so that they need not wake up to look at themselves. */
 export class Sleepers implements Disposable {
   readonly #processes: Sleeper[];
+  readonly #usage: ProcFile | undefined;
   readonly #onAwake: () => void;
+  /** The CPU time they had used together when each was looked at last, in ms; NaN where it is not known. */
+  #usedMs: number;
+  #looks = 0;
 
-  /** `onAwake` is called once, as soon as one of them does something or is gone. */
-  constructor(pids: readonly number[], onAwake: () => void) {
+  /**
+   * `onAwake` is called once, as soon as one of them does something or is gone. `usageFile`: that of their control
+   * group which says how much CPU time they use together.
+   */
+  constructor(pids: readonly number[], usageFile: string | undefined, onAwake: () => void) {
+    this.#usage = usageFile === undefined ? undefined : new ProcFile(usageFile);
+    this.#usedMs = usedMs(this.#usage?.read());
     this.#processes = pids.map((pid) => new Sleeper(pid));
     this.#onAwake = onAwake;
     watched.add(this);
@@ -77,8 +90,18 @@ export class Sleepers implements Disposable {
     return false;
   }
 
+  /** Looks now, at each only if they have used CPU time together, or once in a while. */
+  look(): void {
+    this.#looks += 1;
+    const now = usedMs(this.#usage?.read());
+    if (now < this.#usedMs + TOGETHER_MS && this.#looks % EACH !== 0) return;
+    this.#usedMs = now;
+    this.areAsleep();
+  }
+
   [Symbol.dispose](): void {
     for (const process of this.#processes) process.close();
+    this.#usage?.close();
     watched.delete(this);
     if (watched.size > 0) return;
     clearInterval(timer);
@@ -86,10 +109,16 @@ export class Sleepers implements Disposable {
   }
 }
 
+/** From `cpu.stat` (version 2, in µs) or `cpuacct.usage` (version 1, in ns). */
+function usedMs(text: string | undefined): number {
+  const inUs = /^usage_usec (\d+)/.exec(text ?? '')?.[1];
+  return inUs === undefined ? Number(text) / 1e6 : Number(inUs) / 1e3;
+}
+
 /** All of this process: one timer for them is what makes them cheap. */
 const watched = new Set<Sleepers>();
 let timer: NodeJS.Timeout | undefined;
 
 function lookAtAll(): void {
-  for (const each of watched) each.areAsleep();
+  for (const each of watched) each.look();
 }

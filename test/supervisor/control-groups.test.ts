@@ -99,6 +99,23 @@ test('a cell is moved into groups of its own, and weighs less than the daemon', 
   expect(groupsOf(process.pid)).not.toContain('elide-');
 });
 
+test('what a cell uses is counted in one file, wherever there are groups that count', async () => {
+  const control = open();
+  const busy = spawn('sh', ['-c', 'read go; while :; do :; done']);
+  children.push(busy);
+
+  control.add('abc', busy.pid as number);
+
+  const file = control.usageFile('abc');
+  expect(file === undefined).toBe(control.version === 0 || !/cpuacct|^0:/m.test(groupsOf(busy.pid as number)));
+  if (file === undefined) return;
+  const before = readFileSync(file, 'utf8');
+  busy.stdin.write('go\n');
+  await expect.poll(() => readFileSync(file, 'utf8')).not.toBe(before);
+  await control.remove('abc');
+  expect(control.usageFile('abc')).toBeUndefined();
+});
+
 test('a cell that ended before it was moved is no error', () => {
   const control = open();
   const dead = Number(execFileSync('sh', ['-c', 'echo $$']).toString());

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ControlGroups } from '../../src/supervisor/control-groups.ts';
 import { Sleepers } from '../../src/supervisor/sleepers.ts';
 import { eventually } from '../support/eventually.ts';
 
@@ -21,39 +22,59 @@ async function sleeper(): Promise<ChildProcess & { pid: number }> {
   return child as unknown as ChildProcess & { pid: number };
 }
 
-test.each<[what: string, act: (child: ChildProcess) => void]>([
+let groups: ControlGroups;
+beforeAll(() => {
+  groups = ControlGroups.open();
+});
+afterAll(() => groups.close());
+
+const ACTS: [what: string, act: (child: ChildProcess) => void][] = [
   ['computes', (child) => child.stdin?.write('compute\n')],
   ['has a thread compute', (child) => child.stdin?.write('thread\n')],
   ['grows', (child) => child.stdin?.write('grow\n')],
   ['ends', (child) => child.kill('SIGKILL')],
-])('who sleeps is left alone until one of them %s, and that is told once', async (_, act) => {
-  const children = [await sleeper(), await sleeper()] as const;
-  let awoken = 0;
-  try {
-    const sleepers = new Sleepers(
-      children.map(({ pid }) => pid),
-      () => {
-        awoken += 1;
-      },
-    );
-    expect(sleepers.areAsleep()).toBe(true);
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    expect(awoken).toBe(0);
+];
 
-    act(children[1]);
+/** `none`: nothing says what they use together. `left`: they are not in the group that does. */
+const GROUPS = ['none', 'own', 'left'] as const;
 
-    await eventually('awake', () => awoken > 0);
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    expect(awoken).toBe(1);
-  } finally {
-    for (const child of children) child.kill('SIGKILL');
-  }
-});
+test.each(ACTS.flatMap(([what, act]) => GROUPS.map((group) => [what, group, act] as const)))(
+  'who sleeps is left alone until one of them %s (group: %s), and that is told once',
+  async (what, group, act) => {
+    const children = [await sleeper(), await sleeper()] as const;
+    const other = await sleeper();
+    const name = `${what.replaceAll(' ', '-')}-${group}`;
+    let awoken = 0;
+    try {
+      const counted = { none: [], own: children, left: [other] }[group];
+      for (const { pid } of counted) groups.add(name, pid);
+      const sleepers = new Sleepers(
+        children.map(({ pid }) => pid),
+        group === 'none' ? undefined : groups.usageFile(name),
+        () => {
+          awoken += 1;
+        },
+      );
+      expect(sleepers.areAsleep()).toBe(true);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(awoken).toBe(0);
+
+      act(children[1]);
+
+      await eventually('awake', () => awoken > 0);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(awoken).toBe(1);
+    } finally {
+      for (const child of [...children, other]) child.kill('SIGKILL');
+      await groups.remove(name);
+    }
+  },
+);
 
 test('who is no more watched is not told of', async () => {
   const child = await sleeper();
   try {
-    const sleepers = new Sleepers([child.pid], () => expect.unreachable());
+    const sleepers = new Sleepers([child.pid], undefined, () => expect.unreachable());
     sleepers[Symbol.dispose]();
     child.stdin?.write('compute\n');
     await once(child.stdout as NodeJS.ReadableStream, 'data');
