@@ -153,7 +153,8 @@ async function setUp(hello: Hello): Promise<void> {
   engine = await createEngine(hello);
   meter = new Meter(Number(hello.memoryBudgetBytes), hello.engine === 'javascript' ? 0 : 1, {
     passed: limitPassed,
-    dozing: (usages) => report({ body: { $case: 'dozing', value: { usages: newsOf(usages), guests: guests.size } } }),
+    dozing: (usages) =>
+      report({ body: { $case: 'dozing', value: { usages: newsOf(usages), executionKeys: [...usages.keys()] } } }),
   });
   engine.keepWarm(hello.keepWarm);
 }
@@ -213,7 +214,7 @@ function obey(body: NonNullable<ToCell['body']>): void {
       void measure(body.value.request);
       break;
     case 'wake':
-      meter?.wake();
+      meter?.wake(body.value.executionKeys.length > 0 ? body.value.executionKeys : undefined);
       break;
     case 'acknowledge':
       ends.forget(body.value.executionKey);

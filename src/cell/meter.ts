@@ -6,9 +6,9 @@ const PERIOD_MS = 100;
 const CLOSE_PERIOD_MS = 20;
 /** How often the process is looked at when no guest has a limit, in ms. */
 const REST_PERIOD_MS = 500;
-/** After so long in which no guest did anything, a cell whose daemon watches its processes dozes. */
+/** After so long in which a guest did nothing it is left to a daemon that watches its process: it dozes. */
 const DOZE_AFTER_MS = 2_000;
-/** When a cell that dozes looks again, in ms: each time twice as late while nothing happens, but this often. */
+/** When a guest that dozes is looked at again, in ms: each time twice as late while nothing happens, but this often. */
 const DOZE_PERIOD_MS = 5_000;
 const LONGEST_DOZE_MS = 60_000;
 /** What a guest that does nothing uses all the same: it is asked what it holds. */
@@ -33,7 +33,7 @@ export type MeteredLimit = 'cpu' | 'memory' | 'memory_soft';
 export interface MeterEvents {
   /** A guest passed a limit; once for each of its limits. One line for people. */
   passed(executionKey: string, limit: MeteredLimit, message: string): void;
-  /** No guest has done anything for a while: what they use. From here on they are looked at seldom. */
+  /** These have done nothing for a while: what they use. From here on they are looked at seldom. */
   dozing(usages: Map<string, GuestUsage>): void;
 }
 
@@ -53,6 +53,16 @@ interface Metered {
   /** Bytes held, newest last, while the cell is past half of its budget. */
   history: number[];
   still: Still;
+  /** What it used when it was looked at last, and when that was. */
+  usage: GuestUsage | undefined;
+  lookedMs: number;
+  doze: Doze | undefined;
+}
+
+/** Of a guest that is left alone: when it is looked at again, and how long that is after the look before, in ms. */
+interface Doze {
+  dueMs: number;
+  periodMs: number;
 }
 
 /** What the process holds of its budget. */
@@ -81,8 +91,6 @@ export class Meter {
   /** A guest, or the process, was beyond half of its limit at the last look. */
   #close = false;
   #still: Still = { sinceMs: 0, cpuMs: 0, bytes: 0 };
-  #dozing = false;
-  #dozeMs = DOZE_PERIOD_MS;
   #mayDoze = false;
 
   /** `budgetBytes` is what the whole process may hold; 0: no budget. `guestProcesses`: 1 where a guest is one, else 0. */
@@ -92,24 +100,32 @@ export class Meter {
     this.#events = events;
   }
 
-  /** True while somebody sees to it that {@link wake} is called when the process, or that of a guest, does something. */
+  /** True while somebody sees to it that {@link wake} is called when a guest that dozes, or its process, does something. */
   set mayDoze(mayDoze: boolean) {
     this.#mayDoze = mayDoze;
     if (!mayDoze) this.wake();
   }
 
-  /** Somebody does something, or may: guests are looked at as often as before. */
-  wake(): void {
-    if (!this.#dozing) return;
-    this.#dozing = false;
-    this.#stir();
-    this.#schedule(0);
+  /** These do something, or may; without any named, all: they are looked at as often as before. */
+  wake(executionKeys: Iterable<string> = this.#guests.keys()): void {
+    const sinceMs = performance.now();
+    for (const executionKey of executionKeys) {
+      const metered = this.#guests.get(executionKey);
+      if (metered?.doze === undefined) continue;
+      metered.doze = undefined;
+      metered.still.sinceMs = sinceMs;
+      this.#still.sinceMs = sinceMs;
+      this.#schedule(0);
+    }
   }
 
   add(executionKey: string, guest: Guest, limits: GuestLimits): void {
-    const still = { sinceMs: performance.now(), cpuMs: 0, bytes: 0 };
-    this.#guests.set(executionKey, { guest, limits, passed: new Set(), baseBytes: 0, history: [], still });
-    this.wake();
+    const nowMs = performance.now();
+    const still = { sinceMs: nowMs, cpuMs: 0, bytes: 0 };
+    const unseen = { baseBytes: 0, history: [], usage: undefined, lookedMs: nowMs, doze: undefined };
+    // Where guests are threads the process of all of them does something now.
+    if (this.#guestProcesses === 0) this.wake();
+    this.#guests.set(executionKey, { guest, limits, passed: new Set(), still, ...unseen });
     this.#schedule(isMetered(limits) ? PERIOD_MS : REST_PERIOD_MS);
   }
 
@@ -117,11 +133,11 @@ export class Meter {
     this.#guests.delete(executionKey);
   }
 
-  /** What every guest uses now, by execution key. The next look is as far away as after any other one. */
+  /** What every guest that does not doze uses now, by execution key. The next look is as far away as after any other one. */
   async measure(): Promise<Map<string, GuestUsage>> {
     const room = this.#look();
-    const usages = this.#judge({ ...room, whole: true }, () => true);
-    if (!this.#sampling && !this.#dozing) this.#restAfter(usages);
+    const usages = this.#judge(room, ({ doze }) => room.whole || doze === undefined);
+    if (!this.#sampling) this.#restAfter(usages);
     return usages;
   }
 
@@ -134,7 +150,7 @@ export class Meter {
     this.#dueMs = dueMs;
     this.#timer = setTimeout(() => {
       const room = this.#look();
-      this.#restAfter(this.#judge(room, ({ limits }) => room.whole || isMetered(limits)));
+      this.#restAfter(this.#judge(room, (metered) => room.whole || isDue(metered)));
     }, delayMs).unref();
   }
 
@@ -155,10 +171,14 @@ export class Meter {
 
   /** When to look again, in ms. */
   get #periodMs(): number {
-    if (this.#dozing) return this.#dozeMs;
+    const guests = [...this.#guests.values()];
+    const awake = guests.filter(({ doze }) => doze === undefined);
+    if (awake.length === 0) {
+      const dueMs = guests.reduce((first, { doze }) => Math.min(first, doze?.dueMs ?? first), Number.POSITIVE_INFINITY);
+      return Math.max(0, dueMs - performance.now());
+    }
     if (this.#close) return CLOSE_PERIOD_MS;
-    const isWatched = [...this.#guests.values()].some(({ limits }) => isMetered(limits));
-    return isWatched ? PERIOD_MS : REST_PERIOD_MS;
+    return awake.some(({ limits }) => isMetered(limits)) ? PERIOD_MS : REST_PERIOD_MS;
   }
 
   #look(): Room {
@@ -181,6 +201,8 @@ export class Meter {
       looked.map(async ([executionKey, metered]) => {
         const usage = await metered.guest.usage();
         usages.set(executionKey, usage);
+        metered.usage = usage;
+        metered.lookedMs = performance.now();
         if (this.#guests.get(executionKey) !== metered) return;
         if (this.#compare(executionKey, metered, usage)) close = true;
         metered.still = stillOf(metered.still, cpuMsOf(usage), usage.memoryBytes);
@@ -196,31 +218,36 @@ export class Meter {
     return usages;
   }
 
-  /** Falls asleep, or sleeps on, when nobody has done anything for long enough. */
+  /** Who has done nothing for long enough falls asleep, or sleeps on. */
   async #doze(): Promise<void> {
+    if (!this.#mayDoze) return;
+    const nowMs = performance.now();
     // Who has no limit of its own is looked at only when nobody else is in the way.
-    if (!this.#areStill([...this.#guests.values()].filter(({ limits }) => isMetered(limits)))) {
-      this.#dozing = false;
-      return;
+    if (![...this.#guests.values()].some(({ limits, still }) => isMetered(limits) && !isStill(still, nowMs))) {
+      const isClose = this.#close;
+      const isLeft = ({ limits, doze }: Metered) => !isMetered(limits) && doze === undefined;
+      await this.#judge({ ...this.#look(), whole: false }, isLeft);
+      this.#close ||= isClose;
     }
-    const usages = await this.#judge({ ...this.#look(), whole: true }, () => true);
-    this.#dozeMs = this.#dozing ? Math.min(2 * this.#dozeMs, LONGEST_DOZE_MS) : DOZE_PERIOD_MS;
-    this.#dozing = this.#areStill(this.#guests.values());
-    if (this.#dozing) this.#events.dozing(usages);
+    const isProcessStill = this.#guestProcesses > 0 || this.#areThreadsStill();
+    const asleep = new Map<string, GuestUsage>();
+    for (const [executionKey, metered] of this.#guests) {
+      const { usage, still, lookedMs, doze } = metered;
+      if (!isProcessStill || usage === undefined || !isStill(still, lookedMs)) {
+        metered.doze = undefined;
+      } else if (doze === undefined || doze.dueMs <= lookedMs) {
+        const periodMs = doze === undefined ? DOZE_PERIOD_MS : Math.min(2 * doze.periodMs, LONGEST_DOZE_MS);
+        metered.doze = { periodMs, dueMs: lookedMs + periodMs };
+        asleep.set(executionKey, usage);
+      }
+    }
+    if (asleep.size > 0) this.#events.dozing(asleep);
   }
 
-  #areStill(guests: Iterable<Metered>): boolean {
-    if (!this.#mayDoze) return false;
-    const sinceMs = performance.now() - DOZE_AFTER_MS;
-    // What a process without guest code holds moves with the looks themselves.
-    const isProcessStill = this.#guestProcesses > 0 || this.#still.sinceMs < sinceMs;
-    return isProcessStill && Iterator.from(guests).every(({ still }) => still.sinceMs < sinceMs);
-  }
-
-  #stir(): void {
-    const sinceMs = performance.now();
-    this.#still.sinceMs = sinceMs;
-    for (const { still } of this.#guests.values()) still.sinceMs = sinceMs;
+  /** Nobody can say of a process which of its threads does something. */
+  #areThreadsStill(): boolean {
+    const areStill = Iterator.from(this.#guests.values()).every(({ still, lookedMs }) => isStill(still, lookedMs));
+    return areStill && isStill(this.#still, performance.now());
   }
 
   #compare(executionKey: string, { guest, limits, passed }: Metered, usage: GuestUsage): boolean {
@@ -273,6 +300,16 @@ function growthOf({ history, baseBytes }: Metered): number {
 function stillOf(still: Still, cpuMs: number, bytes: number): Still {
   if (Math.abs(cpuMs - still.cpuMs) < STILL_CPU_MS && Math.abs(bytes - still.bytes) < STILL_BYTES) return still;
   return { sinceMs: performance.now(), cpuMs, bytes };
+}
+
+/** For long enough, when it was looked at last. */
+function isStill({ sinceMs }: Still, lookedMs: number): boolean {
+  return lookedMs - sinceMs > DOZE_AFTER_MS;
+}
+
+/** Whose turn it is, whatever the process holds. */
+function isDue({ limits, doze }: Metered): boolean {
+  return doze === undefined ? isMetered(limits) : doze.dueMs <= performance.now();
 }
 
 function cpuMsOf({ userSeconds, systemSeconds }: GuestUsage): number {

@@ -62,6 +62,8 @@ const CAUSES = new Map(
 );
 
 const LOG_TAIL_CHARS = 400;
+/** Stands for the cell's own process among its guests that doze. */
+const CELL = '';
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
@@ -158,7 +160,7 @@ export class CellProcess {
   #ready = false;
   #measuring: Promise<Map<string, Usage>> | undefined;
   #measured = () => {};
-  /** While the cell dozes: its processes. */
+  /** The guests that doze; of those that are threads, their cell. */
   #sleepers: Sleepers | undefined;
   /** Executions whose end was told and is not kept safe yet: until then a later daemon may need the cell's record. */
   readonly #unacknowledged = new Set<string>();
@@ -203,7 +205,7 @@ export class CellProcess {
       return;
     }
     this.#wake();
-    this.#endSleep();
+    this.#sleepers?.delete(CELL);
     this.#observe(request.executionKey, request, observer);
     this.#send({ $case: 'start', value: request });
   }
@@ -235,13 +237,14 @@ export class CellProcess {
 
   /** With `stop`, its reason, the signal begins a stop, and is delivered once however often it is said. */
   signal(executionKey: string, signal: string, tree: boolean, stop: StopReason | undefined): void {
+    this.#rouse(executionKey);
     const value = { executionKey, signal, tree, stop: stop !== undefined, reason: stop ?? '' };
     this.#send({ $case: 'signal', value });
   }
 
-  /** While every guest sleeps the same object all the time, and another one in their next sleep. */
-  get sleep(): object | undefined {
-    return this.#sleepers;
+  /** While a guest sleeps the same object all the time, and another one in its next sleep. */
+  sleepOf(executionKey: string): object | undefined {
+    return this.#sleepers?.get(this.#sleepKey(executionKey));
   }
 
   /**
@@ -256,8 +259,10 @@ export class CellProcess {
   }
 
   async #measure(): Promise<Map<string, Usage>> {
-    // What a cell that dozes has told is true as long as nobody wakes.
-    if (this.#ready && !this.#gone && !this.#sleepers?.areAsleep()) {
+    // What the cell has told of a guest that dozes is true as long as that does not wake.
+    this.#sleepers?.look();
+    const isAwake = (executionKey: string) => this.sleepOf(executionKey) === undefined;
+    if (this.#ready && !this.#gone && Iterator.from(this.#guests.keys()).some(isAwake)) {
       const answered = Promise.withResolvers<void>();
       this.#measured = answered.resolve;
       this.#send({ $case: 'measure', value: { request: 0 } });
@@ -283,6 +288,7 @@ export class CellProcess {
     if (guest === undefined) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
     guest.inputs.push(resolve);
+    this.#rouse(executionKey);
     this.#send({ $case: 'input', value: { executionKey, data, end, position: bigintOf(position) } });
     return promise;
   }
@@ -306,7 +312,7 @@ export class CellProcess {
   /** Leaves the process to the next daemon. */
   detach(): void {
     this.#gone = true;
-    this.#endSleep();
+    this.#sleepers?.[Symbol.dispose]();
     this.#connection?.destroy();
     this.#child?.unref();
   }
@@ -446,7 +452,7 @@ export class CellProcess {
         break;
       case 'dozing':
         this.#note(body.value.usages);
-        this.#watchSleep(body.value.guests);
+        this.#watchSleep(body.value.executionKeys, body.value.usages);
         break;
       case 'inputTaken':
         this.#guests.get(body.value.executionKey)?.inputs.shift()?.();
@@ -461,28 +467,43 @@ export class CellProcess {
     }
   }
 
-  /** The cell dozes, with so many guests, until something is seen to happen there. */
-  #watchSleep(guests: number): void {
-    this.#endSleep();
-    const wake = () => {
-      this.#sleepers = undefined;
-      this.#send({ $case: 'wake', value: {} });
-    };
-    // One that is on its way there has not been seen to sleep.
-    if (guests !== this.#guests.size) {
-      wake();
-      return;
+  /** These guests doze until they are seen to do something. Of those whose figures are not told anew nothing has changed. */
+  #watchSleep(executionKeys: string[], usages: CellUsage[]): void {
+    this.#sleepers ??= new Sleepers(this.#controlGroups.usageFile(this.#cellKey), (key) => this.#awaken(key));
+    const changed = new Set(usages.map(({ executionKey }) => executionKey));
+    let areThreads = false;
+    for (const executionKey of executionKeys) {
+      const guest = this.#guests.get(executionKey);
+      // One that nobody here knows yet is not watched.
+      if (guest === undefined) this.#awaken(executionKey);
+      else if (guest.pid > 0) this.#watch(executionKey, guest.pid, changed.has(executionKey));
+      else areThreads = true;
     }
-    const pids = [...this.#guests.values()].map(({ pid }) => pid).filter((pid) => pid > 0);
-    // Where all guests are processes the cell runs none of their code, and what it does itself on its way to sleep is not theirs.
-    const hasThreads = pids.length < this.#guests.size;
-    const usageFile = this.#controlGroups.usageFile(this.#cellKey);
-    this.#sleepers = new Sleepers(hasThreads ? [this.#pid, ...pids] : pids, usageFile, wake);
+    if (!areThreads) return;
+    // One that is on its way there has not been seen to sleep.
+    if (executionKeys.length === this.#guests.size) this.#watch(CELL, this.#pid, changed.size > 0);
+    else this.#awaken(CELL);
   }
 
-  #endSleep(): void {
-    this.#sleepers?.[Symbol.dispose]();
-    this.#sleepers = undefined;
+  /** What is sent to a guest wakes it, however little it does then. */
+  #rouse(executionKey: string): void {
+    const key = this.#sleepKey(executionKey);
+    if (this.#sleepers?.get(key) === undefined) return;
+    this.#sleepers.delete(key);
+    this.#awaken(key);
+  }
+
+  #sleepKey(executionKey: string): string {
+    const { pid = 0 } = this.#guests.get(executionKey) ?? {};
+    return pid > 0 ? executionKey : CELL;
+  }
+
+  #awaken(key: string): void {
+    this.#send({ $case: 'wake', value: { executionKeys: key === CELL ? [] : [key] } });
+  }
+
+  #watch(key: string, pid: number, isChanged: boolean): void {
+    if (isChanged || this.#sleepers?.get(key) === undefined) this.#sleepers?.add(key, pid);
   }
 
   #keepEarly(executionKey: string, body: NonNullable<FromCell['body']>): void {
@@ -498,6 +519,7 @@ export class CellProcess {
     const guest = this.#guests.get(exited.executionKey);
     if (guest === undefined) return;
     this.#guests.delete(exited.executionKey);
+    this.#sleepers?.delete(exited.executionKey);
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
@@ -508,7 +530,7 @@ export class CellProcess {
   #exited(how: string): void {
     if (this.#gone) return;
     this.#gone = true;
-    this.#endSleep();
+    this.#sleepers?.[Symbol.dispose]();
     this.#connection?.destroy();
     const log = readTail(this.#files.log);
     // Its last words may not have been heard.

@@ -50,8 +50,8 @@ export interface CellPlace {
   acknowledge(executionKey: string): void;
   /** What the guests of its cell use now, by execution key. */
   measure(): Promise<Map<string, Usage>>;
-  /** While nobody in its cell does anything, the same object all the time, and another one next time. */
-  sleep(): object | undefined;
+  /** While a guest does nothing, the same object all the time, and another one next time. */
+  sleepOf(executionKey: string): object | undefined;
   killGuest(executionKey: string, reason: StopReason): void;
   write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void>;
   killCell(): void;
@@ -178,7 +178,7 @@ export class CellSupervisor {
       signal: (executionKey, name, tree, stop) => process.signal(executionKey, name, tree, stop),
       acknowledge: (executionKey) => process.acknowledge(executionKey),
       measure: () => process.measure(),
-      sleep: () => process.sleep,
+      sleepOf: (executionKey) => process.sleepOf(executionKey),
       killGuest: (executionKey, reason) => process.killGuest(executionKey, reason),
       write: (...input) => process.write(...input),
       killCell: () => actor.send({ type: 'cell.kill' }),

@@ -73,7 +73,7 @@ export async function* metricsOfOne(
   }
 }
 
-/** What of an execution was told last, and while its cell slept, during which sleep. */
+/** What of an execution was told last, and while it slept, during which sleep. */
 interface Told {
   metrics: ExecutionMetrics;
   sleep: object | undefined;

@@ -109,7 +109,7 @@ const GONE: CellPlace = {
   signal: () => {},
   acknowledge: () => {},
   measure: async () => new Map(),
-  sleep: () => undefined,
+  sleepOf: () => undefined,
   killGuest: () => {},
   write: async () => {},
   killCell: () => {},
@@ -447,7 +447,7 @@ export class SessionSupervisor implements Waiting {
     const hold = (ready: CellPlace): void => {
       place = ready;
       record.measure = async () => (await ready.measure()).get(executionKey);
-      record.sleep = () => ready.sleep();
+      record.sleep = () => ready.sleepOf(record.executionKey);
       if (record.stdin) record.write = (...input) => ready.write(executionKey, ...input);
       record.onEvent(({ state }) => {
         if (state === 'exited') ready.acknowledge(executionKey);

@@ -60,47 +60,58 @@ class Sleeper {
   }
 }
 
-/** Some processes that do nothing, looked at from here so that they need not wake up to look at themselves. */
+/** Processes of a cell that do nothing, looked at from here so that they need not wake up to look at themselves. */
 export class Sleepers implements Disposable {
-  readonly #processes: Sleeper[];
+  readonly #sleepers = new Map<string, Sleeper>();
   readonly #usage: ProcFile | undefined;
-  readonly #onAwake: () => void;
-  /** The CPU time they had used together when each was looked at last, in ms; NaN where it is not known. */
-  #usedMs: number;
+  readonly #onAwake: (key: string) => void;
+  /** The CPU time that all of the cell had used when each was looked at last, in ms; NaN where it is not known. */
+  #usedMs = Number.NaN;
   #looks = 0;
 
   /**
-   * `onAwake` is called once, as soon as one of them does something or is gone. `usageFile`: that of their control
-   * group which says how much CPU time they use together.
+   * `onAwake` is called with the key of one that does something or is gone: it is no more watched. `usageFile`: that of
+   * the cell's control group which says how much CPU time its processes use together.
    */
-  constructor(pids: readonly number[], usageFile: string | undefined, onAwake: () => void) {
+  constructor(usageFile: string | undefined, onAwake: (key: string) => void) {
     this.#usage = usageFile === undefined ? undefined : new ProcFile(usageFile);
-    this.#usedMs = usedMs(this.#usage?.read());
-    this.#processes = pids.map((pid) => new Sleeper(pid));
     this.#onAwake = onAwake;
     watched.add(this);
     timer ??= setInterval(lookAtAll, PERIOD_MS).unref();
   }
 
-  /** Looks now; false, and `onAwake` was called, when one of them has done something. */
-  areAsleep(): boolean {
-    if (!this.#processes.some(({ isAwake }) => isAwake)) return true;
-    this[Symbol.dispose]();
-    this.#onAwake();
-    return false;
+  /** Watches a process from now on, also if it was watched before. */
+  add(key: string, pid: number): void {
+    this.delete(key);
+    this.#sleepers.set(key, new Sleeper(pid));
   }
 
-  /** Looks now, at each only if they have used CPU time together, or once in a while. */
+  /** The same object as long as it sleeps, and another one when it is added again. */
+  get(key: string): object | undefined {
+    return this.#sleepers.get(key);
+  }
+
+  delete(key: string): void {
+    this.#sleepers.get(key)?.close();
+    this.#sleepers.delete(key);
+  }
+
+  /** Looks now, at each only if the cell has used CPU time, or once in a while. */
   look(): void {
+    if (this.#sleepers.size === 0) return;
     this.#looks += 1;
     const now = usedMs(this.#usage?.read());
     if (now < this.#usedMs + TOGETHER_MS && this.#looks % EACH !== 0) return;
     this.#usedMs = now;
-    this.areAsleep();
+    for (const [key, sleeper] of this.#sleepers) {
+      if (!sleeper.isAwake) continue;
+      this.delete(key);
+      this.#onAwake(key);
+    }
   }
 
   [Symbol.dispose](): void {
-    for (const process of this.#processes) process.close();
+    for (const key of this.#sleepers.keys()) this.delete(key);
     this.#usage?.close();
     watched.delete(this);
     if (watched.size > 0) return;

@@ -156,6 +156,51 @@ test('a cell whose guests do nothing dozes, and one that is woken looks as often
   }
 });
 
+test.each([
+  ['that are processes dozes by itself', 1],
+  ['that are threads dozes with all others, or not at all', 0],
+])('each of the guests %s', async (_, guestProcesses) => {
+  vi.useFakeTimers();
+  try {
+    const { meter: one, dozed } = meter(0, guestProcesses);
+    const computes = new StandIn(
+      () => 60,
+      (look) => look / 100,
+      guestProcesses,
+    );
+    const [still, free] = [new StandIn(() => 60, undefined, guestProcesses), new StandIn(() => 60)];
+
+    one.mayDoze = true;
+    one.add('computes', computes, limits({ memoryBytes: 1_000 }));
+    one.add('still', still, limits({ memoryBytes: 1_000 }));
+    one.add('free', free, limits({}));
+    await vi.advanceTimersByTimeAsync(4_000);
+    expect(dozed.map((usages) => [...usages.keys()])).toEqual(guestProcesses === 0 ? [] : [['still']]);
+    // Who has no limit of its own is not looked at while others are.
+    expect(free.looks).toBe(0);
+    if (guestProcesses === 0) {
+      expect(still.looks).toBe(computes.looks);
+      return;
+    }
+    const before = { still: still.looks, computes: computes.looks };
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(still.looks).toBe(before.still);
+    expect(computes.looks).toBeGreaterThanOrEqual(before.computes + 9);
+    expect([...(await one.measure()).keys()]).toEqual(['computes', 'free']);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(dozed.slice(1).map((usages) => [...usages.keys()])).toEqual([['free']]);
+
+    one.wake(['still', 'gone']);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(still.looks).toBeGreaterThanOrEqual(before.still + 9);
+    one.remove('computes');
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(dozed.slice(2).map((usages) => [...usages.keys()])).toEqual([['still']]);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
 test('a cell that dozes on looks after 5, 10, 20, 40, and then each 60 seconds; woken, it begins anew', async () => {
   vi.useFakeTimers();
   try {

@@ -1,7 +1,12 @@
-import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 // A cell whose guests do nothing sleeps, and no limit is less of a limit for it.
 
@@ -11,20 +16,37 @@ beforeAll(async () => {
 });
 afterAll(() => node[Symbol.asyncDispose]());
 
-/** Waits for a line of input, then does what is given for its language: indented once. */
-const onInput = (javascript: string, python: string) => ({
-  javascript: `process.stdin.once('data', () => { ${javascript} }); console.log('ready');`,
-  python: `import sys, time\nprint('ready', flush=True)\nsys.stdin.readline()\n${python}`,
+/** Waits for a line in a pipe, its only argument, of which the daemon knows nothing, then does what is given: indented once. */
+const onLine = (javascript: string, python: string) => ({
+  javascript: `require('node:fs').createReadStream(process.argv[2]).once('data', () => { ${javascript} }); console.log('ready');`,
+  python: `import sys, time\nprint('ready', flush=True)\nopen(sys.argv[1]).readline()\n${python}`,
 });
-const GROWS = onInput(
+const GROWS = onLine(
   'const held = []; setInterval(() => held.push(Buffer.alloc(8 << 20, 1)), 10);',
   'held = []\nwhile True:\n  held.append(bytearray(8 << 20))\n  time.sleep(0.01)',
 );
-const BURNS = onInput('for (;;);', 'while True: pass');
-const WORKS = onInput(
+const BURNS = onLine('for (;;);', 'while True: pass');
+const WORKS = onLine(
   "const until = process.cpuUsage().user + 300_000; while (process.cpuUsage().user < until) for (let count = 0; count < 1e6; count++); console.log('done'); setInterval(() => {}, 1e6);",
   "while time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(1000)",
 );
+
+/** What wakes a guest, with nobody told. */
+class Bell {
+  readonly path = join(mkdtempSync(join(tmpdir(), 'elide-test-')), 'bell');
+
+  constructor() {
+    execFileSync('mkfifo', [this.path]);
+  }
+
+  ring(): Promise<void> {
+    return writeFile(this.path, 'go\n');
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(dirname(this.path), { recursive: true });
+  }
+}
 
 /** How often a process gave up its core by itself: each look at a guest is one time. */
 const naps = (pid: number) =>
@@ -44,63 +66,60 @@ async function asleep(session: TestSession): Promise<void> {
   );
 }
 
-test.each(['javascript', 'python'] as const)(
-  'a sleeping %s guest that grows is ended at its memory limit',
-  async (language) => {
-    const session = await node.session();
-    const guest = await session.ready({ language, code: GROWS[language], memoryLimitMb: 64, stdin: true });
-    await asleep(session);
+test.each(ENGINES)('a sleeping %s guest that grows is ended at its memory limit', async (engine) => {
+  const asked = languageOf(engine);
+  using bell = new Bell();
+  const session = await node.session();
+  const guest = await session.ready({ ...asked, code: GROWS[asked.language], memoryLimitMb: 64, args: [bell.path] });
+  await asleep(session);
 
-    await guest.write('go\n');
+  await bell.ring();
 
-    const { result } = await guest.end();
-    expect(result).toMatchObject({ reason: 'memory_exceeded' });
-    // It grows by some 800 MiB a second: seen late, not as late as a cell looks that nobody wakes.
-    expect(result.usage?.peakMemoryBytes).toBeLessThan(2 ** 30);
-  },
-);
+  const { result } = await guest.end();
+  expect(result).toMatchObject({ reason: 'memory_exceeded' });
+  // It grows by some 800 MiB a second: seen late, not as late as a cell looks that nobody wakes.
+  expect(result.usage?.peakMemoryBytes).toBeLessThan(2 ** 30);
+});
 
-test.each(['javascript', 'python'] as const)(
-  'a sleeping %s guest that computes is ended at its CPU limit',
-  async (language) => {
-    const session = await node.session();
-    const guest = await session.ready({
-      language,
-      code: BURNS[language],
-      cpuTimeLimitMs: 400,
-      graceMs: 0,
-      stdin: true,
-    });
-    await asleep(session);
+test.each(ENGINES)('a sleeping %s guest that computes is ended at its CPU limit', async (engine) => {
+  const asked = languageOf(engine);
+  using bell = new Bell();
+  const session = await node.session();
+  const guest = await session.ready({
+    ...asked,
+    code: BURNS[asked.language],
+    cpuTimeLimitMs: 400,
+    graceMs: 0,
+    args: [bell.path],
+  });
+  await asleep(session);
 
-    await guest.write('go\n');
+  await bell.ring();
 
-    const { result } = await guest.end();
-    expect(result).toMatchObject({ reason: 'timed_out' });
-    // Some looks late, not as long as a cell sleeps.
-    const { userSeconds = 0, systemSeconds = 0 } = result.usage ?? {};
-    expect(userSeconds + systemSeconds).toBeLessThan(2);
-  },
-);
+  const { result } = await guest.end();
+  expect(result).toMatchObject({ reason: 'timed_out' });
+  // Some looks late, not as long as a cell sleeps.
+  const { userSeconds = 0, systemSeconds = 0 } = result.usage ?? {};
+  expect(userSeconds + systemSeconds).toBeLessThan(2);
+});
 
-test.each(['javascript', 'python'] as const)(
-  'what a sleeping %s guest uses is known, and what it used meanwhile',
-  async (language) => {
-    const session = await node.session();
-    const guest = await session.ready({ language, code: WORKS[language], memoryLimitMb: 500, stdin: true });
-    const used = async () => {
-      const metrics = await node.daemon.getExecutionMetrics(session.sessionId, guest.executionId);
-      return { ...metrics, seconds: metrics.userSeconds + metrics.systemSeconds };
-    };
-    await asleep(session);
-    const before = await used();
-    expect(before.memoryBytes).toBeGreaterThan(0);
+test.each(ENGINES)('what a sleeping %s guest uses is known, and what it used meanwhile', async (engine) => {
+  const asked = languageOf(engine);
+  using bell = new Bell();
+  const session = await node.session();
+  const guest = await session.ready({ ...asked, code: WORKS[asked.language], memoryLimitMb: 500, args: [bell.path] });
+  const used = async () => {
+    const metrics = await node.daemon.getExecutionMetrics(session.sessionId, guest.executionId);
+    return { ...metrics, seconds: metrics.userSeconds + metrics.systemSeconds };
+  };
+  await asleep(session);
+  const before = await used();
+  expect(before.memoryBytes).toBeGreaterThan(0);
 
-    await guest.write('go\n');
-    await guest.printed('done');
+  await bell.ring();
+  await guest.printed('done');
 
-    await eventually('its work is seen', async () => (await used()).seconds >= before.seconds + 0.27);
-    expect((await used()).seconds).toBeLessThan(before.seconds + 0.6);
-    await guest.cancel({ signal: 'SIGKILL' });
-  },
-);
+  await eventually('its work is seen', async () => (await used()).seconds >= before.seconds + 0.27);
+  expect((await used()).seconds).toBeLessThan(before.seconds + 0.6);
+  await guest.cancel({ signal: 'SIGKILL' });
+});

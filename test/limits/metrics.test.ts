@@ -158,62 +158,86 @@ test('the watch of all shows each that runs, with the CPU share of the last inte
   for (const execution of [busy, idle]) await execution.cancel({ signal: 'SIGKILL' });
 });
 
-test('who sleeps is left out of partial rounds until it wakes or ends, and a client makes them whole', async () => {
-  await using own = await TestDaemon.start();
-  using whole = connectDaemon({ socket: own.endpoints.socket as string });
-  const [quiet, lively] = [await own.session(), await own.session()];
-  const busy = await lively.ready('console.log("ready"); setInterval(() => { for (let n = 0; n < 1e6; n += 1); }, 10)');
-  const sleeper = await quiet.ready({
-    language: 'javascript',
-    code: `console.log('ready');
-      process.stdin.once('data', () => { console.log('woken'); process.stdin.once('data', () => process.exit(0)); });`,
-    stdin: true,
-  });
-  const stop = new AbortController();
-  const collect = (rounds: AsyncIterable<ExecutionMetrics[]>) => {
-    const seen: ExecutionMetrics[][] = [];
-    const over = (async () => {
-      for await (const round of rounds) seen.push(round);
-    })().catch(() => {});
-    return { seen, over };
-  };
-  const of = (round: ExecutionMetrics[] | undefined, { sessionId }: TestExecution) =>
-    round?.find((metrics) => metrics.sessionId === sessionId);
-  const options = { intervalMs: 200, signal: stop.signal };
-  const partial = collect(own.daemon.watchExecutionMetrics({ ...options, allowPartial: true }));
-  const made = collect(whole.watchExecutionMetrics(options));
-  const isLeftOut = () => of(partial.seen.at(-1), sleeper) === undefined;
+/** Says that it was woken, and ends when it is woken again. */
+const WAKES = {
+  javascript: `console.log('ready');
+    process.stdin.once('data', () => { console.log('woken'); process.stdin.once('data', () => process.exit(0)); });`,
+  python: `import sys
+print('ready', flush=True)
+sys.stdin.readline()
+print('woken', flush=True)
+sys.stdin.readline()`,
+};
+const WORKS = {
+  javascript: 'console.log("ready"); setInterval(() => { for (let n = 0; n < 1e6; n += 1); }, 10)',
+  python: `import time
+print('ready', flush=True)
+while True:
+    time.sleep(0.01)
+    sum(range(20_000))`,
+};
 
-  await eventually('it is told of', () => of(partial.seen[0], sleeper) !== undefined && made.seen.length > 0);
-  await eventually('it is left out', isLeftOut);
-  const asleep = partial.seen.length;
-  const begun = made.seen.length;
-  await eventually('some rounds', () => made.seen.length > begun + 3);
-  await own.daemon.writeInput(quiet.sessionId, sleeper.executionId, Buffer.from('\n'));
-  await eventually('it is told of again', () => !isLeftOut());
-  await eventually('what it wrote is seen', () => of(made.seen.at(-1), sleeper)?.stdoutBytes === 12);
-  await own.daemon.writeInput(quiet.sessionId, sleeper.executionId, Buffer.from('\n'));
-  await sleeper.end();
-  await eventually('its last figures', () => partial.seen.flat().some(({ complete }) => complete));
-  const ended = made.seen.length;
-  await eventually('some rounds without it', () => made.seen.length > ended + 2);
-  stop.abort();
-  await Promise.all([partial.over, made.over]);
+// Which of the threads of a process works nobody sees from outside: those of one session sleep together.
+test.each([
+  ['javascript', 'thread', 'in another session'],
+  ['javascript', 'process', 'beside it'],
+  ['python', undefined, 'beside it'],
+] as const)(
+  'who sleeps (%s %s), while others work %s, is left out of partial rounds until it wakes or ends, and a client makes them whole',
+  async (language, isolation, where) => {
+    await using own = await TestDaemon.start();
+    using whole = connectDaemon({ socket: own.endpoints.socket as string });
+    const quiet = await own.session();
+    const lively = where === 'beside it' ? quiet : await own.session();
+    const asked = { language, ...(isolation && { isolation }) };
+    const busy = await lively.ready({ ...asked, code: WORKS[language] });
+    const sleeper = await quiet.ready({ ...asked, code: WAKES[language], stdin: true });
+    const stop = new AbortController();
+    const collect = (rounds: AsyncIterable<ExecutionMetrics[]>) => {
+      const seen: ExecutionMetrics[][] = [];
+      const over = (async () => {
+        for await (const round of rounds) seen.push(round);
+      })().catch(() => {});
+      return { seen, over };
+    };
+    const of = (round: ExecutionMetrics[] | undefined, { sessionId, executionId }: TestExecution) =>
+      round?.find((metrics) => metrics.sessionId === sessionId && metrics.executionId === executionId);
+    const options = { intervalMs: 200, signal: stop.signal };
+    const partial = collect(own.daemon.watchExecutionMetrics({ ...options, allowPartial: true }));
+    const made = collect(whole.watchExecutionMetrics(options));
+    const isLeftOut = () => of(partial.seen.at(-1), sleeper) === undefined;
 
-  const told = partial.seen.map((round) => of(round, sleeper));
-  expect(told.slice(0, asleep).findLast((metrics) => metrics !== undefined)?.cpuPercent).toBe(0);
-  expect(partial.seen.every((round) => of(round, busy) !== undefined)).toBe(true);
-  const figures = made.seen.map((round) => of(round, sleeper));
-  const until = figures.findIndex((metrics) => metrics?.complete);
-  expect(figures.slice(0, until + 1).every((metrics) => metrics !== undefined)).toBe(true);
-  expect(figures.slice(until + 1).every((metrics) => metrics === undefined)).toBe(true);
-  const times = figures.slice(0, until).map((metrics) => metrics?.atMs as number);
-  expect(times).toEqual([...new Set(times)].sort((a, b) => a - b));
-  for (const { atMs, cpuPercent } of figures.slice(begun, begun + 3) as ExecutionMetrics[]) {
-    expect(cpuPercent, `at ${atMs}`).toBeLessThan(1);
-  }
-  await busy.cancel({ signal: 'SIGKILL' });
-});
+    await eventually('it is told of', () => of(partial.seen[0], sleeper) !== undefined && made.seen.length > 0);
+    await eventually('it is left out', isLeftOut);
+    const asleep = partial.seen.length;
+    const begun = made.seen.length;
+    await eventually('some rounds', () => made.seen.length > begun + 3);
+    await own.daemon.writeInput(quiet.sessionId, sleeper.executionId, Buffer.from('\n'));
+    await eventually('it is told of again', () => !isLeftOut());
+    await eventually('what it wrote is seen', () => of(made.seen.at(-1), sleeper)?.stdoutBytes === 12);
+    await own.daemon.writeInput(quiet.sessionId, sleeper.executionId, Buffer.from('\n'));
+    await sleeper.end();
+    await eventually('its last figures', () => partial.seen.flat().some(({ complete }) => complete));
+    const ended = made.seen.length;
+    await eventually('some rounds without it', () => made.seen.length > ended + 2);
+    stop.abort();
+    await Promise.all([partial.over, made.over]);
+
+    const told = partial.seen.map((round) => of(round, sleeper));
+    expect(told.slice(0, asleep).findLast((metrics) => metrics !== undefined)?.cpuPercent).toBe(0);
+    expect(partial.seen.every((round) => of(round, busy) !== undefined)).toBe(true);
+    const figures = made.seen.map((round) => of(round, sleeper));
+    const until = figures.findIndex((metrics) => metrics?.complete);
+    expect(figures.slice(0, until + 1).every((metrics) => metrics !== undefined)).toBe(true);
+    expect(figures.slice(until + 1).every((metrics) => metrics === undefined)).toBe(true);
+    const times = figures.slice(0, until).map((metrics) => metrics?.atMs as number);
+    expect(times).toEqual([...new Set(times)].sort((a, b) => a - b));
+    for (const { atMs, cpuPercent } of figures.slice(begun, begun + 3) as ExecutionMetrics[]) {
+      expect(cpuPercent, `at ${atMs}`).toBeLessThan(1);
+    }
+    await busy.cancel({ signal: 'SIGKILL' });
+  },
+);
 
 test('the CPU share is that of the interval: what was used before counts no more', async () => {
   const code = `${BURN.javascript} setInterval(() => {}, 1000);`;

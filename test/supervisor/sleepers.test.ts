@@ -39,31 +39,33 @@ const ACTS: [what: string, act: (child: ChildProcess) => void][] = [
 const GROUPS = ['none', 'own', 'left'] as const;
 
 test.each(ACTS.flatMap(([what, act]) => GROUPS.map((group) => [what, group, act] as const)))(
-  'who sleeps is left alone until one of them %s (group: %s), and that is told once',
+  'who sleeps is left alone until one of them %s (group: %s), which is told once, and is no more watched',
   async (what, group, act) => {
     const children = [await sleeper(), await sleeper()] as const;
     const other = await sleeper();
     const name = `${what.replaceAll(' ', '-')}-${group}`;
-    let awoken = 0;
+    const awoken: string[] = [];
     try {
       const counted = { none: [], own: children, left: [other] }[group];
       for (const { pid } of counted) groups.add(name, pid);
-      const sleepers = new Sleepers(
-        children.map(({ pid }) => pid),
-        group === 'none' ? undefined : groups.usageFile(name),
-        () => {
-          awoken += 1;
-        },
-      );
-      expect(sleepers.areAsleep()).toBe(true);
+      using sleepers = new Sleepers(group === 'none' ? undefined : groups.usageFile(name), (key) => awoken.push(key));
+      for (const [key, { pid }] of Object.entries(children)) sleepers.add(key, pid);
+      const [first, second] = [sleepers.get('0'), sleepers.get('1')];
       await new Promise((resolve) => setTimeout(resolve, 500));
-      expect(awoken).toBe(0);
+      sleepers.look();
+      expect(awoken).toEqual([]);
 
       act(children[1]);
 
-      await eventually('awake', () => awoken > 0);
+      await eventually('awake', () => awoken.length > 0);
       await new Promise((resolve) => setTimeout(resolve, 500));
-      expect(awoken).toBe(1);
+      expect(awoken).toEqual(['1']);
+      expect([sleepers.get('0'), sleepers.get('1')]).toEqual([first, undefined]);
+      sleepers.add('1', children[0].pid);
+      expect(sleepers.get('1')).not.toBe(second);
+      act(children[0]);
+      await eventually('all are awake', () => awoken.length > 2);
+      expect(awoken.toSorted()).toEqual(['0', '1', '1']);
     } finally {
       for (const child of [...children, other]) child.kill('SIGKILL');
       await groups.remove(name);
@@ -74,8 +76,10 @@ test.each(ACTS.flatMap(([what, act]) => GROUPS.map((group) => [what, group, act]
 test('who is no more watched is not told of', async () => {
   const child = await sleeper();
   try {
-    const sleepers = new Sleepers([child.pid], undefined, () => expect.unreachable());
-    sleepers[Symbol.dispose]();
+    using sleepers = new Sleepers(undefined, () => expect.unreachable());
+    sleepers.add('0', child.pid);
+    sleepers.delete('0');
+    expect(sleepers.get('0')).toBeUndefined();
     child.stdin?.write('compute\n');
     await once(child.stdout as NodeJS.ReadableStream, 'data');
     await new Promise((resolve) => setTimeout(resolve, 500));

@@ -67,7 +67,7 @@ export interface Hello {
   cgroupVersion: number;
   /** Whose cell this is, as the daemon names sessions; told to the next daemon. */
   sessionKey: string;
-  /** This daemon looks at the processes of a cell that dozes, and wakes it. */
+  /** This daemon looks at the processes of guests that doze, and wakes them. */
   wakes: boolean;
 }
 
@@ -257,18 +257,19 @@ export interface Usage {
 }
 
 /**
- * Its guests have done next to nothing for a while: the cell looks at them seldom, and counts on a Wake as soon as its
- * process, or that of a guest, is seen to work or to grow. Said again with each of those looks.
+ * These guests have done next to nothing for a while: the cell looks at them seldom, and counts on a Wake as soon as the
+ * process of one, or the cell's where they are threads, is seen to work or to grow. Said again with each of those looks.
  */
 export interface Dozing {
   /** As in Measured. */
   usages: Usage[];
-  /** How many guests that is. */
-  guests: number;
+  /** All of them; of threads that is every guest of the cell. */
+  executionKeys: string[];
 }
 
-/** Look at the guests as often as before. */
+/** Look at these guests as often as before; none named: at all. */
 export interface Wake {
+  executionKeys: string[];
 }
 
 export interface Measured {
@@ -2945,7 +2946,7 @@ export const Usage: MessageFns<Usage> = {
 };
 
 function createBaseDozing(): Dozing {
-  return { usages: [], guests: 0 };
+  return { usages: [], executionKeys: [] };
 }
 
 export const Dozing: MessageFns<Dozing> = {
@@ -2953,8 +2954,8 @@ export const Dozing: MessageFns<Dozing> = {
     for (const v of message.usages) {
       Usage.encode(v!, writer.uint32(10).fork()).join();
     }
-    if (message.guests !== 0) {
-      writer.uint32(16).uint32(message.guests);
+    for (const v of message.executionKeys) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -2980,12 +2981,12 @@ export const Dozing: MessageFns<Dozing> = {
             message.usages.push(Usage.decode(reader, reader.uint32()));
             continue;
           }
-          case 2: {
-            if (tag !== 16) {
+          case 3: {
+            if (tag !== 26) {
               break;
             }
 
-            message.guests = reader.uint32();
+            message.executionKeys.push(reader.string());
             continue;
           }
         }
@@ -3006,17 +3007,20 @@ export const Dozing: MessageFns<Dozing> = {
   fromPartial<I extends Exact<DeepPartial<Dozing>, I>>(object: I): Dozing {
     const message = createBaseDozing();
     message.usages = object.usages?.map((e) => Usage.fromPartial(e)) || [];
-    message.guests = object.guests ?? 0;
+    message.executionKeys = object.executionKeys?.map((e) => e) || [];
     return message;
   },
 };
 
 function createBaseWake(): Wake {
-  return {};
+  return { executionKeys: [] };
 }
 
 export const Wake: MessageFns<Wake> = {
-  encode(_: Wake, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+  encode(message: Wake, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.executionKeys) {
+      writer.uint32(10).string(v!);
+    }
     return writer;
   },
 
@@ -3033,6 +3037,14 @@ export const Wake: MessageFns<Wake> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executionKeys.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3048,8 +3060,9 @@ export const Wake: MessageFns<Wake> = {
   create<I extends Exact<DeepPartial<Wake>, I>>(base?: I): Wake {
     return Wake.fromPartial(base ?? ({} as any));
   },
-  fromPartial<I extends Exact<DeepPartial<Wake>, I>>(_: I): Wake {
+  fromPartial<I extends Exact<DeepPartial<Wake>, I>>(object: I): Wake {
     const message = createBaseWake();
+    message.executionKeys = object.executionKeys?.map((e) => e) || [];
     return message;
   },
 };
