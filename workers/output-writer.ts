@@ -57,6 +57,11 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
 /** How much may be written, to both streams together. */
 export interface OutputLimit {
   bytes: number;
+  /**
+   * Takes room for so many bytes, or gives it back (negative), and returns how much was taken before by all who write at
+   * the same time. Absent: nobody else does.
+   */
+  take?(count: number): number;
   /** So many bytes more were dropped. */
   onDropped(count: number): void;
 }
@@ -95,15 +100,25 @@ export class OutputWriter {
    */
   write(stream: OutputStream, bytes: Uint8Array): void {
     const kept = this.#limit === undefined ? bytes : this.#keep(bytes, this.#limit);
-    if (lengthOf(kept) > 0) this.#append(stream, kept);
+    try {
+      if (lengthOf(kept) > 0) this.#append(stream, kept);
+    } catch (error) {
+      this.#limit?.take?.(-lengthOf(kept));
+      throw error;
+    }
     // Told only now: whoever hears of it may end the guest at once.
     if (lengthOf(kept) < lengthOf(bytes)) this.#limit?.onDropped(lengthOf(bytes) - lengthOf(kept));
   }
 
-  /** The files themselves say how much there is: a child process of the guest may write to them as well. */
+  /**
+   * The files themselves say how much there is: a child process of the guest may write to them as well. What other threads
+   * are about to write is not there yet.
+   */
   #keep(bytes: Uint8Array, limit: OutputLimit): Uint8Array {
-    const room = max(0, limit.bytes - this.#written('stdout') - this.#written('stderr'));
+    const taken = limit.take?.(lengthOf(bytes)) ?? 0;
+    const room = max(0, limit.bytes - max(taken, this.#written('stdout') + this.#written('stderr')));
     if (lengthOf(bytes) <= room) return bytes;
+    limit.take?.(room - lengthOf(bytes));
     return apply(subarray, bytes, [0, room]) as Uint8Array;
   }
 

@@ -470,6 +470,8 @@ export class CellProcess {
   /** These guests doze until they are seen to do something. Of those whose figures are not told anew nothing has changed. */
   #watchSleep(executionKeys: string[], usages: CellUsage[]): void {
     this.#sleepers ??= new Sleepers(this.#controlGroups.usageFile(this.#cellKey), (key) => this.#awaken(key));
+    // The cell of an older daemon does not say who dozes.
+    if (executionKeys.length === 0) this.#awaken(CELL);
     const changed = new Set(usages.map(({ executionKey }) => executionKey));
     let areThreads = false;
     for (const executionKey of executionKeys) {

@@ -63,8 +63,10 @@ class Sleeper {
 /** Processes of a cell that do nothing, looked at from here so that they need not wake up to look at themselves. */
 export class Sleepers implements Disposable {
   readonly #sleepers = new Map<string, Sleeper>();
-  readonly #usage: ProcFile | undefined;
+  readonly #usageFile: string | undefined;
   readonly #onAwake: (key: string) => void;
+  /** Open while anyone sleeps. */
+  #usage: ProcFile | undefined;
   /** The CPU time that all of the cell had used when each was looked at last, in ms; NaN where it is not known. */
   #usedMs = Number.NaN;
   #looks = 0;
@@ -74,16 +76,17 @@ export class Sleepers implements Disposable {
    * the cell's control group which says how much CPU time its processes use together.
    */
   constructor(usageFile: string | undefined, onAwake: (key: string) => void) {
-    this.#usage = usageFile === undefined ? undefined : new ProcFile(usageFile);
+    this.#usageFile = usageFile;
     this.#onAwake = onAwake;
-    watched.add(this);
-    timer ??= setInterval(lookAtAll, PERIOD_MS).unref();
   }
 
   /** Watches a process from now on, also if it was watched before. */
   add(key: string, pid: number): void {
-    this.delete(key);
+    this.#sleepers.get(key)?.close();
     this.#sleepers.set(key, new Sleeper(pid));
+    if (this.#usageFile !== undefined) this.#usage ??= new ProcFile(this.#usageFile);
+    watched.add(this);
+    timer ??= setInterval(lookAtAll, PERIOD_MS).unref();
   }
 
   /** The same object as long as it sleeps, and another one when it is added again. */
@@ -93,12 +96,17 @@ export class Sleepers implements Disposable {
 
   delete(key: string): void {
     this.#sleepers.get(key)?.close();
-    this.#sleepers.delete(key);
+    if (!this.#sleepers.delete(key) || this.#sleepers.size > 0) return;
+    this.#usage?.close();
+    this.#usage = undefined;
+    watched.delete(this);
+    if (watched.size > 0) return;
+    clearInterval(timer);
+    timer = undefined;
   }
 
   /** Looks now, at each only if the cell has used CPU time, or once in a while. */
   look(): void {
-    if (this.#sleepers.size === 0) return;
     this.#looks += 1;
     const now = usedMs(this.#usage?.read());
     if (now < this.#usedMs + TOGETHER_MS && this.#looks % EACH !== 0) return;
@@ -112,11 +120,6 @@ export class Sleepers implements Disposable {
 
   [Symbol.dispose](): void {
     for (const key of this.#sleepers.keys()) this.delete(key);
-    this.#usage?.close();
-    watched.delete(this);
-    if (watched.size > 0) return;
-    clearInterval(timer);
-    timer = undefined;
   }
 }
 

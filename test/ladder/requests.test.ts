@@ -138,11 +138,12 @@ test('a stop of what starts hands its cell nothing else to start: what waits beh
   await session.run('0');
   const cell = await session.cellPid();
 
-  process.kill(cell, 'SIGSTOP');
-  const starting = await session.submit('0');
+  // Boots a context of its own first: its cell is stopped long before it has started.
+  const starting = await session.submit({ language: 'javascript', code: '0', memoryLimitMb: 77 });
   await eventually('its cell is named', () => dispatched(node) === 2);
-  // What is journaled later is acknowledged later: with these it was handed over.
+  // What is journaled later is acknowledged later: with these it was handed over, and its cell told to go on if it was stopped.
   const behind = [await session.submit('0'), await session.submit('0')];
+  process.kill(cell, 'SIGSTOP');
   const last = await session.submit("console.log('at last')");
   await starting.cancel({ graceMs: 15_000 });
   await starting.reached('signaled.graceful');

@@ -49,6 +49,23 @@ test.each(ENGINES)('a %s guest that is to end at its output limit does, with the
   expect(stdout).toBe(`${'x'.repeat(99)}\n`.repeat(LIMIT / 100));
 });
 
+test.each(['javascript', 'process'] as const)(
+  'threads of a %s guest that write at once share its limit',
+  async (engine) => {
+    const asked = languageOf(engine);
+    const writing = `const { writeSync } = require('node:fs');
+    for (let i = 0; i < 100; i++) writeSync(1 + (i % 2), 'x'.repeat(1_000));`;
+    const code = `const { Worker } = require('node:worker_threads');
+    for (let i = 0; i < 4; i++) new Worker(${JSON.stringify(writing)}, { eval: true });`;
+
+    const { result, stdout, stderr } = await session.run({ ...asked, code, outputLimitBytes: LIMIT });
+
+    expect(result.reason).toBe('completed');
+    expect(stdout.length + stderr.length).toBe(LIMIT);
+    expect(result.usage?.droppedBytes).toBe(400_000 - LIMIT);
+  },
+);
+
 test.each(ENGINES)('both streams of a %s guest count together', async (engine) => {
   const asked = languageOf(engine);
   const { language } = asked;

@@ -2,12 +2,17 @@ import type { OutputLimit } from '../output-writer.ts';
 import { FIGURE, figuresOf, OUTPUT, SHARED } from './shared.ts';
 
 const { add: atomicAdd, notify, or: atomicOr } = Atomics;
-const toBigInt = BigInt;
+const [toBigInt, toNumber] = [BigInt, Number];
 
 /** What keeps an execution's writers, in whatever thread, to its output limit; undefined when it has none. */
 export function outputLimit(shared: Int32Array, bytes: number | undefined): OutputLimit | undefined {
   if (bytes === undefined) return undefined;
-  return { bytes, onDropped: (count) => dropOutput(shared, count) };
+  const figures = figuresOf(shared);
+  return {
+    bytes,
+    take: (count) => toNumber(atomicAdd(figures, FIGURE.taken, toBigInt(count))),
+    onDropped: (count) => dropOutput(shared, count),
+  };
 }
 
 /** Counts output that is lost, and tells the cell the first time. */

@@ -70,6 +70,8 @@ export const FIGURE = {
   /** Of threads the guest started that have ended. */
   threadUser: 11,
   threadSystem: 12,
+  /** Output bytes that all threads together have taken room for below the limit. */
+  taken: 13,
 } as const;
 
 /** Bytes of the shared memory. */
