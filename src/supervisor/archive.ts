@@ -47,7 +47,7 @@ export class Archive {
   readonly #closing = new AbortController();
   /** What finished last, by number: most is asked right after the end, and needs no look into the journal then. */
   readonly #recent = new Map<number, ExecutionRecord>();
-  /** How many bytes the guests of a cell had written when they fell asleep, by their cell's sleep. */
+  /** How many bytes executions had written when they fell asleep, by that sleep: threads of a cell share one. */
   readonly #seenAsleep = new WeakMap<object, Map<ExecutionRecord, number>>();
 
   constructor(options: ArchiveOptions) {
