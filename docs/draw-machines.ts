@@ -54,7 +54,7 @@ function draw(node: Graph, indent: string): string[] {
 /** Transitions of the node and of everything below it. Those of the root leave from any state: they are listed, not drawn. */
 function edges(node: Graph): string[] {
   const own = node.edges
-    .filter(({ source, target }) => source !== target || node.children.length === 0)
+    .filter(({ source, target, transition }) => source !== target || node.children.length === 0 || transition.reenter)
     .map(({ source, target, label, transition }) => {
       const text = edgeLabel(label.text, transition.guard);
       return `  ${nodeName(source.id)} --> ${nodeName(target.id)}: ${text}`;

@@ -119,6 +119,8 @@ export type ExecutionEvent =
   | { type: 'execution.signal'; signal: string; tree?: boolean | undefined }
   /** Guest code runs, since `agoMs`. */
   | { type: 'guest.started'; agoMs?: number | undefined }
+  /** Its turn has come: it was killed, which is to be confirmed. */
+  | { type: 'guest.killed' }
   /** The guest passed a limit. Beyond memory and output its cell has begun to force it. */
   | { type: 'guest.limitReached'; limit: WatchedLimit; message: string }
   /** The guest's thread or process is gone. */
@@ -145,8 +147,8 @@ export interface GuestInput {
 }
 
 /**
- * Port. Runs the guest in a cell and reports `guest.started`, then `guest.exited` or `guest.lost`, each once.
- * Idempotent by `executionKey`.
+ * Port. Runs the guest in a cell and reports `guest.started`, then `guest.exited` or `guest.lost`, each once; and
+ * `guest.killed` for each `guest.kill`, which may have to wait for its turn. Idempotent by `executionKey`.
  */
 const guest = fromCallback<GuestCommand, GuestInput>(() => {
   throw new Error('not provided: guest');
@@ -363,7 +365,11 @@ export const executionMachine = setup({
         },
         forced: {
           entry: [{ type: 'reachRung', params: { rung: 'forced' } }, 'kill'],
-          after: { forcedLimit: 'cell' },
+          initial: 'waiting',
+          states: {
+            waiting: { on: { 'guest.killed': 'killed' } },
+            killed: { after: { forcedLimit: '#execution.signaled.cell' } },
+          },
           // From now on the limit is the short one.
           on: {
             'guest.started': {
@@ -382,6 +388,7 @@ export const executionMachine = setup({
         'execution.stop': {},
         'execution.signal': {},
         'guest.limitReached': {},
+        'guest.killed': {},
         'guest.started': { actions: { type: 'noteStarted', params: ({ event }) => event } },
         'guest.exited': {
           target: 'exited',

@@ -30,6 +30,7 @@ import {
   type StatusEvent,
 } from './supervisor/execution-record.ts';
 import type { FinishedRecord } from './supervisor/finished-record.ts';
+import { ForceQueue } from './supervisor/force-queue.ts';
 import { engineOf, type Language, Languages } from './supervisor/languages.ts';
 import { checkDuration, type Enforcement, summaryOf } from './supervisor/limits.ts';
 import {
@@ -161,6 +162,7 @@ export class Daemon {
   readonly #serve: Serve;
   readonly #log: Logger;
   readonly #dispatcher: Dispatcher;
+  readonly #forceQueues = { thread: new ForceQueue('thread'), process: new ForceQueue('process') };
   readonly #machines = new SessionMachines();
   readonly #registry = new SessionRegistry();
   #enforcement: Enforcement[] = [];
@@ -575,6 +577,7 @@ export class Daemon {
       nextNumber: () => this.#nextNumber++,
       machines: this.#machines,
       dispatcher: this.#dispatcher,
+      forceQueues: this.#forceQueues,
       workDirectory: directory.paths.work,
       outputDirectory: directory.paths.output,
       graceMs,

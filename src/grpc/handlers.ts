@@ -36,6 +36,9 @@ export function tolerant<T extends Record<string, Method>>(service: T): T {
   return Object.fromEntries(methods) as T;
 }
 
+/** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
+const GONE = new Error('the call is over');
+
 /** Makes gRPC handlers of plain async functions that throw our errors. */
 export class Handlers {
   readonly #log: Logger;
@@ -47,7 +50,7 @@ export class Handlers {
   unary<Req, Res>(answer: (request: Req, signal: AbortSignal) => Promise<Res>): handleUnaryCall<Req, Res> {
     return (call, callback) => {
       const cancelled = new AbortController();
-      call.on('cancelled', () => cancelled.abort());
+      call.on('cancelled', () => cancelled.abort(GONE));
       const run = async () => answer(wellFormed(call.request), cancelled.signal);
       run().then(
         (response) => callback(null, response),
@@ -62,8 +65,8 @@ export class Handlers {
   ): handleServerStreamingCall<Req, Res> {
     return (call) => {
       const cancelled = new AbortController();
-      call.on('cancelled', () => cancelled.abort());
-      call.on('error', () => cancelled.abort());
+      call.on('cancelled', () => cancelled.abort(GONE));
+      call.on('error', () => cancelled.abort(GONE));
       pump(call, () => answer(wellFormed(call.request), cancelled.signal), cancelled.signal).then(
         () => call.end(),
         (error) => call.emit('error', this.#status(error)),

@@ -10,13 +10,16 @@ export interface RpcError extends Error {
   rpcStatus(): Partial<ServiceError>;
 }
 
+/** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
+const GONE = new Error('the call is over');
+
 /** Makes a gRPC handler of an async function. Its signal aborts when the caller leaves. */
 export function unary<Req, Res>(
   answer: (request: Req, signal: AbortSignal) => Promise<Res>,
 ): handleUnaryCall<Req, Res> {
   return (call, callback) => {
     const left = new AbortController();
-    call.on('cancelled', () => left.abort());
+    call.on('cancelled', () => left.abort(GONE));
     const run = async () => answer(call.request, left.signal);
     run().then(
       (response) => callback(null, response),
@@ -31,8 +34,8 @@ export function stream<Req, Res>(
 ): handleServerStreamingCall<Req, Res> {
   return async (call) => {
     const left = new AbortController();
-    call.on('cancelled', () => left.abort());
-    call.on('error', () => left.abort());
+    call.on('cancelled', () => left.abort(GONE));
+    call.on('error', () => left.abort(GONE));
     try {
       for await (const message of answer(call.request, left.signal)) call.write(message);
       call.end();

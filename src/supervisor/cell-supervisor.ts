@@ -94,6 +94,9 @@ export interface AdoptableCell extends FoundCell {
 /** Cell keys: names of fixed length, part of a socket's path. */
 const CELL_KEY_CHARS = 10;
 
+/** After the end of a guest: how long no other one ends until warm contexts go to the cells that are the next now, in ms. */
+const CALM_MS = 200;
+
 const CELL_STATES = { pending: 'starting', running: 'ready', signaled: 'stopping' } as const;
 
 /** Starts, fills, watches and lets go the cells of one session. */
@@ -102,6 +105,7 @@ export class CellSupervisor {
   readonly #cells = new Set<Cell>();
   readonly #restarts: RestartIntensity;
   #closed = false;
+  #calm: NodeJS.Timeout | undefined;
 
   constructor(options: CellOptions) {
     this.#options = options;
@@ -161,6 +165,7 @@ export class CellSupervisor {
   /** Leaves every cell to the next daemon. */
   detach(): void {
     this.#closed = true;
+    clearTimeout(this.#calm);
     for (const { actor, process } of this.#cells) {
       process?.detach();
       actor.stop();
@@ -208,6 +213,7 @@ export class CellSupervisor {
   /** Lets every cell go, and resolves when all are gone. Each ends within `graceMs`, or is killed. */
   async close(): Promise<void> {
     this.#closed = true;
+    clearTimeout(this.#calm);
     const cells = [...this.#cells];
     for (const { actor } of cells) actor.send({ type: 'cell.stop' });
     await Promise.all(cells.map(({ exited }) => exited));
@@ -238,12 +244,21 @@ export class CellSupervisor {
       cell.guests -= 1;
       if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.release' });
       if (cell.worn) this.#letGo(cell);
-      this.#shareWarmth(cell.kind);
+      this.#shareWarmthOnceCalm();
     };
   }
 
   #letGo(cell: Cell): void {
     if (cell.guests === 0 && cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.stop' });
+  }
+
+  /** While many guests end, the next executions would go to another cell each time: its contexts would all be made for nothing. */
+  #shareWarmthOnceCalm(): void {
+    clearTimeout(this.#calm);
+    if (this.#closed) return;
+    this.#calm = setTimeout(() => {
+      for (const kind of new Set([...this.#cells].map((cell) => cell.kind))) this.#shareWarmth(kind);
+    }, CALM_MS).unref();
   }
 
   /** Gives the session's warm contexts to the cells that the next executions go to: the fullest with room first. */

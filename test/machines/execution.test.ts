@@ -23,12 +23,15 @@ const input: ExecutionInput = {
 const cancel = { type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 500 } as const;
 const killed = { type: 'guest.exited', exit: { exitCode: 137, signal: 'SIGKILL' } } as const;
 
-/** An execution under a clock of its own, and what its guest was told. */
-function start(overrides: Partial<ExecutionInput> = {}) {
+/** An execution under a clock of its own, and what its guest was told. It is killed when that is said, unless `busy`. */
+function start(overrides: Partial<ExecutionInput> = {}, { busy = false } = {}) {
   const clock = new SimulatedClock();
   const told: string[] = [];
-  const guest = fromCallback<GuestCommand, GuestInput>(({ receive }) => {
-    receive((command) => told.push(command.type === 'guest.signal' ? command.signal : command.type));
+  const guest = fromCallback<GuestCommand, GuestInput>(({ receive, sendBack }) => {
+    receive((command) => {
+      told.push(command.type === 'guest.signal' ? command.signal : command.type);
+      if (command.type === 'guest.kill' && !busy) sendBack({ type: 'guest.killed' });
+    });
   });
   const machine = executionMachine.provide({ actors: { guest } });
   const actor: Actor<typeof executionMachine> = createActor(machine, { clock, input: { ...input, ...overrides } });
@@ -36,8 +39,8 @@ function start(overrides: Partial<ExecutionInput> = {}) {
   return { actor, clock, told };
 }
 
-function running(overrides: Partial<ExecutionInput> = {}) {
-  const started = start(overrides);
+function running(overrides: Partial<ExecutionInput> = {}, options = {}) {
+  const started = start(overrides, options);
   started.actor.send({ type: 'execution.dispatch' });
   started.actor.send({ type: 'guest.started' });
   return started;
@@ -45,6 +48,8 @@ function running(overrides: Partial<ExecutionInput> = {}) {
 
 const stateOf = (actor: Actor<typeof executionMachine>) => actor.getSnapshot().value;
 const resultOf = (actor: Actor<typeof executionMachine>) => actor.getSnapshot().context.result;
+/** The state of one whose stop has reached a rung, when nobody else is being killed. */
+const stateAt = (rung: 'graceful' | 'forced') => ({ signaled: rung === 'forced' ? { forced: 'killed' } : rung });
 
 test('the top-level states are exactly the four of the lifecycle', () => {
   expect(Object.keys(executionMachine.states)).toEqual(['pending', 'running', 'signaled', 'exited']);
@@ -59,6 +64,7 @@ test('every state can be reached', () => {
     { type: 'execution.signal', signal: 'SIGHUP' },
     { type: 'execution.signal', signal: 'SIGKILL' },
     { type: 'guest.started' },
+    { type: 'guest.killed' },
     { type: 'guest.limitReached', limit: 'cpu', message: 'too much' },
     { type: 'guest.limitReached', limit: 'memory', message: 'too much' },
     killed,
@@ -89,7 +95,8 @@ test('every state can be reached', () => {
         { running: 'limited' },
         { running: 'unlimited' },
         { signaled: 'graceful' },
-        { signaled: 'forced' },
+        { signaled: { forced: 'waiting' } },
+        { signaled: { forced: 'killed' } },
         { signaled: 'cell' },
         'exited',
       ].map((value) => JSON.stringify(value)),
@@ -118,13 +125,36 @@ test('a cancelled guest has its grace period, then is killed, then its cell is',
   clock.increment(499);
   expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
   clock.increment(1);
-  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
   clock.increment(250);
   expect(stateOf(actor)).toEqual({ signaled: 'cell' });
   actor.send({ type: 'guest.lost', reason: 'cell_lost', message: 'killed' });
 
   expect(told).toEqual(['SIGTERM', 'guest.kill', 'guest.killCell']);
   expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('while others are killed a guest waits for its turn, and so does the limit of its force', () => {
+  const { actor, clock, told } = running({ timeoutMs: undefined }, { busy: true });
+
+  actor.send({ ...cancel, graceMs: 0 });
+  clock.increment(10_000);
+  expect(stateOf(actor)).toEqual({ signaled: { forced: 'waiting' } });
+  actor.send({ type: 'guest.killed' });
+  clock.increment(249);
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
+  clock.increment(1);
+  expect(stateOf(actor)).toEqual({ signaled: 'cell' });
+  expect(told).toEqual(['guest.kill', 'guest.killCell']);
+});
+
+test('a guest that ends before its turn has ended', () => {
+  const { actor } = running({ timeoutMs: undefined }, { busy: true });
+
+  actor.send({ ...cancel, graceMs: 0 });
+  actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
+
+  expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 0 });
 });
 
 test('a kill that is not confirmed is repeated, and never taken for the end', () => {
@@ -186,7 +216,7 @@ test('the queue limit is over with the dispatch, and the run limit begins with t
 });
 
 test('at the run limit the guest gets the signal that was asked for, or is forced', () => {
-  for (const [overrides, state, expected] of [
+  for (const [overrides, rung, expected] of [
     [{ timeoutSignal: 'SIGUSR1' }, 'graceful', ['SIGUSR1']],
     [{ timeoutSignal: 'SIGKILL' }, 'forced', ['guest.kill']],
     [{ graceMs: 0 }, 'forced', ['guest.kill']],
@@ -195,15 +225,15 @@ test('at the run limit the guest gets the signal that was asked for, or is force
 
     clock.increment(1000);
 
-    expect(stateOf(actor)).toEqual({ signaled: state });
+    expect(stateOf(actor)).toEqual(stateAt(rung));
     expect(told).toEqual(expected);
     actor.send(killed);
-    expect(resultOf(actor)).toMatchObject({ reason: 'timed_out', rung: state });
+    expect(resultOf(actor)).toMatchObject({ reason: 'timed_out', rung });
   }
 });
 
 test('too much memory or output is forced, too much CPU time has its grace period', () => {
-  for (const [limit, state, reason] of [
+  for (const [limit, rung, reason] of [
     ['memory', 'forced', 'memory_exceeded'],
     ['output', 'forced', 'output_exceeded'],
     ['cpu', 'graceful', 'timed_out'],
@@ -211,10 +241,10 @@ test('too much memory or output is forced, too much CPU time has its grace perio
     const { actor } = running();
 
     actor.send({ type: 'guest.limitReached', limit, message: 'too much' });
-    expect(stateOf(actor)).toEqual({ signaled: state });
+    expect(stateOf(actor)).toEqual(stateAt(rung));
     actor.send(killed);
 
-    expect(resultOf(actor)).toMatchObject({ reason, rung: state, message: 'too much' });
+    expect(resultOf(actor)).toMatchObject({ reason, rung, message: 'too much' });
   }
 });
 
@@ -223,7 +253,7 @@ test('too much CPU time is forced when there is no grace period', () => {
 
   actor.send({ type: 'guest.limitReached', limit: 'cpu', message: 'too much' });
 
-  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
   expect(told).toEqual(['guest.kill']);
 });
 
@@ -234,7 +264,7 @@ test('a limit that is passed during a stop forces it, and the stop stays the rea
   actor.send({ type: 'guest.limitReached', limit: 'cpu', message: 'too much' });
   expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
   actor.send({ type: 'guest.limitReached', limit: 'memory', message: 'too much' });
-  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
   actor.send(killed);
 
   expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'forced' });
@@ -262,7 +292,7 @@ test('a harder stop during grace takes effect at once', () => {
 
     actor.send(harder);
 
-    expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+    expect(stateOf(actor)).toEqual(stateAt('forced'));
     expect(told).toEqual(['SIGTERM', 'guest.kill']);
   }
 });
@@ -284,7 +314,7 @@ test('a signal is no stop, SIGKILL is', () => {
   actor.send({ type: 'execution.signal', signal: 'SIGUSR1' });
   expect(stateOf(actor)).toEqual({ running: 'limited' });
   actor.send({ type: 'execution.signal', signal: 'SIGKILL' });
-  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
   actor.send(killed);
 
   expect(told).toEqual(['SIGUSR1', 'guest.kill']);
@@ -325,7 +355,7 @@ test('a guest that does not start in time is forced, and failed to start', () =>
   actor.send({ type: 'execution.dispatch' });
 
   clock.increment(3000);
-  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
   actor.send({ type: 'guest.exited', exit: { exitCode: -1 } });
 
   expect(resultOf(actor)).toMatchObject({ reason: 'start_failed' });
