@@ -35,8 +35,8 @@ import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
+import { CellSleep } from './cell-sleep.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
-import { Sleepers } from './sleepers.ts';
 
 /**
  * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
@@ -62,8 +62,6 @@ const CAUSES = new Map(
 );
 
 const LOG_TAIL_CHARS = 400;
-/** Stands for the cell's own process among its guests that doze. */
-const CELL = '';
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
@@ -160,8 +158,7 @@ export class CellProcess {
   #ready = false;
   #measuring: Promise<Map<string, Usage>> | undefined;
   #measured = () => {};
-  /** The guests that doze; of those that are threads, their cell. */
-  #sleepers: Sleepers | undefined;
+  readonly #sleep: CellSleep;
   /** Executions whose end was told and is not kept safe yet: until then a later daemon may need the cell's record. */
   readonly #unacknowledged = new Set<string>();
   /** Processes that were killed with the cell. */
@@ -181,6 +178,12 @@ export class CellProcess {
     this.#cellKey = options.cellKey;
     this.#controlGroups = options.controlGroups;
     this.#observer = options.observer;
+    this.#sleep = new CellSleep({
+      guests: this.#guests,
+      pid: () => this.#pid,
+      usageFile: () => this.#controlGroups.usageFile(this.#cellKey),
+      wake: (executionKeys) => this.#send({ $case: 'wake', value: { executionKeys } }),
+    });
     if ('found' in origin) {
       this.#takeOver(origin.found);
       return;
@@ -205,7 +208,7 @@ export class CellProcess {
       return;
     }
     this.#wake();
-    this.#sleepers?.delete(CELL);
+    this.#sleep.onStart();
     this.#observe(request.executionKey, request, observer);
     this.#send({ $case: 'start', value: request });
   }
@@ -237,14 +240,14 @@ export class CellProcess {
 
   /** With `stop`, its reason, the signal begins a stop, and is delivered once however often it is said. */
   signal(executionKey: string, signal: string, tree: boolean, stop: StopReason | undefined): void {
-    this.#rouse(executionKey);
+    this.#sleep.rouse(executionKey);
     const value = { executionKey, signal, tree, stop: stop !== undefined, reason: stop ?? '' };
     this.#send({ $case: 'signal', value });
   }
 
   /** While a guest sleeps the same object all the time, and another one in its next sleep. */
   sleepOf(executionKey: string): object | undefined {
-    return this.#sleepers?.get(this.#sleepKey(executionKey));
+    return this.#sleep.of(executionKey);
   }
 
   /**
@@ -260,7 +263,7 @@ export class CellProcess {
 
   async #measure(): Promise<Map<string, Usage>> {
     // What the cell has told of a guest that dozes is true as long as that does not wake.
-    this.#sleepers?.look();
+    this.#sleep.look();
     const isAwake = (executionKey: string) => this.sleepOf(executionKey) === undefined;
     if (this.#ready && !this.#gone && Iterator.from(this.#guests.keys()).some(isAwake)) {
       const answered = Promise.withResolvers<void>();
@@ -288,7 +291,7 @@ export class CellProcess {
     if (guest === undefined) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
     guest.inputs.push(resolve);
-    this.#rouse(executionKey);
+    this.#sleep.rouse(executionKey);
     this.#send({ $case: 'input', value: { executionKey, data, end, position: bigintOf(position) } });
     return promise;
   }
@@ -312,7 +315,7 @@ export class CellProcess {
   /** Leaves the process to the next daemon. */
   detach(): void {
     this.#gone = true;
-    this.#sleepers?.[Symbol.dispose]();
+    this.#sleep[Symbol.dispose]();
     this.#connection?.destroy();
     this.#child?.unref();
   }
@@ -452,7 +455,7 @@ export class CellProcess {
         break;
       case 'dozing':
         this.#note(body.value.usages);
-        this.#watchSleep(body.value.executionKeys, body.value.usages);
+        this.#sleep.begin(body.value.executionKeys, new Set(body.value.usages.map((usage) => usage.executionKey)));
         break;
       case 'inputTaken':
         this.#guests.get(body.value.executionKey)?.inputs.shift()?.();
@@ -465,47 +468,6 @@ export class CellProcess {
       const guest = this.#guests.get(usage.executionKey);
       if (guest !== undefined) guest.usage = usageOf(usage);
     }
-  }
-
-  /** These guests doze until they are seen to do something. Of those whose figures are not told anew nothing has changed. */
-  #watchSleep(executionKeys: string[], usages: CellUsage[]): void {
-    this.#sleepers ??= new Sleepers(this.#controlGroups.usageFile(this.#cellKey), (key) => this.#awaken(key));
-    // The cell of an older daemon does not say who dozes.
-    if (executionKeys.length === 0) this.#awaken(CELL);
-    const changed = new Set(usages.map(({ executionKey }) => executionKey));
-    let areThreads = false;
-    for (const executionKey of executionKeys) {
-      const guest = this.#guests.get(executionKey);
-      // One that nobody here knows yet is not watched.
-      if (guest === undefined) this.#awaken(executionKey);
-      else if (guest.pid > 0) this.#watch(executionKey, guest.pid, changed.has(executionKey));
-      else areThreads = true;
-    }
-    if (!areThreads) return;
-    // One that is on its way there has not been seen to sleep.
-    if (executionKeys.length === this.#guests.size) this.#watch(CELL, this.#pid, changed.size > 0);
-    else this.#awaken(CELL);
-  }
-
-  /** What is sent to a guest wakes it, however little it does then. */
-  #rouse(executionKey: string): void {
-    const key = this.#sleepKey(executionKey);
-    if (this.#sleepers?.get(key) === undefined) return;
-    this.#sleepers.delete(key);
-    this.#awaken(key);
-  }
-
-  #sleepKey(executionKey: string): string {
-    const { pid = 0 } = this.#guests.get(executionKey) ?? {};
-    return pid > 0 ? executionKey : CELL;
-  }
-
-  #awaken(key: string): void {
-    this.#send({ $case: 'wake', value: { executionKeys: key === CELL ? [] : [key] } });
-  }
-
-  #watch(key: string, pid: number, isChanged: boolean): void {
-    if (isChanged || this.#sleepers?.get(key) === undefined) this.#sleepers?.add(key, pid);
   }
 
   #keepEarly(executionKey: string, body: NonNullable<FromCell['body']>): void {
@@ -521,7 +483,7 @@ export class CellProcess {
     const guest = this.#guests.get(exited.executionKey);
     if (guest === undefined) return;
     this.#guests.delete(exited.executionKey);
-    this.#sleepers?.delete(exited.executionKey);
+    this.#sleep.onExit(exited.executionKey);
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
@@ -532,7 +494,7 @@ export class CellProcess {
   #exited(how: string): void {
     if (this.#gone) return;
     this.#gone = true;
-    this.#sleepers?.[Symbol.dispose]();
+    this.#sleep[Symbol.dispose]();
     this.#connection?.destroy();
     const log = readTail(this.#files.log);
     // Its last words may not have been heard.
