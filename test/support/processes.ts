@@ -43,9 +43,9 @@ export function openDescriptors(): number {
   return openFiles().filter((file) => !isOfSleep(file)).length;
 }
 
-/** Of a process that sleeps a daemon keeps its figures open, for as long as it sleeps. */
+/** Of a process that sleeps a daemon keeps its figures open, and those of its cell's control group, for as long as it sleeps. */
 export function isOfSleep(target: string): boolean {
-  return /^\/proc\/\d+\/(sched)?stat$/.test(target);
+  return /^\/proc\/\d+\/(sched)?stat$|\/cell-[^/]+\/(cpuacct\.usage|cpu\.stat)$/.test(target);
 }
 
 function targetOf(fd: string): string {
