@@ -29,7 +29,7 @@ export class ForceQueue {
     let timer: NodeJS.Timeout | undefined;
     const place = () => {
       this.#taken += 1;
-      timer = setTimeout(leave, this.#placeMs);
+      timer = setTimeout(leave, this.#placeMs).unref();
       force();
     };
     const leave = () => {
