@@ -2,8 +2,8 @@ import { availableParallelism } from 'node:os';
 
 /**
  * How many may be forced at a time for each processor: enough to keep it busy, and few enough that each is gone long before
- * its cell would be killed for it. Ending takes a thread some 8 ms of a processor, a process with its shepherd 5. And how
- * long one that does not end keeps its place, in ms.
+ * its cell would be killed for it, threads sooner than processes. An end takes some 8 ms of a processor in all. And how long
+ * one that does not end keeps its place, in ms.
  */
 const KINDS = { thread: { perProcessor: 3, placeMs: 50 }, process: { perProcessor: 32, placeMs: 500 } };
 
