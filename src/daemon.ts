@@ -10,6 +10,7 @@ import {
   UnavailableError,
 } from './errors.ts';
 import { Journal, type OpenedJournal } from './journal/journal.ts';
+import { standardErrorLog } from './log-output.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
@@ -162,7 +163,7 @@ export class Daemon {
   readonly #serve: Serve;
   readonly #log: Logger;
   readonly #dispatcher: Dispatcher;
-  readonly #forceQueues = { thread: new ForceQueue('thread'), process: new ForceQueue('process') };
+  readonly #forceQueues: SessionOptions['forceQueues'];
   readonly #machines = new SessionMachines();
   readonly #registry = new SessionRegistry();
   #enforcement: Enforcement[] = [];
@@ -181,7 +182,12 @@ export class Daemon {
   constructor(config: CheckedConfig, serve: Serve) {
     this.config = config;
     this.#serve = serve;
-    this.#log = pino({ level: config.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
+    this.#log = pino({ level: config.logLevel, base: null }, standardErrorLog());
+    const { maxForcing } = config;
+    this.#forceQueues = {
+      thread: new ForceQueue('thread', maxForcing),
+      process: new ForceQueue('process', maxForcing),
+    };
     this.#dispatcher = new Dispatcher({ maxActive: config.maxRunning, maxStarting: config.maxStarting });
   }
 

@@ -4,6 +4,7 @@ import { type DaemonConfig, ON_STOP, readConfigFile } from './config.ts';
 import { createDaemon } from './create-daemon.ts';
 import type { Daemon } from './daemon.ts';
 import { StartupError } from './errors.ts';
+import { LogOutput } from './log-output.ts';
 import { VERSION } from './version.ts';
 
 interface Flags {
@@ -58,7 +59,7 @@ async function run({ config: file, tlsCert, tlsKey, tlsClientCa, ...flags }: Fla
     stopOnSignals(daemon);
     const { socket, tcp } = await daemon.start();
     const places = [socket && `unix:${socket}`, tcp && `tcp:${tcp}`].filter(Boolean).join(' ');
-    process.stdout.write(`elide-daemon ${VERSION} ready on ${places}\n`);
+    new LogOutput(process.stdout).write(`elide-daemon ${VERSION} ready on ${places}\n`);
   } catch (error) {
     if (!(error instanceof StartupError)) throw error;
     process.stderr.write(`elide-daemon: ${error.message}\n`);
@@ -75,7 +76,7 @@ function mergedTls(
   return given.length === 0 ? fromFile : ({ ...fromFile, ...Object.fromEntries(given) } as DaemonConfig['tls']);
 }
 
-/** The first SIGTERM or SIGINT climbs the ladder on everything, or leaves it to the next daemon; a second one forces. */
+/** The first SIGTERM, SIGINT or SIGHUP climbs the ladder on everything, or leaves it to the next daemon; a second one forces. */
 function stopOnSignals(daemon: Daemon): void {
   let asked = false;
   const stop = () => {
@@ -89,6 +90,7 @@ function stopOnSignals(daemon: Daemon): void {
       },
     );
   };
-  process.on('SIGTERM', stop);
-  process.on('SIGINT', stop);
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, stop);
+  // Node would open a debugger to whoever is on this machine.
+  process.on('SIGUSR1', () => {});
 }

@@ -93,6 +93,8 @@ process.on('SIGINT', () => {});
 process.on('SIGHUP', () => {});
 process.on('SIGTERM', () => void shutdown());
 process.on('SIGPIPE', () => {});
+// Node would open a debugger to whoever is on this machine.
+process.on('SIGUSR1', () => {});
 
 const server = createServer((socket) => accept(socket));
 server.listen(socketPath, () => {

@@ -51,6 +51,8 @@ export function servePlugin(handshake: Handshake, addServices: (server: Server) 
   // The host's terminal reaches its plugins too; and a host that is gone reads no log.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => process.exit(0));
+  // Node would open a debugger to whoever is on this machine.
+  process.on('SIGUSR1', () => {});
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   process.on('unhandledRejection', (error) => log('error', 'unhandled rejection', { error: String(error) }));
 

@@ -18,10 +18,9 @@ export class ForceQueue {
   #taken = 0;
 
   /** For guests that are threads of their cell, or for those that are processes. */
-  constructor(kind: keyof typeof KINDS, processors = availableParallelism()) {
-    const { perProcessor, placeMs } = KINDS[kind];
-    this.#places = perProcessor * processors;
-    this.#placeMs = placeMs;
+  constructor(kind: keyof typeof KINDS, places = KINDS[kind].perProcessor * availableParallelism()) {
+    this.#places = places;
+    this.#placeMs = KINDS[kind].placeMs;
   }
 
   /** Calls `force` once there is a place, now if there is one. Returns what is to be called when the guest is gone. */

@@ -1,15 +1,17 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { DeleteSessionRequest } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import { TestClient } from '../support/client.ts';
 import { descendants, eventually, isAlive, temporaryDirectory } from '../support/daemon.ts';
-import { cellsBelow } from '../support/processes.ts';
+import { cellsBelow, listensOnTcp } from '../support/processes.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
 const IDLE = "process.on('SIGTERM', () => console.log('asked')); setInterval(() => {}, 1000); console.log('ready');";
+const DEFAULT_ACTION = "setInterval(() => {}, 1000); console.log('ready');";
 const PYTHON_IDLE =
   'import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("ready", flush=True)\ntime.sleep(600)';
 
@@ -24,11 +26,13 @@ class Program implements AsyncDisposable {
   err = '';
   readonly exited: Promise<[number | null, NodeJS.Signals | null]>;
 
-  constructor(root: string, flags: string[] = []) {
+  /** `log`: a descriptor for standard error, and standard output with it. */
+  constructor(root: string, flags: string[] = [], log?: number) {
     this.root = root;
     this.socket = join(root, 'd.sock');
     const standard = ['--socket', this.socket, '--state-dir', join(root, 's'), '--log-level', 'error'];
-    this.child = spawn(process.execPath, [MAIN, ...standard, ...flags], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const stdio = ['ignore', log ?? 'pipe', log ?? 'pipe'] as const;
+    this.child = spawn(process.execPath, [MAIN, ...standard, ...flags], { stdio: [...stdio] });
     this.child.stdout?.on('data', (data) => {
       this.out += data;
     });
@@ -37,6 +41,17 @@ class Program implements AsyncDisposable {
     });
     this.exited = once(this.child, 'close') as Promise<[number | null, NodeJS.Signals | null]>;
     this.client = new TestClient(`unix:${this.socket}`);
+  }
+
+  /** For one that cannot say so. */
+  async answers(): Promise<this> {
+    await eventually('the daemon answers', () =>
+      this.client.call('health', {}).then(
+        () => true,
+        () => false,
+      ),
+    );
+    return this;
   }
 
   async ready(): Promise<this> {
@@ -70,7 +85,7 @@ class Program implements AsyncDisposable {
 test('the program says where it listens, once it does, and ends with code 0 on SIGTERM with everything gone', async () => {
   await using program = await new Program(temporaryDirectory()).ready();
   expect(program.out).toMatch(new RegExp(`^elide-daemon \\S+ ready on unix:${program.socket}\n$`));
-  await program.start('js', "setInterval(() => {}, 1000); console.log('ready');");
+  await program.start('js', DEFAULT_ACTION);
   await program.start('py', 'import time\nprint("ready", flush=True)\ntime.sleep(600)', 'python');
   const below = descendants(program.child.pid);
   expect(below.length).toBeGreaterThanOrEqual(2);
@@ -82,6 +97,71 @@ test('the program says where it listens, once it does, and ends with code 0 on S
   expect(existsSync(program.socket)).toBe(false);
   expect(readdirSync(join(program.root, 's', 'work'))).toEqual([]);
   expect(program.err).toBe('');
+});
+
+test('a hangup stops it as SIGTERM does', async () => {
+  await using program = await new Program(temporaryDirectory()).ready();
+  await program.start('js', DEFAULT_ACTION);
+  const below = descendants(program.child.pid);
+
+  program.kill('SIGHUP');
+
+  expect(await program.exited).toEqual([0, null]);
+  expect(below.filter(isAlive)).toEqual([]);
+});
+
+test('SIGUSR1 opens a debugger neither to the daemon nor to its cells', async () => {
+  await using program = await new Program(temporaryDirectory()).ready();
+  await program.start('js', IDLE);
+  await program.start('py', PYTHON_IDLE, 'python');
+  const processes = [program.child.pid as number, ...cellsBelow(program.root)];
+  expect(processes.length).toBeGreaterThanOrEqual(3);
+
+  for (const pid of processes) process.kill(pid, 'SIGUSR1');
+
+  // Each answers by its event loop, which is where a debugger would be opened from.
+  for (let round = 0; round < 20; round += 1) {
+    for (const executionId of ['js', 'py'])
+      await program.client.call('getExecutionMetrics', { sessionId: 's', executionId });
+  }
+  expect(processes.filter(isAlive)).toEqual(processes);
+  expect(processes.flatMap(listensOnTcp)).toEqual([]);
+});
+
+test('a log that nobody reads holds nothing up', async () => {
+  const root = temporaryDirectory();
+  execFileSync('mkfifo', [join(root, 'log')]);
+  // Both ends, so that it has a reader: one that does not read.
+  const log = openSync(join(root, 'log'), constants.O_RDWR);
+  using _ = { [Symbol.dispose]: () => closeSync(log) };
+  await using program = await new Program(root, ['--log-level', 'info'], log).answers();
+
+  // Two lines of 300 bytes each, into a pipe that takes 64 KiB.
+  for (let count = 0; count < 200; count += 1) {
+    const sessionId = `${count}-${'s'.repeat(100)}`;
+    await program.client.createSession(sessionId);
+    await program.client.call('deleteSession', DeleteSessionRequest.fromPartial({ sessionId }));
+  }
+
+  program.kill('SIGTERM');
+  expect(await program.exited).toEqual([0, null]);
+});
+
+test('a log whose reader is gone, and one on a full disk, hold nothing up', async () => {
+  const root = temporaryDirectory();
+  execFileSync('mkfifo', [join(root, 'log')]);
+  const reader = openSync(join(root, 'log'), constants.O_RDWR);
+  const pipe = openSync(join(root, 'log'), 'w');
+  closeSync(reader);
+  const full = openSync('/dev/full', 'w');
+  using _ = { [Symbol.dispose]: () => [pipe, full].forEach(closeSync) };
+
+  for (const log of [pipe, full]) {
+    await using program = await new Program(temporaryDirectory(), ['--log-level', 'info'], log).answers();
+    await program.start('js', DEFAULT_ACTION);
+    program.kill('SIGTERM');
+    expect(await program.exited).toEqual([0, null]);
+  }
 });
 
 test('a second signal while it stops skips the grace periods', async () => {

@@ -2,10 +2,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
-import { descendants, eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
+import { descendants, eventually, isAlive, processesWith, TestDaemon, type TestExecution } from '../support/daemon.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 const STUBBORN = `process.on('SIGTERM', () => {}); ${IDLE}`;
+/** One call into native code that takes minutes. */
+const STUCK = "console.log('ready'); require('node:crypto').pbkdf2Sync('a', 'b', 2e9, 64, 'sha512');";
 const CATCHES_HUP = `process.on('SIGHUP', () => console.log('hup')); ${IDLE}`;
 
 test('what waits for a place ends cancelled without any guest code run', async () => {
@@ -453,3 +455,20 @@ function dispatched({ root }: TestDaemon): unknown {
   using database = new DatabaseSync(join(root, 's', 'daemon', 'journal.db'), { readOnly: true });
   return database.prepare('SELECT COUNT(*) AS count FROM executions WHERE cell_key IS NOT NULL').get()?.count;
 }
+
+test('a guest is forced once there is a place for that, which one that does not end keeps for 50 ms', async () => {
+  await using node = await TestDaemon.start({ maxForcing: 1 });
+  const stuck: TestExecution[] = [];
+  while (stuck.length < 4) stuck.push(await (await node.session()).ready(STUCK));
+  const last = await (await node.session()).ready(IDLE);
+
+  const begunMs = performance.now();
+  for (const execution of stuck) await execution.cancel({ graceMs: 0 });
+  await last.cancel({ graceMs: 0 });
+
+  expect((await last.end()).result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect(performance.now() - begunMs).toBeGreaterThan(195);
+  for (const execution of stuck) {
+    expect((await execution.end()).result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
+  }
+});

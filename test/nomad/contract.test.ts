@@ -32,6 +32,7 @@ import type { Spec } from '../../src/gen/nomad/hclspec.ts';
 import { Authority, type KeyPairFiles } from '../support/certificates.ts';
 import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
+import { listensOnTcp } from '../support/processes.ts';
 import { AGENT_ENV, COOKIE, collect, detailOf, logsOf, PLUGIN, PluginHost, refusedWith, taskIn } from './host.ts';
 
 const LANGUAGES = ['python', 'javascript', 'typescript'];
@@ -94,6 +95,15 @@ describe('the handshake', () => {
 
     const info = await other.call(other.base, other.base.pluginInfo, {});
     expect(info.name).toBe('elide');
+  });
+
+  test('SIGUSR1 opens no debugger', async () => {
+    await using other = await PluginHost.start({});
+
+    other.child.kill('SIGUSR1');
+
+    for (let round = 0; round < 20; round += 1) await other.call(other.base, other.base.pluginInfo, {});
+    expect(listensOnTcp(other.child.pid as number)).toEqual([]);
   });
 
   test('a plugin whose host has died, and that no other finds, ends', { timeout: 40_000 }, async () => {

@@ -19,7 +19,7 @@ function entering(queue: ForceQueue, forced: string[]) {
 
 test('as many are forced at once as there are places, the next when one is gone', () => {
   const forced: string[] = [];
-  const guests = entering(new ForceQueue('thread', 1), forced);
+  const guests = entering(new ForceQueue('thread', 3), forced);
 
   guests.enter('a', 5);
   expect(forced).toEqual(['a1', 'a2', 'a3']);
@@ -34,7 +34,7 @@ test('as many are forced at once as there are places, the next when one is gone'
 
 test('one that is gone before its turn is passed over', () => {
   const forced: string[] = [];
-  const guests = entering(new ForceQueue('thread', 1), forced);
+  const guests = entering(new ForceQueue('thread', 3), forced);
 
   guests.enter('a', 5);
   guests.leave('a4');
@@ -45,7 +45,7 @@ test('one that is gone before its turn is passed over', () => {
 
 test('the owners have their turns one after the other, however many wait', () => {
   const forced: string[] = [];
-  const guests = entering(new ForceQueue('thread', 1), forced);
+  const guests = entering(new ForceQueue('thread', 3), forced);
 
   guests.enter('a', 6);
   guests.enter('b', 2);
@@ -59,7 +59,7 @@ test('one that does not end keeps its place for a while only', () => {
   vi.useFakeTimers();
   try {
     const forced: string[] = [];
-    const guests = entering(new ForceQueue('process', 1), forced);
+    const guests = entering(new ForceQueue('process', 32), forced);
 
     guests.enter('a', 40);
     expect(forced).toHaveLength(32);

@@ -33,9 +33,19 @@ export function descendants(of = process.pid): number[] {
   return childrenOf(of).flatMap((pid) => [pid, ...descendants(pid)]);
 }
 
-/** What each descriptor of this process is open for. */
-export function openFiles(): string[] {
-  return readdirSync('/proc/self/fd').map((fd) => targetOf(`/proc/self/fd/${fd}`));
+/** What each descriptor of a process is open for. */
+export function openFiles(pid: number | 'self' = 'self'): string[] {
+  return readdirSync(`/proc/${pid}/fd`).map((fd) => targetOf(`/proc/${pid}/fd/${fd}`));
+}
+
+/** The addresses that a process listens on over TCP, as proc_net_tcp(5) shows them. */
+export function listensOnTcp(pid: number): string[] {
+  const open = openFiles(pid);
+  const sockets = ['tcp', 'tcp6'].flatMap((kind) => read(`/proc/net/${kind}`).split('\n').slice(1));
+  return sockets
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([, , , state, , , , , , inode]) => state === '0A' && open.includes(`socket:[${inode}]`))
+    .map(([, address]) => address as string);
 }
 
 /** How many descriptors this process has open. */
