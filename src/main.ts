@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { logVerbosity, setLogVerbosity } from '@grpc/grpc-js';
 import { Command, Option } from 'commander';
 import { type DaemonConfig, ON_STOP, readConfigFile } from './config.ts';
 import { createDaemon } from './create-daemon.ts';
@@ -22,6 +23,9 @@ interface Flags {
 
 /** Everything the daemon makes is its own user's. */
 process.umask(0o077);
+// What goes wrong is told in the daemon's own words.
+setLogVerbosity(logVerbosity.NONE);
+leaveRemovedDirectory();
 
 const program = new Command('elide-daemon')
   .description('Runs code snippets and small services in sessions, for clients of elide.daemon.v1alpha1.ExecutionApi.')
@@ -64,6 +68,15 @@ async function run({ config: file, tlsCert, tlsKey, tlsClientCa, ...flags }: Fla
     if (!(error instanceof StartupError)) throw error;
     process.stderr.write(`elide-daemon: ${error.message}\n`);
     process.exit(1);
+  }
+}
+
+/** No thread can be made in a directory that is gone. */
+function leaveRemovedDirectory(): void {
+  try {
+    process.cwd();
+  } catch {
+    process.chdir('/');
   }
 }
 

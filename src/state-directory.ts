@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, readdir, rename, stat } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -28,12 +28,14 @@ export interface Leavings {
   work: string[];
 }
 
-/** Throws when a unix socket cannot have this path. */
+/** Throws when a unix socket cannot have this path: what listening says of it is misleading. */
 export function checkSocketPath(path: string): void {
   const bytes = Buffer.byteLength(path);
   if (bytes > LONGEST_SOCKET_PATH) {
     throw new StartupError(`socket path ${path} has ${bytes} bytes; at most ${LONGEST_SOCKET_PATH} are possible`);
   }
+  const directory = dirname(path);
+  if (!existsSync(directory)) throw new StartupError(`socket ${path}: there is no directory ${directory}`);
 }
 
 /**

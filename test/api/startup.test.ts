@@ -44,6 +44,14 @@ test('a socket path of more than 107 bytes is refused with its length', async ()
   expect(existsSync(socket)).toBe(false);
 });
 
+test('a socket in a directory that is not there is refused with the directory', async () => {
+  const { root, stateDir } = places();
+
+  expect(await refusal({ stateDir, socket: join(root, 'none', 'd.sock') })).toBe(
+    `socket ${root}/none/d.sock: there is no directory ${root}/none`,
+  );
+});
+
 test('a socket path of exactly 107 bytes works', async () => {
   const { root, stateDir } = places();
   const socket = join(root, 'x'.repeat(107 - root.length - 1));

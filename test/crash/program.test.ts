@@ -207,6 +207,27 @@ test.each([
   expect(program.err).toMatch(message);
 });
 
+test('a daemon that is started in a directory that is gone works', async () => {
+  const root = temporaryDirectory();
+  const flags = ['--socket', join(root, 'd.sock'), '--state-dir', join(root, 's'), '--log-level', 'error'];
+  const inside = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"';
+  const child = spawn('sh', ['-c', inside, join(root, 'gone'), process.execPath, MAIN, ...flags], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const exited = once(child, 'exit');
+  await Promise.race([once(child.stdout, 'data'), exited]);
+  await using client = new TestClient(`unix:${join(root, 'd.sock')}`);
+  await client.createSession('s');
+
+  for (const [language, code] of Object.entries({ javascript: 'console.log(1)', python: 'print(1)' })) {
+    await client.execute({ sessionId: 's', executionId: language, language, code });
+    expect((await client.ended('s', language)).stdout).toBe('1\n');
+  }
+
+  child.kill();
+  expect(await exited).toEqual([0, null]);
+});
+
 test('a daemon whose socket was removed listens again, and who was connected goes on', async () => {
   await using program = await new Program(temporaryDirectory()).ready();
   await program.start('e', IDLE);
