@@ -2,6 +2,7 @@ import { closeSync, fstatSync, ftruncateSync, openSync, readSync } from 'node:fs
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import { keptOf } from '../output/kept.ts';
 import { bytesIn, closeDestination } from '../output/output-destination.ts';
 import { numbersOf } from '../output/rotated-files.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
@@ -88,24 +89,18 @@ export class GuestOutput {
     this.#onExceeded();
   }
 
-  /** Cuts the files back to the limit: first the one that grew most since the last time, as that is what came last. */
+  /** Cuts the files back to the limit. */
   #cut(): void {
     // Rotated files are not cut: what was written past their writer is theirs to keep.
     if (this.descriptors.rotation !== undefined) return;
     if (this.#limitBytes === undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
-    const before = this.#sizes;
     const sizes = bytesIn(this.descriptors);
-    let excess = sizes.stdout + sizes.stderr - this.#limitBytes;
+    const excess = sizes.stdout + sizes.stderr - this.#limitBytes;
     if (excess > 0) dropOutput(this.#shared, excess);
-    const order: OutputStream[] = ['stdout', 'stderr'];
-    order.sort((a, b) => sizes[b] - before[b] - (sizes[a] - before[a]));
-    for (const stream of order) {
-      if (excess <= 0) break;
-      const kept = Math.max(0, sizes[stream] - excess);
-      ftruncateSync(this.descriptors[stream], kept);
-      excess -= sizes[stream] - kept;
-      sizes[stream] = kept;
+    const kept = keptOf(sizes, this.#limitBytes, this.#sizes);
+    for (const stream of ['stdout', 'stderr'] as const) {
+      if (kept[stream] < sizes[stream]) ftruncateSync(this.descriptors[stream], kept[stream]);
     }
-    this.#sizes = sizes;
+    this.#sizes = kept;
   }
 }

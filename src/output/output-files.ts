@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
+import { keptOf } from './kept.ts';
 import { FileOnDisk, type OutputFile, SealedFile } from './output-file.ts';
 import type { OutputName, SealedOutput } from './sealed-output.ts';
 
@@ -24,6 +25,8 @@ export interface OutputRange {
   from: Record<OutputStream, number>;
   /** False: end with what there is now. */
   follow: boolean;
+  /** What its files may hold beyond, a child process of the guest has just written, and its cell will cut off again. */
+  limitBytes?: number | undefined;
 }
 
 /** Large enough to be cheap, small enough to stay far below a message's limit. */
@@ -34,24 +37,19 @@ const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.std
 
 /**
  * Keeps the head of an execution's output, `limitBytes` of both streams together: for one whose cell died before it could.
- * The larger of the two is cut first. Nobody writes any more. Returns how much of each there is then, as far as it is there.
+ * Nobody writes any more. Returns how much of each there is then, as far as it is there.
  */
 export function cutOutput(directory: string, limitBytes: number): Partial<Record<OutputStream, number>> {
-  const files = STREAMS.flatMap((stream) => {
-    const path = join(directory, stream);
-    const size = sizeOf(path);
-    return size === undefined ? [] : [{ stream, path, size }];
-  });
-  files.sort((a, b) => b.size - a.size);
-  let excess = files.reduce((sum, { size }) => sum + size, 0) - limitBytes;
-  for (const file of files) {
-    if (excess <= 0) break;
-    const kept = Math.max(0, file.size - excess);
-    if (!cut(file.path, kept)) continue;
-    excess -= file.size - kept;
-    file.size = kept;
+  const sizes: Partial<Record<OutputStream, number>> = {};
+  for (const stream of STREAMS) {
+    const size = sizeOf(join(directory, stream));
+    if (size !== undefined) sizes[stream] = size;
   }
-  return Object.fromEntries(files.map(({ stream, size }) => [stream, size]));
+  const kept = keptOf({ stdout: 0, stderr: 0, ...sizes }, limitBytes);
+  for (const [stream, size] of Object.entries(sizes) as [OutputStream, number][]) {
+    if (kept[stream] < size && cut(join(directory, stream), kept[stream])) sizes[stream] = kept[stream];
+  }
+  return sizes;
 }
 
 /** Undefined for what is not there, or not to be seen. */
@@ -173,6 +171,7 @@ class InterleavedReader {
   readonly #open: (name: OutputName) => Promise<OutputFile | undefined>;
   readonly #looked: (sizes: Record<OutputStream, number>) => void;
   readonly #streams: ReadonlySet<OutputStream>;
+  readonly #limitBytes: number;
   readonly #files = new Map<OutputName, OutputFile>();
   /** The next byte to give, of each stream. */
   readonly #next: Record<OutputStream, number>;
@@ -190,6 +189,7 @@ class InterleavedReader {
     this.#open = open;
     this.#looked = looked;
     this.#streams = range.streams;
+    this.#limitBytes = range.limitBytes ?? Number.POSITIVE_INFINITY;
     this.#next = { ...range.from };
   }
 
@@ -197,8 +197,9 @@ class InterleavedReader {
     // The writer goes on meanwhile. Bytes were all there when a later mark was; marks were there before their bytes. So
     // what precedes the last mark read before the sizes is whole within them; of the rest it ends at the first gap.
     const before = [...(this.#current ?? (await this.#firstMarks())), ...(await this.#newMarks())];
-    const sizes = { stdout: (await this.#stat('stdout')).size, stderr: (await this.#stat('stderr')).size };
-    this.#looked(sizes);
+    const written = { stdout: (await this.#stat('stdout')).size, stderr: (await this.#stat('stderr')).size };
+    this.#looked(written);
+    const sizes = keptOf(written, this.#limitBytes, this.#next);
     const marks = [...before, ...(await this.#newMarks())];
     const lastBefore = before.length / MARK_VALUES - 1;
     const ends = extentEnds(marks);

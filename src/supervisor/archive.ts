@@ -171,16 +171,18 @@ export class Archive {
     }
     const next = { ...range.from };
     const cut = new Map<OutputStream, DataLossError>();
+    const { outputLimitBytes: limitBytes } = known instanceof ExecutionRecord ? known.options : {};
     const looked = (sizes: OutputBytes) => {
       if (!(known instanceof ExecutionRecord)) return;
       // At its limit its own cell cuts it back; else nobody may.
-      if (sizes.stdout + sizes.stderr >= (known.options.outputLimitBytes ?? Number.POSITIVE_INFINITY)) return;
+      if (sizes.stdout + sizes.stderr >= (limitBytes ?? Number.POSITIVE_INFINITY)) return;
       for (const stream of range.streams) {
         if (sizes[stream] < next[stream])
           cut.set(stream, lossOf(known, stream, `${next[stream]} or more`, sizes[stream]));
       }
     };
-    for await (const chunk of this.#output(known).read(range, record.exited(signal), signal, looked)) {
+    const limited = { ...range, limitBytes };
+    for await (const chunk of this.#output(known).read(limited, record.exited(signal), signal, looked)) {
       next[chunk.stream] = chunk.position + chunk.data.byteLength;
       yield chunk;
     }

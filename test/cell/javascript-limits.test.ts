@@ -14,6 +14,7 @@ const bytes = (count: number) => `Buffer.alloc(${count}, 'a')`;
 test.each([
   ['process.stdout.write', `process.stdout.write(${bytes(600)}); process.stderr.write(${bytes(600)})`],
   ['the console', 'console.log("a".repeat(599)); console.error("a".repeat(599))'],
+  ['process._rawDebug', `process._rawDebug('a'.repeat(599)); process._rawDebug('%s', 'a'.repeat(599))`],
   ['fs.writeSync', `fs.writeSync(1, ${bytes(600)}); fs.writeSync(2, ${bytes(600)})`],
   ['fs.writevSync', `fs.writevSync(1, [${bytes(300)}, ${bytes(900)}])`],
   ['fs.write', `fs.write(1, ${bytes(600)}, () => fs.write(1, 'a'.repeat(600), () => {}))`],

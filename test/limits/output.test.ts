@@ -134,6 +134,24 @@ test.each([
   expect(result.usage?.droppedBytes).toBeGreaterThan(0);
 });
 
+test('who follows a flood of a child process gets no more of it than the limit', async () => {
+  const code = `require('child_process').spawn('sh', ['-c', 'yes'], { stdio: 'inherit' });
+    require('child_process').spawn('sh', ['-c', 'yes no >&2'], { stdio: 'inherit' })`;
+  const flooding = await session.submit({ code, outputLimitBytes: LIMIT, timeoutMs: 500 });
+  const got = { stdout: '', stderr: '' };
+
+  for await (const { stream, data } of node.daemon.streamOutput(session.sessionId, flooding.executionId)) {
+    got[stream] += data;
+  }
+
+  const { stdout, stderr } = await flooding.end();
+  expect(stdout.length + stderr.length).toBe(LIMIT);
+  // What of it is whose, is known only at the end.
+  expect(got.stdout.length).toBeLessThanOrEqual(LIMIT);
+  expect(got.stderr.length).toBeLessThanOrEqual(LIMIT);
+  expect(got.stdout.startsWith(stdout) && got.stderr.startsWith(stderr)).toBe(true);
+});
+
 test('a cell that dies leaves no more of a flood than the limit', async () => {
   const own = await node.session();
   const flooding = await own.submit({

@@ -1,5 +1,5 @@
 import fs from 'node:fs';
-import { promisify } from 'node:util';
+import { format, promisify } from 'node:util';
 import type { OutputStream } from '../output-writer.ts';
 import { readAllInputSync, readInputSync } from './input.ts';
 import { announceOutput } from './output-limit.ts';
@@ -59,6 +59,15 @@ export function replaceDescriptorFunctions(): void {
   }
   for (const name of ['write', 'writev']) replaceWrite(name);
   for (const name of ['writeFile', 'appendFile']) replaceWriteFile(name);
+  // Node writes to the process's own.
+  const { writeSync } = fs;
+  replace(
+    '_rawDebug',
+    () =>
+      (...words) =>
+        void writeSync(2, `${format(...words)}\n`),
+    process,
+  );
 }
 
 /** And 0 and `/dev/stdin` its input, where these descriptors are the cell's. */
