@@ -254,6 +254,34 @@ test('every way to print goes to the same two files, in order', async () => {
   expect(err).toBe('e2\ne3\ne4\n');
 });
 
+test.each([
+  ['require', "const { WASI } = require('node:wasi');"],
+  ['import', "import { WASI } from 'node:wasi'; import fs from 'node:fs';"],
+])('a WebAssembly program writes to the output of its guest, and finds its directories: %s', async (how, load) => {
+  const code = `${load} ${how === 'require' ? "const fs = require('node:fs');" : ''}
+    const name = (text) => [text.length, ...Buffer.from(text)];
+    const section = (id, ...content) => [id, content.length, ...content];
+    const body = [0,
+      0x41, 0, 0x41, 8, 0x36, 2, 0, // where the text is
+      0x41, 4, 0x41, 3, 0x36, 2, 0, // how long it is
+      0x41, 1, 0x41, 0, 0x41, 1, 0x41, 20, 0x10, 0, 0x1a, // fd_write(1, 0, 1, 20)
+      0x0b];
+    const program = new Uint8Array([0, ...Buffer.from('asm'), 1, 0, 0, 0,
+      ...section(1, 2, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 0, 0),
+      ...section(2, 1, ...name('wasi_snapshot_preview1'), ...name('fd_write'), 0, 0),
+      ...section(3, 1, 1),
+      ...section(5, 1, 0, 1),
+      ...section(7, 2, ...name('memory'), 2, 0, ...name('_start'), 0, 1),
+      ...section(10, 1, body.length, ...body),
+      ...section(11, 1, 0, 0x41, 8, 0x0b, ...name('hi\\n'))]);
+    fs.mkdirSync('data');
+    const wasi = new WASI({ version: 'preview1', preopens: { '/data': 'data' } });
+    wasi.start(new WebAssembly.Instance(new WebAssembly.Module(program), wasi.getImportObject()));
+    console.log('end');`;
+
+  expect(await shared.run(code)).toMatchObject({ exitCode: 0, out: 'hi\nend\n' });
+});
+
 test('a write of a part of a buffer writes that part', async () => {
   const code = `const fs = require('fs'); const bytes = Buffer.from('abcdef');
     const written = [fs.writeSync(1, bytes, 1, 2), fs.writeSync(1, bytes, { offset: 4 })];

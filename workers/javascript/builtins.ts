@@ -1,7 +1,7 @@
 import type * as ChildProcessModule from 'node:child_process';
 import type * as NetModule from 'node:net';
 import { replaceChildFunctions } from './children.ts';
-import { replaceDatabase, replaceHeapSnapshot, replaceSocketPaths } from './places.ts';
+import { replaceDatabase, replaceHeapSnapshot, replaceSocketPaths, replaceWasi } from './places.ts';
 import { define, program, standIn } from './program.ts';
 
 const getBuiltinModule = process.getBuiltinModule;
@@ -10,6 +10,7 @@ const done = new Set<() => void>();
 const children = () => replaceChildFunctions(getBuiltinModule('node:child_process') as typeof ChildProcessModule);
 const sockets = () => replaceSocketPaths(getBuiltinModule('node:net') as typeof NetModule);
 const database = () => replaceDatabase(getBuiltinModule('node:sqlite') as unknown as Record<string, unknown>);
+const wasi = () => replaceWasi(getBuiltinModule('node:wasi') as unknown as Record<string, unknown>);
 const snapshots = () => replaceHeapSnapshot(getBuiltinModule('node:v8'));
 
 type Replacements = Record<string, (() => void)[]>;
@@ -31,6 +32,7 @@ const REPLACEMENTS: Replacements = {
   inspector: [sockets],
   sqlite: [database],
   v8: [snapshots],
+  wasi: [wasi],
 };
 
 /** Of them, what has to be replaced for a program that has its process to itself. */

@@ -1,5 +1,6 @@
 import type * as NetModule from 'node:net';
 import os from 'node:os';
+import { outputDescriptor } from './descriptors.ts';
 import { absolute, define, program, standIn } from './program.ts';
 
 type AnyFunction = (...args: unknown[]) => unknown;
@@ -70,6 +71,29 @@ function isPort(text: string): boolean {
 /** A name that starts with NUL is an abstract socket: no file. */
 function socketPath(path: string): unknown {
   return path.charCodeAt(0) === 0 ? path : absolute(path);
+}
+
+/**
+ * A WebAssembly program writes to the output of the program that runs it, and finds the directories it was given. It writes
+ * by itself: what is too much is cut off, as of a child process.
+ */
+export function replaceWasi(wasi: Record<string, unknown>): void {
+  const construct: ProxyHandler<typeof Object> = {
+    construct: (target, [options, ...rest], newTarget) =>
+      Reflect.construct(target, [ownPlaces(options), ...rest], newTarget),
+  };
+  wasi.WASI = new Proxy(wasi.WASI as typeof Object, construct);
+}
+
+function ownPlaces(options: unknown): unknown {
+  if (typeof options !== 'object' || options === null) return options;
+  const { stdout = 1, stderr = 2, preopens } = options as Record<string, unknown>;
+  const directories =
+    typeof preopens === 'object' && preopens !== null
+      ? Object.fromEntries(Object.entries(preopens).map(([name, path]) => [name, absolute(path)]))
+      : preopens;
+  const streams = { stdout: outputDescriptor(stdout), stderr: outputDescriptor(stderr) };
+  return { ...options, ...streams, preopens: directories };
 }
 
 /** Database files lie where the program means them. SQL that names a file itself (`ATTACH`) does not come by here. */
