@@ -11,7 +11,7 @@ import { stolenMs } from '../stolen.ts';
 // On a real Nomad, side by side with raw_exec: how long a task takes that only prints, how soon its end is seen, what one
 // that sleeps holds, and what two hundred of those cost the driver and its daemon. And with a driver that runs nothing: what
 // is left is the agent's own.
-// node bench/nomad/main.ts [rounds] [sleepers] [many]
+// node bench/nomad/main.ts [rounds] [sleepers] [many, or 0 for none of those]
 
 const [rounds = 20, sleepers = 20, many = 200] = process.argv.slice(2).map(Number);
 /** The last thing each does is to say when that is, in Unix ms. */
@@ -19,6 +19,8 @@ const HELLO = { javascript: 'console.log(Date.now())', python: 'import time; pri
 const SLEEP = { javascript: 'setInterval(() => {}, 1e6)', python: 'import time; time.sleep(1e6)' };
 type Language = keyof typeof HELLO;
 const LANGUAGES: Language[] = ['javascript', 'python'];
+/** Nobody asks the agent how a task does while it runs: answers take the processors that it runs on. */
+const QUIET_MS = 1_000;
 /** A cell looks often at guests that have just started, and V8 compiles what runs often. */
 const SETTLE_MS = 60_000;
 /** Then so many looks of so long each: a machine that others use too has bad moments. */
@@ -52,7 +54,9 @@ function installFloor(directory: string): void {
 
 /** From the task's arrival to its end, and from what it printed last to when its end was seen, in ms. */
 async function hello(agent: Agent, task: TaskSpec): Promise<{ whole: number; seen: number }> {
-  const { allocation, events } = await agent.ended(await agent.run(task));
+  const job = await agent.run(task);
+  await settle(QUIET_MS);
+  const { allocation, events } = await agent.ended(job);
   if (allocation.ClientStatus !== 'complete') throw new Error(JSON.stringify(events));
   const at = (type: string) => (events.find(({ Type }) => Type === type)?.Time ?? Number.NaN) / 1e6;
   const printed = task.Driver === FLOOR.Driver ? Number.NaN : Number(await agent.logs(allocation.ID));
@@ -205,7 +209,7 @@ for (const logs of ['direct', 'nomad']) {
         if (kind === 'raw_exec') raws = mib;
         held?.push([`${language}, ${kind}`, mib.toFixed(1), `${(raws / mib).toFixed(1)}x`]);
       }
-      if (logs !== 'direct') continue;
+      if (logs !== 'direct' || many === 0) continue;
       for (const [kind, task] of Object.entries(kinds)) {
         const seen = await sleepingTasks(agent, daemonPid, task(SLEEP[language]));
         const figures = (['driver', 'daemon', 'both', 'all', 'stolen'] as const).map((name) =>
