@@ -1,6 +1,4 @@
-import { lstat, rmdir, unlink } from 'node:fs/promises';
-import { basename, join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { join } from 'node:path';
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
 import {
@@ -14,7 +12,6 @@ import {
 import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machines/session.ts';
 import { agoMs, type Moment, now } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
-import type { Limits, Start } from '../gen/elide/cell/v1/cell.ts';
 import type { JournaledEvent, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
@@ -32,8 +29,9 @@ import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState, stopUnderWay } from './execution-record.ts';
 import type { ForceQueue } from './force-queue.ts';
 import { engineOf } from './languages.ts';
-import type { CheckedOptions } from './limits.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
+import { startMessage } from './start-message.ts';
+import { Workspace } from './workspace.ts';
 
 /** What a session needs of its daemon. */
 export interface SessionOptions {
@@ -125,9 +123,6 @@ const GONE: CellPlace = {
  * busy, whose other guests would go with it, is late only with its word.
  */
 const PROCESS_PATIENCE = 10;
-
-/** How often a directory that cannot be removed, as on a read-only disk, is tried again, in ms. */
-const REMOVE_RETRY_MS = 1_000;
 
 /** Execution keys, session keys: names of fixed length that never come from a client. */
 const KEY_CHARS = 12;
@@ -432,6 +427,7 @@ export class SessionSupervisor implements Waiting {
     const record = this.#live.get(executionKey);
     if (record === undefined) throw new Error(`no such execution to run: ${executionKey}`);
     const { request } = record;
+    const workspace = new Workspace(join(this.#options.workDirectory, this.#sessionKey, executionKey));
     const cancelled = new AbortController();
     let place: CellPlace | undefined;
     const forceQueue = this.#options.forceQueues[isThread(record.accepted) ? 'thread' : 'process'];
@@ -469,7 +465,7 @@ export class SessionSupervisor implements Waiting {
     const end = () => {
       leaveForceQueue();
       place?.release();
-      void this.#removeWorkspace(executionKey, request?.sourceFileName ?? '');
+      void workspace.remove(request?.sourceFileName ?? '', () => this.state !== 'exited');
     };
     const observer: GuestObserver = {
       started: ({ pid, process, at }) => {
@@ -517,7 +513,7 @@ export class SessionSupervisor implements Waiting {
       }
       hold(ready);
       record.request = undefined;
-      ready.start(this.#startMessage(record, request), observer);
+      ready.start(startMessage(executionKey, request, workspace, this.#outputDirectory(record)), observer);
     };
     const fail = (error: Error) => {
       const exit = cancelled.signal.aborted
@@ -528,51 +524,8 @@ export class SessionSupervisor implements Waiting {
     this.#cells.acquire(engineOf(request.language, request.options), cancelled.signal).then(run).catch(fail);
   }
 
-  #startMessage(record: ExecutionRecord, request: ExecutionRequest): Start {
-    const workspace = this.#workspace(record.executionKey);
-    const cwd = request.workingDirectory ?? join(workspace, 'cwd');
-    const mainPath = resolve(cwd, request.sourceFileName);
-    const createCwd = request.workingDirectory === undefined;
-    return {
-      executionKey: record.executionKey,
-      language: request.language,
-      code: request.code,
-      args: request.args,
-      env: request.env,
-      cwd,
-      mainPath,
-      createCwd,
-      writeMain: createCwd && mainPath.startsWith(`${cwd}/`),
-      tmpDir: join(workspace, 'tmp'),
-      outputDir: this.#outputDirectory(record),
-      stdin: request.stdin,
-      limits: limitsOf(request.options),
-      signalTree: request.options.signalTree,
-      outputFiles: request.outputFiles && {
-        ...request.outputFiles,
-        maxFileBytes: BigInt(request.outputFiles.maxFileBytes),
-      },
-    };
-  }
-
   #outputDirectory({ executionKey }: ExecutionRecord): string {
     return join(this.#options.outputDirectory, this.#sessionKey, executionKey);
-  }
-
-  #workspace(executionKey: string): string {
-    return join(this.#options.workDirectory, this.#sessionKey, executionKey);
-  }
-
-  /**
-   * Removes what a guest may have left; `rm` does not follow the symbolic links in it. Where it cannot be removed now, it is
-   * tried again until the session goes, with all there is of it.
-   */
-  async #removeWorkspace(executionKey: string, sourceFileName: string): Promise<void> {
-    const workspace = this.#workspace(executionKey);
-    if (await removeGiven(workspace, sourceFileName)) return;
-    while (!(await removeTree(workspace)) && this.state !== 'exited') {
-      await sleep(REMOVE_RETRY_MS, undefined, { ref: false });
-    }
   }
 
   async #free(): Promise<void> {
@@ -590,36 +543,4 @@ export class SessionSupervisor implements Waiting {
 
 function isThread({ language, options }: ExecutionRecord['accepted']): boolean {
   return engineOf(language, options) === 'javascript';
-}
-
-/**
- * Removes a workspace in which there is only what its guest was given: that goes by name, which costs a third of a search.
- * Resolves with false where there is anything else.
- */
-async function removeGiven(workspace: string, sourceFileName: string): Promise<boolean> {
-  const cwd = join(workspace, 'cwd');
-  try {
-    // Not through a link that the guest has put there.
-    if ((await lstat(cwd)).isDirectory()) await unlink(join(cwd, basename(sourceFileName)));
-    await Promise.all([rmdir(cwd), rmdir(join(workspace, 'tmp'))]);
-    await rmdir(workspace);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-const MIB = 1024 * 1024;
-
-function limitsOf(options: CheckedOptions): Limits {
-  const { cpuTimeLimitMs = 0, memoryLimitMb = 0, memorySoftLimitMb = 0, outputLimitBytes = 0 } = options;
-  return {
-    cpuTimeMs: BigInt(cpuTimeLimitMs),
-    memoryBytes: BigInt(memoryLimitMb * MIB),
-    memorySoftBytes: BigInt(memorySoftLimitMb * MIB),
-    outputBytes: BigInt(outputLimitBytes),
-    outputKill: options.outputPolicy === 'kill',
-    processes: options.processLimit ?? 0,
-    openFiles: options.openFileLimit ?? 0,
-  };
 }
