@@ -1,14 +1,13 @@
-import { once } from 'node:events';
 import {
   type handleServerStreamingCall,
   type handleUnaryCall,
   Metadata,
-  type ServerWritableStream,
   type status,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { InvalidArgumentError } from '../errors.ts';
+import { leavingOf, pump } from '../wire/calls.ts';
 import { statusOf } from './status.ts';
 
 /** What the deserializer yields for bytes that are no message: an answer to the caller, not a failure of ours. */
@@ -36,9 +35,6 @@ export function tolerant<T extends Record<string, Method>>(service: T): T {
   return Object.fromEntries(methods) as T;
 }
 
-/** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
-const GONE = new Error('the call is over');
-
 /** Makes gRPC handlers of plain async functions that throw our errors. */
 export class Handlers {
   readonly #log: Logger;
@@ -49,9 +45,8 @@ export class Handlers {
 
   unary<Req, Res>(answer: (request: Req, signal: AbortSignal) => Promise<Res>): handleUnaryCall<Req, Res> {
     return (call, callback) => {
-      const cancelled = new AbortController();
-      call.on('cancelled', () => cancelled.abort(GONE));
-      const run = async () => answer(wellFormed(call.request), cancelled.signal);
+      const leaving = leavingOf(call);
+      const run = async () => answer(wellFormed(call.request), leaving);
       run().then(
         (response) => callback(null, response),
         (error) => callback(this.#status(error)),
@@ -64,10 +59,9 @@ export class Handlers {
     answer: (request: Req, signal: AbortSignal) => AsyncIterable<Res>,
   ): handleServerStreamingCall<Req, Res> {
     return (call) => {
-      const cancelled = new AbortController();
-      call.on('cancelled', () => cancelled.abort(GONE));
-      call.on('error', () => cancelled.abort(GONE));
-      pump(call, () => answer(wellFormed(call.request), cancelled.signal), cancelled.signal).then(
+      const leaving = leavingOf(call);
+      const run = async () => pump(call, answer(wellFormed(call.request), leaving), leaving);
+      run().then(
         () => call.end(),
         (error) => call.emit('error', this.#status(error)),
       );
@@ -81,18 +75,6 @@ export class Handlers {
     const metadata = new Metadata();
     metadata.set('grpc-retry-pushback-ms', String(retryAfterMs));
     return { code, details, metadata };
-  }
-}
-
-async function pump<Req, Res>(
-  call: ServerWritableStream<Req, Res>,
-  answer: () => AsyncIterable<Res>,
-  signal: AbortSignal,
-): Promise<void> {
-  for await (const message of answer()) {
-    if (signal.aborted) return;
-    if (!call.write(message)) await once(call, 'drain', { signal }).catch(() => {});
-    if (signal.aborted) return;
   }
 }
 

@@ -5,6 +5,7 @@ import {
   type ExecTaskStreamingRequest,
   ExecTaskStreamingResponse as Response,
 } from '../gen/nomad/driver.ts';
+import { leavingOf, pump } from '../wire/calls.ts';
 import { exitOf } from './exit.ts';
 import { statusOf } from './rpc.ts';
 
@@ -34,12 +35,29 @@ export async function execCollected(command: Command, timeoutMs: number): Promis
   }
 }
 
-/** A command whose streams are those of the call. */
+async function* responsesOf(output: ReturnType<Command['run']>, tty: boolean): AsyncGenerator<Response> {
+  try {
+    for (;;) {
+      const { done, value } = await output.next();
+      if (done) {
+        yield Response.fromPartial({ stdout: { close: true } });
+        if (!tty) yield Response.fromPartial({ stderr: { close: true } });
+        yield Response.fromPartial({ exited: true, result: exitOf(value) });
+        return;
+      }
+      const operation = { data: value.data };
+      const isOutput = tty || value.stream === 'stdout';
+      yield Response.fromPartial(isOutput ? { stdout: operation } : { stderr: operation });
+    }
+  } finally {
+    await output.return(undefined);
+  }
+}
+
+/** A command whose streams are those of the call, which gets no more of its output than it reads. */
 export function execStreaming(start: StartCommand): handleBidiStreamingCall<ExecTaskStreamingRequest, Response> {
   return (call) => {
-    const left = new AbortController();
-    call.on('cancelled', () => left.abort());
-    call.on('error', () => left.abort());
+    const leaving = leavingOf(call);
     const run = async ({ setup }: ExecTaskStreamingRequest) => {
       if (setup === undefined) throw new Error('the first message of an exec must have its setup');
       const { taskId, command: words, tty } = setup;
@@ -48,19 +66,8 @@ export function execStreaming(start: StartCommand): handleBidiStreamingCall<Exec
         if (ttySize !== undefined) command.resize(ttySize.height, ttySize.width);
         if (stdin !== undefined) command.write(stdin.data, stdin.close);
       });
-      for (const output = command.run(left.signal); ; ) {
-        const { done, value } = await output.next();
-        if (done) {
-          call.write(Response.fromPartial({ stdout: { close: true } }));
-          if (!tty) call.write(Response.fromPartial({ stderr: { close: true } }));
-          call.write(Response.fromPartial({ exited: true, result: exitOf(value) }));
-          call.end();
-          return;
-        }
-        const operation = { data: value.data };
-        const isOutput = tty || value.stream === 'stdout';
-        call.write(Response.fromPartial(isOutput ? { stdout: operation } : { stderr: operation }));
-      }
+      await pump(call, responsesOf(command.run(leaving), tty), leaving);
+      call.end();
     };
     call.once('data', (first) => run(first).catch((error) => call.emit('error', statusOf(error))));
   };

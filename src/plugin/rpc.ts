@@ -1,5 +1,6 @@
 import { type handleServerStreamingCall, type handleUnaryCall, type ServiceError, status } from '@grpc/grpc-js';
 import type { Duration } from '../gen/google/protobuf/duration.ts';
+import { leavingOf, pump } from '../wire/calls.ts';
 
 /** 0 for what is not said. */
 export const millisecondsOf = (duration: Duration | undefined) =>
@@ -10,17 +11,13 @@ export interface RpcError extends Error {
   rpcStatus(): Partial<ServiceError>;
 }
 
-/** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
-const GONE = new Error('the call is over');
-
 /** Makes a gRPC handler of an async function. Its signal aborts when the caller leaves. */
 export function unary<Req, Res>(
   answer: (request: Req, signal: AbortSignal) => Promise<Res>,
 ): handleUnaryCall<Req, Res> {
   return (call, callback) => {
-    const left = new AbortController();
-    call.on('cancelled', () => left.abort(GONE));
-    const run = async () => answer(call.request, left.signal);
+    const leaving = leavingOf(call);
+    const run = async () => answer(call.request, leaving);
     run().then(
       (response) => callback(null, response),
       (error) => callback(statusOf(error)),
@@ -28,19 +25,17 @@ export function unary<Req, Res>(
   };
 }
 
-/** The same for a function whose messages are sent as they come. */
+/** The same for a function whose messages are sent as they come, no faster than the host takes them. */
 export function stream<Req, Res>(
   answer: (request: Req, signal: AbortSignal) => AsyncIterable<Res>,
 ): handleServerStreamingCall<Req, Res> {
   return async (call) => {
-    const left = new AbortController();
-    call.on('cancelled', () => left.abort(GONE));
-    call.on('error', () => left.abort(GONE));
+    const leaving = leavingOf(call);
     try {
-      for await (const message of answer(call.request, left.signal)) call.write(message);
+      await pump(call, answer(call.request, leaving), leaving);
       call.end();
     } catch (error) {
-      if (!left.signal.aborted) call.emit('error', statusOf(error));
+      if (!leaving.aborted) call.emit('error', statusOf(error));
     }
   };
 }

@@ -1,0 +1,71 @@
+import { join } from 'node:path';
+import { credentials, Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
+import { expect, onTestFinished, test } from 'vitest';
+import type { Command } from '../../src/client/index.ts';
+import { DriverClient, DriverService, FingerprintResponse } from '../../src/gen/nomad/driver.ts';
+import { execStreaming } from '../../src/plugin/exec.ts';
+import { stream } from '../../src/plugin/rpc.ts';
+import { eventually, temporaryDirectory } from '../support/daemon.ts';
+
+const MESSAGES = 500;
+const DATA = Buffer.alloc(64 * 1024, 'x');
+
+/** A server of these methods, and a client of it. */
+async function served(methods: UntypedServiceImplementation): Promise<DriverClient> {
+  const server = new Server();
+  const address = `unix:${join(temporaryDirectory(), 's')}`;
+  server.addService(DriverService, methods);
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) =>
+    error ? reject(error) : resolve(port),
+  );
+  await promise;
+  const client = new DriverClient(address, credentials.createInsecure());
+  onTestFinished(() => {
+    client.close();
+    server.forceShutdown();
+  });
+  return client;
+}
+
+test('a host that does not read is sent no more messages than there is room for, and all of them once it does', async () => {
+  let made = 0;
+  async function* messages() {
+    for (; made < MESSAGES; made += 1) yield FingerprintResponse.fromPartial({ healthDescription: DATA.toString() });
+  }
+  const driver = await served({ fingerprint: stream(messages) });
+  const call = driver.fingerprint({}).pause();
+
+  await eventually('some are made', () => made > 0);
+  expect(made).toBeLessThan(MESSAGES / 2);
+
+  let read = 0;
+  for await (const _ of call) read += 1;
+  expect(read).toBe(MESSAGES);
+});
+
+test.each([false, true])(
+  'nor is one of what a command writes (tty %s), which ends when the host leaves',
+  async (tty) => {
+    let [made, ended] = [0, false];
+    async function* run(signal: AbortSignal) {
+      try {
+        for (; made < MESSAGES; made += 1)
+          yield { stream: 'stdout', position: made * DATA.length, atMs: 0, data: DATA };
+        return undefined;
+      } finally {
+        ended = signal.aborted;
+      }
+    }
+    const driver = await served({ execTaskStreaming: execStreaming(() => ({ run }) as unknown as Command) });
+    const call = driver.execTaskStreaming().pause();
+    call.on('error', () => {});
+    call.write({ setup: { taskId: 't', command: ['x'], tty }, stdin: undefined, ttySize: undefined });
+
+    await eventually('some is written', () => made > 0);
+    expect(made).toBeLessThan(MESSAGES / 2);
+    call.cancel();
+    await eventually('the command has ended', () => ended);
+    expect(made).toBeLessThan(MESSAGES);
+  },
+);
