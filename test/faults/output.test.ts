@@ -161,7 +161,7 @@ test('a reader under whom output is cut short is told at the end, unless its own
   };
   const rest = (output: typeof cut) => Array.fromAsync(output ?? []).catch((error: Error) => error);
 
-  await Promise.all([read(cut, 'one ready'.length), read(flooded, 20_001)]);
+  await Promise.all([read(cut, 'one ready'.length), read(flooded, 20_000)]);
   truncateSync(join(directoryOf(node, 'cut'), 'stdout'), 'one'.length);
   await node.client.writeInput('s', 'cut', Buffer.from('go\n'), true);
   await node.client.cancelExecution('s', 'flood', { graceMs: 0 });
