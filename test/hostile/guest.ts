@@ -87,8 +87,13 @@ export const FORCED: Fate = {
 /** Has nothing against the signal, and as long as it takes. */
 export const GRACEFUL: Fate = { ...FORCED, stop: { by: 'cancel', graceMs: SLACK_MS }, rungs: ['graceful'] };
 
-/** In native code that nothing interrupts: its cell has to go. */
-export const WITH_ITS_CELL: Fate = { ...FORCED, rungs: ['cell'], neighbours: 'may be cell_lost' };
+/** In native code that nothing interrupts: its cell has to go. It says that it is ready just before, and has time to get there. */
+export const WITH_ITS_CELL: Fate = {
+  ...FORCED,
+  stop: { by: 'cancel', graceMs: 500 },
+  rungs: ['cell'],
+  neighbours: 'may be cell_lost',
+};
 
 /** In native code that comes back now and then: whether in time is luck. */
 export const PERHAPS_WITH_ITS_CELL: Fate = { ...WITH_ITS_CELL, rungs: ['forced', 'cell'] };
