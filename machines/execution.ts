@@ -87,7 +87,7 @@ export interface ExecutionInput {
   graceMs: number;
   /** How long a dispatched execution may take until guest code starts, in ms. */
   startLimitMs: number;
-  /** How long force may take to be confirmed before the cell is killed, in ms. */
+  /** How long force may take to be confirmed before the cell is killed even if its guest is not known to be stuck, in ms. */
   forcedLimitMs: number;
 }
 
@@ -121,6 +121,8 @@ export type ExecutionEvent =
   | { type: 'guest.started'; agoMs?: number | undefined }
   /** Its turn has come: it was killed, which is to be confirmed. */
   | { type: 'guest.killed' }
+  /** It was killed, and had its time to go. */
+  | { type: 'guest.stuck' }
   /** The guest passed a limit. Beyond memory and output its cell has begun to force it. */
   | { type: 'guest.limitReached'; limit: WatchedLimit; message: string }
   /** The guest's thread or process is gone. */
@@ -148,7 +150,7 @@ export interface GuestInput {
 
 /**
  * Port. Runs the guest in a cell and reports `guest.started`, then `guest.exited` or `guest.lost`, each once; and
- * `guest.killed` for each `guest.kill`, which may have to wait for its turn. Idempotent by `executionKey`.
+ * for each `guest.kill`, which may have to wait for its turn, `guest.killed` and at times `guest.stuck`. Idempotent by `executionKey`.
  */
 const guest = fromCallback<GuestCommand, GuestInput>(() => {
   throw new Error('not provided: guest');
@@ -368,7 +370,10 @@ export const executionMachine = setup({
           initial: 'waiting',
           states: {
             waiting: { on: { 'guest.killed': 'killed' } },
-            killed: { after: { forcedLimit: '#execution.signaled.cell' } },
+            killed: {
+              on: { 'guest.stuck': '#execution.signaled.cell' },
+              after: { forcedLimit: '#execution.signaled.cell' },
+            },
           },
           // From now on the limit is the short one.
           on: {
@@ -389,6 +394,7 @@ export const executionMachine = setup({
         'execution.signal': {},
         'guest.limitReached': {},
         'guest.killed': {},
+        'guest.stuck': {},
         'guest.started': { actions: { type: 'noteStarted', params: ({ event }) => event } },
         'guest.exited': {
           target: 'exited',

@@ -196,6 +196,11 @@ export class CellProcess {
     }
   }
 
+  /** 0 before there is one. */
+  get pid(): number {
+    return this.#pid;
+  }
+
   /** True from the end of the process on, also while what was below it is still seen to its end. */
   get isGone(): boolean {
     return this.#gone;

@@ -42,6 +42,8 @@ export interface CellOptions {
 /** A place in a cell, held by one execution. */
 export interface CellPlace {
   readonly cellKey: string;
+  /** Of its cell. */
+  readonly pid: number;
   start(request: Start, observer: GuestObserver): void;
   /** Goes on with an execution that the cell has held since an older daemon's time. */
   resume(executionKey: string, outputDir: string, observer: GuestObserver): void;
@@ -178,6 +180,7 @@ export class CellSupervisor {
     if (process === undefined) throw new Error('a ready cell without a process');
     return {
       cellKey,
+      pid: process.pid,
       start: (request, observer) => process.start(request, observer),
       resume: (...resumed) => process.resume(...resumed),
       signal: (executionKey, name, tree, stop) => process.signal(executionKey, name, tree, stop),

@@ -31,6 +31,7 @@ import type { ForceQueue } from './force-queue.ts';
 import { engineOf } from './languages.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
 import { startMessage } from './start-message.ts';
+import { watchForStuck } from './stuck-watch.ts';
 import { Workspace } from './workspace.ts';
 
 /** What a session needs of its daemon. */
@@ -106,6 +107,7 @@ export interface GuestEnd {
 /** The place of a guest whose cell is gone. */
 const GONE: CellPlace = {
   cellKey: '',
+  pid: 0,
   start: () => {},
   resume: () => {},
   signal: () => {},
@@ -119,10 +121,11 @@ const GONE: CellPlace = {
 };
 
 /**
- * The end of a guest that is a process has so many times as long to be confirmed: the kernel kills it, and a cell that is
- * busy, whose other guests would go with it, is late only with its word.
+ * A guest that was killed has so many times `forcedLimitMs` to be gone before its cell is killed, unless it is known to be
+ * stuck. One that is a process never is: the kernel kills it, and a cell that is busy, whose other guests would go with it,
+ * is late only with its word.
  */
-const PROCESS_PATIENCE = 10;
+const PATIENCE = 10;
 
 /** Execution keys, session keys: names of fixed length that never come from a client. */
 const KEY_CHARS = 12;
@@ -240,7 +243,7 @@ export class SessionSupervisor implements Waiting {
       accepted,
       request,
       machine: machines.execution,
-      limits: { startLimitMs, forcedLimitMs: isThread(accepted) ? forcedLimitMs : PROCESS_PATIENCE * forcedLimitMs },
+      limits: { startLimitMs, forcedLimitMs: PATIENCE * forcedLimitMs },
       journal,
       resumed,
       onReached: (reached, state, started) => {
@@ -430,14 +433,18 @@ export class SessionSupervisor implements Waiting {
     const workspace = new Workspace(join(this.#options.workDirectory, this.#sessionKey, executionKey));
     const cancelled = new AbortController();
     let place: CellPlace | undefined;
-    const forceQueue = this.#options.forceQueues[isThread(record.accepted) ? 'thread' : 'process'];
-    let leaveForceQueue = () => {};
+    const kind = isThread(record.accepted) ? 'thread' : 'process';
+    let [leaveForceQueue, endWatch] = [() => {}, () => {}];
 
     const force = (reason: StopReason): void => {
       leaveForceQueue();
-      leaveForceQueue = forceQueue.enter(this, () => {
+      leaveForceQueue = this.#options.forceQueues[kind].enter(this, () => {
         place?.killGuest(executionKey, reason);
         sendBack({ type: 'guest.killed' });
+        endWatch();
+        if (place === undefined || kind === 'process' || !record.actor.getSnapshot().context.started) return;
+        const { forcedLimitMs } = this.#options.limits;
+        endWatch = watchForStuck(place.pid, forcedLimitMs, () => sendBack({ type: 'guest.stuck' }));
       });
     };
     receive((command) => {
@@ -464,6 +471,7 @@ export class SessionSupervisor implements Waiting {
     };
     const end = () => {
       leaveForceQueue();
+      endWatch();
       place?.release();
       void workspace.remove(request?.sourceFileName ?? '', () => this.state !== 'exited');
     };

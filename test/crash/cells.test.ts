@@ -20,6 +20,7 @@ import {
   type TestSession,
   temporaryDirectory,
 } from '../support/daemon.ts';
+import { starve } from '../support/starve.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 const PYTHON_IDLE = { language: 'python', code: 'import time\nprint("ready", flush=True)\ntime.sleep(600)' };
@@ -270,6 +271,21 @@ test.each([
     expect((await neighbour.snapshot()).state).toBe(state);
   },
 );
+
+test('a cell that has no processor to tell of the end of threads is not killed for it', async () => {
+  await using node = await TestDaemon.start({ forcedLimitMs: 250 });
+  const session = await node.session({ contextPoolSize: 0 });
+  const neighbour = await session.ready(IDLE);
+  const guests = await Promise.all(Array.from({ length: 6 }, () => session.ready(IDLE)));
+
+  const endHogs = await starve(await session.cellPid());
+  await Promise.all(guests.map((guest) => guest.cancel({ graceMs: 0 })));
+  const ends = await Promise.all(guests.map((guest) => guest.end()));
+  endHogs();
+
+  expect(ends.map(({ result }) => result.rung)).toEqual(guests.map(() => 'forced'));
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
 
 test('a stopped cell does not keep its session from closing', async () => {
   await using node = await TestDaemon.start();

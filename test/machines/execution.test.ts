@@ -65,6 +65,7 @@ test('every state can be reached', () => {
     { type: 'execution.signal', signal: 'SIGKILL' },
     { type: 'guest.started' },
     { type: 'guest.killed' },
+    { type: 'guest.stuck' },
     { type: 'guest.limitReached', limit: 'cpu', message: 'too much' },
     { type: 'guest.limitReached', limit: 'memory', message: 'too much' },
     killed,
@@ -132,6 +133,19 @@ test('a cancelled guest has its grace period, then is killed, then its cell is',
 
   expect(told).toEqual(['SIGTERM', 'guest.kill', 'guest.killCell']);
   expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137, signal: 'SIGKILL' });
+});
+
+test('the cell of a guest that is known to be stuck is killed before the limit of its force', () => {
+  const { actor, told } = running({ timeoutMs: undefined });
+
+  actor.send({ type: 'guest.stuck' });
+  expect(stateOf(actor)).toEqual({ running: 'unlimited' });
+  actor.send({ ...cancel, graceMs: 0 });
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
+  actor.send({ type: 'guest.stuck' });
+  expect(stateOf(actor)).toEqual({ signaled: 'cell' });
+
+  expect(told).toEqual(['guest.kill', 'guest.killCell']);
 });
 
 test('while others are killed a guest waits for its turn, and so does the limit of its force', () => {
