@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, readFileSync, writeSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { bootId, now } from '../clock.ts';
@@ -100,6 +100,9 @@ const server = createServer((socket) => accept(socket));
 server.listen(socketPath, () => {
   chmodSync(socketPath, 0o600);
   writeSync(1, 'ready\n');
+  // Nobody reads more of it. A guest could make a socket of a pipe, and close it.
+  closeSync(1);
+  openSync('/dev/null', 'r+');
 });
 
 function accept(socket: Socket): void {

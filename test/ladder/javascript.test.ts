@@ -338,9 +338,12 @@ test('a program cannot close what its cell has open', async () => {
     const before = open();
     for (const fd of [0, 1, 2]) fs.closeSync(fd);
     const between = open();
-    fs.close(0, () => fs.close(1, () => fs.close(2, () => console.log(between === before, open() === before))));`);
+    let sockets = 0;
+    for (const fd of [0, 1, 2])
+      try { new (require('node:net').Socket)({ fd }).destroy(); sockets += 1; } catch {}
+    fs.close(0, () => fs.close(1, () => fs.close(2, () => console.log(sockets, between === before, open() === before))));`);
 
-  expect(stdout).toBe('true true\n');
+  expect(stdout).toBe('0 true true\n');
 });
 
 test('nothing of the environment of the daemon is in its cells', async () => {
