@@ -6,6 +6,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts', ...(process.env.TEST_NOMAD ? ['test/nomad/*.e2e.ts'] : [])],
     // What runs beside guest code is the built program, so the tests build it first.
     globalSetup: ['test/support/build.ts', ...(process.env.TEST_NOMAD ? ['test/nomad/setup.ts'] : [])],
+    setupFiles: ['test/support/after-file.ts'],
     reporters: ['default', './test/support/retried.ts'],
     pool: 'forks',
     testTimeout: 20_000,

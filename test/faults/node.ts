@@ -7,6 +7,7 @@ import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
 import type { DaemonConfig } from '../../src/config.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from '../support/eventually.ts';
+import { leftovers } from '../support/leftovers.ts';
 import { cellsBelow } from '../support/processes.ts';
 import type { DaemonFaults } from './daemon-faults.ts';
 
@@ -70,6 +71,7 @@ export class FaultNode implements AsyncDisposable {
 
   static async start(config: DaemonConfig = {}, options: NodeOptions = {}): Promise<FaultNode> {
     const node = new FaultNode(options);
+    leftovers.add(node);
     await node.start(config);
     return node;
   }
@@ -211,6 +213,7 @@ export class FaultNode implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    leftovers.delete(this);
     // Only a daemon knows everything that is to be ended.
     if (this.#daemon === undefined) await this.start().catch(() => {});
     this.#daemon?.kill('SIGTERM');

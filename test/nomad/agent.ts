@@ -4,6 +4,7 @@ import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'n
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { leftovers } from '../support/leftovers.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -70,6 +71,7 @@ export class Agent implements AsyncDisposable {
   /** With `config` for the driver, as lines of HCL. Resolves when the node is ready; nothing is left when it never is. */
   static async start(nomad: string, directory: string, config: string, more = ''): Promise<Agent> {
     const agent = new Agent(nomad, directory);
+    leftovers.add(agent);
     try {
       await agent.#start(config, more);
       return agent;
@@ -228,6 +230,7 @@ export class Agent implements AsyncDisposable {
 
   /** Ends the agent, with all that it runs. */
   async [Symbol.asyncDispose](): Promise<void> {
+    leftovers.delete(this);
     for (const { ID } of await this.get<{ ID: string }[]>('/v1/jobs').catch(() => [])) {
       await this.#request('DELETE', `/v1/job/${encodeURIComponent(ID)}?purge=true`).catch(() => {});
     }

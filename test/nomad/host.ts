@@ -18,6 +18,7 @@ import { HealthClient } from '../../src/gen/grpc/health/v1/health.ts';
 import { BasePluginClient, NomadConfig } from '../../src/gen/nomad/base.ts';
 import { DriverClient, TaskConfig, type TaskHandle } from '../../src/gen/nomad/driver.ts';
 import { GRPCBrokerClient, GRPCControllerClient, GRPCStdioClient } from '../../src/gen/nomad/go_plugin.ts';
+import { leftovers } from '../support/leftovers.ts';
 
 /** The program of the executable, as the build leaves it. */
 export const PLUGIN = fileURLToPath(new URL('../../dist/nomad/plugin.cjs', import.meta.url));
@@ -92,6 +93,7 @@ export class PluginHost implements AsyncDisposable {
       ),
     ]);
     const host = new PluginHost(child, log, line as string);
+    leftovers.add(host);
     if (config !== undefined) await host.setConfig(config);
     return host;
   }
@@ -133,6 +135,7 @@ export class PluginHost implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    leftovers.delete(this);
     for (const client of [this.base, this.driver, this.controller, this.health, this.stdio, this.broker])
       client.close();
     if (this.child.exitCode !== null || this.child.signalCode !== null) return;

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { killTrees } from '../../src/processes.ts';
+import { leftovers } from './leftovers.ts';
 import { cellsBelow } from './processes.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
@@ -39,11 +40,14 @@ export class DaemonProcess implements AsyncDisposable {
       once(child, 'exit').then(([code]) => Promise.reject(new Error(`the daemon exited with ${code}`))),
     ]);
     const tcp = /tcp:(\S+)/.exec(line)?.[1] ?? '';
-    return new DaemonProcess(child, directory, socket, tcp);
+    const daemon = new DaemonProcess(child, directory, socket, tcp);
+    leftovers.add(daemon);
+    return daemon;
   }
 
   /** Stops the daemon in good order, or kills it, and removes its directory. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    leftovers.delete(this);
     if (this.child.exitCode === null && this.child.signalCode === null) {
       const exited = once(this.child, 'exit');
       this.child.kill(signal);

@@ -9,6 +9,7 @@ import { isAlive } from '../../src/processes.ts';
 import type { ExecutionSnapshot } from '../../src/supervisor/execution-record.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from './eventually.ts';
+import { disposeOfLeftovers, leftovers } from './leftovers.ts';
 import { childrenOf, descendants, openDescriptors, openFiles, processesWith } from './processes.ts';
 
 /** What an execution came to. */
@@ -48,6 +49,7 @@ export class TestDaemon implements AsyncDisposable {
       root,
       createDaemon({ logLevel: 'silent', forcedLimitMs: FORCED_LIMIT_MS, ...paths, ...config }),
     );
+    leftovers.add(test);
     test.endpoints = await test.daemon.start();
     return test;
   }
@@ -69,6 +71,7 @@ export class TestDaemon implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    leftovers.delete(this);
     await this.daemon.stop({ force: true });
     rmSync(this.root, { recursive: true, force: true });
   }
@@ -212,7 +215,8 @@ export function temporaryDirectory(): string {
 }
 
 const temporary: string[] = [];
-afterAll(() => {
+afterAll(async () => {
+  await disposeOfLeftovers();
   for (const path of temporary) rmSync(path, { recursive: true, force: true });
 });
 

@@ -1,0 +1,4 @@
+import { afterAll } from 'vitest';
+import { disposeOfLeftovers } from './leftovers.ts';
+
+afterAll(disposeOfLeftovers);
