@@ -16,6 +16,11 @@ import { stolenMs } from '../stolen.ts';
 const [rounds = 20, sleepers = 20, many = 200] = process.argv.slice(2).map(Number);
 /** The last thing each does is to say when that is, in Unix ms. */
 const HELLO = { javascript: 'console.log(Date.now())', python: 'import time; print(time.time() * 1000)' };
+/** The agent has nothing left to do for the start of one that ends after a second. */
+const LATE = {
+  javascript: 'setTimeout(() => console.log(Date.now()), 1_000)',
+  python: 'import time; time.sleep(1); print(time.time() * 1000)',
+};
 const SLEEP = { javascript: 'setInterval(() => {}, 1e6)', python: 'import time; time.sleep(1e6)' };
 type Language = keyof typeof HELLO;
 const LANGUAGES: Language[] = ['javascript', 'python'];
@@ -52,10 +57,10 @@ function installFloor(directory: string): void {
   writeFileSync(join(directory, 'plugins', 'floor'), `#!/bin/sh\n${command}\n`, { mode: 0o755 });
 }
 
-/** From the task's arrival to its end, and from what it printed last to when its end was seen, in ms. */
-async function hello(agent: Agent, task: TaskSpec): Promise<{ whole: number; seen: number }> {
+/** From the task's arrival to its end, and from what it printed last to when its end was seen, in ms; it runs for `runsMs`. */
+async function timed(agent: Agent, task: TaskSpec, runsMs = 0): Promise<{ whole: number; seen: number }> {
   const job = await agent.run(task);
-  await settle(QUIET_MS);
+  await settle(runsMs + QUIET_MS);
   const { allocation, events } = await agent.ended(job);
   if (allocation.ClientStatus !== 'complete') throw new Error(JSON.stringify(events));
   const at = (type: string) => (events.find(({ Type }) => Type === type)?.Time ?? Number.NaN) / 1e6;
@@ -177,10 +182,10 @@ for (const logs of ['direct', 'nomad']) {
     );
     const floors: number[] = [];
     for (let round = -2; round < rounds; round += 1) {
-      const { whole } = await hello(agent, FLOOR);
+      const { whole } = await timed(agent, FLOOR);
       if (round >= 0) floors.push(whole);
     }
-    hellos?.push(['nothing at all', show(spreadOf(floors)), '', '']);
+    hellos?.push(['nothing at all', show(spreadOf(floors)), '', '', '']);
     for (const language of LANGUAGES) {
       const kinds: Record<string, (code: string) => TaskSpec> = {
         raw_exec: (code) => raw(language, code),
@@ -188,20 +193,29 @@ for (const logs of ['direct', 'nomad']) {
         thread: (code) => elide(language, code, 'thread'),
       };
       if (language === 'python') delete kinds.thread;
-      const times = new Map(Object.keys(kinds).map((kind) => [kind, { whole: [] as number[], seen: [] as number[] }]));
+      const none = () => ({ whole: [] as number[], seen: [] as number[], late: [] as number[] });
+      const times = new Map(Object.keys(kinds).map((kind) => [kind, none()]));
       // The first of each finds nothing booted ahead.
       for (let round = -2; round < rounds; round += 1) {
         for (const [kind, task] of Object.entries(kinds)) {
-          const { whole, seen } = await hello(agent, task(HELLO[language]));
+          const { whole, seen } = await timed(agent, task(HELLO[language]));
+          const late = await timed(agent, task(LATE[language]), 1_000);
           if (round < 0) continue;
           times.get(kind)?.whole.push(whole);
           times.get(kind)?.seen.push(seen);
+          times.get(kind)?.late.push(late.seen);
         }
       }
       const base = spreadOf(times.get('raw_exec')?.whole ?? []).median;
-      for (const [kind, { whole, seen }] of times) {
+      for (const [kind, { whole, seen, late }] of times) {
         const ratio = (base / spreadOf(whole).median).toFixed(1);
-        hellos?.push([`${language}, ${kind}`, show(spreadOf(whole)), `${ratio}x`, show(spreadOf(seen))]);
+        hellos?.push([
+          `${language}, ${kind}`,
+          show(spreadOf(whole)),
+          `${ratio}x`,
+          show(spreadOf(seen)),
+          show(spreadOf(late)),
+        ]);
       }
       let raws = 0;
       for (const [kind, task] of Object.entries(kinds)) {
@@ -223,8 +237,9 @@ for (const logs of ['direct', 'nomad']) {
   console.log(
     `A task that prints and ends, from received to terminated, ${rounds} rounds in turn; and how long after its last`,
   );
-  console.log('word its end was seen; ms, median (min-max).\n');
-  console.log(`${table(['task', 'received to terminated', 'raw_exec over it', 'end seen after'], hellos ?? [])}\n`);
+  console.log('word its end was seen, of that task and of one that does so after a second; ms, median (min-max).\n');
+  const columns = ['task', 'received to terminated', 'raw_exec over it', 'end seen after', 'after a second'];
+  console.log(`${table(columns, hellos ?? [])}\n`);
   console.log(`Memory of a task that sleeps, ${sleepers} at once: proportional set size of all that grows, MiB.\n`);
   console.log(`${table(['task', 'MiB', 'raw_exec over it'], held ?? [])}\n`);
   if (shares?.length) {
