@@ -83,9 +83,9 @@ export class SessionMachines {
   });
   readonly execution = executionMachine.provide({
     actors: {
-      guest: fromCallback<GuestCommand, GuestInput>(({ input, ...guest }) => {
-        this.#sessions.get(input.sessionKey)?.runGuest(input.executionKey, guest as Guest);
-      }),
+      guest: fromCallback<GuestCommand, GuestInput>(({ input, ...guest }) =>
+        this.#sessions.get(input.sessionKey)?.runGuest(input.executionKey, guest as Guest),
+      ),
     },
   }) as typeof executionMachine;
 
@@ -424,9 +424,9 @@ export class SessionSupervisor implements Waiting {
 
   /**
    * Port of an execution's machine: takes it to a cell and back. A stop that comes before the cell is ready ends it
-   * there.
+   * there. Returns what is to be called when the machine has ended, or was stopped.
    */
-  runGuest(executionKey: string, { sendBack, receive }: Guest): void {
+  runGuest(executionKey: string, { sendBack, receive }: Guest): () => void {
     const record = this.#live.get(executionKey);
     if (record === undefined) throw new Error(`no such execution to run: ${executionKey}`);
     const { request } = record;
@@ -470,8 +470,6 @@ export class SessionSupervisor implements Waiting {
       });
     };
     const end = () => {
-      leaveForceQueue();
-      endWatch();
       place?.release();
       void workspace.remove(request?.sourceFileName ?? '', () => this.state !== 'exited');
     };
@@ -502,10 +500,14 @@ export class SessionSupervisor implements Waiting {
         sendBack({ type: 'guest.lost', reason, message, usage: seen });
       },
     };
+    const leave = () => {
+      leaveForceQueue();
+      endWatch();
+    };
     const resume = this.#resuming.get(executionKey);
     if (resume !== undefined) {
       hold(resume(observer));
-      return;
+      return leave;
     }
     if (request === undefined) throw new Error(`nothing to run: ${executionKey}`);
 
@@ -530,6 +532,7 @@ export class SessionSupervisor implements Waiting {
       sendBack({ type: 'guest.exited', exit });
     };
     this.#cells.acquire(engineOf(request.language, request.options), cancelled.signal).then(run).catch(fail);
+    return leave;
   }
 
   #outputDirectory({ executionKey }: ExecutionRecord): string {

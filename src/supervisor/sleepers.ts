@@ -3,7 +3,7 @@ import { ProcFile, statFields } from '../proc-file.ts';
 /** How often processes that are asleep are looked at, in ms. */
 const PERIOD_MS = 200;
 /** Each of them is looked at once they have used so much CPU time together, in ms; */
-const TOGETHER_MS = 1;
+const TOGETHER_MS = 5;
 /** and every so many times in any case: one may have left their group. */
 const EACH = 10;
 
