@@ -203,10 +203,9 @@ export class Daemon {
     const directory = await StateDirectory.open(stateDir);
     this.#directory = directory;
     this.#spare = keepDescriptor();
-    let journal: Journal | undefined;
     try {
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
-      ({ journal } = opened);
+      const { journal } = opened;
       this.#journal = journal;
       const { retainedAgeMs: ageMs, retainedExecutions: executions, outputBudgetBytes: outputBytes } = this.config;
       const archive = new Archive({
@@ -231,12 +230,12 @@ export class Daemon {
       void directory.remove(isLost ? work : [...output, ...work]);
       archive.watch();
     } catch (error) {
-      for (const session of this.#registry.sessions()) session.detach();
-      this.#archive?.close();
-      await this.#controlGroups?.close({ detach: this.#registry.sessions().length > 0 });
-      await journal?.close();
-      await directory.close();
-      this.#spare[Symbol.dispose]();
+      const sessions = this.#registry.sessions();
+      for (const session of sessions) session.detach();
+      // That is its stop, then: nothing is left to be closed, nor to be forced.
+      this.#forced = true;
+      this.#stopping = this.#leave({ detach: sessions.length > 0 });
+      await this.#stopping;
       await probed;
       throw error;
     }

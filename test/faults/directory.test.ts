@@ -3,7 +3,9 @@ import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, w
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { createDaemon } from '../../src/create-daemon.ts';
 import { PROTOCOL_VERSION } from '../../src/wire/framing.ts';
+import { temporaryDirectory } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 
 const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
@@ -117,3 +119,26 @@ test.skipIf(!isRoot)('a daemon of another user is refused by name of what it may
   expect(belowRoots).toMatch(/^elide-daemon: state directory \S+\/new cannot be used: EACCES: permission denied/);
   expect(readdirSync(shared)).toEqual([]);
 });
+
+test.each([{}, { force: true }, { detach: true }])(
+  'a daemon whose start failed can be stopped: %o',
+  async (options) => {
+    const root = temporaryDirectory();
+    const create = (socket: string) =>
+      createDaemon({ logLevel: 'silent', stateDir: join(root, 's'), socket: join(root, socket) });
+    const first = create('d.sock');
+    await first.start();
+    await first.createSession('kept');
+    await first.stop();
+
+    const second = create('missing/d.sock');
+    await expect(second.start()).rejects.toThrow('missing');
+    await second.stop(options);
+
+    // Its lock and its sessions are the next one's.
+    const third = create('d.sock');
+    await third.start();
+    expect((await third.getSession('kept')).state).toBe('running');
+    await third.stop();
+  },
+);
