@@ -240,6 +240,8 @@ test('a stopped cell does not keep its guests from ending', async () => {
   await stillWorks(session, neighbour);
 });
 
+const BUSY_MS = { forced: 600, cell: 10_000 };
+
 test.each([
   ['javascript', 'process', 'running', 'forced'],
   ['python', 'thread', 'running', 'forced'],
@@ -261,7 +263,7 @@ test.each([
     const patience = setTimeout(() => {
       clearInterval(busy);
       sendSignal(cell, 'SIGCONT');
-    }, 600);
+    }, BUSY_MS[rung]);
     const { result } = await guest.end();
     clearInterval(busy);
     clearTimeout(patience);
