@@ -764,7 +764,9 @@ async function handIn(node: FaultNode, snippet: Pick<Snippet, 'executionId' | 'c
     await node.client.executeSnippet({ ...python, executionId, code: 'import time\ntime.sleep(600)' });
   }
   await node.client.executeSnippet({ ...python, ...snippet });
-  await eventually('a cell has it', () => cellHas(node, snippet.executionId));
+  await eventually('a cell is about to have it', () => cellHas(node, snippet.executionId));
+  // The daemon tells the cell once it hears that this is written: before it hears of what is written later.
+  await node.client.createSession('later');
 }
 
 /** A cell was told of this execution, or is about to be: the journal says so. */
