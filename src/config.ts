@@ -20,7 +20,7 @@ import { LARGEST_BUDGET_BYTES, MOST_RETAINED } from './supervisor/requests.ts';
 const CONTEXT_BYTES = 16 * 1024 * 1024;
 /** What a stop of the daemon does. */
 export const ON_STOP = ['stop', 'detach'] as const;
-/** Three times what force takes at 99.9 %; with the kill of a cell, which takes 50 to 70 ms, below 250 ms in all. */
+/** Nearly three times what force takes at 99.9 %; with the kill of a cell, which takes 50 to 100 ms, below 250 ms in all. */
 const FORCED_LIMIT_MS = 120;
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 /** The most the protocol between daemon and cell carries. */
