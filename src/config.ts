@@ -81,7 +81,7 @@ const schema = v.strictObject({
   startLimitMs: v.optional(duration(1), 30_000),
   /** How long force may take to be confirmed before the cell is killed, in ms. */
   forcedLimitMs: v.optional(duration(1), FORCED_LIMIT_MS),
-  /** How many guests are forced at one time. Default: for each processor 3 that are threads, and 32 that are processes. */
+  /** How many guests are forced at one time. Default: for each processor 3 that are threads, and 16 that are processes. */
   maxForcing: v.optional(count(1, 1_000_000)),
   /** How many executions run at most on this node, over all sessions. Default: by memory. */
   maxRunning: v.optional(

@@ -5,7 +5,7 @@ import { availableParallelism } from 'node:os';
  * its cell would be killed for it, threads sooner than processes. An end takes some 8 ms of a processor in all. And how long
  * one that does not end keeps its place, in ms.
  */
-const KINDS = { thread: { perProcessor: 3, placeMs: 50 }, process: { perProcessor: 32, placeMs: 500 } };
+const KINDS = { thread: { perProcessor: 3, placeMs: 50 }, process: { perProcessor: 16, placeMs: 500 } };
 
 /**
  * Lets guests be forced some at a time, those of each owner in order and the owners by turns. A thousand at once would all

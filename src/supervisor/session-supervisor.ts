@@ -121,9 +121,9 @@ const GONE: CellPlace = {
 };
 
 /**
- * A guest that was killed has so many times `forcedLimitMs` to be gone before its cell is killed, unless it is known to be
- * stuck. One that is a process never is: the kernel kills it, and a cell that is busy, whose other guests would go with it,
- * is late only with its word.
+ * A guest that was killed has so many times its limit to be gone before its cell is killed, unless it is known to be stuck.
+ * The limit of one that is a process is as many times that of a thread: the kernel kills it, and a cell that is busy, whose
+ * other guests would go with it, is late only with its word.
  */
 const PATIENCE = 10;
 
@@ -231,19 +231,28 @@ export class SessionSupervisor implements Waiting {
     return record;
   }
 
+  /** How long a guest that was killed may take to be gone, of time in which it and its cell had a processor, in ms. */
+  #forcedLimitMs(kind: 'thread' | 'process'): number {
+    const { forcedLimitMs } = this.#options.limits;
+    return kind === 'thread' ? forcedLimitMs : PATIENCE * forcedLimitMs;
+  }
+
   #record(
     accepted: ExecutionRecord['accepted'],
     request: ExecutionRequest | undefined,
     resumed: JournaledEvent[] | undefined,
   ): ExecutionRecord {
     const { machines, limits, journal, dispatcher } = this.#options;
-    const { startLimitMs, forcedLimitMs } = limits;
+    const { startLimitMs } = limits;
     let [starting, active] = [true, true];
     const record = new ExecutionRecord({
       accepted,
       request,
       machine: machines.execution,
-      limits: { startLimitMs, forcedLimitMs: PATIENCE * forcedLimitMs },
+      limits: {
+        startLimitMs,
+        forcedLimitMs: PATIENCE * this.#forcedLimitMs(isThread(accepted) ? 'thread' : 'process'),
+      },
       journal,
       resumed,
       onReached: (reached, state, started) => {
@@ -442,9 +451,10 @@ export class SessionSupervisor implements Waiting {
         place?.killGuest(executionKey, reason);
         sendBack({ type: 'guest.killed' });
         endWatch();
-        if (place === undefined || kind === 'process' || !record.actor.getSnapshot().context.started) return;
-        const { forcedLimitMs } = this.#options.limits;
-        endWatch = watchForStuck(place.pid, forcedLimitMs, () => sendBack({ type: 'guest.stuck' }));
+        if (place === undefined || !record.actor.getSnapshot().context.started) return;
+        // What they need a processor for: the cell to tell of the end, and a process to end.
+        const needed = kind === 'thread' ? [place.pid] : [place.pid, record.pid];
+        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), () => sendBack({ type: 'guest.stuck' }));
       });
     };
     receive((command) => {

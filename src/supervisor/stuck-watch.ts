@@ -1,17 +1,17 @@
 import { ProcFile, statFields } from '../proc-file.ts';
 
-/** How often it is looked whether the cell had a processor, in parts of the limit. */
+/** How often it is looked whether all had a processor, in parts of the limit. */
 const PARTS = 5;
 /** And no part is shorter than this, in ms: the clock of timers is coarse. */
 const SHORTEST_MS = 5;
 
 /**
- * Calls `stuck` once a guest that was killed has had `limitMs` in which its cell could have told of its end. What does not
- * count is a time in most of which this process or the cell's first thread waited for a processor: a cell that gets none is
- * not stuck, and its other guests would go with it. Returns what ends the watch.
+ * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it.
+ * What does not count is a time in most of which this process, or the first thread of one of `pids`, waited for a processor:
+ * a cell that gets none is not stuck, and its other guests would go with it. Returns what ends the watch.
  */
-export function watchForStuck(cellPid: number, limitMs: number, stuck: () => void): () => void {
-  const cell = new FirstThread(cellPid);
+export function watchForStuck(pids: number[], limitMs: number, stuck: () => void): () => void {
+  const threads = pids.map((pid) => new FirstThread(pid));
   let leftMs = limitMs;
   let timer: NodeJS.Timeout;
   const next = () => {
@@ -19,7 +19,7 @@ export function watchForStuck(cellPid: number, limitMs: number, stuck: () => voi
     const partMs = Math.max(SHORTEST_MS, Math.min(leftMs, limitMs / PARTS));
     timer = setTimeout(() => {
       const tookMs = performance.now() - startedMs;
-      const waitedMs = Math.max(tookMs - partMs, cell.waitedMs(tookMs));
+      const waitedMs = Math.max(tookMs - partMs, ...threads.map((thread) => thread.waitedMs(tookMs)));
       if (waitedMs < tookMs / 2) leftMs -= tookMs;
       if (leftMs > 0) next();
       else stuck();
@@ -28,7 +28,7 @@ export function watchForStuck(cellPid: number, limitMs: number, stuck: () => voi
   next();
   return () => {
     clearTimeout(timer);
-    cell.close();
+    for (const thread of threads) thread.close();
   };
 }
 

@@ -274,11 +274,14 @@ test.each([
   },
 );
 
-test('a cell that has no processor to tell of the end of threads is not killed for it', async () => {
-  await using node = await TestDaemon.start({ forcedLimitMs: 250 });
+test.each([
+  ['threads', { code: IDLE }, 250],
+  ['processes', PYTHON_IDLE, 10],
+])('a cell that has no processor to tell of the end of %s is not killed for it', async (_, idle, forcedLimitMs) => {
+  await using node = await TestDaemon.start({ forcedLimitMs });
   const session = await node.session({ contextPoolSize: 0 });
-  const neighbour = await session.ready(IDLE);
-  const guests = await Promise.all(Array.from({ length: 6 }, () => session.ready(IDLE)));
+  const neighbour = await session.ready(idle);
+  const guests = await Promise.all(Array.from({ length: 6 }, () => session.ready(idle)));
 
   const endHogs = await starve(await session.cellPid());
   await Promise.all(guests.map((guest) => guest.cancel({ graceMs: 0 })));

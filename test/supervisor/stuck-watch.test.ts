@@ -11,11 +11,15 @@ function run(command: string): ChildProcess & { pid: number } {
   return child as ChildProcess & { pid: number };
 }
 
-/** After how many ms the watch of a process says that it is stuck. */
-function stuckAfter({ pid }: { pid: number }, limitMs = LIMIT_MS): Promise<number> {
+/** After how many ms the watch of these processes says that one is stuck. */
+function stuckAfter(children: { pid: number }[], limitMs = LIMIT_MS): Promise<number> {
   const startedMs = performance.now();
   const { promise, resolve } = Promise.withResolvers<number>();
-  const end = watchForStuck(pid, limitMs, () => resolve(performance.now() - startedMs));
+  const end = watchForStuck(
+    children.map(({ pid }) => pid),
+    limitMs,
+    () => resolve(performance.now() - startedMs),
+  );
   onTestFinished(end);
   return promise;
 }
@@ -25,17 +29,20 @@ test('what sleeps, computes or is stopped is stuck once its time is over', async
   stopped.kill('SIGSTOP');
 
   for (const child of [run('exec sleep 600'), run('while :; do :; done'), stopped]) {
-    expect(await stuckAfter(child)).toBeGreaterThanOrEqual(LIMIT_MS - 1);
+    expect(await stuckAfter([child])).toBeGreaterThanOrEqual(LIMIT_MS - 1);
   }
 });
 
-test('the time in which it waits for a processor does not count', async () => {
+test('the time in which one of them waits for a processor does not count', async () => {
   const busy = run('while :; do :; done');
   const idle = run('exec sleep 600');
   const endHogs = await starve(busy.pid);
 
-  const starved = stuckAfter(busy);
-  const first = await Promise.race([starved.then(() => 'starved'), stuckAfter(idle, 10 * LIMIT_MS).then(() => 'idle')]);
+  const starved = stuckAfter([idle, busy]);
+  const first = await Promise.race([
+    starved.then(() => 'starved'),
+    stuckAfter([idle], 10 * LIMIT_MS).then(() => 'idle'),
+  ]);
   endHogs();
 
   expect(first).toBe('idle');
@@ -45,10 +52,10 @@ test('the time in which it waits for a processor does not count', async () => {
 test('it says nothing once it was ended, and takes a process that is gone for stuck', async () => {
   const idle = run('exec sleep 600');
   const said: string[] = [];
-  watchForStuck(idle.pid, LIMIT_MS, () => said.push('ended'))();
+  watchForStuck([idle.pid], LIMIT_MS, () => said.push('ended'))();
 
   idle.kill('SIGKILL');
-  await stuckAfter(idle, 2 * LIMIT_MS);
+  await stuckAfter([idle], 2 * LIMIT_MS);
 
   expect(said).toEqual([]);
 });
