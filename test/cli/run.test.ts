@@ -170,8 +170,8 @@ describe('signals', () => {
   });
 
   test('a second SIGINT soon after the first stops the program', async () => {
-    const code = `import signal, time
-signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
+    const code = `import os, signal, time
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no"))
 print("ready", flush=True)
 while True: time.sleep(1)`;
     const running = ctl.start(python(code));
@@ -185,9 +185,9 @@ while True: time.sleep(1)`;
   });
 
   test('a third SIGINT forces', async () => {
-    const code = `import signal
-signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
-signal.signal(signal.SIGTERM, lambda *_: print("never", flush=True))
+    const code = `import os, signal
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no"))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"never"))
 print("ready", flush=True)
 while True: pass`;
     const running = ctl.start(python(code, '--grace', '1m'));

@@ -18,9 +18,10 @@ type Language = 'javascript' | 'python';
 const DEAF: Record<Language, string> = {
   javascript: `for (const name of ['SIGTERM', 'SIGUSR1']) process.on(name, () => console.log(name));
     setInterval(() => {}, 1000); console.log('ready');`,
-  python: `import signal, time
+  // Not by print(), which may be under way when a signal comes.
+  python: `import os, signal, time
 for name in ('SIGTERM', 'SIGUSR1'):
-    signal.signal(getattr(signal, name), lambda number, _: print(signal.Signals(number).name, flush=True))
+    signal.signal(getattr(signal, name), lambda number, _: os.write(1, signal.Signals(number).name.encode() + b'\\n'))
 print('ready', flush=True)
 while True: time.sleep(1)`,
 };

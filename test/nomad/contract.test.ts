@@ -567,7 +567,7 @@ describe('a stop', () => {
 
   test('is SIGTERM where nobody says, then force when the time is over', async () => {
     const task = python(
-      'import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
+      'import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
     );
     await host.start(task);
     await ready(task);
@@ -938,7 +938,7 @@ describe('a daemon that goes and comes back', () => {
     javascript:
       'process.on("SIGTERM", () => { console.log("bye"); process.exit(5) }); console.log("ready"); setInterval(() => {}, 1000)',
     python:
-      'import signal, sys, time\ndef bye(*_):\n  print("bye")\n  sys.exit(5)\nsignal.signal(signal.SIGTERM, bye)\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
+      'import os, signal, sys, time\ndef bye(*_):\n  os.write(1, b"bye\\n")\n  sys.exit(5)\nsignal.signal(signal.SIGTERM, bye)\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
   };
 
   test.each(['SIGKILL', 'SIGTERM'] as const)('after %s: tasks run on, and their ends are their own', async (signal) => {
