@@ -1,7 +1,8 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as settle } from 'node:timers/promises';
 import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
+import { BareServer } from './bare.ts';
 import { DaemonUnderTest, PYTHON } from './daemon-under-test.ts';
 import { showTail, spreadOf, table } from './statistics.ts';
 
@@ -50,8 +51,16 @@ export async function stops(): Promise<string> {
     const runner = await Runner.create(client, language);
     const { seen, ended } = await runner.gently();
     gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
-    const bare = await bareStops(language);
-    gentle.push([`${language}, a process of its own`, showTail(spreadOf(bare.seen)), showTail(spreadOf(bare.ended))]);
+    await using server = await BareServer.start();
+    for (let count = 0; count < WARM_UP; count += 1) await server.call();
+    const senders = [
+      ['a process of its own', (child: ChildProcess) => void child.kill('SIGTERM')],
+      ['the same, by a gRPC server', (child: ChildProcess) => server.call(child.pid)],
+    ] as const;
+    for (const [what, send] of senders) {
+      const bare = await bareStops(language, send);
+      gentle.push([`${language}, ${what}`, showTail(spreadOf(bare.seen)), showTail(spreadOf(bare.ended))]);
+    }
     const late = spreadOf(await runner.forcibly(FORCED));
     forced.push([language, String(FORCED), showTail(late), late.p999.toFixed(1), 'p99.9 below 50']);
   }
@@ -62,7 +71,8 @@ export async function stops(): Promise<string> {
     '',
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
     `${GENTLE} one after the other, ${WARM_UP} before them not counted; ms, median / p99 / maximum. Against an interpreter of`,
-    'its own for each, spawned and sent the signal by its parent.',
+    'its own for each, spawned and sent the signal by its parent; and by a gRPC server that its parent calls, which does',
+    'nothing else: the least that a stop by gRPC costs here.',
     '',
     table(['language', 'handler runs', 'end is heard'], gentle),
     '',
@@ -77,8 +87,11 @@ export async function stops(): Promise<string> {
   ].join('\n');
 }
 
-/** The same guests as children of this process. */
-async function bareStops(language: 'javascript' | 'python'): Promise<{ seen: number[]; ended: number[] }> {
+/** The same guests as children of this process, which are sent the signal by `send`. */
+async function bareStops(
+  language: 'javascript' | 'python',
+  send: (child: ChildProcess) => unknown,
+): Promise<{ seen: number[]; ended: number[] }> {
   const [seen, ended]: [number[], number[]] = [[], []];
   const [program, flag] = language === 'javascript' ? [process.execPath, '-e'] : [PYTHON, '-c'];
   for (let count = 0; count < GENTLE; count += 1) {
@@ -92,7 +105,7 @@ async function bareStops(language: 'javascript' | 'python'): Promise<{ seen: num
     const [startedMs, calledMs] = [performance.now(), performance.timeOrigin + performance.now()];
     const exited = once(child, 'exit').then(() => performance.now());
     const closed = once(child, 'close');
-    child.kill('SIGTERM');
+    await send(child);
     ended.push((await exited) - startedMs);
     await closed;
     seen.push(Number(written.split('\n')[1]) - calledMs);
