@@ -72,7 +72,7 @@ export async function stops(): Promise<string> {
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
     `${GENTLE} one after the other, ${WARM_UP} before them not counted; ms, median / p99 / maximum. Against an interpreter of`,
     'its own for each, spawned and sent the signal by its parent; and by a gRPC server that its parent calls, which does',
-    'nothing else: the least that a stop by gRPC costs here.',
+    'nothing else.',
     '',
     table(['language', 'handler runs', 'end is heard'], gentle),
     '',

@@ -251,7 +251,7 @@ export class SessionSupervisor implements Waiting {
       machine: machines.execution,
       limits: {
         startLimitMs,
-        forcedLimitMs: PATIENCE * this.#forcedLimitMs(isThread(accepted) ? 'thread' : 'process'),
+        forcedLimitMs: PATIENCE * this.#forcedLimitMs(kindOf(accepted)),
       },
       journal,
       resumed,
@@ -442,7 +442,7 @@ export class SessionSupervisor implements Waiting {
     const workspace = new Workspace(join(this.#options.workDirectory, this.#sessionKey, executionKey));
     const cancelled = new AbortController();
     let place: CellPlace | undefined;
-    const kind = isThread(record.accepted) ? 'thread' : 'process';
+    const kind = kindOf(record.accepted);
     let [leaveForceQueue, endWatch] = [() => {}, () => {}];
 
     const force = (reason: StopReason): void => {
@@ -562,6 +562,7 @@ export class SessionSupervisor implements Waiting {
   }
 }
 
-function isThread({ language, options }: ExecutionRecord['accepted']): boolean {
-  return engineOf(language, options) === 'javascript';
+/** What a guest is. */
+function kindOf({ language, options }: ExecutionRecord['accepted']): 'thread' | 'process' {
+  return engineOf(language, options) === 'javascript' ? 'thread' : 'process';
 }
