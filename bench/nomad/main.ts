@@ -26,8 +26,8 @@ type Language = keyof typeof HELLO;
 const LANGUAGES: Language[] = ['javascript', 'python'];
 /** Nobody asks the agent how a task does while it runs: answers take the processors that it runs on. */
 const QUIET_MS = 1_000;
-/** A cell looks often at guests that have just started, and V8 compiles what runs often. */
-const SETTLE_MS = 60_000;
+/** A cell looks often at guests that have just started, and V8 compiles what runs once a second for minutes. */
+const SETTLE_MS = 120_000;
 /** Then so many looks of so long each: a machine that others use too has bad moments. */
 const LOOKS = 5;
 const LOOK_MS = 10_000;

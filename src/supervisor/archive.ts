@@ -238,21 +238,22 @@ export class Archive {
   }
 
   async #lookAtOutput(): Promise<void> {
-    const outputs: UnfinishedOutput[] = [];
+    const looked: (UnfinishedOutput & { record: ExecutionRecord })[] = [];
     for (const record of this.#options.registry.running()) {
+      if (record.writesElsewhere) continue;
+      const sleep = record.sleep?.();
+      // Who sleeps writes nothing: its files are looked at once.
+      const seen = sleep && this.#seenAsleep.get(sleep)?.get(record);
+      const bytes = seen ?? (await this.#lookAtFiles(record, sleep));
       const { sessionKey, executionKey } = record.accepted;
-      const bytes = await this.#bytesOf(record);
-      outputs.push({ sessionKey, executionKey, bytes });
+      looked.push({ sessionKey, executionKey, bytes, record });
     }
-    const running = new Set(this.#options.registry.running().map(({ executionKey }) => executionKey));
-    this.#retention.noteUnfinished(outputs.filter(({ executionKey }) => running.has(executionKey)));
+    // Some may have ended meanwhile.
+    this.#retention.noteUnfinished(looked.filter(({ record }) => record.measure !== undefined));
   }
 
-  /** Of one that runs. Who sleeps writes nothing: its files are looked at once. */
-  async #bytesOf(record: ExecutionRecord): Promise<number> {
-    const sleep = record.sleep?.();
-    const seen = sleep && this.#seenAsleep.get(sleep)?.get(record);
-    if (seen !== undefined) return seen;
+  /** How many bytes one has that runs. */
+  async #lookAtFiles(record: ExecutionRecord, sleep: object | undefined): Promise<number> {
     const { stdout, stderr } = await this.#output(record).sizes();
     if (sleep !== undefined) {
       const cell = this.#seenAsleep.get(sleep) ?? new Map();

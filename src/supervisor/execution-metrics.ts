@@ -73,10 +73,11 @@ export async function* metricsOfOne(
   }
 }
 
-/** What of an execution was told last, and while it slept, during which sleep. */
+/** What of an execution was told last, while it slept during which sleep, and until when that is true. */
 interface Told {
   metrics: ExecutionMetrics;
   sleep: object | undefined;
+  atMs: number;
 }
 
 /**
@@ -95,19 +96,22 @@ export async function* metricsOfAll(
   while (!signal.aborted) {
     const told = new Map<ExecutionRecord, Told>();
     const atMs = Date.now();
-    const tell = async (record: ExecutionRecord): Promise<ExecutionMetrics[]> => {
-      const last = before.get(record);
-      const sleep = record.sleep?.();
-      if (allowPartial && last !== undefined && isStill(last, sleep)) {
-        told.set(record, { sleep, metrics: { ...last.metrics, atMs } });
-        return [];
-      }
-      const metrics = await metricsOf(record, last?.metrics);
-      if (!metrics.complete) told.set(record, { sleep, metrics });
-      return [metrics];
+    const tell = async (record: ExecutionRecord, last: Told | undefined, sleep: object | undefined) => {
+      const metrics = await metricsOf(record, last && { ...last.metrics, atMs: last.atMs });
+      if (!metrics.complete) told.set(record, { sleep, metrics, atMs: metrics.atMs });
+      return metrics;
     };
-    const round = new Set([...running(), ...(allowPartial ? before.keys() : [])]);
-    yield (await Promise.all([...round].map(tell))).flat();
+    const round: Promise<ExecutionMetrics>[] = [];
+    for (const record of new Set([...running(), ...(allowPartial ? before.keys() : [])])) {
+      const [last, sleep] = [before.get(record), record.sleep?.()];
+      if (allowPartial && last !== undefined && isStill(last, sleep)) {
+        last.atMs = atMs;
+        told.set(record, last);
+      } else {
+        round.push(tell(record, last, sleep));
+      }
+    }
+    yield await Promise.all(round);
     before = told;
     await sleep(distanceMs, undefined, { signal }).catch(() => {});
   }

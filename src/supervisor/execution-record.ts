@@ -89,6 +89,8 @@ export class ExecutionRecord {
   /** Names a guest that is a process for good: see `processName`. */
   process: string | undefined;
   dispatched = false;
+  /** Its output goes to the caller's files, or pipes; false where that is not known any more. */
+  readonly writesElsewhere: boolean;
   readonly #options: RecordOptions;
   /** The newest event, which may not be journaled yet. */
   #newest: (StatusEvent & Moment) | undefined;
@@ -106,6 +108,7 @@ export class ExecutionRecord {
     this.#options = options;
     this.accepted = accepted;
     this.request = request;
+    this.writesElsewhere = request?.outputFiles !== undefined;
     this.#resuming = resumed !== undefined;
     const { sessionKey, executionKey } = accepted;
     const { queueTimeoutMs, timeoutMs, timeoutSignal, graceMs } = accepted.options;

@@ -2,10 +2,14 @@ import { ProcFile, statFields } from '../proc-file.ts';
 
 /** How often processes that are asleep are looked at, in ms. */
 const PERIOD_MS = 200;
-/** Each of them is looked at once they have used so much CPU time together, in ms; */
-const TOGETHER_MS = 5;
+/**
+ * Each of them is looked at once they have used so much CPU time together, in ms: so much for each, as one that does nothing
+ * uses a little all the same, and so does their cell, but this at least;
+ */
+const SHARE_MS = 0.1;
+const LEAST_MS = 1;
 /** and every so many times in any case: one may have left their group. */
-const EACH = 10;
+const EACH = 25;
 
 /** Growth that is no mere chance, in pages. */
 const GROWTH_PAGES = 256;
@@ -109,7 +113,8 @@ export class Sleepers implements Disposable {
   look(): void {
     this.#looks += 1;
     const now = usedMs(this.#usage?.read());
-    if (now < this.#usedMs + TOGETHER_MS && this.#looks % EACH !== 0) return;
+    const togetherMs = Math.max(LEAST_MS, SHARE_MS * this.#sleepers.size);
+    if (now < this.#usedMs + togetherMs && this.#looks % EACH !== 0) return;
     this.#usedMs = now;
     for (const [key, sleeper] of this.#sleepers) {
       if (!sleeper.isAwake) continue;
