@@ -2,26 +2,29 @@ import { ProcFile, statFields } from '../proc-file.ts';
 
 /** How often it is looked whether all had a processor, in parts of the limit. */
 const PARTS = 5;
-/** And no part is shorter than this, in ms: the clock of timers is coarse. */
+/** And no part is shorter than this, in ms, nor is one late before: the clock of timers is coarse. */
 const SHORTEST_MS = 5;
 
 /**
  * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it.
- * What does not count is a time in most of which this process, or the first thread of one of `pids`, waited for a processor:
- * a cell that gets none is not stuck, and its other guests would go with it. Returns what ends the watch.
+ * What does not count is the time in which this process, or the first thread of one of `pids`, waited for a processor: a
+ * cell that gets none is not stuck, and its other guests would go with it. Returns what ends the watch.
  */
 export function watchForStuck(pids: number[], limitMs: number, stuck: () => void): () => void {
   const threads = pids.map((pid) => new FirstThread(pid));
   let leftMs = limitMs;
+  let lookedMs = performance.now();
   let timer: NodeJS.Timeout;
   const next = () => {
-    const startedMs = performance.now();
     const partMs = Math.max(SHORTEST_MS, Math.min(leftMs, limitMs / PARTS));
     timer = setTimeout(() => {
-      const tookMs = performance.now() - startedMs;
-      const waitedMs = Math.max(tookMs - partMs, ...threads.map((thread) => thread.waitedMs(tookMs)));
-      if (waitedMs < tookMs / 2) leftMs -= tookMs;
-      if (leftMs > 0) next();
+      const tookMs = performance.now() - lookedMs;
+      lookedMs += tookMs;
+      const lateMs = tookMs - partMs - SHORTEST_MS;
+      const waitedMs = Math.max(0, lateMs, ...threads.map((thread) => thread.waitedMs()));
+      // A wait may have begun before the last look, but what it gives back is no more than was taken.
+      leftMs = Math.min(limitMs, leftMs - tookMs + waitedMs);
+      if (leftMs > 0 || threads.some((thread) => thread.waits())) next();
       else stuck();
     }, partMs).unref();
   };
@@ -36,21 +39,27 @@ export function watchForStuck(pids: number[], limitMs: number, stuck: () => void
 class FirstThread {
   readonly #schedstat: ProcFile;
   readonly #stat: ProcFile;
+  /** The time on a processor in ns, the time it waited for one, and how often it ran: now, and at the look before. */
   #seen: string | undefined;
+  #before: string | undefined;
 
   constructor(pid: number) {
     this.#schedstat = new ProcFile(`/proc/${pid}/schedstat`);
     this.#stat = new ProcFile(`/proc/${pid}/stat`);
   }
 
-  /** How much of the last `tookMs` it waited, as far as is known; 0 at the first look, and where the kernel does not tell. */
-  waitedMs(tookMs: number): number {
-    const before = this.#seen;
+  /** How long the waits took that ended since the last look; 0 at the first, and where the kernel does not tell. */
+  waitedMs(): number {
+    this.#before = this.#seen;
     this.#seen = this.#schedstat.read();
-    if (before === undefined || this.#seen === undefined) return 0;
-    // A wait is added up when it is over. One that goes on shows in nothing but the state.
-    if (before === this.#seen) return statFields(this.#stat.read() ?? '')[0] === 'R' ? tookMs : 0;
-    return (waitedNs(this.#seen) - waitedNs(before)) / 1e6;
+    if (this.#before === undefined || this.#seen === undefined) return 0;
+    return (waitedNs(this.#seen) - waitedNs(this.#before)) / 1e6;
+  }
+
+  /** Whether it has been waiting since the look before the last: no wait that goes on is added up, and who runs shows it. */
+  waits(): boolean {
+    const still = this.#seen !== undefined && this.#seen === this.#before;
+    return still && statFields(this.#stat.read() ?? '')[0] === 'R';
   }
 
   close(): void {
@@ -59,7 +68,6 @@ class FirstThread {
   }
 }
 
-/** The time on a processor in ns, the time it waited for one, and how often it ran. */
 function waitedNs(schedstat: string): number {
   return Number(schedstat.split(' ')[1]);
 }

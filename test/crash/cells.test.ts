@@ -5,7 +5,6 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFil
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { sendSignal } from '../../src/cell/guest-signals.ts';
 import { FromCell, Hello, Start, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN, ZYGOTE } from '../../src/package-root.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
@@ -20,7 +19,7 @@ import {
   type TestSession,
   temporaryDirectory,
 } from '../support/daemon.ts';
-import { starve } from '../support/starve.ts';
+import { holdUp, starve } from '../support/starve.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 const PYTHON_IDLE = { language: 'python', code: 'import time\nprint("ready", flush=True)\ntime.sleep(600)' };
@@ -257,15 +256,10 @@ test.each([
     const guest = await session.ready(idle);
     const cell = await session.cellPid();
 
-    // Force wakes it, but not for long.
-    const busy = setInterval(() => sendSignal(cell, 'SIGSTOP'), 1);
+    const wake = await holdUp(cell);
     await guest.cancel({ graceMs: 0 });
-    const patience = setTimeout(() => {
-      clearInterval(busy);
-      sendSignal(cell, 'SIGCONT');
-    }, BUSY_MS[rung]);
+    const patience = setTimeout(wake, BUSY_MS[rung]);
     const { result } = await guest.end();
-    clearInterval(busy);
     clearTimeout(patience);
     await neighbour.reached(state);
 
