@@ -120,7 +120,9 @@ export class ContextPool<C extends PooledContext> {
   }
 
   #boot(heapLimitMb: number | undefined): C {
+    let booted = false;
     const context = this.#makeContext(heapLimitMb, () => {
+      booted = true;
       this.#failedBoots = 0;
       this.#adjust();
     });
@@ -128,9 +130,11 @@ export class ContextPool<C extends PooledContext> {
     context.ended.then(() => {
       this.#live.delete(context);
       // Still a spare: it failed by itself, for one that is let go is no spare any more.
-      if (this.#spares.delete(context)) this.#failedBoots += 1;
-      // One that was ended while it booted may have had others wait for its turn.
-      this.#adjust();
+      const failed = this.#spares.delete(context);
+      if (failed) this.#failedBoots += 1;
+      // Others may have waited for the turn of one that was ended while it booted. The end of an execution changes nothing, and
+      // whoever hears of it need not wait until a spare is made.
+      if (failed || !booted) this.#adjust();
     });
     return context;
   }

@@ -70,6 +70,22 @@ test('a start that comes before its spare has booted makes one more', async () =
   await booted(pool, 2);
 });
 
+test('a spare is made a while after a start, not when its program ends: its end is to be heard of first', async () => {
+  const pool = createPool();
+  pool.keepWarm(1);
+  await booted(pool, 1);
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+
+  const program = pool.take();
+  program.terminate();
+  await program.ended;
+  await new Promise(setImmediate);
+
+  expect(pool.spareCount).toBe(0);
+  vi.advanceTimersByTime(100);
+  expect(pool.spareCount).toBe(1);
+});
+
 test('spares are let go when nothing starts', async () => {
   const pool = createPool(50);
   pool.keepWarm(2);
