@@ -12,27 +12,40 @@ const SHORTEST_MS = 5;
  */
 export function watchForStuck(pids: number[], limitMs: number, stuck: () => void): () => void {
   const threads = pids.map((pid) => new FirstThread(pid));
+  /** The newest first, and how much of each was waited: by this process, and by each thread. */
+  const parts: { tookMs: number; waitedMs: number[] }[] = [];
   let leftMs = limitMs;
   let lookedMs = performance.now();
   let timer: NodeJS.Timeout;
+  const look = (partMs: number) => {
+    const tookMs = performance.now() - lookedMs;
+    lookedMs += tookMs;
+    parts.unshift({ tookMs, waitedMs: [tookMs - partMs - SHORTEST_MS, ...threads.map(() => 0)] });
+    for (const [index, thread] of threads.entries()) setAgainst(parts, index + 1, thread.waitedMs());
+    leftMs = limitMs - parts.reduce((sum, part) => sum + part.tookMs - Math.max(0, ...part.waitedMs), 0);
+    if (leftMs > 0 || threads.some((thread) => thread.waits())) next();
+    else stuck();
+  };
   const next = () => {
     const partMs = Math.max(SHORTEST_MS, Math.min(leftMs, limitMs / PARTS));
-    timer = setTimeout(() => {
-      const tookMs = performance.now() - lookedMs;
-      lookedMs += tookMs;
-      const lateMs = tookMs - partMs - SHORTEST_MS;
-      const waitedMs = Math.max(0, lateMs, ...threads.map((thread) => thread.waitedMs()));
-      // A wait may have begun before the last look, but what it gives back is no more than was taken.
-      leftMs = Math.min(limitMs, leftMs - tookMs + waitedMs);
-      if (leftMs > 0 || threads.some((thread) => thread.waits())) next();
-      else stuck();
-    }, partMs).unref();
+    timer = setTimeout(look, partMs, partMs).unref();
   };
   next();
   return () => {
     clearTimeout(timer);
     for (const thread of threads) thread.close();
   };
+}
+
+/** How long a wait was is known when it is over: it lay in the last parts, and may have begun before the first. */
+function setAgainst(parts: { tookMs: number; waitedMs: number[] }[], index: number, waitMs: number): void {
+  let restMs = waitMs;
+  for (const { tookMs, waitedMs } of parts) {
+    const shareMs = Math.min(restMs, tookMs - (waitedMs[index] as number));
+    (waitedMs[index] as number) += shareMs;
+    restMs -= shareMs;
+    if (restMs <= 0) return;
+  }
 }
 
 /** The first thread of a process, and how it waits for a processor. */
