@@ -12,7 +12,8 @@ const STOP_LIMIT_MS = 20;
 
 /**
  * Kills processes and everything below them, and says what that was. All are stopped first, so that none makes another
- * one, or runs away from its parent, while the rest is looked for. One that is just forking stops only after that.
+ * one, or runs away from its parent, while the rest is looked for. One that is just forking stops only after that; what
+ * cannot stop in time is killed, and looked at once more then: a process that is to die finishes no fork.
  */
 export function killTrees(roots: Iterable<number>): Set<number> {
   const tree = new Set([...roots].filter(isOther));
@@ -20,11 +21,20 @@ export function killTrees(roots: Iterable<number>): Set<number> {
   for (let found = [...tree]; found.length > 0; ) {
     for (const pid of found) send(pid, 'SIGSTOP');
     while (found.some(isRunning) && performance.now() < endMs);
-    found = [...tree].flatMap(childrenOf).filter((pid) => !tree.has(pid));
+    const late = performance.now() < endMs ? [] : [...tree].filter(isRunning);
+    const isNew = (pid: number) => !tree.has(pid);
+    found = [...tree].flatMap(childrenOf).filter(isNew);
+    if (found.length === 0) found = late.flatMap(killAndLook).filter(isNew);
     for (const pid of found) tree.add(pid);
   }
   for (const pid of tree) send(pid, 'SIGKILL');
   return tree;
+}
+
+/** The children it has after that are all that it will ever have. */
+function killAndLook(pid: number): number[] {
+  send(pid, 'SIGKILL');
+  return childrenOf(pid);
 }
 
 /** Resolves when all of these processes, which were killed, are gone, or when the limit has passed. */

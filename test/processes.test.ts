@@ -1,4 +1,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import {
   endSessionOf,
@@ -21,6 +24,9 @@ afterEach(async () => {
 /** A command line that no other process on this machine has. */
 const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
 
+/** As proc_pid_stat(5) has it. */
+const stateOf = (pid: number) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.[0];
+
 /** Starts a shell script as the leader of a session of its own. */
 function startSession(script: string): number {
   const child = spawn('sh', ['-c', script], { detached: true, stdio: 'ignore' });
@@ -33,13 +39,44 @@ test('a tree is killed with all that it makes meanwhile', async () => {
   // Each keeps making children that end soon, and one that would stay.
   const maker = `n=0; while [ $n -lt 40 ]; do ${command} & n=$((n + 1)); true | true; done; wait`;
   const root = startSession(`${`(${maker}) & `.repeat(6)} wait`);
-  await eventually('it makes children', () => treeOf([root]).size > 20);
+  // Three of each maker's may end at any time.
+  await eventually('it has made children', () => treeOf([root]).size > 40);
 
   const killed = killTrees([root]);
   await untilGone(killed);
 
   expect(killed.size).toBeGreaterThan(20);
   expect(processesWith(command)).toEqual([]);
+});
+
+test('what cannot be stopped in time is killed all the same, with what it makes meanwhile', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'elide-test-'));
+  const fifo = join(directory, 'fifo');
+  execFileSync('mkfifo', [fifo]);
+  // It waits, and only SIGKILL ends that, for a child that waits for somebody to write: all the time there is passes.
+  const spawner = `import os
+os.posix_spawn('/bin/true', ['true'], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, '${fifo}', os.O_RDONLY, 0)])`;
+  // So large, in pages of the small kind, that it is in the middle of a fork much of the time.
+  const forker = `import ctypes, os, time
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+memory = b'x' * 2 ** 23
+while os.fork(): time.sleep(0.0005)
+time.sleep(600)`;
+  const left: number[] = [];
+
+  for (let round = 0; round < 8; round += 1) {
+    const held = startSession(`exec python3 -c "${spawner}"`);
+    await eventually('it waits for its child', () => stateOf(held) === 'D');
+    const root = startSession(`${`python3 -c "${forker}" & `.repeat(8)} wait`);
+    await eventually('they fork', () => treeOf([root]).size > 60);
+    await untilGone(killTrees([held, root]));
+    left.push(...processesWith('PR_SET_THP_DISABLE'));
+    await killSessionUntilGone(root);
+  }
+  rmSync(directory, { recursive: true });
+
+  expect(left).toEqual([]);
 });
 
 test('a session is gone with those that left their parent', async () => {
