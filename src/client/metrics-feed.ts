@@ -36,37 +36,37 @@ export class MetricsFeed {
   }
 
   /**
-   * Figures at once, then with each round, over restarts of the daemon; ends with the final ones, or when `signal` aborts.
-   * A round that comes sooner than half an interval after the figures before is left out.
+   * Calls `hear` with figures at once, then with each round, over restarts of the daemon; resolves after the final ones, or
+   * when `signal` aborts. A round that comes sooner than half an interval after the figures before is left out.
    */
-  async *follow({ sessionId, executionId, intervalMs, signal }: Followed): AsyncGenerator<ExecutionMetrics> {
-    const ask = () => retry(() => this.#client().getExecutionMetrics(sessionId, executionId), { signal });
-    let told: ExecutionMetrics | undefined;
-    let next = Promise.withResolvers<void>();
-    const leave = this.#join(sessionId, intervalMs, executionId, (figures) => {
-      told = figures;
-      next.resolve();
-    });
-    // A signal that is made of others is asked each time whether one of them has aborted: it need not be, with each round.
-    let { aborted } = signal;
-    const abort = () => {
-      aborted = true;
-      next.resolve();
+  async follow(
+    { sessionId, executionId, intervalMs, signal }: Followed,
+    hear: (figures: ExecutionMetrics) => void,
+  ): Promise<void> {
+    if (signal.aborted) return;
+    const over = Promise.withResolvers<void>();
+    let dueMs = Number.POSITIVE_INFINITY;
+    const take = (figures: ExecutionMetrics) => {
+      dueMs = performance.now() + intervalMs / 2;
+      hear(figures);
+      if (figures.complete) over.resolve();
     };
+    const ask = async () => {
+      dueMs = Number.POSITIVE_INFINITY;
+      take(await retry(() => this.#client().getExecutionMetrics(sessionId, executionId), { signal }));
+    };
+    const leave = this.#join(sessionId, intervalMs, executionId, (figures) => {
+      if (performance.now() < dueMs) return;
+      if (figures === undefined) ask().catch(over.reject);
+      else take(figures);
+    });
+    const abort = () => over.resolve();
     signal.addEventListener('abort', abort);
     try {
-      let figures = await ask();
-      while (!aborted) {
-        yield figures;
-        if (figures.complete) return;
-        const dueMs = performance.now() + intervalMs / 2;
-        do {
-          next = Promise.withResolvers();
-          if (aborted) return;
-          await next.promise;
-        } while (performance.now() < dueMs);
-        if (!aborted) figures = told ?? (await ask());
-      }
+      await ask();
+      await over.promise;
+    } catch (error) {
+      if (!signal.aborted) throw error;
     } finally {
       signal.removeEventListener('abort', abort);
       leave();

@@ -6,9 +6,9 @@ import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
 import { execCollected, execStreaming, programOf, type StartCommand } from '../plugin/exec.ts';
 import { inspectionOf } from '../plugin/inspection.ts';
-import { millisecondsOf, stream, unary } from '../plugin/rpc.ts';
+import { millisecondsOf, pushes, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
-import { intervalMsOf, statsOf } from '../plugin/stats.ts';
+import { intervalMsOf, statsSince } from '../plugin/stats.ts';
 import { tell, told } from '../plugin/task-events.ts';
 import { keptIn, startedWith } from '../plugin/task-handle.ts';
 import { TASK } from './configuration.ts';
@@ -138,11 +138,12 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       return {};
     }),
 
-    taskStats: stream(async function* ({ taskId: executionId, collectionInterval }, signal) {
+    taskStats: pushes(async ({ taskId: executionId, collectionInterval }, push, signal) => {
       const { state, forgotten } = find(executionId);
       const until = AbortSignal.any([signal, forgotten.signal]);
       const followed = { ...state.place, executionId, intervalMs: intervalMsOf(collectionInterval), signal: until };
-      yield* statsOf(node.metrics.follow(followed), node.coreSpeedMhz, until);
+      const stats = statsSince(node.coreSpeedMhz);
+      await node.metrics.follow(followed, (figures) => push(stats(figures)));
     }),
 
     execTask: unary(async ({ taskId, command, timeout }) =>

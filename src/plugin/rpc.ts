@@ -1,4 +1,10 @@
-import { type handleServerStreamingCall, type handleUnaryCall, type ServiceError, status } from '@grpc/grpc-js';
+import {
+  type handleServerStreamingCall,
+  type handleUnaryCall,
+  type ServerWritableStream,
+  type ServiceError,
+  status,
+} from '@grpc/grpc-js';
 import type { Duration } from '../gen/google/protobuf/duration.ts';
 import { leavingOf, pump } from '../wire/calls.ts';
 
@@ -29,15 +35,32 @@ export function unary<Req, Res>(
 export function stream<Req, Res>(
   answer: (request: Req, signal: AbortSignal) => AsyncIterable<Res>,
 ): handleServerStreamingCall<Req, Res> {
-  return async (call) => {
-    const leaving = leavingOf(call);
-    try {
-      await pump(call, answer(call.request, leaving), leaving);
-      call.end();
-    } catch (error) {
-      if (!leaving.aborted) call.emit('error', statusOf(error));
-    }
+  return (call) => answerStream(call, (leaving) => pump(call, answer(call.request, leaving), leaving));
+}
+
+/** The same for one that is called when there is a message: what the host is too slow for is left out. */
+export function pushes<Req, Res>(
+  answer: (request: Req, push: (message: Res) => void, signal: AbortSignal) => Promise<void>,
+): handleServerStreamingCall<Req, Res> {
+  return (call) => {
+    const push = (message: Res) => {
+      if (!call.writableNeedDrain) call.write(message);
+    };
+    return answerStream(call, (leaving) => answer(call.request, push, leaving));
   };
+}
+
+async function answerStream<Req, Res>(
+  call: ServerWritableStream<Req, Res>,
+  answer: (leaving: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const leaving = leavingOf(call);
+  try {
+    await answer(leaving);
+    call.end();
+  } catch (error) {
+    if (!leaving.aborted) call.emit('error', statusOf(error));
+  }
 }
 
 /** Never UNAVAILABLE nor CANCELLED: from those a host concludes that its plugin has died. */

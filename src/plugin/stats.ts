@@ -19,25 +19,14 @@ const MEMORY_FIELDS = [Memory.RSS, Memory.USAGE, Memory.MAX_USAGE];
 /** Between two samples, in ms, for what the agent asked. */
 export const intervalMsOf = (asked: Duration | undefined) => Math.max(SHORTEST_MS, millisecondsOf(asked) || USUAL_MS);
 
-/**
- * What Nomad shows: memory as RSS and usage, CPU in percent of one core since the sample before. What `until` breaks off is
- * at its end: a host takes an error for a failure of the driver's.
- */
-export async function* statsOf(
-  figures: AsyncIterable<ExecutionMetrics>,
-  coreSpeedMhz: number,
-  until: AbortSignal,
-): AsyncGenerator<TaskStatsResponse> {
+/** Makes of figures what Nomad shows: memory as RSS and usage, CPU in percent of one core since the figures before. */
+export function statsSince(coreSpeedMhz: number): (now: ExecutionMetrics) => TaskStatsResponse {
   let before: ExecutionMetrics | undefined;
-  try {
-    for await (const now of figures) {
-      const aggResourceUsage = { cpu: cpuOf(now, before ?? now, coreSpeedMhz), memory: memoryOf(now) };
-      yield { stats: { id: now.executionId, timestamp: new Date(), aggResourceUsage, resourceUsageByPid: {} } };
-      before = now;
-    }
-  } catch (error) {
-    if (!until.aborted) throw error;
-  }
+  return (now) => {
+    const aggResourceUsage = { cpu: cpuOf(now, before ?? now, coreSpeedMhz), memory: memoryOf(now) };
+    before = now;
+    return { stats: { id: now.executionId, timestamp: new Date(), aggResourceUsage, resourceUsageByPid: {} } };
+  };
 }
 
 function cpuOf(now: ExecutionMetrics, before: ExecutionMetrics, coreSpeedMhz: number): CPUUsage {

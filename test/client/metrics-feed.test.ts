@@ -31,10 +31,8 @@ const end = (executionId: string) => client.writeInput('s', executionId, Buffer.
 /** Collects what is followed; `over` resolves at its end. */
 function follow(feed: MetricsFeed, executionId: string, signal = new AbortController().signal) {
   const figures: ExecutionMetrics[] = [];
-  const run = async () => {
-    for await (const each of feed.follow({ sessionId: 's', executionId, intervalMs: 200, signal })) figures.push(each);
-  };
-  return { figures, over: run() };
+  const hear = (each: ExecutionMetrics) => void figures.push(each);
+  return { figures, over: feed.follow({ sessionId: 's', executionId, intervalMs: 200, signal }, hear) };
 }
 
 /** A feed, and the signal that ends each stream it has opened. */

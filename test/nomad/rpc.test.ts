@@ -2,9 +2,9 @@ import { join } from 'node:path';
 import { credentials, Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Command } from '../../src/client/index.ts';
-import { DriverClient, DriverService, FingerprintResponse } from '../../src/gen/nomad/driver.ts';
+import { DriverClient, DriverService, FingerprintResponse, TaskStatsResponse } from '../../src/gen/nomad/driver.ts';
 import { execStreaming } from '../../src/plugin/exec.ts';
-import { stream } from '../../src/plugin/rpc.ts';
+import { pushes, stream } from '../../src/plugin/rpc.ts';
 import { eventually, temporaryDirectory } from '../support/daemon.ts';
 
 const MESSAGES = 500;
@@ -69,3 +69,37 @@ test.each([false, true])(
     expect(made).toBeLessThan(MESSAGES);
   },
 );
+
+test('of what is pushed, that is left out which it does not read, and later there is room again', async () => {
+  const message = (id: string) => TaskStatsResponse.fromPartial({ stats: { id: id.padEnd(DATA.length) } });
+  const pushed = Promise.withResolvers<(message: TaskStatsResponse) => void>();
+  const taskStats = pushes(async (_request: unknown, push: (message: TaskStatsResponse) => void) => {
+    pushed.resolve(push);
+    await new Promise(() => {});
+  });
+  const driver = await served({ taskStats });
+  const call = driver.taskStats({ taskId: 't', collectionInterval: undefined });
+  call.on('error', () => {});
+  const ids: string[] = [];
+  call.on('data', ({ stats }: TaskStatsResponse) => ids.push(stats?.id.trim() ?? ''));
+  const push = await pushed.promise;
+  // A client that has never read takes all there is.
+  push(message('first'));
+  await eventually('it has read', () => ids.length === 1);
+  call.pause();
+
+  for (let count = 0; count < MESSAGES; count += 1) {
+    push(message(String(count)));
+    await new Promise(setImmediate);
+  }
+  call.resume();
+  await eventually('it is heard again', () => {
+    push(message('late'));
+    return ids.includes('late');
+  });
+
+  const early = ids.slice(1).filter((id) => id !== 'late');
+  expect(early).toEqual(early.map((_, index) => String(index)));
+  expect(early.length).toBeGreaterThan(0);
+  expect(early.length).toBeLessThan(MESSAGES / 2);
+});
