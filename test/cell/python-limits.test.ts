@@ -325,12 +325,18 @@ sys.stdin.read()`;
 
 test('the peak of several processes together is known, although nobody looked', async () => {
   const code = `
-import os, time
+import os
+all_filled, filled = os.pipe()
+over, not_over = os.pipe()
 for _ in range(3):
     if os.fork() == 0:
+        os.close(not_over)
         kept = b'x' * (50 << 20)
-        time.sleep(0.3)
+        os.write(filled, b'.')
+        os.read(over, 1)
         os._exit(0)
+for _ in range(3): os.read(all_filled, 1)
+os.close(not_over)
 for _ in range(3): os.wait()`;
   const run = grouped.start(code, limits({ memoryBytes: 1_000 * MB }));
 
