@@ -7,8 +7,12 @@ import { withDescriptor } from './spare-descriptor.ts';
 /** How often a killed process is looked at until it is gone, in ms. */
 const LOOK_MS = 2;
 
-/** How long the processes of a tree may take to stop before it is killed as far as it is known, in ms. */
-const STOP_LIMIT_MS = 20;
+/**
+ * How long the processes of a tree may take to stop before it is killed as far as it is known, in ms: those in a wait that
+ * only their end interrupts, and the others, which may have to wait for a processor.
+ */
+const HELD_LIMIT_MS = 20;
+const STOP_LIMIT_MS = 100;
 
 /**
  * Kills processes and everything below them, and says what that was. All are stopped first, so that none makes another
@@ -17,11 +21,15 @@ const STOP_LIMIT_MS = 20;
  */
 export function killTrees(roots: Iterable<number>): Set<number> {
   const tree = new Set([...roots].filter(isOther));
-  const endMs = performance.now() + STOP_LIMIT_MS;
+  const startedMs = performance.now();
+  const mayStop = (pid: number) => {
+    const tookMs = performance.now() - startedMs;
+    return tookMs < STOP_LIMIT_MS && isRunning(pid) && (tookMs < HELD_LIMIT_MS || !isHeld(pid));
+  };
   for (let found = [...tree]; found.length > 0; ) {
     for (const pid of found) send(pid, 'SIGSTOP');
-    while (found.some(isRunning) && performance.now() < endMs);
-    const late = performance.now() < endMs ? [] : [...tree].filter(isRunning);
+    while (found.some(mayStop));
+    const late = performance.now() - startedMs < HELD_LIMIT_MS ? [] : [...tree].filter(isRunning);
     const isNew = (pid: number) => !tree.has(pid);
     found = [...tree].flatMap(childrenOf).filter(isNew);
     if (found.length === 0) found = late.flatMap(killAndLook).filter(isNew);
@@ -142,6 +150,11 @@ export async function endSessionOf(name: string): Promise<void> {
 function isRunning(pid: number): boolean {
   const [state = 'X'] = fieldsOf(pid) ?? [];
   return !'TtZX'.includes(state);
+}
+
+/** In a wait that no signal but the last ends, if any does. */
+function isHeld(pid: number): boolean {
+  return fieldsOf(pid)?.[0] === 'D';
 }
 
 /** True while the process exists and has not ended; a zombie has ended. Linux only: reads /proc. */

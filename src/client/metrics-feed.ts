@@ -45,6 +45,7 @@ export class MetricsFeed {
   ): Promise<void> {
     if (signal.aborted) return;
     const over = Promise.withResolvers<void>();
+    /** No round is taken before; never while it is asked. */
     let dueMs = Number.POSITIVE_INFINITY;
     const take = (figures: ExecutionMetrics) => {
       dueMs = performance.now() + intervalMs / 2;

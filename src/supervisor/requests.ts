@@ -274,10 +274,8 @@ export async function checkSnippet(
   if (/\p{Cc}/u.test(sourceFileName) || sourceFileName.endsWith('/')) {
     throw new InvalidArgumentError(`config.source_file_name ${JSON.stringify(sourceFileName)} is no file name`);
   }
-  await Promise.all([
-    workingDirectory !== undefined && checkDirectory(workingDirectory, 'config.working_directory'),
-    outputFiles !== undefined && checkOutputFiles(outputFiles),
-  ]);
+  if (workingDirectory !== undefined) await checkDirectory(workingDirectory, 'config.working_directory');
+  if (outputFiles !== undefined) await checkOutputFiles(outputFiles);
   const request = {
     sessionId,
     executionId,
@@ -315,10 +313,9 @@ async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: Outp
       `config.output_files.max_file_bytes is ${maxFileBytes}; it must be ${SMALLEST_FILE_BYTES} to ${LARGEST_FILE_BYTES}`,
     );
   }
-  await Promise.all([
-    checkDirectory(dirname(stdout), 'config.output_files.stdout'),
-    checkDirectory(dirname(stderr), 'config.output_files.stderr'),
-  ]);
+  for (const [name, path] of Object.entries({ stdout, stderr })) {
+    await checkDirectory(dirname(path), `config.output_files.${name}`);
+  }
 }
 
 function fingerprint(request: Omit<ExecutionRequest, 'fingerprint'>): string {
