@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { CELL_FLAGS } from './src/cell-flags.ts';
 
 export default defineConfig({
   test: {
@@ -9,6 +10,8 @@ export default defineConfig({
     setupFiles: ['test/support/after-file.ts'],
     reporters: ['default', './test/support/retried.ts'],
     pool: 'forks',
+    // Engines are tested in these processes.
+    execArgv: CELL_FLAGS,
     testTimeout: 20_000,
     hookTimeout: 20_000,
     // Every file starts daemons, cells and guests of its own: more files at once only make all of them late.

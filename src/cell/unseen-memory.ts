@@ -1,10 +1,11 @@
+import { RETURN_HEAPS } from '../cell-flags.ts';
 import { ProcFile } from '../proc-file.ts';
 
 /** Of Linux on every machine Node runs on, except a few ARM ones, where it counts too little. */
 const PAGE_BYTES = 4096;
 
-/** What one more thread adds to the process when it boots: less than its heap, most of which others have left. */
-const THREAD_BYTES = 3_000_000;
+/** What one more thread adds to the process when it boots: less than its heap, more so where others have left theirs. */
+const THREAD_BYTES = process.execArgv.includes(RETURN_HEAPS) ? 5_000_000 : 3_000_000;
 
 /** The heap and the buffers of a thread that has just booted. */
 const BOOTED_BYTES = 8_500_000;

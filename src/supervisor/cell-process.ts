@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
 import type { GuestExit, LostReason, Rung, StopReason, Usage } from '../../machines/execution.ts';
+import { CELL_FLAGS } from '../cell-flags.ts';
 import { bootId, type Moment, momentAt } from '../clock.ts';
 import {
   type Usage as CellUsage,
@@ -37,21 +38,6 @@ import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
 import { CellSleep } from './cell-sleep.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
-
-/**
- * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
- * `for(;;)new Array(1000).fill(1.5)` in a thread cannot be terminated; `node:ffi` would give every guest native code.
- * A report on a fatal error names the thread whose heap made V8 abort the process.
- */
-export const CELL_FLAGS = [
-  '--no-turboshaft-loop-unrolling',
-  // Without these, a report would name the environment, and look up names of the network.
-  '--report-on-fatalerror',
-  '--report-exclude-env',
-  '--report-exclude-network',
-  '--report-compact',
-  ...(process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : []),
-];
 
 /** How long a cell may take to say what its guests use, in ms. */
 const MEASURE_LIMIT_MS = 500;

@@ -158,6 +158,20 @@ test('when V8 aborts a whole cell, the one that grew has exceeded its memory, an
   for (const other of [...before, after]) expect((await other.end()).result.reason).toBe('cell_lost');
 });
 
+test('what a guest held that has ended is no burden for the next one of its cell', async () => {
+  await using tight = await TestDaemon.start({ cellMemoryMb: 500 });
+  const one = await tight.session();
+  const neighbour = await one.ready('setInterval(() => {}, 1000); console.log("ready")');
+  const before = await one.run('globalThis.all = Array.from({ length: 2e6 }, (_, i) => ({ a: i, b: [i, i + 0.5] }))');
+  expect(before.result.reason).toBe('completed');
+  expect((before.result.usage?.peakMemoryBytes ?? 0) / MIB).toBeGreaterThan(200);
+
+  const { result } = await one.run('globalThis.all = Buffer.alloc(250 << 20, 1); setTimeout(() => {}, 500)');
+
+  expect(result).toMatchObject({ reason: 'completed' });
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test('a cell beyond its budget ends the guest that grew, not the one that holds most', async () => {
   await using tight = await TestDaemon.start({ cellMemoryMb: 400 });
   const one = await tight.session();
