@@ -30,21 +30,32 @@ ${BECOME}
 lead, master = pty.fork()
 if lead == 0:
     become(sys.argv[1:])
-frames = b''
-open_fds = [0, master]
-while master in open_fds:
-    ready = select.select(open_fds, [], [])[0]
-    if master in ready:
+# What is typed may have to wait until the terminal's output is read.
+os.set_blocking(master, False)
+frames = typed = b''
+is_open = True
+while True:
+    heard = [0] if is_open and len(typed) < 65536 else []
+    readable, writable, _ = select.select([master, *heard], [master] if typed else [], [])
+    if master in readable:
         try:
             output = os.read(master, 65536)
+        except BlockingIOError:  # the command has flushed it
+            output = b''
         except OSError:  # EIO: nobody has the terminal any more
             break
         while output:
             output = output[os.write(1, output):]
-    if 0 in ready:
+    if master in writable:
+        try:
+            typed = typed[os.write(master, typed):]
+        except BlockingIOError:
+            pass
+        except OSError:  # as above
+            typed = b''
+    if 0 in readable:
         received = os.read(0, 65536)
-        if not received:
-            open_fds.remove(0)
+        is_open = received != b''
         frames += received
         while len(frames) >= 5:
             kind, length = struct.unpack('>BI', frames[:5])
@@ -53,10 +64,8 @@ while master in open_fds:
             data, frames = frames[5:5 + length], frames[5 + length:]
             if kind == ${FRAME.size}:
                 fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack('HHHH', *struct.unpack('>HH', data), 0, 0))
-            elif kind == ${FRAME.end}:
-                os.write(master, b'\\x04')
-            while kind == ${FRAME.data} and data:
-                data = data[os.write(master, data):]
+            else:
+                typed += data if kind == ${FRAME.data} else b'\\x04'
     if os.waitid(os.P_PID, lead, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not select.select([master], [], [], 0)[0]:
         break
 status = os.waitpid(lead, 0)[1]

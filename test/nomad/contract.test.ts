@@ -821,6 +821,19 @@ describe('a command beside a task', () => {
     expect(all.every(({ stderr }) => stderr === undefined)).toBe(true);
   });
 
+  test('takes more at once than a terminal holds', async () => {
+    const lines = `${'x'.repeat(62)}\n`.repeat(1040);
+    const all = await streamed(
+      { setup: { taskId: task.id, command: ['tee', 'typed'], tty: true } },
+      { stdin: { data: Buffer.from(lines), close: true } },
+    );
+
+    expect(all.at(-1)?.result?.exitCode).toBe(0);
+    expect(readFileSync(join(task.allocDir, 'task/typed'), 'utf8')).toBe(lines);
+    // Of its echo a terminal drops what it has no room for.
+    expect(textOf(all, 'stdout').length).toBeGreaterThan(lines.length);
+  });
+
   test('ends with its caller', async () => {
     const mark = `8${process.pid}`;
     const call = host.driver.execTaskStreaming();
