@@ -133,8 +133,12 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       return inspectionOf(task, { session_id: sessionId, execution_id: taskId, language, pid });
     }),
 
-    signalTask: unary(async ({ taskId, signal }) => {
-      await node.client.signalExecution(find(taskId).state.place.sessionId, taskId, signal);
+    signalTask: unary(async ({ taskId, signal: name }, signal) => {
+      const { state, settled } = find(taskId);
+      // An agent that hears of an error ends a task whose template was to signal it.
+      await settled.promise;
+      const send = () => node.client.signalExecution(state.place.sessionId, taskId, name);
+      if (!signal.aborted) await retry(send, { limitMs: reconnectMs(), signal });
       return {};
     }),
 

@@ -643,6 +643,20 @@ test('a signal reaches the guest, an unknown one is said to be', async () => {
   expect(logsOf(task)).toBe('ready\nusr1\n');
 });
 
+test('a signal to a task that waits for a place reaches it once it runs', async () => {
+  await using own = await TestDaemon.start({ maxRunning: 1 });
+  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
+  const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
+  await other.start(first);
+  await other.start(second);
+  const signalled = other.signal(second.id, 'SIGHUP');
+
+  await other.destroy(first.id);
+
+  await signalled;
+  expect(await other.wait(second.id)).toMatchObject({ result: { signal: 1 } });
+});
+
 test('a wait that is cancelled ends, and the task goes on', async () => {
   const task = javascript(SLEEP);
   await host.start(task);
@@ -981,6 +995,28 @@ describe('a daemon that goes and comes back', () => {
       expect(await ends[index]).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
       expect(logsOf(task)).toBe('ready\nbye\n');
     }
+  });
+
+  test('a signal that it was not there for reaches the task when it is', async () => {
+    const directory = temporaryDirectory();
+    const [socket, places] = placesIn(directory);
+    const first = await DaemonProcess.start(...places);
+    await using other = await PluginHost.start({ daemon_socket: socket });
+    const task = taskIn(directory, {
+      language: 'javascript',
+      code: 'process.on("SIGHUP", () => process.exit(6)); console.log("ready"); setInterval(() => {}, 1000)',
+    });
+    await other.start(task);
+    await ready(task);
+
+    await first.stop('SIGKILL');
+    const signalled = other.signal(task.id, 'SIGHUP');
+    // It is answered when the daemon has been looked for in vain.
+    await other.inspect(task.id);
+    await using _second = await DaemonProcess.start(...places);
+
+    await signalled;
+    expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 
   test('without its state: a task that it does not know has failed, and says why', async () => {
