@@ -1,15 +1,11 @@
 import { languageOf } from '../client/index.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
-import { logPathOf, memoryMbOf, readTaskFile, requireOwnUser, taskDirectoryOf } from '../plugin/task-config.ts';
+import { memoryMbOf, outputFilesOf, readTaskFile, requireOwnUser, taskDirectoryOf } from '../plugin/task-config.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 
 const MIB = 2 ** 20;
-/** Where the logs go of a job that wants none. */
-const NOWHERE = '/dev/null';
-/** As Nomad's own log collector has it. */
-const ROTATION = { maxFiles: 10, maxFileBytes: 10 * MIB };
 
 /** What a task is to run, and what is asked for that the daemon does not have; for people. */
 export interface Prepared {
@@ -39,7 +35,7 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
     onTimeout: signal ? 'signal' : ((on_timeout || undefined) as Snippet['onTimeout']),
     timeoutSignal: signal,
     outputLimitBytes: output_limit || undefined,
-    outputFiles: outputFilesOf(task, plugin),
+    outputFiles: outputFilesOf(task, plugin.logs !== 'nomad', plugin.log_max_files, plugin.log_max_file_size),
   };
   return { snippet, unmet: unmetOf(options, plugin) };
 }
@@ -61,14 +57,4 @@ async function programOf({ script, code }: TaskOptions, task: TaskConfig) {
   } catch (error) {
     throw new InvalidArgumentError(`script "${script}": ${(error as Error).message}`, { cause: error });
   }
-}
-
-/** Files that are rotated where the agent serves logs from, the pipes of its log collector, or nowhere. */
-function outputFilesOf(task: TaskConfig, plugin: PluginConfig) {
-  const [stdout, stderr] = [task.stdoutPath || NOWHERE, task.stderrPath || NOWHERE];
-  if (plugin.logs === 'nomad' || stdout === NOWHERE) return { stdout, stderr, maxFiles: 0, maxFileBytes: 0 };
-  const path = logPathOf(task);
-  const maxFiles = plugin.log_max_files || ROTATION.maxFiles;
-  const maxFileBytes = plugin.log_max_file_size || ROTATION.maxFileBytes;
-  return { stdout: `${path}.stdout`, stderr: `${path}.stderr`, maxFiles, maxFileBytes };
 }

@@ -3,12 +3,26 @@ import { userInfo } from 'node:os';
 import { join, resolve, sep } from 'node:path';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
+import type { OutputFiles } from '../supervisor/requests.ts';
+
+/** Where the logs go of a job that wants none. */
+const NOWHERE = '/dev/null';
+const ROTATION = { maxFiles: 10, maxFileBytes: 10 * 2 ** 20 };
 
 /** Where a task is at home. */
 export const taskDirectoryOf = ({ allocDir, name }: TaskConfig) => join(allocDir, name);
 
-/** Before the stream and its number: the files that an agent serves a task's logs from. */
-export const logPathOf = ({ allocDir, name }: TaskConfig) => join(allocDir, 'alloc', 'logs', name);
+/**
+ * Where a task's output goes: into files that are rotated (`direct`) where the agent serves logs from, into the pipes of its
+ * log collector, or nowhere. Where the configuration does not say, rotation is as Nomad's own log collector has it.
+ */
+export function outputFilesOf(task: TaskConfig, direct: boolean, maxFiles = 0, maxFileBytes = 0): OutputFiles {
+  const [stdout, stderr] = [task.stdoutPath || NOWHERE, task.stderrPath || NOWHERE];
+  if (!direct || stdout === NOWHERE) return { stdout, stderr, maxFiles: 0, maxFileBytes: 0 };
+  const path = join(task.allocDir, 'alloc', 'logs', task.name);
+  const rotation = { maxFiles: maxFiles || ROTATION.maxFiles, maxFileBytes: maxFileBytes || ROTATION.maxFileBytes };
+  return { stdout: `${path}.stdout`, stderr: `${path}.stderr`, ...rotation };
+}
 
 /** The memory a job wants for a task, in MiB; undefined for as much as there is. */
 export function memoryMbOf({ resources }: TaskConfig): number | undefined {
