@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
-import { Command, isLost, retry } from '../client/index.ts';
+import { abandon, Command, isLost, retry } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
-import { execCollected, execStreaming, programOf, type StartCommand } from '../plugin/exec.ts';
+import { execCollected, execStreaming, type StartCommand } from '../plugin/exec.ts';
 import { inspectionOf } from '../plugin/inspection.ts';
 import { millisecondsOf, pushes, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
@@ -44,8 +44,11 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return task;
   };
 
-  const startCommand: StartCommand = (id, words, terminal, stdin) =>
-    new Command(node.client, { ...find(id).state.place, executionId: id }, programOf(words, terminal), stdin);
+  const startCommand: StartCommand = (id, program, stdin, leaving) => {
+    const { state, forgotten } = find(id);
+    const options = { stdin, signal: AbortSignal.any([leaving, forgotten.signal]), limitMs: reconnectMs() };
+    return new Command(node.client, { ...state.place, executionId: id }, program, options);
+  };
 
   const cancel = (sessionId: string, id: string, stop: { signal: string; graceMs: number }) =>
     retry(() => node.client.cancelExecution(sessionId, id, stop), { limitMs: reconnectMs() });
@@ -93,7 +96,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       const task = await start(config, signal).catch((error) => {
         tasks.delete(id);
         // What nobody hears of must not run on: the agent's next start has another id.
-        if (isLost(error)) cancel(node.sessionId, id, { signal: 'SIGKILL', graceMs: 0 }).catch(() => {});
+        if (isLost(error)) void abandon(node.client, node.sessionId, id);
         throw new StartError(error, isLost(error) || error instanceof ResourceExhaustedError);
       });
       return startedWith(config, task.state);
@@ -150,9 +153,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       await node.metrics.follow(followed, (figures) => push(stats(figures)));
     }),
 
-    execTask: unary(async ({ taskId, command, timeout }) =>
-      execCollected(startCommand(taskId, command, false, false), millisecondsOf(timeout)),
-    ),
+    execTask: unary((request, signal) => execCollected(startCommand, request, signal)),
     execTaskStreaming: execStreaming(startCommand),
   } satisfies Partial<DriverServer> as UntypedServiceImplementation;
 }

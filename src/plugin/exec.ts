@@ -1,33 +1,39 @@
 import type { handleBidiStreamingCall } from '@grpc/grpc-js';
 import type { Command, CommandProgram } from '../client/index.ts';
 import {
+  type ExecTaskRequest,
   type ExecTaskResponse,
   type ExecTaskStreamingRequest,
   ExecTaskStreamingResponse as Response,
 } from '../gen/nomad/driver.ts';
 import { leavingOf, pump } from '../wire/calls.ts';
 import { exitOf } from './exit.ts';
-import { statusOf } from './rpc.ts';
+import { millisecondsOf, statusOf } from './rpc.ts';
 
 /** What a command's name must be for the next word to be code in the task's own language. */
 const EVAL = 'elide-eval';
 /** How much output a health check is shown: the newest, as Nomad's own drivers keep it. */
 const COLLECTED_BYTES = 4096;
 
-/** Hands in a command beside a task. Throws when there is no such task, or nothing to run. */
-export type StartCommand = (taskId: string, words: string[], terminal: boolean, stdin: boolean) => Command;
+/** Hands in a command beside a task, until the signal aborts. Throws when there is no such task. */
+export type StartCommand = (taskId: string, program: CommandProgram, stdin: boolean, signal: AbortSignal) => Command;
 
-/** The words of a command, as what the daemon's client runs. */
-export function programOf(words: string[], terminal: boolean): CommandProgram {
+/** The words of a command, as what the daemon's client runs. Throws when there is none. */
+function programOf(words: string[], terminal: boolean): CommandProgram {
   const [name, code = '', ...args] = words;
   if (!name) throw new Error('error cmd must have at least one value');
   return name === EVAL ? { code, args } : { argv: words, terminal };
 }
 
 /** A command to its end; what it writes to either stream comes as standard output. */
-export async function execCollected(command: Command, timeoutMs: number): Promise<ExecTaskResponse> {
-  const signal = timeoutMs > 0 ? AbortSignal.timeout(timeoutMs) : new AbortController().signal;
-  const output = command.run(signal);
+export async function execCollected(
+  start: StartCommand,
+  { taskId, command, timeout }: ExecTaskRequest,
+  leaving: AbortSignal,
+): Promise<ExecTaskResponse> {
+  const timeoutMs = millisecondsOf(timeout);
+  const signal = timeoutMs > 0 ? AbortSignal.any([leaving, AbortSignal.timeout(timeoutMs)]) : leaving;
+  const output = start(taskId, programOf(command, false), false, signal).run();
   for (let stdout = Buffer.alloc(0); ; ) {
     const { done, value } = await output.next();
     if (done) return { stdout, stderr: Buffer.alloc(0), result: exitOf(value) };
@@ -61,12 +67,12 @@ export function execStreaming(start: StartCommand): handleBidiStreamingCall<Exec
     const run = async ({ setup }: ExecTaskStreamingRequest) => {
       if (setup === undefined) throw new Error('the first message of an exec must have its setup');
       const { taskId, command: words, tty } = setup;
-      const command = start(taskId, words, tty, true);
+      const command = start(taskId, programOf(words, tty), true, leaving);
       call.on('data', ({ stdin, ttySize }: ExecTaskStreamingRequest) => {
         if (ttySize !== undefined) command.resize(ttySize.height, ttySize.width);
         if (stdin !== undefined) command.write(stdin.data, stdin.close);
       });
-      await pump(call, responsesOf(command.run(leaving), tty), leaving);
+      await pump(call, responsesOf(command.run(), tty), leaving);
       call.end();
     };
     call.once('data', (first) => run(first).catch((error) => call.emit('error', statusOf(error))));

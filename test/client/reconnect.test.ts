@@ -128,17 +128,21 @@ describe('beside an execution', () => {
     await daemon[Symbol.asyncDispose]();
   });
 
-  async function run(program: CommandProgram, use: (command: Command) => void = () => {}, signal?: AbortSignal) {
+  async function run(
+    program: CommandProgram,
+    use: (command: Command) => void = () => {},
+    signal = new AbortController().signal,
+  ) {
     const place = {
       sessionId: 's',
       executionId: 'of',
       language: 'javascript',
       env: { PATH: process.env.PATH ?? '', A: 'b' },
     };
-    const command = new Command(client, place, program, true);
+    const command = new Command(client, place, program, { stdin: true, signal, limitMs: 0 });
     use(command);
     const written = { stdout: '', stderr: '' };
-    for (const output = command.run(signal ?? new AbortController().signal); ; ) {
+    for (const output = command.run(); ; ) {
       const { done, value } = await output.next();
       if (done) return { ...written, result: value };
       written[value.stream] += value.data.toString();

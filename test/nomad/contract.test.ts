@@ -872,6 +872,19 @@ describe('a command beside a task', () => {
   });
 });
 
+test('a command beside a task ends with it', async () => {
+  const mark = `7${process.pid}`;
+  const task = javascript(SLEEP);
+  await host.start(task);
+  const answered = host.exec(task.id, ['sleep', mark], 60_000);
+  await eventually('it runs', () => processesWith(`sleep ${mark}`).length === 1);
+
+  await host.destroy(task.id);
+
+  expect(await answered).toMatchObject({ result: { signal: 9 } });
+  expect(processesWith(`sleep ${mark}`)).toEqual([]);
+});
+
 describe('a recovery', () => {
   async function handleOf(task: TaskConfig) {
     const { handle } = await host.start(task);
@@ -1017,6 +1030,54 @@ describe('a daemon that goes and comes back', () => {
 
     await signalled;
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
+  });
+
+  describe('and commands beside a task', () => {
+    const LONG = `9${process.pid}`;
+    const running = () => processesWith(`sleep ${LONG}`).length;
+
+    test('one that comes while it is away runs when it is back', async () => {
+      const [socket, places] = placesIn(temporaryDirectory());
+      const first = await DaemonProcess.start(...places);
+      await using other = await PluginHost.start({ daemon_socket: socket });
+      const task = taskIn(temporaryDirectory(), { language: 'javascript', code: SLEEP });
+      await other.start(task);
+
+      await first.stop('SIGKILL');
+      const answered = other.exec(task.id, ['echo', 'late']);
+      await other.inspect(task.id);
+      await using _second = await DaemonProcess.start(...places);
+
+      expect((await answered).stdout.toString()).toBe('late\n');
+    });
+
+    test.each(['its time is over', 'its caller leaves'])(
+      'when %s its call ends, and it is not forgotten',
+      async (why) => {
+        const [socket, places] = placesIn(temporaryDirectory());
+        const first = await DaemonProcess.start(...places);
+        await using other = await PluginHost.start({ daemon_socket: socket });
+        const task = taskIn(temporaryDirectory(), { language: 'javascript', code: SLEEP });
+        await other.start(task);
+        const timed = why === 'its time is over';
+        const call = other.driver.execTaskStreaming();
+        call.on('error', () => {});
+        const setup = { taskId: task.id, command: ['sleep', LONG] };
+        if (!timed) call.write(ExecTaskStreamingRequest.fromPartial({ setup }));
+        const answered = timed ? other.exec(task.id, setup.command, 3_000) : undefined;
+        await eventually('it runs', () => running() === 1);
+
+        await first.stop('SIGKILL');
+        const wentAtMs = performance.now();
+        call.cancel();
+        await Promise.allSettled([answered, other.inspect(task.id)]);
+        expect(performance.now() - wentAtMs).toBeLessThan(8_000);
+        expect(running()).toBe(1);
+        await using _second = await DaemonProcess.start(...places);
+
+        await eventually('it is gone', () => running() === 0);
+      },
+    );
   });
 
   test('without its state: a task that it does not know has failed, and says why', async () => {

@@ -57,7 +57,9 @@ test.each([false, true])(
         ended = signal.aborted;
       }
     }
-    const driver = await served({ execTaskStreaming: execStreaming(() => ({ run }) as unknown as Command) });
+    const driver = await served({
+      execTaskStreaming: execStreaming((...[, , , signal]) => ({ run: () => run(signal) }) as unknown as Command),
+    });
     const call = driver.execTaskStreaming().pause();
     call.on('error', () => {});
     call.write({ setup: { taskId: 't', command: ['x'], tty }, stdin: undefined, ttySize: undefined });

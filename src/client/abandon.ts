@@ -1,0 +1,24 @@
+import type { DaemonClient } from './client.ts';
+import { retry } from './reconnect.ts';
+
+/** How long a daemon may be away that is to end what nobody waits for any more. */
+const AWAY_MS = 24 * 3_600_000;
+
+/** One after the other: a daemon that is away is looked for once, however much it is to end. */
+const before = new WeakMap<DaemonClient, Promise<void>>();
+
+/**
+ * Ends an execution by force that is nobody's any more, as soon as the daemon lets this client in. Resolves then, or when it
+ * has been away for a day.
+ */
+export function abandon(client: DaemonClient, sessionId: string, executionId: string): Promise<void> {
+  const end = () => client.cancelExecution(sessionId, executionId, { signal: 'SIGKILL', graceMs: 0 });
+  const ended = (before.get(client) ?? Promise.resolve())
+    .then(() => retry(end, { limitMs: AWAY_MS }))
+    .then(
+      () => {},
+      () => {},
+    );
+  before.set(client, ended);
+  return ended;
+}
