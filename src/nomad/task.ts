@@ -1,5 +1,6 @@
 import type { ExecutionResult } from '../../machines/execution.ts';
-import type { CommandPlace, DaemonClient } from '../client/index.ts';
+import { abandon, type CommandPlace, type DaemonClient } from '../client/index.ts';
+import { NotFoundError } from '../errors.ts';
 import type { ExitResult, TaskConfig, WaitTaskResponse } from '../gen/nomad/driver.ts';
 import { exitOf, TROUBLE } from '../plugin/exit.ts';
 import { tell } from '../plugin/task-events.ts';
@@ -45,7 +46,10 @@ export class Task {
       }
     } catch (error) {
       this.failure = error as Error;
-      if (!signal.aborted) this.#end(exitOf(undefined), this.failure.message);
+      if (signal.aborted) return;
+      // The agent starts it anew, under another id.
+      if (!(error instanceof NotFoundError)) void abandon(client, state.place.sessionId, config.id);
+      this.#end(exitOf(undefined), this.failure.message);
     }
   }
 

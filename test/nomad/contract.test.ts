@@ -1080,6 +1080,26 @@ describe('a daemon that goes and comes back', () => {
     );
   });
 
+  test('after the limit: a task that has failed for it does not run on beside the next', async () => {
+    const directory = temporaryDirectory();
+    const [socket, places] = placesIn(directory);
+    const first = await DaemonProcess.start(...places);
+    await using other = await PluginHost.start({ daemon_socket: socket, reconnect_limit: '1s' });
+    const code = 'console.log("ready", process.pid); setInterval(() => {}, 1000)';
+    const task = taskIn(directory, { language: 'javascript', code });
+    await other.start(task);
+    await ready(task);
+    const pid = Number(/ready (\d+)/.exec(logsOf(task))?.[1]);
+
+    await first.stop('SIGKILL');
+    expect((await other.wait(task.id)).err).toContain('no daemon answers');
+    await other.destroy(task.id);
+    expect(isAlive(pid)).toBe(true);
+    await using _second = await DaemonProcess.start(...places);
+
+    await eventually('it is gone', () => !isAlive(pid));
+  });
+
   test('without its state: a task that it does not know has failed, and says why', async () => {
     const directory = temporaryDirectory();
     const socket = join(directory, 'd.sock');
