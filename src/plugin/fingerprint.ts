@@ -13,14 +13,20 @@ export interface Fingerprint {
   attributes?: Attributes;
 }
 
-/** Each look that differs from the one before, as the agent reads it, and as a line of its log. */
+/**
+ * Each look that differs from the one before, as the agent reads it, and as a line of its log. The agent keeps an attribute
+ * until it is told that it is empty.
+ */
 export async function* fingerprints(
   name: string,
   looks: AsyncIterable<Fingerprint>,
 ): AsyncGenerator<FingerprintResponse> {
   let told = '';
+  const gone: Record<string, Attribute> = {};
   for await (const { health, healthDescription, attributes: found = {} } of looks) {
-    const attributes = Object.fromEntries(namedFrom(`driver.${name}`, found));
+    const named = Object.fromEntries(namedFrom(`driver.${name}`, found));
+    const attributes = { ...gone, ...named };
+    for (const each of Object.keys(named)) gone[each] = attributeOf('');
     const fingerprint = { health, healthDescription, attributes };
     if (JSON.stringify(fingerprint) === told) continue;
     told = JSON.stringify(fingerprint);
@@ -34,6 +40,8 @@ function* namedFrom(prefix: string, attributes: Attributes): Generator<[string, 
   for (const [key, value] of Object.entries(attributes)) {
     const name = key === '' ? prefix : `${prefix}.${key}`;
     if (typeof value === 'object') yield* namedFrom(name, value);
-    else yield [name, Attribute.fromPartial({ value: { $case: 'stringVal', value: String(value) } })];
+    else yield [name, attributeOf(String(value))];
   }
 }
+
+const attributeOf = (value: string) => Attribute.fromPartial({ value: { $case: 'stringVal', value } });

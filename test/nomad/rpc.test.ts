@@ -2,8 +2,15 @@ import { join } from 'node:path';
 import { credentials, Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Command } from '../../src/client/index.ts';
-import { DriverClient, DriverService, FingerprintResponse, TaskStatsResponse } from '../../src/gen/nomad/driver.ts';
+import {
+  DriverClient,
+  DriverService,
+  FingerprintResponse,
+  FingerprintResponse_HealthState as Health,
+  TaskStatsResponse,
+} from '../../src/gen/nomad/driver.ts';
 import { execStreaming } from '../../src/plugin/exec.ts';
+import { type Fingerprint, fingerprints } from '../../src/plugin/fingerprint.ts';
 import { pushes, stream } from '../../src/plugin/rpc.ts';
 import { eventually, temporaryDirectory } from '../support/daemon.ts';
 
@@ -27,6 +34,30 @@ async function served(methods: UntypedServiceImplementation): Promise<DriverClie
   });
   return client;
 }
+
+test('what a node no longer has is taken back by an empty value', async () => {
+  async function* looks(): AsyncGenerator<Fingerprint> {
+    const healthy = { health: Health.HEALTHY, healthDescription: 'Healthy' };
+    yield { ...healthy, attributes: { version: '1', language: { python: '3.12', javascript: '26' } } };
+    yield { health: Health.UNDETECTED, healthDescription: 'no daemon answers' };
+    yield { ...healthy, attributes: { version: '1', language: { javascript: '26' } } };
+  }
+  const driver = await served({ fingerprint: stream(() => fingerprints('elide', looks())) });
+
+  const told = [];
+  for await (const { attributes } of driver.fingerprint({}) as AsyncIterable<FingerprintResponse>) {
+    told.push(Object.fromEntries(Object.entries(attributes).map(([name, { value }]) => [name, value?.value])));
+  }
+
+  const [version, python, javascript] = ['version', 'language.python', 'language.javascript'].map(
+    (name) => `driver.elide.${name}`,
+  ) as [string, string, string];
+  expect(told).toEqual([
+    { [version]: '1', [python]: '3.12', [javascript]: '26' },
+    { [version]: '', [python]: '', [javascript]: '' },
+    { [version]: '1', [python]: '', [javascript]: '26' },
+  ]);
+});
 
 test('a host that does not read is sent no more messages than there is room for, and all of them once it does', async () => {
   let made = 0;
