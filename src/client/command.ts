@@ -36,9 +36,10 @@ export class Command {
   readonly #signal: AbortSignal;
   readonly #admitted: Promise<void>;
   /** Input is written in the order it came. */
-  #written: Promise<unknown>;
-  /** Aborts when it was killed and nobody said that it is gone. */
-  readonly #lost = new AbortController();
+  #written: Promise<void>;
+  #position = 0;
+  /** Aborts when nothing is asked of it any more. */
+  readonly #over = new AbortController();
   #isKilled = false;
 
   /** Hands it in; what goes wrong with that, `run` rejects with. */
@@ -51,7 +52,7 @@ export class Command {
     const { stdin, signal, limitMs } = options;
     this.#snippet = { ...place, ...snippet, executionId, stdin };
     this.#signal = signal;
-    const admit = () => client.executeSnippet(this.#snippet, { signal: this.#lost.signal });
+    const admit = () => client.executeSnippet(this.#snippet, { signal: this.#over.signal });
     this.#admitted = retry(admit, { limitMs, signal });
     this.#written = this.#admitted;
     this.#admitted.catch(() => {});
@@ -60,7 +61,7 @@ export class Command {
   /** What it writes, and its result. It is killed where that is not read to its end. */
   async *run(): AsyncGenerator<OutputChunk, ExecutionResult | undefined> {
     const { sessionId, executionId } = this.#snippet;
-    const { signal } = this.#lost;
+    const { signal } = this.#over;
     let result: ExecutionResult | undefined;
     this.#signal.addEventListener('abort', this.#kill);
     if (this.#signal.aborted) this.#kill();
@@ -71,24 +72,28 @@ export class Command {
     } finally {
       this.#signal.removeEventListener('abort', this.#kill);
       if (result === undefined) this.#kill();
+      else this.#over.abort();
     }
     if (result?.reason === 'start_failed') throw new Error(result.message ?? 'the command could not be started');
     return result;
   }
 
-  /** Of its standard input, or what is typed at its terminal; `end` is the end of it. */
-  write(data: Uint8Array, end: boolean): void {
-    if (!this.#terminal) this.#send(data, end);
-    else if (data.byteLength > 0) this.#send(frame(FRAME.data, data));
-    if (this.#terminal && end) this.#send(frame(FRAME.end, Buffer.alloc(0)));
+  /**
+   * Of its standard input, or what is typed at its terminal; `end` is the end of it. Resolves when it is taken, or nobody is
+   * there any more to take it.
+   */
+  write(data: Uint8Array, end: boolean): Promise<void> {
+    if (!this.#terminal) return this.#send(data, end);
+    const typed = frame(FRAME.data, data);
+    return this.#send(end ? Buffer.concat([typed, frame(FRAME.end, Buffer.alloc(0))]) : typed);
   }
 
-  /** Of its terminal, in characters; nothing without one. */
-  resize(rows: number, columns: number): void {
+  /** Of its terminal, in characters; nothing without one. Resolves as `write` does. */
+  async resize(rows: number, columns: number): Promise<void> {
     const size = Buffer.alloc(4);
     size.writeUInt16BE(rows & 0xffff, 0);
     size.writeUInt16BE(columns & 0xffff, 2);
-    if (this.#terminal) this.#send(frame(FRAME.size, size));
+    if (this.#terminal) await this.#send(frame(FRAME.size, size));
   }
 
   readonly #kill = (): void => {
@@ -96,17 +101,20 @@ export class Command {
     this.#isKilled = true;
     const { sessionId, executionId } = this.#snippet;
     const error = new Error('the command was killed, and no daemon says that it is gone');
-    setTimeout(() => this.#lost.abort(error), KILL_LIMIT_MS).unref();
+    setTimeout(() => this.#over.abort(error), KILL_LIMIT_MS).unref();
     // What may be on its way to the daemon is to come first.
     const kill = () => abandon(this.#client, sessionId, executionId);
     void this.#admitted.then(kill, kill);
   };
 
-  #send(data: Uint8Array, end = false): void {
+  #send(data: Uint8Array, end = false): Promise<void> {
     const { sessionId, executionId } = this.#snippet;
+    const { signal } = this.#over;
+    const position = this.#position;
+    this.#position += data.byteLength;
+    const send = () => this.#client.writeInput(sessionId, executionId, data, end, { position, signal });
     // It may have exited meanwhile.
-    this.#written = this.#written
-      .then(() => this.#client.writeInput(sessionId, executionId, data, end))
-      .catch(() => {});
+    this.#written = this.#written.then(() => retry(send, { signal })).catch(() => {});
+    return this.#written;
   }
 }

@@ -60,21 +60,29 @@ async function* responsesOf(output: ReturnType<Command['run']>, tty: boolean): A
   }
 }
 
+/** What the host sends, no faster than the command takes it. */
+async function feed(command: Command, requests: AsyncIterable<ExecTaskStreamingRequest>): Promise<void> {
+  for await (const { stdin, ttySize } of requests) {
+    if (ttySize !== undefined) await command.resize(ttySize.height, ttySize.width);
+    if (stdin !== undefined) await command.write(stdin.data, stdin.close);
+  }
+}
+
 /** A command whose streams are those of the call, which gets no more of its output than it reads. */
 export function execStreaming(start: StartCommand): handleBidiStreamingCall<ExecTaskStreamingRequest, Response> {
   return (call) => {
     const leaving = leavingOf(call);
-    const run = async ({ setup }: ExecTaskStreamingRequest) => {
+    const run = async () => {
+      const requests = call.iterator({ destroyOnReturn: false });
+      const setup = (await requests.next()).value?.setup;
       if (setup === undefined) throw new Error('the first message of an exec must have its setup');
       const { taskId, command: words, tty } = setup;
       const command = start(taskId, programOf(words, tty), true, leaving);
-      call.on('data', ({ stdin, ttySize }: ExecTaskStreamingRequest) => {
-        if (ttySize !== undefined) command.resize(ttySize.height, ttySize.width);
-        if (stdin !== undefined) command.write(stdin.data, stdin.close);
-      });
+      // The call may break.
+      feed(command, requests).catch(() => {});
       await pump(call, responsesOf(command.run(), tty), leaving);
       call.end();
     };
-    call.once('data', (first) => run(first).catch((error) => call.emit('error', statusOf(error))));
+    run().catch((error) => call.emit('error', statusOf(error)));
   };
 }

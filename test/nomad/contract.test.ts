@@ -1051,6 +1051,33 @@ describe('a daemon that goes and comes back', () => {
       expect((await answered).stdout.toString()).toBe('late\n');
     });
 
+    test('what is written to one while it is away is there when it is back, once', async () => {
+      const [socket, places] = placesIn(temporaryDirectory());
+      const first = await DaemonProcess.start(...places);
+      await using other = await PluginHost.start({ daemon_socket: socket });
+      const task = taskIn(temporaryDirectory(), { language: 'javascript', code: SLEEP });
+      await other.start(task);
+      const call = other.driver.execTaskStreaming();
+      let written = '';
+      call.on('error', () => {});
+      call.on('data', ({ stdout }: ExecTaskStreamingResponse) => {
+        written += stdout?.data ?? '';
+      });
+      const write = (request: object) => call.write(ExecTaskStreamingRequest.fromPartial(request));
+      write({ setup: { taskId: task.id, command: ['cat'] } });
+      write({ stdin: { data: Buffer.from('early ') } });
+      await eventually('it runs', () => written === 'early ');
+
+      await first.stop('SIGKILL');
+      write({ stdin: { data: Buffer.from('late ') } });
+      await other.inspect(task.id);
+      await using _second = await DaemonProcess.start(...places);
+      write({ stdin: { data: Buffer.from('last'), close: true } });
+
+      await once(call, 'end');
+      expect(written).toBe('early late last');
+    });
+
     test.each(['its time is over', 'its caller leaves'])(
       'when %s its call ends, and it is not forgotten',
       async (why) => {

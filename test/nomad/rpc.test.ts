@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { credentials, Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
@@ -5,13 +6,14 @@ import type { Command } from '../../src/client/index.ts';
 import {
   DriverClient,
   DriverService,
+  ExecTaskStreamingRequest,
   FingerprintResponse,
   FingerprintResponse_HealthState as Health,
   TaskStatsResponse,
 } from '../../src/gen/nomad/driver.ts';
 import { execStreaming } from '../../src/plugin/exec.ts';
 import { type Fingerprint, fingerprints } from '../../src/plugin/fingerprint.ts';
-import { pushes, stream } from '../../src/plugin/rpc.ts';
+import { pushes, stream, unary } from '../../src/plugin/rpc.ts';
 import { eventually, temporaryDirectory } from '../support/daemon.ts';
 
 const MESSAGES = 500;
@@ -102,6 +104,61 @@ test.each([false, true])(
     expect(made).toBeLessThan(MESSAGES);
   },
 );
+
+/** An exec of a command that takes its input so; the handler's signal, and how many messages have left the client. */
+async function fedWith(write: () => Promise<void>) {
+  const started = Promise.withResolvers<AbortSignal>();
+  async function* run(signal: AbortSignal) {
+    started.resolve(signal);
+    yield await once(signal, 'abort');
+  }
+  const execTaskStreaming = execStreaming(
+    (...[, , , signal]) => ({ run: () => run(signal), write }) as unknown as Command,
+  );
+  const driver = await served({ execTaskStreaming, init: unary(async () => ({})) });
+  const call = driver.execTaskStreaming();
+  call.on('error', () => {});
+  call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: 't', command: ['x'] } }));
+  const fed = { driver, call, sent: 0, signal: await started.promise };
+  for (let count = 0; count < MESSAGES; count += 1) {
+    call.write(ExecTaskStreamingRequest.fromPartial({ stdin: { data: DATA } }), () => {
+      fed.sent += 1;
+    });
+  }
+  return fed;
+}
+
+test('of what is written to a command no more is read than it takes, and all of it once it does', async () => {
+  const taking = Promise.withResolvers<void>();
+  let [pending, most, taken] = [0, 0, 0];
+  const fed = await fedWith(async () => {
+    pending += 1;
+    most = Math.max(most, pending);
+    await taking.promise;
+    pending -= 1;
+    taken += 1;
+  });
+  await eventually('it is given some', () => pending > 0);
+  for (let round = 0; round < 50; round += 1) {
+    await new Promise((resolve) => fed.driver.init({}, resolve));
+  }
+
+  expect(most).toBe(1);
+  expect(fed.sent).toBeLessThan(MESSAGES / 2);
+  taking.resolve();
+  await eventually('it is given all', () => taken === MESSAGES);
+  expect(most).toBe(1);
+  fed.call.cancel();
+});
+
+test('a command that takes nothing ends when the host leaves', async () => {
+  const { call, signal } = await fedWith(() => new Promise(() => {}));
+  await new Promise(setImmediate);
+
+  call.cancel();
+
+  await eventually('it is told', () => signal.aborted);
+});
 
 test('of what is pushed, that is left out which it does not read, and later there is room again', async () => {
   const message = (id: string) => TaskStatsResponse.fromPartial({ stats: { id: id.padEnd(DATA.length) } });
