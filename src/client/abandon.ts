@@ -1,8 +1,8 @@
 import type { DaemonClient } from './client.ts';
 import { retry } from './reconnect.ts';
 
-/** How long a daemon may be away that is to end what nobody waits for any more. */
-const AWAY_MS = 24 * 3_600_000;
+/** How long a daemon may be away that is to end what nobody waits for any more, in ms. */
+export const AWAY_MS = 24 * 3_600_000;
 
 /** One after the other: a daemon that is away is looked for once, however much it is to end. */
 const before = new WeakMap<DaemonClient, Promise<void>>();

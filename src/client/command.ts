@@ -28,6 +28,13 @@ export interface CommandOptions {
 /** How long the daemon has to say that a command which is killed is gone, in ms. */
 const KILL_LIMIT_MS = 2_000;
 
+/** In the id of each command that this process has handed in. */
+const STARTER = nanoid();
+
+/** Whether that is the id of a command beside this execution which another process has handed in. */
+export const isCommandOfAnother = (id: string, executionId: string) =>
+  id.startsWith(`${executionId}/exec/`) && !id.includes(STARTER);
+
 /** One command beside an execution: an execution of its own, whose id begins with the other's. */
 export class Command {
   readonly #client: DaemonClient;
@@ -48,7 +55,7 @@ export class Command {
     this.#terminal = program.terminal === true;
     const code = this.#terminal ? TERMINAL : COMMAND;
     const snippet = 'argv' in program ? { language: 'python', code, args: program.argv } : program;
-    const executionId = `${place.executionId}/exec/${nanoid()}`;
+    const executionId = `${place.executionId}/exec/${STARTER}/${nanoid()}`;
     const { stdin, signal, limitMs } = options;
     this.#snippet = { ...place, ...snippet, executionId, stdin };
     this.#signal = signal;

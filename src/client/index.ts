@@ -6,6 +6,7 @@ export { Command, type CommandPlace, type CommandProgram } from './command.ts';
 export type { DaemonAddress, TcpAddress, TlsFiles } from './connection.ts';
 export type { ExecutionSummary } from './convert.ts';
 export { languageOf } from './language.ts';
+export { LeftCommands } from './left-commands.ts';
 export { type Followed, MetricsFeed } from './metrics-feed.ts';
 export { presence } from './presence.ts';
 export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
-import { abandon, Command, isLost, retry } from '../client/index.ts';
+import { abandon, Command, isLost, LeftCommands, retry } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
@@ -28,6 +28,7 @@ const RECONNECT_LIMIT_MS = 3_600_000;
 export function driver(node: NodeDaemon): UntypedServiceImplementation {
   /** Undefined while one starts. */
   const tasks = new Map<string, Task | undefined>();
+  const left = new LeftCommands();
   const reconnectMs = () => node.config.reconnect_limit ?? RECONNECT_LIMIT_MS;
 
   const find = (id: string): Task => {
@@ -107,6 +108,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       // A daemon that is away says nothing about the task: it is followed as soon as one answers.
       const answer = await node.client.health({ deadlineMs: RECOVER_LIMIT_MS }).catch(() => undefined);
       if (tasks.has(config.id)) return {};
+      void left.end(node.client, state.place.sessionId, config.id);
       const { failure } = await follow(config, state, Date.now(), answer === undefined ? 0 : RECOVER_LIMIT_MS);
       if (!(failure instanceof NotFoundError)) return {};
       tasks.delete(config.id);

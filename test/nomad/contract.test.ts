@@ -927,6 +927,25 @@ describe('a recovery', () => {
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 
+  test('ends the commands beside the task that nobody can follow any more', async () => {
+    const mark = `6${process.pid}`;
+    const task = javascript(SLEEP);
+    await using first = await another();
+    const { handle } = await first.start(task);
+    const call = first.driver.execTaskStreaming();
+    call.on('error', () => {});
+    call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['sleep', mark] } }));
+    await eventually('it runs', () => processesWith(`sleep ${mark}`).length === 1);
+    first.child.kill('SIGKILL');
+    await using second = await another();
+
+    await second.recover(handle);
+
+    await eventually('it is gone', () => processesWith(`sleep ${mark}`).length === 0);
+    expect((await second.exec(task.id, ['echo', 'x'])).stdout.toString()).toBe('x\n');
+    await second.destroy(task.id);
+  });
+
   test('by one whose configuration is wrong finds the task all the same', async () => {
     const task = javascript(SLEEP);
     const handle = await handleOf(task);
