@@ -330,7 +330,8 @@ export class ExecutionRecord {
 
 /** The stop that was under way, with what is left of its grace period. */
 export function stopUnderWay(events: readonly JournaledEvent[]): Stop | undefined {
-  const reached = events.findLast(({ state, rung }) => state === 'signaled' && rung !== undefined);
+  // The event that began its rung: a warning may have come since.
+  const reached = events.findLast(({ stop }) => stop !== undefined);
   if (reached?.stop === undefined) return undefined;
   if (reached.rung !== 'graceful') return { ...reached.stop, graceMs: 0 };
   return { ...reached.stop, graceMs: Math.max(0, reached.stop.graceMs - agoMs(reached)) };

@@ -1,11 +1,12 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { fromCallback } from 'xstate';
 import { executionMachine, type GuestCommand, type GuestInput } from '../../machines/execution.ts';
-import { now } from '../../src/clock.ts';
-import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
+import { monotonicMs, now } from '../../src/clock.ts';
+import type { JournaledEvent } from '../../src/journal/entries.ts';
+import { ExecutionRecord, stopUnderWay } from '../../src/supervisor/execution-record.ts';
 
-/** A record whose guest has started and is being stopped, and the monotonic time of each of its events. */
-function stoppedRecord(): { record: ExecutionRecord; monotonic: number[] } {
+/** A record whose guest has started and is being stopped, and its events as they are journaled. */
+function stoppedRecord(): { record: ExecutionRecord; journaled: JournaledEvent[] } {
   const guest = fromCallback<GuestCommand, GuestInput>(() => {});
   const request = {
     sessionId: 's',
@@ -28,7 +29,7 @@ function stoppedRecord(): { record: ExecutionRecord; monotonic: number[] } {
     stdin: false,
     fingerprint: 'f',
   };
-  const monotonic: number[] = [];
+  const journaled: JournaledEvent[] = [];
   const record = new ExecutionRecord({
     accepted: { ...request, number: 1, sessionKey: 's', executionKey: 'e', retention: undefined },
     request,
@@ -36,7 +37,7 @@ function stoppedRecord(): { record: ExecutionRecord; monotonic: number[] } {
     limits: { startLimitMs: 1000, forcedLimitMs: 1000 },
     journal: {
       append: (entry, onWritten) => {
-        if ('event' in entry) monotonic.push(entry.event.monotonicMs);
+        if ('event' in entry) journaled.push(entry.event);
         onWritten?.();
       },
     },
@@ -46,19 +47,20 @@ function stoppedRecord(): { record: ExecutionRecord; monotonic: number[] } {
   record.noteStarted(now(), 0, undefined);
   record.actor.send({ type: 'guest.started' });
   record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 1000 });
-  return { record, monotonic };
+  return { record, journaled };
 }
 
 test.each([
   ['long before', 1],
   ['long after', 1e15],
 ])('a later event never has an earlier time, by neither clock, though the cell says that it was %s', (_, ms) => {
-  const { record, monotonic } = stoppedRecord();
+  const { record, journaled } = stoppedRecord();
 
   record.noteExited({ atMs: ms, monotonicMs: ms });
   record.actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
 
   const times = record.events.map(({ atMs }) => atMs);
+  const monotonic = journaled.map((event) => event.monotonicMs);
   expect(record.state).toBe('exited');
   expect(times).toEqual(times.toSorted((a, b) => a - b));
   expect(monotonic).toHaveLength(4);
@@ -68,12 +70,26 @@ test.each([
 });
 
 test('an end counts from when it was by the clock that nobody sets, wherever the other one was set to', () => {
-  const { record, monotonic } = stoppedRecord();
+  const { record, journaled } = stoppedRecord();
   const { atMs, monotonicMs: endedMs } = now();
 
   record.noteExited({ atMs: atMs - 3_600_000, monotonicMs: endedMs });
   record.actor.send({ type: 'guest.exited', exit: { exitCode: 0 } });
 
-  expect(monotonic.at(-1)).toBe(endedMs);
+  expect(journaled.at(-1)?.monotonicMs).toBe(endedMs);
   expect(record.newestAt.monotonicMs).toBe(endedMs);
+});
+
+test('a stop is still under way, and its grace period runs on, when something was said meanwhile', async () => {
+  const { record, journaled } = stoppedRecord();
+  const stoppedMs = journaled.at(-1)?.monotonicMs as number;
+  await vi.waitFor(() => expect(monotonicMs()).toBeGreaterThan(stoppedMs + 5));
+
+  record.warn('64 MiB held; the soft memory limit is 32 MiB');
+
+  expect(journaled.at(-1)).toMatchObject({ state: 'signaled', rung: 'graceful', warning: expect.any(String) });
+  const stop = stopUnderWay(journaled);
+  expect(stop).toMatchObject({ reason: 'cancelled', signal: 'SIGTERM' });
+  expect(stop?.graceMs).toBeLessThan(995);
+  record.actor.stop();
 });
