@@ -78,7 +78,7 @@ interface Cell {
   ready: Promise<void>;
   /** Resolves when its process is gone. */
   exited: Promise<void>;
-  /** Of a cell that was just adopted: the executions it holds. */
+  /** Of a cell that was just adopted, until it is known who asks for them: the executions it holds. */
   holds: Set<string> | undefined;
   guests: number;
   /** It gets no more guests, and is let go after its last. */
@@ -141,8 +141,7 @@ export class CellSupervisor {
 
   /** Takes over a cell of an older daemon. What it holds is then resumed, one by one, or dropped. */
   adopt(found: AdoptableCell): void {
-    const cell = this.#start(found.kind, found);
-    cell.holds = new Set(found.executionKeys);
+    this.#start(found.kind, found);
   }
 
   /** The place of an execution that an adopted cell holds; undefined when none does. */
@@ -161,6 +160,7 @@ export class CellSupervisor {
     for (const cell of this.#cells) {
       cell.process?.dropUnknown();
       cell.holds = undefined;
+      this.#letGoWorn(cell);
     }
   }
 
@@ -246,13 +246,15 @@ export class CellSupervisor {
     return () => {
       cell.guests -= 1;
       if (cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.release' });
-      if (cell.worn) this.#letGo(cell);
+      this.#letGoWorn(cell);
       this.#shareWarmthOnceCalm();
     };
   }
 
-  #letGo(cell: Cell): void {
-    if (cell.guests === 0 && cell.actor.getSnapshot().status === 'active') cell.actor.send({ type: 'cell.stop' });
+  #letGoWorn({ worn, holds, guests, actor }: Cell): void {
+    // While it holds guests that were not asked for yet, it is not known whether it has a last one.
+    if (!worn || holds !== undefined || guests > 0) return;
+    if (actor.getSnapshot().status === 'active') actor.send({ type: 'cell.stop' });
   }
 
   /** While many guests end, the next executions would go to another cell each time: its contexts would all be made for nothing. */
@@ -315,7 +317,7 @@ export class CellSupervisor {
           },
           worn: () => {
             cell.worn = true;
-            this.#letGo(cell);
+            this.#letGoWorn(cell);
           },
           exited: (message) => {
             sendBack({ type: 'process.exited', message });
@@ -336,7 +338,7 @@ export class CellSupervisor {
       process: undefined,
       ready: ready.promise,
       exited: exited.promise,
-      holds: undefined,
+      holds: found && new Set(found.executionKeys),
       guests: 0,
       worn: false,
       warm: found === undefined ? 0 : -1,

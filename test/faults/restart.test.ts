@@ -383,6 +383,38 @@ test.each(LANGUAGES)(
   },
 );
 
+test('the guest of a worn cell runs on under the next daemon, and its cell is let go after it', {
+  timeout: 40_000,
+}, async () => {
+  await using node = await FaultNode.start({ cellIdleMs: 600_000 });
+  await node.client.createSession('s');
+  const code = "process.on('SIGUSR2', () => console.log('heard')); setInterval(() => {}, 1000); console.log('ready');";
+  await node.ready({ executionId: 'stays', code });
+  const [worn = 0] = node.cellPids();
+  const run = async (executionId: string, program: string) => {
+    await node.client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code: program });
+    expect((await node.client.wait('s', executionId)).result?.reason).toBe('completed');
+  };
+  const spawns = "for (let i = 0; i < 70; i += 1) require('child_process').spawn('sleep', ['600']); process.exit(0);";
+  await run('spawns', spawns);
+  let runs = 0;
+  await eventually('others run in another cell', async () => {
+    await run(`run-${runs++}`, '0');
+    return node.cellPids().length === 2;
+  });
+
+  await node.restart();
+  await run('later', '0');
+
+  const { cells } = await node.client.getSession('s');
+  expect(cells.find(({ pid }) => pid === worn)).toMatchObject({ state: 'ready', executions: 1 });
+  await node.client.signalExecution('s', 'stays', 'SIGUSR2');
+  await node.printed('stays', 'heard');
+  await node.client.cancelExecution('s', 'stays');
+  await eventually('its cell is gone', () => !isAlive(worn));
+  expect(node.cellPids()).toHaveLength(1);
+});
+
 test('what waits goes on waiting, starts in its order, and starts once', async () => {
   await using node = await FaultNode.start({ maxRunning: 1 });
   await node.client.createSession('s');
