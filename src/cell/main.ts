@@ -6,6 +6,7 @@ import {
   Exited,
   FromCell,
   Hello,
+  type LimitReached,
   type Pipe,
   type Start,
   type Started,
@@ -80,6 +81,8 @@ let claiming: Promise<void> | undefined;
 interface RunningGuest {
   guest: Guest;
   started: Started | undefined;
+  /** The limits it has passed: a later daemon has not heard, and the one that has may not have written it down. */
+  passed: LimitReached[];
   /** Of its standard input, so far. */
   inputBytes: number;
   /** Of the stop under way: why, and how far it has come. */
@@ -146,7 +149,10 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   claiming ??= setUp(hello);
   await claiming;
   if (daemon !== connection) return;
-  for (const { started } of guests.values()) if (started) report({ body: { $case: 'started', value: started } });
+  for (const { started, passed } of guests.values()) {
+    if (started) report({ body: { $case: 'started', value: started } });
+    for (const value of passed) report({ body: { $case: 'limitReached', value } });
+  }
   for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
   if (worn) report({ body: { $case: 'worn', value: {} } });
   report({ body: { $case: 'ready', value: {} } });
@@ -279,6 +285,7 @@ function start(request: Start): void {
   const running: RunningGuest = {
     guest,
     started: undefined,
+    passed: [],
     inputBytes: 0,
     stop: undefined,
     forced: Promise.withResolvers(),
@@ -327,7 +334,9 @@ function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
 
 /** A guest passed a limit. Beyond memory and output nothing is asked of it any more. */
 function limitPassed(executionKey: string, limit: string, message: string): void {
-  report({ body: { $case: 'limitReached', value: { executionKey, limit, message } } });
+  const value = { executionKey, limit, message };
+  guests.get(executionKey)?.passed.push(value);
+  report({ body: { $case: 'limitReached', value } });
   if (limit === 'memory' || limit === 'output') kill(executionKey, `${limit}_exceeded`);
 }
 

@@ -52,7 +52,10 @@ const LOG_TAIL_CHARS = 400;
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
   started(info: { pid: number; process: string | undefined; at: Moment }): void;
-  /** It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. */
+  /**
+   * It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. An older daemon
+   * may have heard it too.
+   */
   limitReached(limit: GuestLimit, message: string): void;
   exited(exit: GuestExit, at: Moment): void;
   /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
@@ -437,7 +440,9 @@ export class CellProcess {
         break;
       case 'limitReached': {
         const { executionKey, limit, message } = body.value;
-        this.#guests.get(executionKey)?.observer.limitReached(limit as GuestLimit, message);
+        const guest = this.#guests.get(executionKey);
+        if (guest === undefined) this.#keepEarly(executionKey, body);
+        else guest.observer.limitReached(limit as GuestLimit, message);
         break;
       }
       case 'measured':

@@ -212,10 +212,11 @@ export class ExecutionRecord {
     this.#exited = exited;
   }
 
-  /** Tells everyone who watches, and keeps it for the result. */
+  /** Tells everyone who watches, and keeps it for the result; what an older daemon has told already, not again. */
   warn(message: string): void {
     const newest = this.#newest;
     if (newest === undefined || newest.state === 'exited') return;
+    if (this.events.some(({ warning }) => warning === message)) return;
     this.#append(newest.state, now(), newest.rung, { warning: message });
   }
 

@@ -218,6 +218,74 @@ test('a run limit stands over a restart, and one that passed meanwhile is held a
   expect(ranMs).toBeLessThan(9_500);
 });
 
+test.each(LANGUAGES)(
+  'a CPU limit that a %s guest passes while there is no daemon is held by the next one',
+  { timeout: 60_000 },
+  async (language) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const [go, burned] = [join(node.root, 'go'), join(node.root, 'burned')];
+    const code = {
+      javascript: `
+      const { existsSync, writeFileSync } = require('fs');
+      console.log('ready');
+      const wait = setInterval(() => {
+        if (!existsSync('${go}')) return;
+        clearInterval(wait);
+        while (process.threadCpuUsage().user < 1_500_000);
+        writeFileSync('${burned}', '');
+        for (;;);
+      }, 20);`,
+      python: `
+import os, time
+print('ready', flush=True)
+while not os.path.exists('${go}'):
+    time.sleep(0.02)
+while time.process_time() < 1.5:
+    pass
+open('${burned}', 'w')
+while True:
+    pass`,
+    }[language];
+    await node.ready({ executionId: 'e', language, code, cpuTimeLimitMs: 500, graceMs: 100 });
+
+    await node.end();
+    writeFileSync(go, '');
+    await eventually('it is far beyond its limit', () => existsSync(burned), 30_000);
+    await node.start();
+
+    const { result } = await node.client.wait('s', 'e', { timeoutMs: 10_000 });
+    expect(result).toMatchObject({ reason: 'timed_out', message: expect.stringContaining('CPU time used') });
+  },
+);
+
+test('a soft memory limit passed while there is no daemon is told of once by those that follow', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const [go, heard] = [join(node.root, 'go'), join(node.root, 'heard')];
+  const code = `
+    const { existsSync, writeFileSync } = require('fs');
+    process.on('SIGUSR2', () => writeFileSync('${heard}', ''));
+    console.log('ready');
+    let held;
+    setInterval(() => { if (existsSync('${go}')) held ??= Buffer.alloc(128 << 20, 1); }, 20);`;
+  await node.ready({ executionId: 'e', code, memorySoftLimitMb: 64 });
+
+  await node.end();
+  writeFileSync(go, '');
+  await eventually('it was sent its signal', () => existsSync(heard));
+
+  for (const executionId of ['under the next daemon', 'under the one after it']) {
+    await node.restart();
+    await node.client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code: '0' });
+    await node.client.wait('s', executionId);
+  }
+  await node.client.cancelExecution('s', 'e');
+
+  const { warnings } = await node.client.wait('s', 'e');
+  expect(warnings).toEqual([expect.stringContaining('the soft memory limit is 64 MiB')]);
+});
+
 test.each([1, -1])('a wall clock that is set %d h off between two daemons moves no deadline', async (hours) => {
   await using node = await FaultNode.start();
   await node.client.createSession('s', { totalTtlMs: 120_000 });

@@ -228,7 +228,7 @@ export interface Exited {
 
 /**
  * A guest passed a limit. Beyond memory and output (where that ends it) the cell has begun to end it by force; beyond
- * cpu and memory_soft the daemon decides.
+ * cpu and memory_soft the daemon decides. Said again to each later daemon while the guest is there.
  */
 export interface LimitReached {
   executionKey: string;
