@@ -9,6 +9,7 @@ import {
   checkCeilings,
   checkDefaults,
   checkLimits,
+  checkSoft,
   ISOLATIONS,
   LONGEST_MS,
   OUTPUT_POLICIES,
@@ -159,6 +160,8 @@ function parse(config: DaemonConfig): v.InferOutput<typeof schema> {
     checkLimits(output.executionCeilings, 'executionCeilings');
     checkDefaults(output.executionDefaults, 'executionDefaults');
     checkCeilings(output.executionDefaults, output.executionCeilings, 'executionDefaults', 'executionCeilings');
+    const { memorySoftLimitMb } = output.executionDefaults;
+    checkSoft({ ...output.executionCeilings, ...output.executionDefaults, memorySoftLimitMb }, 'executionDefaults');
   } catch (error) {
     throw new StartupError((error as Error).message, { cause: error });
   }

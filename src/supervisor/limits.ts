@@ -210,7 +210,8 @@ export function checkEnforcement(options: CheckedOptions, engine: string, known:
   return warnings;
 }
 
-function checkSoft({ memorySoftLimitMb: soft, memoryLimitMb: hard }: ExecutionLimits, prefix: string): void {
+/** Throws when the soft memory limit is not below the hard one, naming both figures. */
+export function checkSoft({ memorySoftLimitMb: soft, memoryLimitMb: hard }: ExecutionLimits, prefix: string): void {
   if (soft === undefined || hard === undefined || soft < hard) return;
   throw new InvalidArgumentError(
     `${prefix}.memory_soft_limit_mb is ${soft} MiB; it must be below memory_limit_mb, ${hard} MiB`,
@@ -223,6 +224,7 @@ function checkWord(word: string | undefined, words: readonly string[], field: st
   }
 }
 
-function withoutUndefined<T extends object>(object: T): Partial<T> {
+/** A copy in which no key stands for nothing: spread over another object it would take that one's away. */
+export function withoutUndefined<T extends object>(object: T): Partial<T> {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as Partial<T>;
 }

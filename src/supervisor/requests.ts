@@ -12,9 +12,11 @@ import {
   checkDuration,
   checkEnforcement,
   checkLimits,
+  checkSoft,
   type Enforcement,
   type ExecutionDefaults,
   type ExecutionLimits,
+  withoutUndefined,
 } from './limits.ts';
 import type { RetentionLimits } from './retention.ts';
 import { requireThreadSignal } from './signals.ts';
@@ -174,6 +176,7 @@ export function checkSessionConfiguration(
     ...(memoryLimitMb !== undefined && { memoryLimitMb }),
     ...ceilings,
   };
+  checkCeilings({ memoryLimitMb }, executionCeilings, 'config', 'the session');
   const asked = checkDefaults(config.executionDefaults ?? {}, 'config.execution_defaults');
   checkCeilings(asked, executionCeilings, 'config.execution_defaults', 'the session');
   const executionDefaults = {
@@ -182,6 +185,8 @@ export function checkSessionConfiguration(
     ...(memoryLimitMb !== undefined && { memoryLimitMb }),
     ...asked,
   };
+  const { memorySoftLimitMb } = asked;
+  checkSoft({ ...executionCeilings, ...executionDefaults, memorySoftLimitMb }, 'config.execution_defaults');
   const { maxRunning = 0, weight = 0 } = config;
   const maxQueued = config.maxQueued || node.maxQueued;
   checkCount(maxRunning, 'config.max_running', MOST_RUNNING);
@@ -229,7 +234,7 @@ function checkCount(value: number, field: string, most: number, least = 0): void
 
 /** The daemon's defaults, cut down to a session's ceilings. */
 function within(defaults: ExecutionDefaults, ceilings: ExecutionLimits): ExecutionDefaults {
-  const cut = { ...defaults };
+  const cut: ExecutionDefaults = withoutUndefined(defaults);
   for (const [name, ceiling] of Object.entries(ceilings) as [keyof ExecutionLimits, number][]) {
     if ((cut[name] ?? 0) > ceiling) cut[name] = ceiling;
   }

@@ -374,6 +374,28 @@ test.each([
   },
 );
 
+test.each([
+  [512n, {}, { memoryLimitMb: 256n }, 'memory_limit_mb is 512 MiB; the ceiling of the session is 256 MiB'],
+  [200n, { memorySoftLimitMb: 200n }, {}, 'memory_soft_limit_mb is 200 MiB; it must be below memory_limit_mb, 200 MiB'],
+  [
+    0n,
+    { memorySoftLimitMb: 300n },
+    { memoryLimitMb: 200n },
+    'memory_soft_limit_mb is 300 MiB; it must be below memory_limit_mb, 200 MiB',
+  ],
+] as [bigint, Partial<ExecutionConfiguration>, Partial<ExecutionConfiguration>, string][])(
+  'a session with a memory limit of %d MiB, defaults %o and ceilings %o is refused, with both figures',
+  async (memoryLimitMb, defaults, ceilings, details) => {
+    const executionDefaults = ExecutionConfiguration.fromPartial(defaults);
+    const executionCeilings = ExecutionConfiguration.fromPartial(ceilings);
+
+    await expect(
+      client.createSession('m', { memoryLimitMb, executionDefaults, executionCeilings }),
+    ).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', details: expect.stringContaining(details) });
+    expect(await sessions()).not.toContain('m');
+  },
+);
+
 test('a limit that this node cannot hold is accepted with a warning, or refused when it must be held', async () => {
   const { limits } = await client.call<object, GetEnforcementResponse>('getEnforcement', {});
   const lacking = limits.find(({ limit, engine }) => limit === 'open_file_limit' && engine === 'thread');

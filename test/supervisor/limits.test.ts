@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { InvalidArgumentError } from '../../src/errors.ts';
+import { checkConfig } from '../../src/config.ts';
+import { InvalidArgumentError, StartupError } from '../../src/errors.ts';
+import { Languages } from '../../src/supervisor/languages.ts';
 import {
   applyDefaults,
   checkDefaults,
@@ -9,6 +11,7 @@ import {
   type ExecutionLimits,
   LIMITS,
 } from '../../src/supervisor/limits.ts';
+import { checkSessionConfiguration } from '../../src/supervisor/requests.ts';
 
 const names = Object.keys(LIMITS) as (keyof ExecutionLimits)[];
 const apply = (own: ExecutionDefaults, defaults: ExecutionDefaults = {}, ceilings: ExecutionLimits = {}) =>
@@ -52,32 +55,40 @@ test('what an execution does not say it has from its session, and a ceiling is a
   });
 });
 
-test('whatever is asked for: what comes of it is never above a ceiling', () => {
-  const limits = fc.record(
-    Object.fromEntries(names.map((name) => [name, fc.integer({ min: 16, max: 40 })])) as Record<
-      keyof ExecutionLimits,
-      fc.Arbitrary<number>
-    >,
-    { requiredKeys: [] },
-  );
+test('whatever daemon, session and execution say: what comes of it is never above a ceiling', async () => {
+  const languages = await Languages.probe('none');
+  const figure = fc.option(fc.integer({ min: 16, max: 40 }), { nil: undefined });
+  const said = fc.record({
+    name: fc.constantFrom(...names),
+    daemon: fc.record({ byDefault: figure, ceiling: figure }),
+    session: fc.record({ byDefault: figure, ceiling: figure, memoryLimitMb: figure }),
+    own: figure,
+  });
+  let accepted = 0;
   fc.assert(
-    fc.property(limits, limits, (own, ceilings) => {
+    fc.property(said, ({ name, daemon, session, own }) => {
+      const limits = ({ byDefault, ceiling }: typeof daemon) => ({
+        executionDefaults: { [name]: byDefault },
+        executionCeilings: { [name]: ceiling },
+      });
+      const memoryLimitMb = name === 'memoryLimitMb' ? session.memoryLimitMb : undefined;
       let options: ExecutionLimits;
       try {
-        options = apply(own, {}, ceilings);
+        const config = { ...limits(session), memoryLimitMb };
+        const checked = checkSessionConfiguration(config, languages, checkConfig(limits(daemon)));
+        options = apply({ [name]: own }, checked.executionDefaults, checked.executionCeilings);
       } catch (error) {
-        expect(error).toBeInstanceOf(InvalidArgumentError);
+        expect([InvalidArgumentError, StartupError]).toContain((error as Error).constructor);
         return;
       }
-      for (const name of names) {
-        const ceiling = ceilings[name];
-        if (ceiling !== undefined && name !== 'memorySoftLimitMb') {
-          expect(options[name]).toBeLessThanOrEqual(ceiling);
-          expect(options[name]).toBeDefined();
-        }
+      accepted += 1;
+      for (const ceiling of [daemon.ceiling, session.ceiling ?? memoryLimitMb]) {
+        if (ceiling !== undefined) expect(options[name]).toBeLessThanOrEqual(ceiling);
       }
     }),
+    { numRuns: 500 },
   );
+  expect(accepted).toBeGreaterThan(50);
 });
 
 test.each([
@@ -95,6 +106,15 @@ test.each([
 ] as [ExecutionDefaults, string][])('%j is refused', (options, message) => {
   expect(() => checkDefaults(options, 'config')).toThrow(InvalidArgumentError);
   expect(() => checkDefaults(options, 'config')).toThrow(message);
+});
+
+test('a default of the daemon has to be below what its ceiling makes of the memory limit, as one of a session', () => {
+  const executionDefaults = { memorySoftLimitMb: 64 };
+
+  expect(() => checkConfig({ executionDefaults, executionCeilings: { memoryLimitMb: 65 } })).not.toThrow();
+  expect(() => checkConfig({ executionDefaults, executionCeilings: { memoryLimitMb: 64 } })).toThrow(
+    'executionDefaults.memory_soft_limit_mb is 64 MiB; it must be below memory_limit_mb, 64 MiB',
+  );
 });
 
 test.each([32, 48])(
