@@ -6,8 +6,6 @@ export interface SessionInput {
   graceMs: number;
   /** How long after it the executions' own ladders may take before the session forces them, in ms. */
   slackMs: number;
-  /** How long force may take before the session's cells are killed, in ms. */
-  forcedLimitMs: number;
   /** Executions that exited before this actor began. */
   exited: number;
   /** How long nothing may be pending or running, in ms; undefined: for ever. */
@@ -41,18 +39,12 @@ export type SessionEvent =
   | { type: 'execution.exited'; dispatched: boolean; agoMs: number };
 
 /** What the executions port is told; each reaches every execution that has not exited. */
-export type ExecutionsCommand =
-  | { type: 'executions.stop'; graceMs: number }
-  | { type: 'executions.force' }
-  | { type: 'executions.killCells' };
+export type ExecutionsCommand = { type: 'executions.stop'; graceMs: number } | { type: 'executions.force' };
 
 /** Port. Passes a command on to the session's executions; reports nothing (each execution reports its own end). */
 const executions = fromCallback<ExecutionsCommand, { sessionKey: string }>(() => {
   throw new Error('not provided: executions');
 });
-
-/** Cells that have not confirmed their end are killed again at this distance. */
-const REPEAT_KILL_MS = 1_000;
 
 /**
  * One session, supervisor of its executions. It keeps only their counts: the executions themselves are root actors in a
@@ -85,7 +77,6 @@ export const sessionMachine = setup({
     noteExpired: assign({ expired: (_, p: { expired: Expiry }) => p.expired }),
     stopExecutions: sendTo('executions', ({ context }) => ({ type: 'executions.stop', graceMs: context.graceMs })),
     forceExecutions: sendTo('executions', { type: 'executions.force' }),
-    killCells: sendTo('executions', { type: 'executions.killCells' }),
   },
   guards: {
     isEmpty: ({ context }) => context.queued === 0 && context.active === 0,
@@ -96,8 +87,6 @@ export const sessionMachine = setup({
   },
   delays: {
     grace: ({ context }) => context.graceMs + context.slackMs,
-    forcedLimit: ({ context }) => context.forcedLimitMs,
-    repeatKill: REPEAT_KILL_MS,
     idleTtl: ({ context }) => context.idleLeftMs ?? 0,
     totalTtl: ({ context }) => context.totalLeftMs ?? 0,
   },
@@ -170,8 +159,8 @@ export const sessionMachine = setup({
           after: { grace: 'forced' },
           on: { 'session.close': { guard: { type: 'isHard', params: ({ event }) => event }, target: 'forced' } },
         },
-        forced: { entry: 'forceExecutions', after: { forcedLimit: 'cell' } },
-        cell: { entry: 'killCells', after: { repeatKill: { target: 'cell', reenter: true } } },
+        // Each waits for its turn, and kills its own cell if that is what it needs: no limit of all could know when.
+        forced: { entry: 'forceExecutions' },
       },
     },
     exited: { type: 'final' },

@@ -208,11 +208,6 @@ export class CellSupervisor {
     });
   }
 
-  /** Kills every cell now. */
-  killAll(): void {
-    for (const { actor } of this.#cells) actor.send({ type: 'cell.kill' });
-  }
-
   /** Lets every cell go, and resolves when all are gone. Each ends within `graceMs`, or is killed. */
   async close(): Promise<void> {
     this.#closed = true;

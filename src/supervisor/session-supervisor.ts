@@ -170,7 +170,6 @@ export class SessionSupervisor implements Waiting {
         sessionKey: this.#sessionKey,
         graceMs: options.graceMs,
         slackMs: options.slackMs,
-        forcedLimitMs: options.limits.forcedLimitMs,
         exited: unclosed?.exited ?? 0,
         idleTtlMs,
         idleLeftMs: leftMs(idleTtlMs, unclosed?.lastExit ?? this.#created),
@@ -419,10 +418,6 @@ export class SessionSupervisor implements Waiting {
 
   /** Port of the session's machine: passes a command on to every execution that has not exited. */
   command(command: ExecutionsCommand): void {
-    if (command.type === 'executions.killCells') {
-      this.#cells.killAll();
-      return;
-    }
     const force = command.type === 'executions.force';
     for (const { actor } of [...this.#live.values()]) {
       const stop = { type: 'execution.stop' as const, reason: 'session_closed' as const };

@@ -472,3 +472,19 @@ test('a guest is forced once there is a place for that, which one that does not 
     expect((await execution.end()).result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
   }
 });
+
+test('a session that is closed by force leaves each of its guests the time to have its turn', {
+  timeout: 60_000,
+}, async () => {
+  await using node = await TestDaemon.start({ maxForcing: 1, forcedLimitMs: 200 });
+  const session = await node.session();
+  const guests = await Promise.all(Array.from({ length: 40 }, () => session.ready(IDLE)));
+
+  await session.close();
+
+  for (const guest of guests) {
+    const { result } = await guest.end();
+    expect(result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+    expect(result.usage?.threads).toBeDefined();
+  }
+});

@@ -12,7 +12,6 @@ const input = {
   sessionKey: 's',
   graceMs: 5000,
   slackMs: 500,
-  forcedLimitMs: 250,
   exited: 0,
   idleTtlMs: undefined,
   idleLeftMs: undefined,
@@ -39,7 +38,7 @@ const stateOf = (actor: Actor<typeof sessionMachine>) => actor.getSnapshot().val
 
 test('the top-level states are exactly the four of the lifecycle', () => {
   expect(Object.keys(sessionMachine.states)).toEqual(['pending', 'running', 'signaled', 'exited']);
-  expect(Object.keys(sessionMachine.states.signaled?.states ?? {})).toEqual(['graceful', 'forced', 'cell']);
+  expect(Object.keys(sessionMachine.states.signaled?.states ?? {})).toEqual(['graceful', 'forced']);
 });
 
 test('every state can be reached', () => {
@@ -71,7 +70,6 @@ test('every state can be reached', () => {
         { running: { lifetime: 'limited', activity: 'idle' } },
         { signaled: 'graceful' },
         { signaled: 'forced' },
-        { signaled: 'cell' },
         'exited',
       ].map((value) => JSON.stringify(value)),
     ),
@@ -112,7 +110,7 @@ test('a closed session exits when its last execution has, and not before', () =>
   expect(told).toEqual([{ type: 'executions.stop', graceMs: 700 }]);
 });
 
-test('what the executions’ own ladders do not end in time is forced, and then their cells are killed', () => {
+test('what the executions’ own ladders do not end in time is forced, which they see through themselves', () => {
   const { actor, clock, told } = start();
   actor.send({ type: 'execution.admitted' });
   actor.send({ type: 'session.close', graceMs: 700 });
@@ -121,16 +119,10 @@ test('what the executions’ own ladders do not end in time is forced, and then 
   expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
   clock.increment(1);
   expect(stateOf(actor)).toEqual({ signaled: 'forced' });
-  clock.increment(250);
-  expect(stateOf(actor)).toEqual({ signaled: 'cell' });
-  clock.increment(1000);
+  clock.increment(1e9);
 
-  expect(told.map(({ type }) => type)).toEqual([
-    'executions.stop',
-    'executions.force',
-    'executions.killCells',
-    'executions.killCells',
-  ]);
+  expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+  expect(told.map(({ type }) => type)).toEqual(['executions.stop', 'executions.force']);
 });
 
 test('closing without grace forces, also a session that is closing already', () => {
