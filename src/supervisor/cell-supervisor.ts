@@ -114,18 +114,18 @@ export class CellSupervisor {
     this.#restarts = new RestartIntensity(options.restart);
   }
 
+  /** How long there is no place, in ms: it would take another cell, and too many have crashed. 0: there is one. */
+  waitMs(kind: EngineKind): number {
+    return this.#withRoom(kind) === undefined ? this.#restarts.waitMs(performance.now()) : 0;
+  }
+
   /**
-   * A place in a ready cell, started if there is none with room. After too many crashes it waits until another start is
-   * within the restart intensity. Rejects when the cell cannot be started, or when `signal` aborts.
+   * A place in a ready cell, started if there is none with room: whoever asks has waited as long as {@link waitMs} says.
+   * Rejects when the cell cannot be started, or when `signal` aborts.
    */
   async acquire(kind: EngineKind, signal: AbortSignal): Promise<CellPlace> {
-    let cell = this.#withRoom(kind);
-    if (cell === undefined) {
-      await this.#mayStart(signal);
-      signal.throwIfAborted();
-      if (this.#closed) throw new Error('the session has no cells any more');
-      cell = this.#withRoom(kind) ?? this.#start(kind);
-    }
+    if (this.#closed) throw new Error('the session has no cells any more');
+    const cell = this.#withRoom(kind) ?? this.#start(kind);
     const release = this.#take(cell);
     const aborted = Promise.withResolvers<never>();
     signal.addEventListener('abort', () => aborted.reject(signal.reason), { once: true });
@@ -275,19 +275,6 @@ export class CellSupervisor {
         () => cell.process?.keepWarm(cell.warm),
         () => {},
       );
-    }
-  }
-
-  async #mayStart(signal: AbortSignal): Promise<void> {
-    for (;;) {
-      const waitMs = this.#restarts.waitMs(performance.now());
-      if (waitMs <= 0) return;
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, waitMs);
-      signal.addEventListener('abort', () => resolve(), { once: true });
-      await promise;
-      clearTimeout(timer);
-      signal.throwIfAborted();
     }
   }
 

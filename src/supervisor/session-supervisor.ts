@@ -150,6 +150,8 @@ export class SessionSupervisor implements Waiting {
   readonly #closed = Promise.withResolvers<void>();
   /** How executions come to the cells that hold them since an older daemon's time, by execution. */
   readonly #resuming = new Map<string, (observer: GuestObserver) => CellPlace>();
+  /** When too many cells have crashed: until another may be started. */
+  #restart: NodeJS.Timeout | undefined;
   /** It goes for good, not only with its daemon. */
   #deleted = false;
 
@@ -371,6 +373,12 @@ export class SessionSupervisor implements Waiting {
   dispatchNext(): boolean {
     const [record] = this.#queue;
     if (record === undefined || this.#isFull()) return false;
+    const waitMs = this.#cells.waitMs(engineOf(record.language, record.options));
+    if (waitMs > 0) {
+      clearTimeout(this.#restart);
+      this.#restart = setTimeout(() => this.#options.dispatcher.offer(this), waitMs).unref();
+      return false;
+    }
     this.#queue.delete(record);
     this.#dispatch(record);
     return true;
@@ -403,6 +411,7 @@ export class SessionSupervisor implements Waiting {
 
   /** Leaves everything as it is to the next daemon. */
   detach(): void {
+    clearTimeout(this.#restart);
     for (const { actor } of this.#live.values()) actor.stop();
     this.#actor.stop();
     this.#cells.detach();
@@ -545,6 +554,7 @@ export class SessionSupervisor implements Waiting {
   }
 
   async #free(): Promise<void> {
+    clearTimeout(this.#restart);
     this.#options.machines.remove(this.#sessionKey);
     await this.#cells.close();
     await removeTree(join(this.#options.workDirectory, this.#sessionKey));

@@ -202,6 +202,25 @@ test('an execution that waits for the restart intensity can be cancelled', async
   expect((await waiting.end()).result).toMatchObject({ reason: 'cancelled', exitCode: -1 });
 });
 
+test('an execution that waits for the restart intensity of its session takes no place of another session', async () => {
+  await using node = await TestDaemon.start({
+    maxRunning: 1,
+    maxStarting: 1,
+    restartIntensity: 0,
+    restartPeriodMs: 20_000,
+  });
+  const [crashing, other] = [await node.session(), await node.session()];
+  const running = await crashing.ready(IDLE);
+  process.kill(await crashing.cellPid(), 'SIGKILL');
+  await running.end();
+  const waiting = await crashing.submit('0');
+
+  const { result } = await other.run({ code: '0', queueTimeoutMs: 10_000 });
+
+  expect(result.reason).toBe('completed');
+  expect((await waiting.snapshot()).state).toBe('pending');
+});
+
 test('what a guest has started goes with its cell, also where the guest itself was gone before', async () => {
   await using node = await TestDaemon.start({ controlGroups: false });
   const session = await node.session();
