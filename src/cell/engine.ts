@@ -37,6 +37,9 @@ export interface GuestUsage {
   droppedBytes: number;
 }
 
+/** No guest has used so many seconds, or held or written so many bytes: who says so lies, and is not to confuse others. */
+export const LARGEST_FIGURE = 2 ** 48;
+
 /** What a guest uses whose code has not begun. */
 export const NO_USAGE: GuestUsage = {
   userSeconds: 0,

@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { spawnChild } from '../spawn-child.ts';
 import type { PooledContext } from './context-pool.ts';
+import { LARGEST_FIGURE } from './engine.ts';
 import type { ProcessMessage, ProcessTask } from './messages.ts';
 
 /** As in a cell: `node:ffi` would give every guest native code. */
@@ -125,10 +126,16 @@ function parse(line: string): ProcessMessage | undefined {
     if (typeof message !== 'object' || message === null) return undefined;
     const { type, ...figures } = message as Record<string, unknown>;
     const known = FIGURES[String(type)];
-    return known?.every((name) => Number.isFinite(figures[name])) ? (message as ProcessMessage) : undefined;
+    return known?.every((name) => isFigure(name, figures[name])) ? (message as ProcessMessage) : undefined;
   } catch {
     return undefined;
   }
+}
+
+/** Seconds, or a count of something. */
+function isFigure(name: string, value: unknown): boolean {
+  const isOne = name.endsWith('Seconds') ? typeof value === 'number' : Number.isInteger(value);
+  return isOne && (value as number) >= 0 && (value as number) <= LARGEST_FIGURE;
 }
 
 const FIGURES: Record<string, string[]> = {

@@ -223,7 +223,9 @@ class JavaScriptGuest implements Guest {
   /** A program can find the port, and post what it likes. */
   #receive(message: ThreadMessage | undefined | null): void {
     if (message?.type === 'started') this.#start();
-    else if (message?.type === 'taken') for (const resolve of this.#writes.splice(0, Number(message.count))) resolve();
+    else if (message?.type === 'taken' && typeof message.count === 'number') {
+      for (const resolve of this.#writes.splice(0, message.count)) resolve();
+    }
   }
 
   #start(): void {

@@ -3,7 +3,7 @@ import { getHeapStatistics } from 'node:v8';
 import { CHILD_SLOTS, FIGURE, figuresOf, REAPED_BYTES, SHARED, THREAD_SLOTS } from '../../workers/javascript/shared.ts';
 import { statFields } from '../proc-file.ts';
 import { childrenOfThread } from '../processes.ts';
-import type { GuestUsage } from './engine.ts';
+import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
 import { type Cpu, Task } from './task.ts';
 import type { ThreadContext } from './thread-context.ts';
@@ -305,8 +305,9 @@ export class GuestMeter {
     return ids;
   }
 
+  /** A program can find them, and write there what it likes. */
   #figure(name: keyof typeof FIGURE): number {
-    return Number(Atomics.load(this.#figures, FIGURE[name]));
+    return Math.min(LARGEST_FIGURE, Math.max(0, Number(Atomics.load(this.#figures, FIGURE[name]))));
   }
 
   #cpu(user: keyof typeof FIGURE, system: keyof typeof FIGURE): Cpu {

@@ -232,6 +232,50 @@ export const lies: Family = {
       alone: true,
     },
     {
+      name: 'figures forged that are none',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        `for (const forged of [0.5, -0.5, -1, 1e30, 1e308, 2 ** 53 - 1, '1', null, [1], {}]) for (const message of messages) {
+          for (const name of Object.keys(message)) if (name !== 'type') writeSync(3, JSON.stringify({ ...message, [name]: forged }) + '\\n');
+        }
+        for (;;);`,
+        `const { writeSync } = require('node:fs');
+        const used = { userSeconds: 0, systemSeconds: 0, residentBytes: 0 };
+        const messages = [{ type: 'output', bits: 3, dropped: 0 }, { type: 'child', pid: 0 }, { type: 'end', ...used, dropped: 0 }];`,
+      ),
+      ...FORCED,
+      alone: true,
+    },
+    {
+      name: 'the figures it shares with its cell, forged',
+      language: 'javascript',
+      code: stubborn(
+        'figures.fill(2n ** 63n - 1n); for (;;);',
+        `const { Worker, getEnvironmentData } = require('node:worker_threads');
+        new Worker('', { eval: true });
+        const shared = getEnvironmentData('elide.program')?.shared ?? new Int32Array(28);
+        const figures = new BigInt64Array(shared.buffer, shared.buffer.byteLength - 14 * 8);`,
+      ),
+      ...FORCED,
+    },
+    {
+      name: 'counts nested too deep to be read, posted on every port it finds',
+      language: 'javascript',
+      code: `
+        process.on('SIGTERM', () => {});
+        ${post('...nests')}
+        const nested = (depth) => { let nest = []; while (depth-- > 0) nest = [nest]; return nest; };
+        const nests = Array.from({ length: 40 }, (_, at) => ({ type: 'taken', count: nested(250 * at) }));
+        // By then it waits for input, on one of them.
+        setImmediate(() => { forged(); console.log('ready'); });
+        setInterval(() => {}, 1000);`,
+      ...FORCED,
+      snippet: { stdin: true },
+      alone: true,
+      inProcess: false,
+    },
+    {
       name: 'nothing at all, posted on every port it finds',
       language: 'javascript',
       code: stubborn('forged(); setInterval(forged, 20);', post('null, undefined')),
