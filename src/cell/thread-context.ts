@@ -65,9 +65,9 @@ export class ThreadContext implements PooledContext {
     let error: ContextEnd['error'];
     // The Worker's own events are the truth about the thread; what Piscina makes of them is of no interest.
     this.#pool.on('error', () => {});
-    this.#worker.on('error', (thrown) => {
-      // A thread that V8 ended for want of memory has no id any more; one that only throws such an error has.
-      if (thrown instanceof Error && this.#worker.threadId !== -1) delete (thrown as ContextEnd['error'] & object).code;
+    this.#worker.on('error', (thrown: unknown) => {
+      // A thread that V8 ended for want of memory has no id any more; one that only throws what looks like that has.
+      if (this.#worker.threadId !== -1) delete (thrown as ContextEnd['error'] | null)?.code;
       error ??= thrown as Error;
     });
     this.#worker.once('exit', (code) => {

@@ -276,6 +276,16 @@ export const lies: Family = {
       inProcess: false,
     },
     {
+      name: "an error that pretends to be V8's",
+      language: 'javascript',
+      code: `
+        console.log('ready');
+        throw { code: 'ERR_WORKER_OUT_OF_MEMORY', message: { length: 1 } };`,
+      ...BY_ITSELF,
+      reasons: ['failed'],
+      exitCode: 1,
+    },
+    {
       name: 'nothing at all, posted on every port it finds',
       language: 'javascript',
       code: stubborn('forged(); setInterval(forged, 20);', post('null, undefined')),
