@@ -1,7 +1,15 @@
-import { readFileSync } from 'node:fs';
 import { getHeapStatistics } from 'node:v8';
-import { CHILD_SLOTS, FIGURE, figuresOf, REAPED_BYTES, SHARED, THREAD_SLOTS } from '../../workers/javascript/shared.ts';
-import { statFields } from '../proc-file.ts';
+import { takeReaped } from '../../workers/javascript/reaped.ts';
+import {
+  CHILD_SLOTS,
+  FIGURE,
+  figuresOf,
+  REAPED_BYTES,
+  SHARED,
+  SHARED_BYTES,
+  THREAD_SLOTS,
+} from '../../workers/javascript/shared.ts';
+import { readKernelFile } from '../proc-file.ts';
 import { childrenOfThread } from '../processes.ts';
 import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
@@ -20,9 +28,6 @@ const DOZE_SECONDS = 0.000_5;
 /** After so long they are asked all the same, in ms. */
 const REFRESH_MS = 30_000;
 
-/** A clock tick of /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
-const TICK_US = 10_000;
-
 const MIB = 2 ** 20;
 
 /** Measures the threads of one engine: all together, because what no heap shows can only be told apart between all. */
@@ -38,9 +43,8 @@ export class ThreadMeter {
   constructor(countThreads: () => number) {
     this.#countThreads = countThreads;
     this.#unseen = new UnseenMemory(processMemory(0));
-    const fields = statFields(readFileSync('/proc/self/stat', 'latin1'));
-    // cutime and cstime at 13 and 14.
-    new BigInt64Array(this.reaped).set([13, 14].map((at) => BigInt(Number(fields[at]) * TICK_US)));
+    // What there was before is nobody's.
+    this.takeReaped(figuresOf(new Int32Array(new SharedArrayBuffer(SHARED_BYTES))));
   }
 
   add(guest: GuestMeter): void {
@@ -59,6 +63,12 @@ export class ThreadMeter {
       this.#sampling = undefined;
     });
     return this.#sampling;
+  }
+
+  /** Adds to these figures what children have used that a thread waited for and did not live to note. */
+  takeReaped(figures: BigInt64Array): void {
+    const stat = readKernelFile('/proc/self/stat');
+    if (stat !== undefined) takeReaped(stat, new BigInt64Array(this.reaped), figures);
   }
 
   unseenBytes(guest: GuestMeter): number {
@@ -144,6 +154,7 @@ export class GuestMeter {
     this.#ended = true;
     this.#usage = undefined;
     this.#mayHaveChildren = true;
+    if (Atomics.load(this.#shared, SHARED.syncChildren) > 0) this.#meter.takeReaped(this.#figures);
     this.lookAtChildren();
     for (const id of this.#tasks.keys()) this.#forget(id);
     return this.children();

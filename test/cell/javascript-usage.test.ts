@@ -150,6 +150,21 @@ test('a child process counts while it runs, and when it ends with its program', 
   expect(final).toMatchObject({ processes: 0, threads: 0 });
 });
 
+test('a child process that a killed program waited for is not charged to its neighbour', async () => {
+  const killed = shared.start(
+    `require('child_process').execSync('echo ready; while :; do :; done', { stdio: 'inherit' })`,
+  );
+  await killed.printed('ready');
+  await vi.waitFor(async () => expect(cpuMs(await killed.guest.usage())).toBeGreaterThan(1000), 10_000);
+  killed.guest.kill();
+  const { usage: theirs } = await killed.result;
+
+  const { usage } = await shared.run(`require('child_process').execSync('true')`);
+
+  expect(cpuMs(theirs as GuestUsage)).toBeGreaterThan(1000);
+  expect(cpuMs(usage as GuestUsage)).toBeLessThan(300);
+});
+
 /** A WebAssembly module that holds 1526 pages, fills 100 MB of them with ones when it starts, and exports nothing. */
 const HIDDEN = `new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from([0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0,
   5, 4, 1, 0, 246, 11, 8, 1, 0, 10, 16, 1, 14, 0, 65, 0, 65, 1, 65, 128, 128, 216, 47, 252, 11, 0, 11])))`;

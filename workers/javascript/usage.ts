@@ -1,25 +1,21 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import { define, program } from './program.ts';
+import { takeReaped } from './reaped.ts';
 import { FIGURE, UNKNOWN_THREAD } from './shared.ts';
 
 // What a program used, noted by its own thread: the cell cannot ask a thread that has ended. Everything is taken from
 // Node before guest code could replace it.
-const { add: atomicAdd, compareExchange, load: atomicLoad, store: atomicStore } = Atomics;
+const { add: atomicAdd, store: atomicStore } = Atomics;
 const { readFileSync, readlinkSync } = fs;
 const toBigInt = BigInt;
-const toNumber = Number;
 const { apply } = Reflect;
-const { lastIndexOf, slice, split } = String.prototype;
 const threadCpuUsage = process.threadCpuUsage.bind(process);
 const memoryUsage = process.memoryUsage.bind(process);
 const { setPriority } = os;
 
 /** Programs give way to the cell they run in, by so much (`nice`), so that it can always stop them. */
 const NICE = 5;
-
-/** Microseconds of a clock tick in /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
-const TICK_US = 10_000;
 
 /** The kernel's id of this thread: PID/task/TID. */
 export const threadId = Number(readlinkSync('/proc/thread-self').split('/')[2]);
@@ -108,18 +104,5 @@ export function joinProgram(slot: number | undefined): void {
  */
 export function noteReaped(): void {
   if (program.reaped === undefined) return;
-  const stat = readFileSync('/proc/self/stat', 'latin1');
-  // proc_pid_stat(5), from the state on: cutime and cstime at 13 and 14.
-  const fields = apply(split, apply(slice, stat, [apply(lastIndexOf, stat, [')']) + 2]), [' ']) as string[];
-  takeOver(program.reaped, 0, FIGURE.childUser, toNumber(fields[13]));
-  takeOver(program.reaped, 1, FIGURE.childSystem, toNumber(fields[14]));
-}
-
-function takeOver(reaped: BigInt64Array, at: number, figure: number, ticks: number): void {
-  const now = toBigInt(ticks * TICK_US);
-  for (let before = atomicLoad(reaped, at); before < now; before = atomicLoad(reaped, at)) {
-    if (compareExchange(reaped, at, before, now) !== before) continue;
-    atomicAdd(program.figures, figure, now - before);
-    return;
-  }
+  takeReaped(readFileSync('/proc/self/stat', 'latin1'), program.reaped, program.figures);
 }
