@@ -4,7 +4,6 @@ import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { keptOf } from '../output/kept.ts';
 import { bytesIn, closeDestination } from '../output/output-destination.ts';
-import { numbersOf } from '../output/rotated-files.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
@@ -42,12 +41,13 @@ export class GuestOutput {
     if (limitBytes !== undefined) void this.#watch();
   }
 
-  /** What standard error ends with, of so many bytes at most. */
+  /**
+   * What standard error ends with, of so many bytes at most; of rotated files the first one, which a process has as its
+   * descriptor 2 for as long as it runs, whatever has become of its name.
+   */
   lastWords(bytes: number): string {
-    const { stderr, rotation } = this.descriptors;
-    const path = rotation && `${rotation.paths.stderr}.${Math.max(0, ...numbersOf(rotation.paths.stderr))}`;
     return withDescriptor(() => {
-      const fd = openSync(path ?? `/proc/self/fd/${stderr}`, 'r');
+      const fd = openSync(`/proc/self/fd/${this.descriptors.stderr}`, 'r');
       try {
         const buffer = Buffer.alloc(bytes);
         const count = readSync(fd, buffer, 0, bytes, Math.max(0, fstatSync(fd).size - bytes));

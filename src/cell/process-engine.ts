@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { announceOutput, dropOutput } from '../../workers/javascript/output-limit.ts';
 import { FIGURE, figuresOf, OUTPUT, SHARED_BYTES, signalName } from '../../workers/javascript/shared.ts';
 import type { OutputRotation, OutputStream } from '../../workers/output-writer.ts';
-import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
+import { endsWithHeapExhausted } from '../heap-exhausted.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import {
   isChildOf,
@@ -350,7 +350,7 @@ class ProcessGuest implements Guest {
       const message = this.#timedOut ? `the process did not start within ${START_LIMIT_MS} ms` : how;
       return { exitCode: 1, cause: 'start_failed', message };
     }
-    if (signal === 'SIGABRT' && HEAP_EXHAUSTED.test(this.#output?.lastWords(LAST_WORDS_BYTES) ?? '')) {
+    if (signal === 'SIGABRT' && endsWithHeapExhausted(this.#output?.lastWords(LAST_WORDS_BYTES) ?? '')) {
       return {
         ...killed,
         cause: 'heap_limit',

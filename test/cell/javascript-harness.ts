@@ -2,7 +2,7 @@ import { lstatSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Guest, GuestExit, GuestLimits, StartRequest } from '../../src/cell/engine.ts';
+import type { Engine, Guest, GuestExit, GuestLimits, StartRequest } from '../../src/cell/engine.ts';
 import { JavaScriptEngine, type JavaScriptEngineOptions } from '../../src/cell/javascript-engine.ts';
 
 /** The worker as it is shipped: what runs beside guest code is always built JavaScript. */
@@ -34,14 +34,14 @@ export interface Running {
 /** What a test may say of an execution; limits that are not named are none. */
 export type Overrides = Partial<Omit<StartRequest, 'limits'>> & { extension?: string; limits?: Partial<GuestLimits> };
 
-/** An engine on real threads, with directories as the cell makes them. */
-export class Harness implements AsyncDisposable {
-  readonly engine: JavaScriptEngine;
+/** An engine on real threads or processes, with directories as the cell makes them. */
+export class EngineHarness<E extends Engine> implements AsyncDisposable {
+  readonly engine: E;
   readonly root = mkdtempSync(join(tmpdir(), 'javascript-engine-'));
   #count = 0;
 
-  constructor(options: Partial<JavaScriptEngineOptions> = {}) {
-    this.engine = new JavaScriptEngine({ workerUrl: WORKER, ...options });
+  constructor(engine: E) {
+    this.engine = engine;
   }
 
   start(code: string, overrides: Overrides = {}): Running {
@@ -119,5 +119,12 @@ export class Harness implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.engine.close();
     rmSync(this.root, { recursive: true, force: true });
+  }
+}
+
+/** One on threads. */
+export class Harness extends EngineHarness<JavaScriptEngine> {
+  constructor(options: Partial<JavaScriptEngineOptions> = {}) {
+    super(new JavaScriptEngine({ workerUrl: WORKER, ...options }));
   }
 }

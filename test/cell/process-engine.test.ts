@@ -1,0 +1,33 @@
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import { ProcessEngine } from '../../src/cell/process-engine.ts';
+import { EngineHarness } from './javascript-harness.ts';
+
+const programPath = fileURLToPath(new URL('../../dist/workers/process.cjs', import.meta.url));
+const shared = new EngineHarness(new ProcessEngine({ programPath }));
+afterAll(() => shared[Symbol.asyncDispose]());
+
+const LIMITS = { memoryBytes: 32 * 2 ** 20 };
+const GROWS = 'const held = []; for (;;) held.push(new Array(1e4).fill(1.5));';
+const AT_HEAP_LIMIT = { exitCode: 137, signal: 'SIGKILL', cause: 'heap_limit' };
+
+test('a process that V8 ends at its heap limit has reached its memory limit', async () => {
+  expect(await shared.run(GROWS, { limits: LIMITS })).toMatchObject(AT_HEAP_LIMIT);
+});
+
+test('a process at its heap limit has reached its memory limit, in whichever of its files V8 says so', async () => {
+  const files = { stdout: join(shared.root, 'stdout'), stderr: join(shared.root, 'stderr') };
+  const outputFiles = { ...files, maxFiles: 2, maxFileBytes: 1024n };
+  const code = `for (let line = 0; line < 600; line += 1) console.error('nine char'); ${GROWS}`;
+
+  expect(await shared.run(code, { outputFiles, limits: LIMITS })).toMatchObject(AT_HEAP_LIMIT);
+});
+
+test('a process that speaks of a full heap and aborts is ended by its own signal', async () => {
+  const code = `console.error('FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory'); process.abort()`;
+
+  const { exitCode, signal, cause } = await shared.run(code);
+
+  expect({ exitCode, signal, cause }).toEqual({ exitCode: 134, signal: 'SIGABRT', cause: undefined });
+});
