@@ -9,9 +9,12 @@ import { withDescriptor } from '../spare-descriptor.ts';
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
 
+/** How much of the end of standard error is of interest. */
+const LAST_WORDS_BYTES = 8_192;
+
 /**
- * The output files of one guest, kept to its limit. What its threads write they keep to it themselves; what its child
- * processes write to the files they inherited is cut off here, up to 50 ms late.
+ * The output files of one guest, kept to its limit. What its threads write they keep to it themselves; what others write
+ * to the files is cut off here: up to 50 ms late where it was announced, or once it was found, else at the next look.
  */
 export class GuestOutput {
   readonly descriptors: OutputDescriptors;
@@ -23,6 +26,8 @@ export class GuestOutput {
   #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #timer: NodeJS.Timeout | undefined;
   #told = false;
+  /** What standard error ended with when it was cut. */
+  #cutOff = '';
   /** Once it is closed: what was in the files then. */
   #closedAt: Record<OutputStream, number> | undefined;
 
@@ -42,16 +47,18 @@ export class GuestOutput {
   }
 
   /**
-   * What standard error ends with, of so many bytes at most; of rotated files the first one, which a process has as its
+   * What standard error ends with, or did before it was cut; of rotated files the first one, which a process has as its
    * descriptor 2 for as long as it runs, whatever has become of its name.
    */
-  lastWords(bytes: number): string {
+  lastWords(): string {
+    const fromByte = this.#cutOff === '' ? 0 : this.#sizes.stderr;
     return withDescriptor(() => {
       const fd = openSync(`/proc/self/fd/${this.descriptors.stderr}`, 'r');
       try {
-        const buffer = Buffer.alloc(bytes);
-        const count = readSync(fd, buffer, 0, bytes, Math.max(0, fstatSync(fd).size - bytes));
-        return buffer.toString('latin1', 0, count);
+        const buffer = Buffer.alloc(LAST_WORDS_BYTES);
+        const position = Math.max(fromByte, fstatSync(fd).size - buffer.length);
+        const count = readSync(fd, buffer, 0, buffer.length, position);
+        return (this.#cutOff + buffer.toString('latin1', 0, count)).slice(-LAST_WORDS_BYTES);
       } finally {
         closeSync(fd);
       }
@@ -63,9 +70,16 @@ export class GuestOutput {
     return this.#closedAt ?? bytesIn(this.descriptors);
   }
 
+  /** To be called now and then: not everybody who writes past the writer announces that. */
+  look(): void {
+    // Rotated files are not cut: what was written past their writer is theirs to keep.
+    if (this.#limitBytes === undefined || this.descriptors.rotation !== undefined) return;
+    if (this.#closedAt === undefined) this.#cut();
+  }
+
   /** To be called when nobody writes any more. */
   close(): void {
-    this.#cut();
+    this.look();
     this.#tell();
     clearInterval(this.#timer);
     announceOutput(this.#shared, OUTPUT.ended);
@@ -77,7 +91,7 @@ export class GuestOutput {
   async #watch(): Promise<void> {
     for (let seen = 0; (seen & OUTPUT.ended) === 0; seen = Atomics.load(this.#shared, SHARED.output)) {
       this.#tell();
-      if ((seen & OUTPUT.direct) !== 0) this.#timer ??= setInterval(() => this.#cut(), LOOK_MS).unref();
+      if ((seen & OUTPUT.direct) !== 0) this.#timer ??= setInterval(() => this.look(), LOOK_MS).unref();
       const change = Atomics.waitAsync(this.#shared, SHARED.output, seen);
       if (change.async) await change.value;
     }
@@ -91,13 +105,14 @@ export class GuestOutput {
 
   /** Cuts the files back to the limit. */
   #cut(): void {
-    // Rotated files are not cut: what was written past their writer is theirs to keep.
-    if (this.descriptors.rotation !== undefined) return;
-    if (this.#limitBytes === undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
     const sizes = bytesIn(this.descriptors);
-    const excess = sizes.stdout + sizes.stderr - this.#limitBytes;
-    if (excess > 0) dropOutput(this.#shared, excess);
-    const kept = keptOf(sizes, this.#limitBytes, this.#sizes);
+    const excess = sizes.stdout + sizes.stderr - (this.#limitBytes as number);
+    if (excess > 0) {
+      announceOutput(this.#shared, OUTPUT.direct);
+      dropOutput(this.#shared, excess);
+    }
+    const kept = keptOf(sizes, this.#limitBytes as number, this.#sizes);
+    if (kept.stderr < sizes.stderr) this.#cutOff = this.lastWords();
     for (const stream of ['stdout', 'stderr'] as const) {
       if (kept[stream] < sizes[stream]) ftruncateSync(this.descriptors[stream], kept[stream]);
     }

@@ -161,6 +161,7 @@ class JavaScriptGuest implements Guest {
   }
 
   async usage(): Promise<GuestUsage> {
+    this.#output?.look();
     const now = await this.#measured?.usage();
     // It may have ended meanwhile.
     return this.#finalUsage ?? now ?? NO_USAGE;

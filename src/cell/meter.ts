@@ -307,9 +307,10 @@ function isStill({ sinceMs }: Still, lookedMs: number): boolean {
   return lookedMs - sinceMs > DOZE_AFTER_MS;
 }
 
-/** Whose turn it is, whatever the process holds. */
+/** Whose turn it is, whatever the process holds. What is looked at also sees to its output. */
 function isDue({ limits, doze }: Metered): boolean {
-  return doze === undefined ? isMetered(limits) : doze.dueMs <= performance.now();
+  if (doze !== undefined) return doze.dueMs <= performance.now();
+  return isMetered(limits) || limits.outputBytes !== undefined;
 }
 
 function cpuMsOf({ userSeconds, systemSeconds }: GuestUsage): number {

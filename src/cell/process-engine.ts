@@ -51,8 +51,6 @@ const CHILD_LIMIT_MS = 10_000;
 /** So many children are remembered before those that are gone are left out. */
 const CHILDREN_KEPT = 256;
 
-const LAST_WORDS_BYTES = 8_192;
-
 /** What {@link ProcessEngine} needs to know. */
 export interface ProcessEngineOptions extends ContextPoolOptions {
   /** The built `workers/process.ts`. */
@@ -179,6 +177,7 @@ class ProcessGuest implements Guest {
 
   async usage(): Promise<GuestUsage> {
     if (this.#usage === undefined || this.#gone) return this.#usage?.last ?? NO_USAGE;
+    this.#output?.look();
     if (!this.#killed && this.#group?.isMaimed) this.kill();
     return this.#usage.sample(this.#dropped);
   }
@@ -350,7 +349,7 @@ class ProcessGuest implements Guest {
       const message = this.#timedOut ? `the process did not start within ${START_LIMIT_MS} ms` : how;
       return { exitCode: 1, cause: 'start_failed', message };
     }
-    if (signal === 'SIGABRT' && endsWithHeapExhausted(this.#output?.lastWords(LAST_WORDS_BYTES) ?? '')) {
+    if (signal === 'SIGABRT' && endsWithHeapExhausted(this.#output?.lastWords() ?? '')) {
       return {
         ...killed,
         cause: 'heap_limit',

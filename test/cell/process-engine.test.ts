@@ -24,6 +24,25 @@ test('a process at its heap limit has reached its memory limit, in whichever of 
   expect(await shared.run(code, { outputFiles, limits: LIMITS })).toMatchObject(AT_HEAP_LIMIT);
 });
 
+test('a process at its heap limit has reached its memory limit, also when what V8 says of it is cut off', async () => {
+  const limits = { ...LIMITS, outputBytes: 100 };
+  const running = shared.start(`console.error('x'.repeat(200)); ${GROWS}`, { limits });
+  let ended = false;
+  void running.result.then(() => {
+    ended = true;
+  });
+  // As whoever watches its limits does.
+  while (!ended) {
+    await running.guest.usage();
+    await new Promise(setImmediate);
+  }
+
+  const { err, ...exit } = await running.result;
+
+  expect(exit).toMatchObject(AT_HEAP_LIMIT);
+  expect(err).toBe('x'.repeat(100));
+});
+
 test('a process that speaks of a full heap and aborts is ended by its own signal', async () => {
   const code = `console.error('FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory'); process.abort()`;
 

@@ -134,6 +134,16 @@ test.each([
   expect(result.usage?.droppedBytes).toBeGreaterThan(0);
 });
 
+test('what a process writes to its files by a way of its own counts, and is cut off at its end', async () => {
+  const code = `const fs = require('node:fs');
+    fs.writeFileSync(fs.openSync('/proc/' + process.pid + '/fd/1', 'a'), 'x'.repeat(1_000_000));`;
+
+  const { result, stdout } = await session.run({ code, isolation: 'process', outputLimitBytes: LIMIT });
+
+  expect(result).toMatchObject({ reason: 'completed', usage: { droppedBytes: 1_000_000 - LIMIT } });
+  expect(stdout).toHaveLength(LIMIT);
+});
+
 test('who follows a flood of a child process gets no more of it than the limit', async () => {
   const code = `require('child_process').spawn('sh', ['-c', 'yes'], { stdio: 'inherit' });
     require('child_process').spawn('sh', ['-c', 'yes no >&2'], { stdio: 'inherit' })`;

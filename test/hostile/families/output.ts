@@ -6,7 +6,18 @@ const OUTPUT_LIMIT: Pick<HostileGuest, 'stop' | 'reasons' | 'rungs' | 'endsWithi
   limits: { outputLimitBytes: 65_536, outputPolicy: 'truncate' },
 };
 
+const LINE = 'x'.repeat(63);
+
 const isWithinLimit = (bytes: Buffer) => bytes.length === 65_536;
+
+/** The same where that is its end. */
+const KILLED_AT_LIMIT: Partial<HostileGuest> & typeof OUTPUT_LIMIT = {
+  ...OUTPUT_LIMIT,
+  limits: { outputLimitBytes: 65_536, outputPolicy: 'kill' },
+  reasons: ['output_exceeded'],
+  rungs: ['forced'],
+  stdout: isWithinLimit,
+};
 
 const ends = (wanted: Buffer) => (bytes: Buffer) => bytes.equals(Buffer.concat([Buffer.from('ready\n'), wanted]));
 
@@ -91,11 +102,41 @@ export const output: Family = {
       name: 'output beyond its limit, which ends it',
       language: 'javascript',
       code: stubborn("for (;;) console.log('x'.repeat(99));"),
-      ...OUTPUT_LIMIT,
-      limits: { outputLimitBytes: 65_536, outputPolicy: 'kill' },
-      reasons: ['output_exceeded'],
-      rungs: ['forced'],
-      stdout: isWithinLimit,
+      ...KILLED_AT_LIMIT,
+    },
+    {
+      name: 'a flood to its file by its path, which ends it',
+      language: 'javascript',
+      code: stubborn(
+        "for (;;) { fs.writeSync(fd, 'x'.repeat(4096)); Atomics.wait(still, 0, 0, 1); }",
+        `const fs = require('node:fs');
+        const still = new Int32Array(new SharedArrayBuffer(4));
+        const { ino } = fs.fstatSync(1);
+        const target = (fd) => { try { return fs.readlinkSync('/proc/self/fd/' + fd); } catch { return ''; } };
+        const isOwn = (path) => path.endsWith('/stdout') && fs.statSync(path).ino === ino;
+        const fd = fs.openSync(fs.readdirSync('/proc/self/fd').map(target).find(isOwn), 'a');`,
+      ),
+      ...KILLED_AT_LIMIT,
+    },
+    {
+      name: 'a flood from a child that finds its output, which ends it',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        `require('node:child_process').spawn('sh', ['-c', 'while :; do echo ${LINE}; done >> /proc/$PPID/fd/1'], { stdio: 'ignore' });`,
+      ),
+      ...KILLED_AT_LIMIT,
+    },
+    {
+      name: 'a flood from what takes its place, which ends it',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        "process.execve('/bin/sh', ['sh', '-c', 'while :; do echo x; done'], { PATH: process.env.PATH });",
+      ),
+      ...KILLED_AT_LIMIT,
+      // That it did so is a warning, on the other stream.
+      stdout: (bytes) => bytes.length > 60_000 && bytes.length <= 65_536,
     },
     { name: 'a flood of lines', language: 'python', code: deaf('while True: print("x" * 99)'), ...FORCED },
     {
@@ -167,11 +208,7 @@ while True:
       name: 'output beyond its limit, which ends it',
       language: 'python',
       code: deaf('while True: print("x" * 99)'),
-      ...OUTPUT_LIMIT,
-      limits: { outputLimitBytes: 65_536, outputPolicy: 'kill' },
-      reasons: ['output_exceeded'],
-      rungs: ['forced'],
-      stdout: isWithinLimit,
+      ...KILLED_AT_LIMIT,
     },
   ],
 };
