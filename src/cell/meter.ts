@@ -44,14 +44,18 @@ interface Still {
   bytes: number;
 }
 
-interface Metered {
+/** What is held, by a guest or by the process. */
+interface Held {
+  /** Bytes when the cell was looked at as a whole last, before it was past half of its budget; 0 for a guest that came later. */
+  baseBytes: number;
+  /** Bytes, newest last, while the cell is past half of its budget. */
+  history: number[];
+}
+
+interface Metered extends Held {
   guest: Guest;
   limits: GuestLimits;
   passed: Set<MeteredLimit>;
-  /** Bytes held when the cell was looked at as a whole last, before it was past half of its budget; 0 for one that came later. */
-  baseBytes: number;
-  /** Bytes held, newest last, while the cell is past half of its budget. */
-  history: number[];
   still: Still;
   /** What it used when it was looked at last, and when that was. */
   usage: GuestUsage | undefined;
@@ -91,6 +95,8 @@ export class Meter {
   /** A guest, or the process, was beyond half of its limit at the last look. */
   #close = false;
   #still: Still = { sinceMs: 0, cpuMs: 0, bytes: 0 };
+  /** By the process, since it has had the guests that it has: nothing is known of what was before. */
+  #held: Held = unknownHeld();
   #mayDoze = false;
 
   /** `budgetBytes` is what the whole process may hold; 0: no budget. `guestProcesses`: 1 where a guest is one, else 0. */
@@ -126,11 +132,13 @@ export class Meter {
     // Where guests are threads the process of all of them does something now.
     if (this.#guestProcesses === 0) this.wake();
     this.#guests.set(executionKey, { guest, limits, passed: new Set(), still, ...unseen });
+    this.#held = unknownHeld();
     this.#schedule(isMetered(limits) ? PERIOD_MS : REST_PERIOD_MS);
   }
 
   remove(executionKey: string): void {
     this.#guests.delete(executionKey);
+    this.#held = unknownHeld();
   }
 
   /** What every guest that does not doze uses now, by execution key. The next look is as far away as after any other one. */
@@ -195,6 +203,7 @@ export class Meter {
   ): Promise<Map<string, GuestUsage>> {
     this.#wholeBytes = whole ? bytes : Math.min(bytes, this.#wholeBytes);
     let close = crowded;
+    note(this.#held, bytes, crowded, true);
     const usages = new Map<string, GuestUsage>();
     const looked = [...this.#guests].filter(([, metered]) => isLooked(metered));
     await Promise.all(
@@ -207,10 +216,7 @@ export class Meter {
         if (this.#compare(executionKey, metered, usage)) close = true;
         metered.still = stillOf(metered.still, cpuMsOf(usage), usage.memoryBytes);
         if (usage.processes > this.#guestProcesses) metered.still.sinceMs = performance.now();
-        if (whole && !crowded) metered.baseBytes = usage.memoryBytes;
-        metered.history.push(usage.memoryBytes);
-        if (!crowded) metered.history.length = 0;
-        else if (metered.history.length > HISTORY) metered.history.shift();
+        note(metered, usage.memoryBytes, crowded, whole);
       }),
     );
     if (crowded && bytes > this.#budgetBytes) this.#endGrown(bytes);
@@ -269,14 +275,18 @@ export class Meter {
     return usage.memoryBytes > Math.min(hard, soft) / 2 || cpuMs > cpuTimeMs / 2;
   }
 
-  /** The process is beyond its budget: the guest that grew most of late has passed its limit, whatever that is. */
+  /**
+   * The process is beyond its budget: the guest that grew most of late has passed its limit, whatever that is. While none
+   * did, none is ended: what no guest shows to hold may be of any of them.
+   */
   #endGrown(bytes: number): void {
     let grown: { executionKey: string; metered: Metered; growth: number } | undefined;
+    const growthAlone = this.#growthAlone(bytes - this.#budgetBytes);
     for (const [executionKey, metered] of this.#guests) {
       // One that is being ended already may be all that is needed.
       if (metered.passed.has('memory')) return;
-      const growth = growthOf(metered);
-      if (grown === undefined || growth > grown.growth) grown = { executionKey, metered, growth };
+      const growth = Math.max(growthOf(metered), growthAlone);
+      if (growth > (grown?.growth ?? 0)) grown = { executionKey, metered, growth };
     }
     if (grown === undefined) return;
     const { executionKey, metered, growth } = grown;
@@ -287,10 +297,28 @@ export class Meter {
       `its cell holds ${mib(bytes)} of ${mib(this.#budgetBytes)}, and it grew most (by ${mib(growth)})`,
     );
   }
+
+  /** What the process grew by where only one guest can have done that, in whatever way; 0 where so much was there before. */
+  #growthAlone(excessBytes: number): number {
+    if (this.#guests.size > 1 || this.#guestProcesses > 0) return 0;
+    const growth = growthOf(this.#held);
+    return growth >= excessBytes ? growth : 0;
+  }
+}
+
+function unknownHeld(): Held {
+  return { baseBytes: Number.POSITIVE_INFINITY, history: [] };
+}
+
+function note(held: Held, bytes: number, crowded: boolean, whole: boolean): void {
+  if (whole && !crowded) held.baseBytes = bytes;
+  held.history.push(bytes);
+  if (!crowded) held.history.length = 0;
+  else if (held.history.length > HISTORY) held.history.shift();
 }
 
 /** In bytes, while the cell is past half of its budget; since before, for one that was looked at only once since then. */
-function growthOf({ history, baseBytes }: Metered): number {
+function growthOf({ history, baseBytes }: Held): number {
   const [first, ...others] = history;
   if (first === undefined) return 0;
   return others.length === 0 ? first - baseBytes : (history.at(-1) as number) - Math.min(...history);

@@ -1,4 +1,4 @@
-import { expect, test, vi } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT } from '../../src/cell/engine.ts';
 import { Meter } from '../../src/cell/meter.ts';
 
@@ -114,6 +114,59 @@ test('a cell beyond its budget ends one guest at a time: that which grew, not th
   one.remove('grows');
 
   expect(passed[1]).toEqual(['grows', 'memory']);
+});
+
+describe('memory of the process that no guest shows', () => {
+  const GROWTH_BYTES = 128 * 2 ** 20;
+  /** The process is past half of such a budget, and past all of it when it has grown. */
+  const threads = () => meter(process.memoryUsage.rss() + GROWTH_BYTES / 2, 0);
+  /** Kept until the last of these tests has ended: what is freed in one would be missing in the next. */
+  const held: Buffer[] = [];
+  const grow = () => held.push(Buffer.alloc(GROWTH_BYTES, 1));
+  afterAll(() => held.splice(0));
+
+  test('ends none of those that have not grown, until one does', async () => {
+    const { meter: one, passed } = threads();
+    let growing = 0;
+    const guests = { idle: new StandIn(() => 2_000), other: new StandIn((look) => 1_000 + growing * look) };
+    for (const [key, guest] of Object.entries(guests)) one.add(key, guest, limits({ memoryBytes: 1e9 }));
+    await looked(guests.idle, 2);
+
+    grow();
+    await looked(guests.idle, guests.idle.looks + 5);
+    expect(passed).toEqual([]);
+    growing = 1;
+    await until(() => expect(passed).not.toEqual([]));
+    for (const key of Object.keys(guests)) one.remove(key);
+
+    expect(passed).toEqual([['other', 'memory']]);
+  });
+
+  test('is that of a guest that is alone', async () => {
+    const { meter: one, passed } = threads();
+    const guest = new StandIn(() => 1_000);
+    one.add('alone', guest, limits({ memoryBytes: 1e9 }));
+    await looked(guest, 2);
+
+    grow();
+    await until(() => expect(passed).toEqual([['alone', 'memory']]));
+    one.remove('alone');
+  });
+
+  test('is not that of a guest that is alone only since', async () => {
+    const { meter: one, passed } = threads();
+    const guests = { left: new StandIn(() => 1_000), other: new StandIn(() => 1_000) };
+    for (const [key, guest] of Object.entries(guests)) one.add(key, guest, limits({ memoryBytes: 1e9 }));
+    await looked(guests.left, 2);
+
+    grow();
+    await looked(guests.left, guests.left.looks + 2);
+    one.remove('other');
+    await looked(guests.left, guests.left.looks + 5);
+    one.remove('left');
+
+    expect(passed).toEqual([]);
+  });
 });
 
 test('a cell that is far beyond its budget from one look to the next ends the guest that grew since', async () => {
