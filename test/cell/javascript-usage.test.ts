@@ -70,6 +70,10 @@ test.each([
     `new Worker(burn, { eval: true }).on('exit', () => { console.log('done'); setInterval(() => {}, 1000) })`,
   ],
   ['runs on', `new Worker(burn + '; console.log("done"); setInterval(() => {}, 1000)', { eval: true })`],
+  [
+    'is made by a way round',
+    `new (Worker.prototype.constructor)(burn + '; console.log("done"); setInterval(() => {}, 1000)', { eval: true })`,
+  ],
 ])('a thread of the program that %s counts', async (_, code) => {
   const running = shared.start(
     `const { Worker } = require('worker_threads'); const burn = ${JSON.stringify(BURN)}; ${code}`,
@@ -83,6 +87,15 @@ test.each([
   expect(cpuMs(usage)).toBeLessThan(420);
   running.guest.kill();
   expect(cpuMs((await running.result).usage as GuestUsage)).toBeGreaterThanOrEqual(cpuMs(usage));
+});
+
+test('a program has no more threads than can be counted', async () => {
+  const { out } = await shared.run(`const { Worker } = require('worker_threads');
+    let count = 0;
+    try { for (; count < 100; count += 1) new Worker('', { eval: true }) } catch ({ code }) { console.log(count, code) }
+    process.exit()`);
+
+  expect(out).toBe('63 ERR_WORKER_INIT_FAILED\n');
 });
 
 test('a thread of the program counts while the one that started it sleeps', async () => {

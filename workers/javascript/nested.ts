@@ -15,7 +15,7 @@ export type NestedProgram = Pick<
   Program,
   'ownsProcess' | 'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared' | 'reaped' | 'outputBytes' | 'maxChildren'
 > & {
-  /** Where the thread is to note which one of the kernel's it is; undefined when there are too many. */
+  /** Where the thread is to note which one of the kernel's it is; undefined where there are too many, in a process of its own. */
   slot: number | undefined;
 };
 
@@ -28,6 +28,8 @@ export function replaceWorker(): void {
     construct(target, [file, options, ...rest], newTarget) {
       const { ownsProcess, cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
       const slot = noteId(shared, SHARED.threads, THREAD_SLOTS, UNKNOWN_THREAD);
+      // In a process of its own it counts all the same.
+      if (slot === undefined && !ownsProcess) throw tooMany();
       const nested: NestedProgram = {
         ownsProcess,
         cwd,
@@ -57,5 +59,13 @@ export function replaceWorker(): void {
       }
     },
   };
-  define(workerThreads, 'Worker', new Proxy(workerThreads.Worker, handler));
+  const worker = new Proxy(workerThreads.Worker, handler);
+  define(workerThreads, 'Worker', worker);
+  define(worker.prototype, 'constructor', worker);
+}
+
+/** What Node says of a thread that it cannot start. */
+function tooMany(): Error {
+  const message = `Worker initialization failure: a program may have ${THREAD_SLOTS} threads`;
+  return Object.assign(new Error(message), { code: 'ERR_WORKER_INIT_FAILED' });
 }
