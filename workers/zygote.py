@@ -263,9 +263,9 @@ class Usage:
 
     user = system = maxrss = 0
 
-    def reap(self, options):
-        """As `os.waitpid` for any child; raises ChildProcessError when there is none."""
-        pid, status, used = os.wait4(-1, options)
+    def reap(self, pid, options):
+        """As `os.waitpid`; raises ChildProcessError when there is no such child."""
+        pid, status, used = os.wait4(pid, options)
         self.user += used.ru_utime
         self.system += used.ru_stime
         self.maxrss = max(self.maxrss, used.ru_maxrss)
@@ -279,7 +279,7 @@ class Usage:
                 return False
             if ended.si_pid == guest:
                 return True
-            self.reap(os.WNOHANG)
+            self.reap(ended.si_pid, 0)  # no other: the guest may have ended since
 
 
 def sweep(guest, usage):
@@ -292,11 +292,11 @@ def sweep(guest, usage):
         for pid in left:
             kill(pid, _signal.SIGKILL)
         try:
-            pid, status = usage.reap(0)
+            pid, status = usage.reap(-1, 0)
             while pid:
                 if pid == guest:
                     exited = status
-                pid, status = usage.reap(os.WNOHANG)
+                pid, status = usage.reap(-1, os.WNOHANG)
         except ChildProcessError:
             return exited
 

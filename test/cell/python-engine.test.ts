@@ -502,6 +502,37 @@ time.sleep(1000)`;
   await run.exited;
 });
 
+test('a program that ends just when one of its daemons is reaped keeps its status', () => {
+  const script = `
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location('zygote', sys.argv[1])
+zygote = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(zygote)
+reader, writer = os.pipe()
+guest = os.fork()
+if guest == 0:
+    os.read(reader, 1)
+    os._exit(7)
+daemon = os.fork()
+if daemon == 0:
+    os._exit(0)
+waitid = os.waitid
+waitid(os.P_PID, daemon, os.WEXITED | os.WNOWAIT)
+def waitid_and_then(*which):
+    seen = waitid(*which)
+    if seen and seen.si_pid == daemon:
+        os.write(writer, b'.')
+        waitid(os.P_PID, guest, os.WEXITED | os.WNOWAIT)
+    return seen
+os.waitid = waitid_and_then
+print(zygote.Usage().reap_all_but(guest), os.waitstatus_to_exitcode(os.waitpid(guest, 0)[1]))`;
+
+  const result = spawnSync('python3', ['-B', '-c', script, zygotePath], { encoding: 'utf8' });
+
+  expect(result.stderr).toBe('');
+  expect(result.stdout).toBe('True 7\n');
+});
+
 /** How many processes work in the directory of `run`. */
 function descendants(run: Run): number {
   return readdirSync('/proc').filter((pid) => {
