@@ -21,11 +21,14 @@ Report pipe: {"started": PID, "shepherd": PID, "rss": KiB at its fork}, {"failed
 import _io
 import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
 import atexit
+import codecs
 import ctypes
+import faulthandler
 import gc
 import io
 import json
 import linecache
+import logging
 import os
 import resource
 import select
@@ -35,6 +38,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 
 CONTROL = 3  # a socket, from the cell
 PLACEHOLDER = 4  # keeps the pipes' numbers above those a shepherd assigns
@@ -386,6 +390,7 @@ def prepare_interpreter(header):
     os.environ.update(environment)
     if not (environment.get('TMPDIR') or environment.get('TEMP') or environment.get('TMP')):
         tempfile.tempdir = header['tmpDir']
+    steer(environment)
 
     sys.argv = [path, *header['args']]
     if hasattr(sys, 'orig_argv'):
@@ -394,9 +399,15 @@ def prepare_interpreter(header):
     library = [entry for entry in environment.get('PYTHONPATH', '').split(os.pathsep) if entry]
     sys.path[:1] = [os.path.dirname(path), *library]
 
-    sys.stdin = sys.__stdin__ = open_stream(0, 'stdin', 'r', sys.stdin.errors)
-    sys.stdout = sys.__stdout__ = open_stream(1, 'stdout', 'w', sys.stdout.errors)
-    sys.stderr = sys.__stderr__ = open_stream(2, 'stderr', 'w', 'backslashreplace')
+    encoding, _, errors = environment.get('PYTHONIOENCODING', '').partition(':')
+    errors = errors or ('strict' if encoding else sys.stdout.errors)
+    encoding = codecs.lookup(encoding or 'utf-8').name
+    buffered = not environment.get('PYTHONUNBUFFERED')
+    sys.stdin = sys.__stdin__ = open_stream(0, 'stdin', 'r', encoding, errors)
+    sys.stdout = sys.__stdout__ = open_stream(1, 'stdout', 'w', encoding, errors, buffered)
+    sys.stderr = sys.__stderr__ = open_stream(2, 'stderr', 'w', encoding, 'backslashreplace', buffered)
+    if environment.get('PYTHONFAULTHANDLER'):
+        faulthandler.enable()
 
     # A module of its own: nothing of this file is in it. What CPython puts there depends on its version.
     own = sys.modules['__main__'].__dict__
@@ -412,12 +423,29 @@ def prepare_interpreter(header):
     return main.__dict__
 
 
-def open_stream(fd, name, mode, errors):
+def steer(environment):
+    """What the interpreter reads from its environment when it starts, and can still heed, but for streams and paths."""
+    if 'TZ' in environment:
+        time.tzset()
+    if environment.get('PYTHONDONTWRITEBYTECODE'):
+        sys.dont_write_bytecode = True
+    if environment.get('PYTHONPYCACHEPREFIX'):
+        sys.pycache_prefix = environment['PYTHONPYCACHEPREFIX']
+    options = [option for option in environment.get('PYTHONWARNINGS', '').split(',') if option]
+    if options:
+        sys.warnoptions += options
+        warnings._processoptions(options)  # while the guest's modules, of which an option may name one, are not found
+    now_ns = time.time_ns()
+    logging._startTime = now_ns if isinstance(logging._startTime, int) else now_ns / 1e9
+
+
+def open_stream(fd, name, mode, encoding, errors, buffered=True):
     """A standard stream as CPython makes it, but with lines passed on as they are printed."""
     raw = io.FileIO(fd, mode + 'b', closefd=False)
     raw.name = '<%s>' % name
-    buffer = io.BufferedReader(raw) if mode == 'r' else io.BufferedWriter(raw)
-    stream = io.TextIOWrapper(buffer, 'utf-8', errors, '\n', line_buffering=mode == 'w')
+    buffer = raw if not buffered else io.BufferedReader(raw) if mode == 'r' else io.BufferedWriter(raw)
+    lines = mode == 'w' and buffered
+    stream = io.TextIOWrapper(buffer, encoding, errors, '\n', line_buffering=lines, write_through=not buffered)
     stream.mode = mode
     return stream
 

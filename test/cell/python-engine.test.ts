@@ -318,13 +318,71 @@ const LIKE_CPYTHON: [string, string][] = [
   ['abort', 'import os\nos.abort()'],
 ];
 
-test.each(LIKE_CPYTHON)('ends as under python3 itself: %s', async (_, code) => {
-  const run = start(code, { env: { PATH: process.env.PATH ?? '' } });
+test.each(LIKE_CPYTHON)('ends as under python3 itself: %s', (_, code) => endsAsUnderPython(code));
+
+/** The same of programs whose environment steers the interpreter. */
+const STEERED: [string, Record<string, string>, string][] = [
+  [
+    'a time zone',
+    { TZ: 'JST-9' },
+    'import time, datetime\nprint(time.tzname, time.timezone, time.localtime(0), datetime.datetime.fromtimestamp(0))',
+  ],
+  [
+    'output without a buffer',
+    { PYTHONUNBUFFERED: '1' },
+    'import os, sys\nfor s in sys.stdout, sys.stderr: print(s.buffer, s.write_through, s.line_buffering)\nprint("a", end="")\nos._exit(0)',
+  ],
+  [
+    'an encoding',
+    { PYTHONIOENCODING: 'latin-1' },
+    'import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s.encoding, s.errors, "ü")\nprint("π")',
+  ],
+  [
+    'an encoding and what to do with the rest',
+    { PYTHONIOENCODING: 'ascii:replace' },
+    'import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s.encoding, s.errors)\nprint("ü")\nsys.exit("ü")',
+  ],
+  [
+    'only what to do with the rest',
+    { PYTHONIOENCODING: ':backslashreplace' },
+    'import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s.encoding, s.errors)\nprint("\\ud800")',
+  ],
+  [
+    'no bytecode, and where to put it',
+    { PYTHONDONTWRITEBYTECODE: 'x', PYTHONPYCACHEPREFIX: '/nowhere/at/all' },
+    'import sys\nprint(sys.dont_write_bytecode, sys.pycache_prefix)',
+  ],
+  ['a handler of faults', { PYTHONFAULTHANDLER: '1' }, 'import faulthandler\nprint(faulthandler.is_enabled())'],
+  [
+    'warnings',
+    { PYTHONWARNINGS: 'ignore,,error::DeprecationWarning,nonsense' },
+    'import sys, warnings\nprint(sys.warnoptions, warnings.filters)\nwarnings.warn("a")\nwarnings.warn("b", DeprecationWarning)',
+  ],
+  [
+    'variables that are empty',
+    {
+      PYTHONUNBUFFERED: '',
+      PYTHONIOENCODING: '',
+      PYTHONDONTWRITEBYTECODE: '',
+      PYTHONFAULTHANDLER: '',
+      PYTHONWARNINGS: '',
+    },
+    'import faulthandler, sys\nprint(sys.stdout.write_through, sys.stdout.encoding, sys.dont_write_bytecode, faulthandler.is_enabled(), sys.warnoptions)',
+  ],
+];
+
+test.each(STEERED)('is steered by its environment as python3 itself: %s', (_, env, code) =>
+  endsAsUnderPython(code, env),
+);
+
+async function endsAsUnderPython(code: string, variables: Record<string, string> = {}): Promise<void> {
+  const env = { PATH: process.env.PATH ?? '', ...variables };
+  const run = start(code, { env });
   const exit = await run.exited;
 
   const real = spawnSync('python3', [run.mainPath], {
     cwd: join(run.dir, 'work'),
-    env: { PATH: process.env.PATH ?? '' },
+    env,
     stdio: ['ignore', 'pipe', 'pipe'],
     encoding: 'utf8',
   });
@@ -333,6 +391,22 @@ test.each(LIKE_CPYTHON)('ends as under python3 itself: %s', async (_, code) => {
   expect(plain(run.stdout())).toBe(plain(real.stdout));
   expect(exit.signal ?? null).toBe(real.signal);
   if (real.status !== null) expect(exit.exitCode).toBe(real.status);
+}
+
+test('an encoding that there is not is told as a failed start', async () => {
+  const run = start('print(1)', { env: { PYTHONIOENCODING: 'no-such' } });
+
+  expect(await run.exited).toMatchObject({ cause: 'start_failed', message: expect.stringContaining('no-such') });
+});
+
+test('the clock of log records begins with the program', async () => {
+  await start('pass').exited;
+  const beforeMs = Date.now();
+
+  const run = start('import logging\nr = logging.makeLogRecord({})\nprint(r.created * 1000 - r.relativeCreated)');
+  await run.exited;
+
+  expect(Number(run.stdout())).toBeGreaterThanOrEqual(beforeMs - 1);
 });
 
 test('a traceback shows source lines although the program lies in no file', async () => {
