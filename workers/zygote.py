@@ -20,6 +20,7 @@ Report pipe: {"started": PID, "shepherd": PID, "rss": KiB at its fork}, {"failed
 """
 import _io
 import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
+import _thread
 import atexit
 import codecs
 import ctypes
@@ -50,6 +51,7 @@ REQUEST = 4
 NICENESS = 5  # added for a guest: its cell, which is to stop it when it has to, goes first
 
 ENDING_S = 5  # how long a zygote without a cell waits for its shepherds
+LOCKED_S = 1  # how long a guest that ends waits for a locked file, as CPython does
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -481,12 +483,7 @@ def leave(main_path, raised):
             delattr(sys, name)
     del sys.modules['__main__']
     gc.collect()
-    for thing in gc.get_objects():
-        if issubclass(type(thing), _io._IOBase):
-            try:
-                thing.flush()
-            except Exception:  # closed, or only for reading
-                pass
+    flush_files()
     flush()
     if interrupted:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -548,6 +545,28 @@ def flush(loudly=False):
                 new = sys.version_info >= (3, 13)
                 print_ignored('on flushing sys.stdout:' if new else 'in: %r' % stream, ignored)
     return flushed
+
+
+def flush_files():
+    """Flushes all files that are open; one that a daemon thread is just writing to may be locked for ever."""
+    files = [thing for thing in gc.get_objects() if issubclass(type(thing), _io._IOBase)]
+    try:
+        while files and _thread._count() > 0:
+            flusher = threading.Thread(target=flush_all, args=(files,), daemon=True)
+            flusher.start()
+            flusher.join(LOCKED_S)
+    except RuntimeError:  # there may be no more threads
+        pass
+    flush_all(files)
+
+
+def flush_all(files):
+    """Empties the list, too: who is kept by one file leaves the others to the next."""
+    while files:
+        try:
+            files.pop().flush()
+        except Exception:  # closed, or only for reading
+            pass
 
 
 def print_ignored(where, error):

@@ -279,6 +279,13 @@ const LIKE_CPYTHON: [string, string][] = [
   ['objects with a finalizer', 'class A:\n    def __del__(self): print("del", B)\nB = 2\na = A()\nc = A(); c.me = c'],
   ['a file left open', 'import os\nf = open(os.dup(2), "w")\nf.write("left")'],
   ['a file left open in a module', 'import json, os\njson.f = open(os.dup(2), "w")\njson.f.write("left")'],
+  [
+    'a daemon thread that writes to a full pipe, and files left open',
+    'import json, os, select, threading, time\njson.before = open(os.dup(2), "w")\njson.before.write("before ")\n' +
+      'stuck = open(os.pipe()[1], "wb")\nthreading.Thread(target=stuck.write, args=(bytes(10 ** 6),), daemon=True).start()\n' +
+      'while select.select([], [stuck], [], 0)[1]: time.sleep(0.001)\n' +
+      'json.after = open(os.dup(1), "w")\njson.after.write("after")\nprint("end")',
+  ],
   ['output without a newline', 'import sys\nsys.stdout.write("a")\nsys.stderr.write("b")'],
   ['a closed standard output', 'import sys\nsys.stdout.close()'],
   ['a closed descriptor 1', 'import os, sys\nsys.stdout.write("x")\nos.close(1)'],
