@@ -382,7 +382,10 @@ def limit(groups, open_files):
 
 
 def prepare_interpreter(header):
-    """Makes this process what `python3 MAIN_PATH ARGS...` is before its first line; returns `__main__`'s namespace."""
+    """
+    Makes this process what `python3 MAIN_PATH ARGS...` is before its first line; returns `__main__`'s namespace. Where
+    there is no such file that has no `__file__`, as under `python3 -c`: `multiprocessing` would run it.
+    """
     if not header['stdin']:
         null = os.open('/dev/null', os.O_RDONLY)
         os.dup2(null, 0)
@@ -416,11 +419,12 @@ def prepare_interpreter(header):
     main = sys.modules['__main__'] = type(sys)('__main__')
     main.__loader__ = type(own['__loader__'])('__main__', path)
     main.__builtins__ = sys.modules['builtins']
-    main.__file__ = path
     if '__annotations__' in own:
         main.__annotations__ = {}
-    if '__cached__' in own:
-        main.__cached__ = None
+    if os.path.isfile(path):
+        main.__file__ = path
+        if '__cached__' in own:
+            main.__cached__ = None
     gc.enable()
     return main.__dict__
 

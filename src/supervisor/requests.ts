@@ -79,7 +79,7 @@ export interface Snippet extends ExecutionDefaults {
   args?: string[] | undefined;
   /** Absolute; an existing directory. Absent: a fresh private one, removed at the end. */
   workingDirectory?: string | undefined;
-  /** What the program is called; relative to the working directory. Absent: `main.js`, `main.ts`, `main.py`. */
+  /** What the program is called; relative to the working directory. Absent: `main.js`, `main.ts`, `main.py`, or `<main.py>`, which is no file, in a given one. */
   sourceFileName?: string | undefined;
   /** Keep standard input open for `writeInput`. */
   stdin?: boolean | undefined;
@@ -275,7 +275,7 @@ export async function checkSnippet(
   const engine = engineOf(language, options);
   if (engine === 'javascript') requireThreadSignal(options.timeoutSignal, language);
   const warnings = checkEnforcement(options, engine === 'javascript' ? 'thread' : engine, node.enforcement);
-  const sourceFileName = snippet.sourceFileName || specOf(language).mainName;
+  const sourceFileName = snippet.sourceFileName || mainNameOf(language, workingDirectory);
   if (/\p{Cc}/u.test(sourceFileName) || sourceFileName.endsWith('/')) {
     throw new InvalidArgumentError(`config.source_file_name ${JSON.stringify(sourceFileName)} is no file name`);
   }
@@ -296,6 +296,12 @@ export async function checkSnippet(
     outputFiles,
   };
   return { ...request, fingerprint: fingerprint(request) };
+}
+
+/** In a directory of the client's, Python code is called what no file is: Python takes the lines it shows from that. */
+function mainNameOf(language: string, workingDirectory: string | undefined): string {
+  const { engine, mainName } = specOf(language);
+  return engine === 'python' && workingDirectory !== undefined ? `<${mainName}>` : mainName;
 }
 
 function checkNoNul(value: string, field: string): void {

@@ -429,6 +429,17 @@ test('a traceback shows source lines although the program lies in no file', asyn
   );
 });
 
+test('code that lies in no file has the module __main__ of such code', async () => {
+  const code = 'print([(n, n in globals()) for n in ("__file__", "__cached__", "__loader__", "__builtins__")])';
+  const run = start(code, { writeMain: false });
+
+  expect(await run.exited).toMatchObject({ exitCode: 0 });
+
+  expect(run.stdout()).toBe(
+    "[('__file__', False), ('__cached__', False), ('__loader__', True), ('__builtins__', True)]\n",
+  );
+});
+
 test('a signal reaches the handler the program installed', async () => {
   const run = start(
     'import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(3))\nprint("ready")\ntime.sleep(1000)',

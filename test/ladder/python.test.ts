@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { isAlive, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
 
@@ -181,4 +183,31 @@ test('a program that kills its parent takes only itself along', async () => {
   expect(result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
   expect((await neighbour.snapshot()).state).toBe('running');
   await neighbour.cancel({ graceMs: 0 });
+});
+
+test('code without a name shows its own lines, and nothing runs what lies in its directory', async () => {
+  const workingDirectory = node.directory();
+  writeFileSync(join(workingDirectory, 'main.py'), 'print("foreign")\n'.repeat(20));
+  writeFileSync(join(workingDirectory, 'beside.py'), 'word = "beside"');
+  const code = `
+import beside, multiprocessing, threading
+print(beside.word, '__file__' in globals())
+for method in 'spawn', 'forkserver':
+    child = multiprocessing.get_context(method).Process(target=print, args=(method,))
+    child.start()
+    child.join()
+    print(child.exitcode)
+def fail():
+    return 1 / 0
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()`;
+
+  const ended = await session.run({ language: 'python', code, workingDirectory });
+
+  expect(ended.stdout).toBe('beside False\nspawn\n0\nforkserver\n0\n');
+  expect(ended.stderr).toContain('    return 1 / 0\n');
+  expect(ended.stderr).not.toContain('foreign');
+  expect(ended.result).toMatchObject({ exitCode: 1 });
 });
