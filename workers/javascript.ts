@@ -91,7 +91,7 @@ export default async function run(task: ThreadTask): Promise<never> {
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, task.env);
   process.argv.splice(0, process.argv.length, process.execPath, task.mainPath, ...task.args);
-  if (task.sourceMaps) process.setSourceMapsEnabled(true);
+  if (task.typescript) process.setSourceMapsEnabled(true);
   if (task.source !== undefined) {
     program.mainSource = { path: task.mainPath, code: task.source.original ?? task.source.code };
     serveMain(task.mainPath, task.source);

@@ -6,6 +6,7 @@ import { serveMain } from './javascript/modules.ts';
 import { createOutput } from './javascript/output.ts';
 import { onOutputChange, outputLimit } from './javascript/output-limit.ts';
 import { define, program } from './javascript/program.ts';
+import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught } from './javascript/uncaught.ts';
 import { giveWay } from './javascript/usage.ts';
@@ -158,16 +159,21 @@ void warm().then(() => {
   Object.assign(process.env, task.env);
   process.execArgv = [];
   process.argv.splice(0, process.argv.length, process.execPath, task.mainPath, ...task.args);
-  if (task.sourceMaps) process.setSourceMapsEnabled(true);
-  if (task.source !== undefined) {
-    program.mainSource = { path: task.mainPath, code: task.source.original ?? task.source.code };
-    serveMain(task.mainPath, task.source);
+  if (task.typescript) process.setSourceMapsEnabled(true);
+  const made = sourceOf(task);
+  if (made.ok && made.source !== undefined) {
+    program.mainSource = { path: task.mainPath, code: made.source.original ?? made.source.code };
+    serveMain(task.mainPath, made.source);
   }
   const begun = cpuUsage();
   const residentBytes = () => resourceUsage().maxRSS * 1024;
   atEnd(() => tellCell({ type: 'end', ...usedSince(begun), residentBytes: residentBytes(), dropped: droppedBytes() }));
   const boot = { userSeconds: begun.user / 1e6, systemSeconds: begun.system / 1e6 };
   tellCell({ type: 'started', ...boot, residentBytes: residentBytes() });
+  if (!made.ok) {
+    program.writer.write('stderr', Buffer.from(`${made.message}\n`));
+    leave(1);
+  }
   // With no frame of ours on its stack.
   later(Module.runMain, task.mainPath);
 });

@@ -9,6 +9,7 @@ import {
   signalNumber,
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
+import { sourceOf } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
@@ -130,10 +131,11 @@ class JavaScriptGuest implements Guest {
         if (Atomics.load(this.#shared, SHARED.begun) === 1) this.#start();
         events.outputExceeded();
       });
-      const program = prepare(request, outputPathsOf(outputDir, this.#output.descriptors));
-      if (program.ok) this.#boot(program.task);
+      const task = prepare(request, outputPathsOf(outputDir, this.#output.descriptors));
+      const made = sourceOf(task);
+      if (made.ok) this.#boot({ ...task, ...(made.source !== undefined && { source: made.source }) });
       else {
-        this.#output.writer.write('stderr', Buffer.from(program.message));
+        this.#output.writer.write('stderr', Buffer.from(`${made.message}\n`));
         setImmediate(() => {
           this.#start();
           this.#finish({ exitCode: 1 });

@@ -6,8 +6,8 @@ export interface ProgramTask {
   mainPath: string;
   /** The program's JavaScript when it does not lie at `mainPath`: served under that path instead of read from there. */
   source?: MainSource;
-  /** True when stack traces go through source maps: the program was TypeScript. */
-  sourceMaps: boolean;
+  /** The program is TypeScript: `source` has to be made JavaScript, and stack traces go through source maps. */
+  typescript: boolean;
   args: string[];
   env: Record<string, string>;
   cwd: string;
@@ -44,7 +44,6 @@ export interface ProcessTask extends ProgramTask {
 
 /** A program's code that is not read from its own path. */
 export interface MainSource {
-  /** JavaScript. */
   code: string;
   /** What the user wrote, where that is something else. */
   original?: string;

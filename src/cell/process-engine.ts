@@ -145,17 +145,9 @@ class ProcessGuest implements Guest {
         events.outputExceeded(),
       );
       const program = prepare(request, outputPathsOf(outputDir, this.#output.descriptors));
-      if (program.ok) {
-        // How many processes it may have it counts itself: the kernel would count the threads of Node too.
-        this.#group = groups?.create(executionKey, { ...limits, processes: undefined });
-        this.#boot(program.task);
-      } else {
-        this.#output.writer.write('stderr', Buffer.from(program.message));
-        setImmediate(() => {
-          this.#events.started({});
-          this.#finish({ exitCode: 1 });
-        });
-      }
+      // How many processes it may have it counts itself: the kernel would count the threads of Node too.
+      this.#group = groups?.create(executionKey, { ...limits, processes: undefined });
+      this.#boot(program);
     } catch (error) {
       setImmediate(() => this.#finish({ exitCode: 1, cause: 'start_failed', message: (error as Error).message }));
     }
@@ -335,7 +327,25 @@ class ProcessGuest implements Guest {
     await untilGone(left, CHILD_LIMIT_MS);
     // What else it has started is in its session, or ran away from that: then its control group has it.
     if (pid !== undefined && (hasGroup || this.#hasChildren)) await killSessionUntilGone(pid);
-    this.#finish(this.#exitOf(code, signal, error));
+    this.#finish(this.#isTooDeep(signal) ? this.#endTooDeep() : this.#exitOf(code, signal, error));
+  }
+
+  /** What makes JavaScript of TypeScript is native code, which ends the process when its stack is full. */
+  #isTooDeep(signal: NodeJS.Signals | null): boolean {
+    const { language } = this.#request;
+    return signal === 'SIGSEGV' && language === 'typescript' && !this.#started && this.#process?.isHandedOver === true;
+  }
+
+  /** Ends as a program that does not parse. */
+  #endTooDeep(): GuestExit {
+    const message = `${this.#request.mainPath}: SyntaxError: the code is nested too deep\n`;
+    try {
+      this.#output?.writer.write('stderr', Buffer.from(message));
+    } catch {
+      // Standard error is full: the exit code tells that it failed.
+    }
+    this.#events.started({});
+    return { exitCode: 1 };
   }
 
   #exitOf(code: number | null, signal: NodeJS.Signals | null, error: Error | undefined): GuestExit {

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { dirname, extname } from 'node:path';
-import { packageType, transformTypeScript } from '../../workers/javascript/source.ts';
+import { packageType } from '../../workers/javascript/source.ts';
 import type { GuestLimits, StartRequest } from './engine.ts';
 import type { MainSource, ProgramTask } from './messages.ts';
 
@@ -9,20 +9,14 @@ const MEBIBYTE = 2 ** 20;
 /** Node does not boot in a smaller heap: at 5 MB the thread ends, below 3 the whole process. */
 const SMALLEST_HEAP_MB = 8;
 
-export type Prepared = { ok: true; task: ProgramTask } | { ok: false; message: string };
-
-/** Puts the program where it belongs and makes JavaScript of it; not `ok` when its TypeScript does not parse. */
-export function prepare(request: StartRequest, outputPaths: ProgramTask['outputPaths']): Prepared {
+/** Puts the program where it belongs. Its TypeScript is still what it was. */
+export function prepare(request: StartRequest, outputPaths: ProgramTask['outputPaths']): ProgramTask {
   const { mainPath, code, writeMain } = request;
   if (writeMain) writeFileSync(mainPath, code);
   const typescript = request.language === 'typescript';
   let source: MainSource | undefined;
-  if (typescript) {
-    const result = transformTypeScript(mainPath, code);
-    if (!result.ok) return { ok: false, message: `${result.message}\n` };
-    source = { code: result.code, original: code, format: formatOf(mainPath, writeMain) };
-  } else if (!writeMain || (extname(mainPath) === '.js' && packageType(dirname(mainPath)) !== undefined)) {
-    // A private file may lie below somebody's package.json, which has nothing to say about it.
+  // A private file may lie below somebody's package.json, which has nothing to say about it.
+  if (typescript || !writeMain || (extname(mainPath) === '.js' && packageType(dirname(mainPath)) !== undefined)) {
     source = { code, format: formatOf(mainPath, writeMain) };
   }
   const { args, env, cwd, tmpDir, stdin, limits } = request;
@@ -31,7 +25,7 @@ export function prepare(request: StartRequest, outputPaths: ProgramTask['outputP
   const maxChildren = processes === undefined ? undefined : Math.max(0, processes - 1);
   const task = {
     mainPath,
-    sourceMaps: typescript,
+    typescript,
     args,
     env,
     cwd,
@@ -41,7 +35,7 @@ export function prepare(request: StartRequest, outputPaths: ProgramTask['outputP
     outputBytes,
     maxChildren,
   };
-  return { ok: true, task: { ...task, ...(source !== undefined && { source }) } };
+  return { ...task, ...(source !== undefined && { source }) };
 }
 
 /** How Node would take a file at `mainPath`. */

@@ -50,3 +50,36 @@ test('a process that speaks of a full heap and aborts is ended by its own signal
 
   expect({ exitCode, signal, cause }).toEqual({ exitCode: 134, signal: 'SIGABRT', cause: undefined });
 });
+
+test('TypeScript nested too deep for its parser ends the process that it is for, and nobody else', async () => {
+  const neighbour = shared.start("console.log('ready'); setInterval(() => {}, 1000)");
+  await neighbour.printed('ready');
+  const nested = `${'('.repeat(20_000)}1${')'.repeat(20_000)}`;
+
+  const { exitCode, signal, err, events } = await shared.run(nested, { language: 'typescript' });
+
+  expect({ exitCode, signal, events }).toEqual({ exitCode: 1, signal: undefined, events: ['started', 'exited'] });
+  expect(err).toMatch(/main\.ts: .*nested too deep/);
+  expect((await neighbour.guest.usage()).processes).toBe(1);
+  neighbour.guest.kill();
+  await neighbour.result;
+});
+
+test('TypeScript that does not parse says where', async () => {
+  const { exitCode, err, events } = await shared.run('let a: = 1;', { language: 'typescript' });
+
+  expect({ exitCode, events }).toEqual({ exitCode: 1, events: ['started', 'exited'] });
+  expect(err).toContain('main.ts:1');
+});
+
+test('TypeScript runs, and its errors name its own lines', async () => {
+  const { exitCode, out, err } = await shared.run(
+    'enum A { B = 7 }\n\nconsole.log(A.B as number);\nthrow new Error(`x`);',
+    {
+      language: 'typescript',
+    },
+  );
+
+  expect({ exitCode, out }).toEqual({ exitCode: 1, out: '7\n' });
+  expect(err).toContain('main.ts:4');
+});

@@ -2,9 +2,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import type { transformSync as TransformSync } from 'oxc-transform';
+import type { MainSource, ProgramTask } from '../../src/cell/messages.ts';
 
 /** JavaScript made from TypeScript, or what is wrong with it. */
-export type Transformed = { ok: true; code: string } | { ok: false; message: string };
+export type Transformed = { ok: true; code: string } | Failed;
+type Failed = { ok: false; message: string };
 
 let transformSync: typeof TransformSync | undefined;
 
@@ -29,6 +31,13 @@ export function transformTypeScript(path: string, code: string): Transformed {
   const map = { ...result.map, sources: [path], sourcesContent: [code] };
   const encoded = Buffer.from(JSON.stringify(map)).toString('base64');
   return { ok: true, code: `${result.code}\n//# sourceMappingURL=data:application/json;base64,${encoded}\n` };
+}
+
+/** The `source` of a program, as JavaScript. */
+export function sourceOf({ mainPath, typescript, source }: ProgramTask): { ok: true; source?: MainSource } | Failed {
+  if (!typescript || source === undefined) return { ok: true, ...(source !== undefined && { source }) };
+  const result = transformTypeScript(mainPath, source.code);
+  return result.ok ? { ok: true, source: { ...source, code: result.code, original: source.code } } : result;
 }
 
 /** The `type` of the nearest package.json at or above `directory`. */
