@@ -14,7 +14,7 @@
 Control, cell to zygote, JSON lines: {"make": COUNT} guests, {"taken": SET}. Its end of file ends the zygote.
 Control, zygote to cell: {"ready": VERSION} or {"error": TEXT}; {"set": SET, "fds": [input, output, error, report,
 request]} or {"failed": TEXT} for each guest made; and {"gone": SET} once everything below a shepherd that died without
-a report is gone.
+a report, or before its guest was taken, is gone.
 Report pipe: {"started": PID, "shepherd": PID, "rss": KiB at its fork}, {"failed": TEXT}, {"exited": WAIT_STATUS,
 "user": s, "system": s, "maxrss": KiB of its largest process}. Request pipe: 4 bytes big-endian length, a JSON header of that length, then the code.
 """
@@ -68,10 +68,10 @@ PRELOAD = (
 )
 
 
-def tell(fd, message):
+def tell(fd, message, before=b''):
     """Writes one JSON line; a reader that is gone is noticed elsewhere."""
     try:
-        os.write(fd, json.dumps(message).encode() + b'\n')
+        os.write(fd, before + json.dumps(message).encode() + b'\n')
     except (BrokenPipeError, ConnectionResetError):
         pass
 
@@ -182,7 +182,7 @@ class Zygote:
             if pid == 0:
                 break
             number = self.shepherds.pop(pid, None)
-            if number is not None and status != 0:
+            if number is not None and (status != 0 or number in self.cell_ends):  # a spare guest was killed
                 self.lost.append(number)
                 for fd in self.cell_ends.pop(number, ()):
                     os.close(fd)
@@ -201,6 +201,7 @@ class Zygote:
         for fds in self.cell_ends.values():
             for fd in fds:
                 os.close(fd)
+        self.cell_ends.clear()
         for pid in self.shepherds:
             kill(pid, signal.SIGCONT)  # a guest may have stopped its shepherd
         deadline = time.monotonic() + ENDING_S
@@ -260,7 +261,8 @@ def watch(guest, wakeup):
     kill(guest, _signal.SIGKILL)
     kill(-guest, _signal.SIGKILL)
     status = sweep(guest, usage)
-    tell(REPORT, {'exited': status, 'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss})
+    used = {'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss}
+    tell(REPORT, {'exited': status, **used}, b'\n')  # its guest may have begun a line
     os.close(REPORT)  # the cell need not wait until this process is gone, which takes a millisecond
 
 

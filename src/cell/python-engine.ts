@@ -136,6 +136,7 @@ export class PythonEngine implements Engine {
       },
       gone: (setNumber) => {
         for (const guest of this.#guests) guest.onGone(zygote, setNumber);
+        this.#serveWaiting(); // it may have been a spare one
       },
       exited: (failure) => {
         for (const guest of this.#guests) guest.onZygoteExit(zygote);

@@ -32,6 +32,11 @@ const PIPE_BYTES = 65_536;
 const PIPE_READS = 64;
 /** Exit code of a guest that never ran. */
 const START_FAILED_CODE = 1;
+const NEVER_STARTED = 'its process was killed before it started';
+/** What is kept of a report pipe: more than the longest report, a failure of 1,000 characters with all of them escaped. */
+const REPORT_CHARS = 16_384;
+/** Where in that the report of the end is looked for. */
+const LAST_LINES = 10;
 /** How long a stream that is only dropped is left alone between two looks. It takes 64 MB/s then, and little CPU time. */
 const DROP_PAUSE_MS = 1;
 
@@ -43,7 +48,8 @@ const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, numbe
 for (const name of ['SIGABRT', 'SIGIO', 'SIGCHLD'] as const) SIGNAL_NAMES.set(constants.signals[name], name);
 
 type ExitReport = { exited: number } & Reaped;
-type Report = { started: number; shepherd: number; rss: number } | { failed: string } | ExitReport;
+type StartReport = { started: number; shepherd: number; rss: number };
+type Report = StartReport | { failed: string } | ExitReport;
 
 interface Pump {
   socket: Socket;
@@ -86,8 +92,7 @@ export class PythonGuest implements Guest {
   #pendingSignals: [name: NodeJS.Signals, tree: boolean][] = [];
   #killed = false;
   #failure: string | undefined;
-  /** The newest report of the end; true once the shepherd is gone, who is the last to have said something. */
-  #exitReport: ExitReport | undefined;
+  #lookTimer: NodeJS.Timeout | undefined;
   #swept = false;
   #shepherdGone = false;
   #outputError: string | undefined;
@@ -139,7 +144,7 @@ export class PythonGuest implements Guest {
     };
     const { report } = this.#sockets;
     report.setEncoding('utf8');
-    report.on('data', (text: unknown) => this.#onReportText(String(text)));
+    report.on('data', (text: unknown) => this.#onReportText(report, String(text)));
     report.once('close', () => this.#onShepherdGone());
     if (this.#request.stdin) {
       this.#sockets.input = writable(pipes.input);
@@ -301,48 +306,45 @@ export class PythonGuest implements Guest {
     }
   }
 
-  #onReportText(text: string): void {
-    const lines = (this.#reported + text).split('\n');
-    this.#reported = lines.pop() ?? '';
-    for (const line of lines) {
-      const report = parseReport(line);
-      if (report !== undefined) this.#onReport(report);
+  /** A guest can get hold of the pipe, and say anything for ever: of what comes after the start only the rest is read. */
+  #onReportText(report: Socket, text: string): void {
+    const reported = this.#reported + text;
+    this.#reported = reported.slice(-REPORT_CHARS);
+    if (reported.length > REPORT_CHARS) {
+      report.pause();
+      setTimeout(() => report.resume(), DROP_PAUSE_MS);
     }
-  }
-
-  #onReport(report: Report): void {
-    if ('started' in report) {
-      this.#startKb = report.rss;
-      this.#onStarted(report.started, report.shepherd);
-    } else if ('failed' in report) {
-      this.#failure ??= report.failed;
-    } else {
-      this.#exitReport = report;
-      setTimeout(() => this.#lookForShepherd(), DRAIN_LIMIT_MS).unref();
+    const firstLength = reported.indexOf('\n') + 1;
+    if (!this.#started) {
+      const first = parseReport(reported.slice(0, firstLength));
+      if (first !== undefined && 'started' in first) this.#onStarted(first);
+      else if (first !== undefined && 'failed' in first) this.#failure ??= first.failed;
     }
+    if (!this.#started || reported.length === firstLength) return;
+    this.#lookTimer ??= setTimeout(() => this.#lookForShepherd(), DRAIN_LIMIT_MS).unref();
   }
 
   /** Somebody may have got hold of the report pipe, and keep its end from being seen; the shepherd itself is gone or not. */
   #lookForShepherd(): void {
     if (this.#over || this.#shepherdGone) return;
-    if (this.#shepherdPid === undefined || !isAlive(this.#shepherdPid)) this.#sockets?.report.destroy();
-    else setTimeout(() => this.#lookForShepherd(), DRAIN_LIMIT_MS).unref();
+    if (this.#shepherdPid !== undefined && isAlive(this.#shepherdPid)) this.#lookTimer?.refresh();
+    else setTimeout(() => this.abandon(), DRAIN_LIMIT_MS).unref(); // what it said last is still being read
   }
 
   #onExitReport(report: ExitReport): void {
     this.#pid = undefined;
     this.#signals.end();
     this.#usage.finish(report, this.#startKb);
-    if (!this.#started && this.#failure !== undefined) this.fail(this.#failure);
-    else this.#finish(decodeWaitStatus(report.exited));
+    if (this.#started || this.#killed) this.#finish(decodeWaitStatus(report.exited));
+    else this.fail(this.#failure ?? NEVER_STARTED);
   }
 
   /** Before any guest code, so that a guest which got hold of the pipe comes too late with what it says it is. */
-  #onStarted(pid: number, shepherdPid: number): void {
-    if (this.#started) return;
+  #onStarted({ started: pid, shepherd, rss }: StartReport): void {
     clearTimeout(this.#startTimer);
     this.#pid = pid;
-    this.#shepherdPid = shepherdPid;
+    this.#shepherdPid = shepherd;
+    this.#startKb = rss;
     this.#started = true;
     for (const [name, tree] of this.#pendingSignals) this.signal(name, tree);
     if (this.#killed) this.kill();
@@ -356,8 +358,10 @@ export class PythonGuest implements Guest {
     if (this.#over) return;
     this.#shepherdGone = true;
     this.#shepherdPid = undefined;
-    if (this.#exitReport !== undefined) {
-      this.#onExitReport(this.#exitReport);
+    const lastReports = this.#reported.split('\n').slice(-LAST_LINES).map(parseReport);
+    const exit = lastReports.findLast((report) => report !== undefined && 'exited' in report);
+    if (exit !== undefined) {
+      this.#onExitReport(exit);
       return;
     }
     // Wait for the zygote to reap what came to it.
@@ -371,7 +375,7 @@ export class PythonGuest implements Guest {
     this.#pid = undefined;
     this.#signals.end();
     if (this.#started || this.#killed) this.#finish({ exitCode: 128 + constants.signals.SIGKILL, signal: 'SIGKILL' });
-    else this.fail(this.#failure ?? 'its process was killed before it started');
+    else this.fail(this.#failure ?? NEVER_STARTED);
   }
 
   #finish(exit: GuestExit): void {

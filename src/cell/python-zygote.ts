@@ -37,7 +37,7 @@ export interface ZygoteEvents {
   spare(): void;
   /** A guest could not be made. One line for people. */
   failed(message: string): void;
-  /** The shepherd of this set died without a report, and everything below it is gone. */
+  /** The shepherd of this set died without a report, or before it was taken, and everything below it is gone. */
   gone(setNumber: number): void;
   /** The process is gone. `failure` says why when it never got ready: one line for people. Called once. */
   exited(failure: string | undefined): void;

@@ -831,6 +831,60 @@ time.sleep(1000)`;
   await own.close();
 });
 
+test("a program that kills its shepherd's word in the bud, or drowns it, ends as it ended", async () => {
+  const code = (harm: string) => `
+import os, sys
+report = os.open('/proc/%d/fd/3' % os.getppid(), os.O_WRONLY)
+${harm}
+sys.exit(3)`;
+  const flood = (text: string) => code(`for _ in range(1000): os.write(report, ${text} * (65536 // len(${text})))`);
+  const before = process.cpuUsage();
+
+  const runs = [code(`os.write(report, b'{"exited": ')`), flood("b'x'"), flood("b'1\\n'")].map((each) => start(each));
+  const exits = await Promise.all(runs.map((run) => run.exited));
+
+  expect(exits.map((exit) => exit.exitCode)).toEqual([3, 3, 3]);
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 1_000_000).toBeLessThan(2);
+});
+
+test('a spare guest that was killed is not handed out', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const shepherd = parentOf(await start('import time; time.sleep(1000)', {}, own).started);
+  const zygote = parentOf(shepherd);
+  const spares = () =>
+    childrenOf(zygote)
+      .filter((pid) => pid !== shepherd)
+      .flatMap(childrenOf);
+  await until('two spare guests', () => spares().length === 2);
+
+  const killed = spares();
+  for (const pid of killed) process.kill(pid, 'SIGKILL');
+  await until('two others', () => spares().filter((pid) => !killed.includes(pid)).length === 2);
+
+  expect(await start('pass', {}, own).exited).toMatchObject({ exitCode: 0 });
+  await own.close();
+});
+
+test('a guest that was killed before it started, unseen, is told as a failed start', async () => {
+  const own = new PythonEngine({ python: 'python3', zygotePath });
+  const shepherd = parentOf(await start('import time; time.sleep(1000)', {}, own).started);
+  const zygote = parentOf(shepherd);
+  const shepherds = () => childrenOf(zygote).filter((pid) => pid !== shepherd);
+  await until('two spare guests', () => shepherds().flatMap(childrenOf).length === 2);
+  process.kill(zygote, 'SIGSTOP');
+  for (const pid of shepherds().flatMap(childrenOf)) process.kill(pid, 'SIGKILL');
+  await until('the end of both', () => !shepherds().some(isAlive));
+
+  const run = start('pass', {}, own);
+
+  expect(await run.exited).toMatchObject({
+    cause: 'start_failed',
+    message: expect.stringContaining('before it started'),
+  });
+  await own.close();
+});
+
 /** An engine in a process of its own, which runs `code` and, once that has started, `onStarted` with its `pid`. */
 async function startHost(code: string, onStarted = '') {
   const dir = join(root, `host-${++count}`);

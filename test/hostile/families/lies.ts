@@ -68,6 +68,9 @@ def say(pid, data):
         except OSError: pass
 `;
 
+/** Opens the pipe on which its shepherd reports. */
+const REPORT = 'report = os.open("/proc/%d/fd/3" % os.getppid(), os.O_WRONLY)';
+
 /** Programs that change what others rely on, and programs that pretend to be somebody else. */
 export const lies: Family = {
   family: 'lies',
@@ -526,9 +529,19 @@ sys.stdout = sys.stderr = None`,
         PIPES_OF,
       ),
       ...FORCED,
-      reasons: ['cancelled', 'completed', 'signaled'],
-      rungs: [undefined, 'graceful', 'forced'],
       alone: true,
+    },
+    {
+      name: 'a flood of reports beside those of its shepherd',
+      language: 'python',
+      code: deaf('while True: os.write(report, b"1\\n" * 32768)', REPORT),
+      ...FORCED,
+    },
+    {
+      name: 'a report that never ends beside those of its shepherd',
+      language: 'python',
+      code: deaf('while True: os.write(report, b"x" * 65536)', REPORT),
+      ...FORCED,
     },
     {
       name: 'another process forged as its own',
