@@ -16,7 +16,8 @@ Control, zygote to cell: {"ready": VERSION} or {"error": TEXT}; {"set": SET, "fd
 request]} or {"failed": TEXT} for each guest made; and {"gone": SET} once everything below a shepherd that died without
 a report, or before its guest was taken, is gone.
 Report pipe: {"started": PID, "shepherd": PID, "rss": KiB at its fork}, {"failed": TEXT}, {"exited": WAIT_STATUS,
-"user": s, "system": s, "maxrss": KiB of its largest process}. Request pipe: 4 bytes big-endian length, a JSON header of that length, then the code.
+"user": s, "system": s, "maxrss": KiB of its largest process, "blocks": of 512 bytes, read and written}. Request pipe: 4
+bytes big-endian length, a JSON header of that length, then the code.
 """
 import _io
 import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
@@ -261,7 +262,7 @@ def watch(guest, wakeup):
     kill(guest, _signal.SIGKILL)
     kill(-guest, _signal.SIGKILL)
     status = sweep(guest, usage)
-    used = {'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss}
+    used = {'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss, 'blocks': usage.blocks}
     tell(REPORT, {'exited': status, **used}, b'\n')  # its guest may have begun a line
     os.close(REPORT)  # the cell need not wait until this process is gone, which takes a millisecond
 
@@ -269,7 +270,7 @@ def watch(guest, wakeup):
 class Usage:
     """What a guest and its descendants used, added up as they are reaped."""
 
-    user = system = maxrss = 0
+    user = system = maxrss = blocks = 0
 
     def reap(self, pid, options):
         """As `os.waitpid`; raises ChildProcessError when there is no such child."""
@@ -277,6 +278,7 @@ class Usage:
         self.user += used.ru_utime
         self.system += used.ru_stime
         self.maxrss = max(self.maxrss, used.ru_maxrss)
+        self.blocks += used.ru_inblock + used.ru_oublock
         return pid, status
 
     def reap_all_but(self, guest):

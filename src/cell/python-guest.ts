@@ -452,7 +452,8 @@ function parseReport(line: string): Report | undefined {
     const report: unknown = JSON.parse(line);
     if (typeof report !== 'object' || report === null) return undefined;
     const { failed, ...figures } = report as Record<string, unknown>;
-    const known = 'started' in figures ? ['started', 'shepherd', 'rss'] : ['exited', 'user', 'system', 'maxrss'];
+    const known =
+      'started' in figures ? ['started', 'shepherd', 'rss'] : ['exited', 'user', 'system', 'maxrss', 'blocks'];
     const isWhole = known.every((name) => Number.isFinite(figures[name]));
     return typeof failed === 'string' || isWhole ? (report as Report) : undefined;
   } catch {

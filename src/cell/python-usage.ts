@@ -4,12 +4,17 @@ import { ProcessMeter, REFRESH_MS, TreeMeter } from './process-tree.ts';
 
 /** What a guest, just forked, does not share with its zygote any more: measured, 0.9 MB. */
 const FRESH_BYTES = 2 ** 20;
+const BLOCK_BYTES = 512;
 
-/** What a shepherd reports of its guest's end: CPU seconds, and the largest resident set of one process, in KiB. */
+/**
+ * What a shepherd reports of its guest's end: CPU seconds, the largest resident set of one process, in KiB, and blocks of
+ * {@link BLOCK_BYTES} that were read from disks or written to files on them.
+ */
 export interface Reaped {
   user: number;
   system: number;
   maxrss: number;
+  blocks: number;
 }
 
 /** What a Python guest and everything below it uses: sampled while it runs, exact once its shepherd has reaped it all. */
@@ -59,7 +64,8 @@ export class PythonUsage {
   finish(reaped: Reaped, startKb: number): void {
     // Of one process only, where the samples are of all.
     const ownBytes = Math.max(0, reaped.maxrss - startKb) * 1024 + FRESH_BYTES;
-    const peakMemoryBytes = Math.max(this.#last.peakMemoryBytes, this.#group?.peakBytes() ?? 0, ownBytes);
+    const accountedBytes = this.#group?.peakBytes(reaped.blocks * BLOCK_BYTES) ?? 0;
+    const peakMemoryBytes = Math.max(this.#last.peakMemoryBytes, accountedBytes, ownBytes);
     this.#last = {
       ...this.#last,
       userSeconds: reaped.user,

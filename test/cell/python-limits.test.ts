@@ -347,6 +347,21 @@ for _ in range(3): os.wait()`;
   expect(usage?.peakMemoryBytes).toBeLessThan(expected * 1.1 * MB);
 });
 
+test('file cache that has gone does not count as a peak', async () => {
+  const code = `
+import os
+kept = b'x' * (50 << 20)
+with open('big', 'wb') as file:
+    for _ in range(300): file.write(kept[:1 << 20])
+os.remove('big')`;
+  const run = grouped.start(code, limits({ memoryBytes: 1_000 * MB }));
+
+  const { usage } = await run.exited;
+
+  expect(usage?.peakMemoryBytes).toBeGreaterThan(50 * MB);
+  expect(usage?.peakMemoryBytes).toBeLessThan(60 * MB);
+});
+
 test('a process beyond the limit of processes and threads fails to start', async () => {
   const code = `
 import os, threading, time
@@ -426,11 +441,11 @@ test('version 2: what is written to hold a guest, and what is read', async () =>
   const written = ['memory.max', 'memory.swap.max', 'memory.oom.group', 'pids.max'].map((file) =>
     readFileSync(join(directory, file), 'utf8'),
   );
-  const read = [group?.memoryBytes(), group?.peakBytes(), group?.isOutOfMemory];
+  const read = [group?.memoryBytes(), group?.peakBytes(), group?.peakBytes(5_000), group?.isOutOfMemory];
   put('memory.events', 'max 3\noom 1\noom_kill 2\noom_group_kill 1\n');
 
   expect(written).toEqual(['1000000', '0', '1', '7']);
-  expect(read).toEqual([3_000, 6_000, false]);
+  expect(read).toEqual([3_000, 6_000, 3_865, false]);
   expect(group?.isOutOfMemory).toBe(true);
   expect(group?.joinPaths).toEqual([join(directory, 'cgroup.procs')]);
   rmSync(cgroup, { recursive: true });

@@ -525,7 +525,7 @@ sys.stdout = sys.stderr = None`,
       name: 'its own end forged with its shepherd',
       language: 'python',
       code: deaf(
-        'say(os.getppid(), b\'{"exited": 0, "user": 0, "system": 0, "maxrss": 0}\\n\')\nwhile True: pass',
+        'say(os.getppid(), b\'{"exited": 0, "user": 0, "system": 0, "maxrss": 0, "blocks": 0}\\n\')\nwhile True: pass',
         PIPES_OF,
       ),
       ...FORCED,
