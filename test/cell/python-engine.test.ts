@@ -876,13 +876,10 @@ test('a guest that was killed before it started, unseen, is told as a failed sta
   for (const pid of shepherds().flatMap(childrenOf)) process.kill(pid, 'SIGKILL');
   await until('the end of both', () => !shepherds().some(isAlive));
 
-  const run = start('pass', {}, own);
-
-  expect(await run.exited).toMatchObject({
-    cause: 'start_failed',
-    message: expect.stringContaining('before it started'),
-  });
+  const exit = await start('pass', {}, own).exited;
   await own.close();
+
+  expect(exit).toMatchObject({ cause: 'start_failed', message: expect.stringContaining('before it started') });
 });
 
 /** An engine in a process of its own, which runs `code` and, once that has started, `onStarted` with its `pid`. */
