@@ -49,26 +49,30 @@ test('a tree is killed with all that it makes meanwhile', async () => {
   expect(processesWith(command)).toEqual([]);
 });
 
-test('what cannot be stopped in time is killed all the same, with what it makes meanwhile', async () => {
+test('what cannot be stopped in time is killed all the same, with what it makes meanwhile', {
+  timeout: 60_000,
+}, async () => {
   const directory = mkdtempSync(join(tmpdir(), 'elide-test-'));
   const fifo = join(directory, 'fifo');
   execFileSync('mkfifo', [fifo]);
   // It waits, and only SIGKILL ends that, for a child that waits for somebody to write: all the time there is passes.
   const spawner = `import os
 os.posix_spawn('/bin/true', ['true'], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, '${fifo}', os.O_RDONLY, 0)])`;
-  // So large, in pages of the small kind, that it is in the middle of a fork much of the time.
+  // Eight, so large, in pages of the small kind, that they are in the middle of a fork much of the time.
   const forker = `import ctypes, os, time
 PR_SET_THP_DISABLE = 41
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
-memory = b'x' * 2 ** 23
+for _ in range(7):
+    if os.fork() == 0: break
+memory = b'x' * 2 ** 26
 while os.fork(): time.sleep(0.0005)
 time.sleep(600)`;
   const left: number[] = [];
 
-  for (let round = 0; round < 8; round += 1) {
-    const held = startSession(`exec python3 -c "${spawner}"`);
+  for (let round = 0; round < 10; round += 1) {
+    const held = startSession(`exec python3 -IS -c "${spawner}"`);
     await eventually('it waits for its child', () => stateOf(held) === 'D');
-    const root = startSession(`${`python3 -c "${forker}" & `.repeat(8)} wait`);
+    const root = startSession(`exec python3 -IS -c "${forker}"`);
     await eventually('they fork', () => treeOf([root]).size > 60);
     await untilGone(killTrees([held, root]));
     left.push(...processesWith('PR_SET_THP_DISABLE'));

@@ -458,7 +458,10 @@ export class SessionSupervisor implements Waiting {
         if (place === undefined || !record.actor.getSnapshot().context.started) return;
         // What they need a processor for: the cell to tell of the end, and a process to end.
         const needed = kind === 'thread' ? [place.pid] : [place.pid, record.pid];
-        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), () => sendBack({ type: 'guest.stuck' }));
+        const stuck = () => sendBack({ type: 'guest.stuck' });
+        // Of what goes with its cell, and of what is beside it there, nobody else will tell what it used.
+        const look = () => void place?.measure();
+        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), stuck, look);
       });
     };
     receive((command) => {

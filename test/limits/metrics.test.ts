@@ -32,6 +32,9 @@ const STAY = {
   python: '\nimport time\ntime.sleep(60)',
 };
 
+const cpuSeconds = ({ userSeconds, systemSeconds } = { userSeconds: 0, systemSeconds: 0 }) =>
+  userSeconds + systemSeconds;
+
 const within = (value: number, expected: number, share: number) => Math.abs(value - expected) <= expected * share;
 
 test.each(ENGINES)('300 ms of CPU time of a %s guest are 300 ms, live and in the result', async (engine) => {
@@ -48,12 +51,10 @@ test.each(ENGINES)('300 ms of CPU time of a %s guest are 300 ms, live and in the
   await execution.cancel({ signal: 'SIGKILL' });
   const { result } = await execution.end();
 
-  const spent = (usage: { userSeconds: number; systemSeconds: number } | undefined) =>
-    (usage?.userSeconds ?? 0) + (usage?.systemSeconds ?? 0);
   // What the guest's own start takes is its own as well.
-  const base = spent(other);
-  expect(spent(live) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
-  expect(spent(result.usage) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
+  const base = cpuSeconds(other);
+  expect(cpuSeconds(live) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
+  expect(cpuSeconds(result.usage) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
   expect(base).toBeLessThan(0.15);
   expect(live).toMatchObject({ complete: false, processes: expect.any(Number) });
   await idle.cancel({ signal: 'SIGKILL' });
@@ -101,6 +102,25 @@ test('a guest that is stuck in native code is measured all the same, and soon', 
   expect(second.userSeconds).toBeGreaterThanOrEqual(first.userSeconds + 0.05);
   await execution.cancel({ signal: 'SIGKILL' });
   await execution.end();
+});
+
+test('what a guest used that goes with its cell is told, and what its neighbour did', async () => {
+  const alone = await node.session();
+  const neighbour = await alone.ready({ language: 'javascript', code: BURN.javascript + STAY.javascript });
+  const execution = await alone.ready(`
+    process.on('SIGTERM', () => {});
+    console.log('ready');
+    require('crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512');`);
+
+  await execution.cancel({ graceMs: 200 });
+  const { result } = await execution.end();
+  const { result: lost } = await neighbour.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
+  // It was at work all the time, as far as it got a processor.
+  expect(cpuSeconds(result.usage)).toBeGreaterThan(0.05);
+  expect(lost).toMatchObject({ reason: 'cell_lost' });
+  expect(cpuSeconds(lost.usage)).toBeGreaterThan(0.27);
 });
 
 test('one that waits has used nothing, one that has exited keeps its last figures, one that is unknown is not found', async () => {
@@ -253,14 +273,13 @@ test('the CPU share is that of the interval: what was used before counts no more
   await execution.cancel({ signal: 'SIGKILL' });
   const { snapshot } = await execution.end();
 
-  const seconds = (metrics: ExecutionMetrics) => metrics.userSeconds + metrics.systemSeconds;
   const startedMs = snapshot.times.startedAtMs as number;
   for (const [index, metrics] of rounds.entries()) {
     const before = rounds[index - 1];
-    const usedSeconds = seconds(metrics) - (before === undefined ? 0 : seconds(before));
+    const usedSeconds = cpuSeconds(metrics) - cpuSeconds(before);
     expect(metrics.cpuPercent).toBeCloseTo((usedSeconds * 100_000) / (metrics.atMs - (before?.atMs ?? startedMs)), 3);
   }
-  expect(seconds(rounds[3] as ExecutionMetrics)).toBeGreaterThan(0.27);
+  expect(cpuSeconds(rounds[3] as ExecutionMetrics)).toBeGreaterThan(0.27);
   expect(rounds[3]?.cpuPercent).toBeLessThan(100);
 });
 
