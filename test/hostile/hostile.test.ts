@@ -58,8 +58,9 @@ describe.each([1, 8])('%i at a time', (width) => {
   for (const guest of GUESTS) {
     test(title(guest), { timeout: ROW_LIMIT_MS }, async ({ task }) => {
       outcomes ??= runAll(arena, width, namesOf(task.suite?.tasks));
+      const isAgain = (task.result?.retryCount ?? 0) > 0;
 
-      const outcome = await (outcomes.get(guest) as Promise<Outcome>);
+      const outcome = await (isAgain ? arena.run(guest) : (outcomes.get(guest) as Promise<Outcome>));
 
       expectAsTold(guest, outcome, width);
     });
