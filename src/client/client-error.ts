@@ -14,7 +14,7 @@ import {
 
 /** A call failed in a way none of the daemon's own errors stands for. */
 export class ClientError extends ElideError {
-  /** The gRPC status by name, for example `deadline_exceeded`, `cancelled`, `internal`, `unimplemented`. */
+  /** The gRPC status by name, for example `deadline_exceeded`, `internal`, `unimplemented`. */
   readonly code: string;
   /** The gRPC status by number. */
   readonly grpcCode: number;
@@ -55,9 +55,14 @@ const RETRY_AFTER_MS = 1_000;
 const NO_CONNECTION = /^No connection established|^Connection dropped|^Name resolution failed|^read E|^write E/;
 
 /** A call that was broken off: no daemon has answered it, whatever status gRPC makes of that. */
-const NO_ANSWER = /^Received RST_STREAM/;
+function isBrokenOff({ code, details }: ServiceError): boolean {
+  return code === status.CANCELLED || (code === status.INTERNAL && details.startsWith('Received RST_STREAM'));
+}
 
-/** The error to throw for a failed call: the daemon's own class and message where the daemon has answered. */
+/**
+ * The error to throw for a call that has failed, and that the caller has not cancelled: the daemon's own class and message
+ * where the daemon has answered.
+ */
 export function errorOf(error: unknown, address: string): unknown {
   if (!isServiceError(error)) return error;
   const { code, details } = error;
@@ -68,7 +73,7 @@ export function errorOf(error: unknown, address: string): unknown {
     const isUnsent = details.startsWith('No connection established');
     return new UnreachableError(`no daemon answers on ${address} (${why})`, { cause: error, isUnsent });
   }
-  if (code === status.INTERNAL && NO_ANSWER.test(details)) {
+  if (isBrokenOff(error)) {
     return new UnreachableError(`the daemon on ${address} broke off (${details})`, { cause: error, isUnsent: false });
   }
   if (code === status.RESOURCE_EXHAUSTED) {

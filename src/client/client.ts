@@ -377,6 +377,7 @@ export class DaemonClient {
     const line = this.#connect();
     const { promise, resolve, reject } = Promise.withResolvers<Res>();
     const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs), (error, response) => {
+      if (signal?.aborted) return;
       const failure = error && this.#failureOf(error, line);
       this.#met ||= !isRefusal(failure);
       if (failure === null) resolve(response);

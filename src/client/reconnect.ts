@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnauthenticatedError, UnavailableError } from '../errors.ts';
-import { ClientError, UnreachableError } from './client-error.ts';
+import { UnreachableError } from './client-error.ts';
 
 /** Between two attempts to reach a daemon that does not answer, in ms. */
 const RETRY_MS = 250;
@@ -18,8 +18,7 @@ export interface Patience {
  * happened all the same.
  */
 export function isLost(error: unknown): boolean {
-  if (error instanceof UnavailableError || error instanceof UnauthenticatedError) return true;
-  return error instanceof ClientError && error.code === 'cancelled';
+  return error instanceof UnavailableError || error instanceof UnauthenticatedError;
 }
 
 /** Calls again until the daemon has answered; rejects with what it answered, or when patience ends. */

@@ -34,31 +34,38 @@ describe('a daemon that is away', () => {
     rmSync(directory, { recursive: true });
   });
 
-  test.each([constants.NGHTTP2_NO_ERROR, constants.NGHTTP2_INTERNAL_ERROR])(
-    'a call that is broken off without an answer (code %i) is one that found no daemon',
-    async (code) => {
-      const directory = mkdtempSync('/tmp/elide-test-');
-      const socket = join(directory, 'd.sock');
-      const server = createServer();
-      // What a daemon does with the calls that are open when it has to go.
-      server.on('stream', (stream: ServerHttp2Stream) => {
-        stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
-        stream.on('error', () => {});
-        stream.close(code);
-      });
-      server.listen(socket);
-      await once(server, 'listening');
-      using client = connectDaemon({ socket });
+  test.each([
+    ['by itself', (stream: ServerHttp2Stream) => stream.close(constants.NGHTTP2_NO_ERROR)],
+    ['with an error', (stream: ServerHttp2Stream) => stream.close(constants.NGHTTP2_INTERNAL_ERROR)],
+    [
+      'with its connection',
+      ({ session }: ServerHttp2Stream) => {
+        session?.goaway(constants.NGHTTP2_CANCEL);
+        session?.destroy();
+      },
+    ],
+  ])('a call that is broken off without an answer, %s, is one that found no daemon', async (_how, breakOff) => {
+    const directory = mkdtempSync('/tmp/elide-test-');
+    const socket = join(directory, 'd.sock');
+    const server = createServer();
+    // What a daemon does with the calls that are open when it has to go.
+    server.on('stream', (stream: ServerHttp2Stream) => {
+      stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
+      stream.on('error', () => {});
+      breakOff(stream);
+    });
+    server.listen(socket);
+    await once(server, 'listening');
+    using client = connectDaemon({ socket });
 
-      const failure = await client.health().catch((error: unknown) => error);
+    const failure = await client.health().catch((error: unknown) => error);
 
-      expect(failure).toBeInstanceOf(UnreachableError);
-      expect(failure).toMatchObject({ isUnsent: false, message: expect.stringContaining(socket) });
-      client.close();
-      server.close();
-      rmSync(directory, { recursive: true });
-    },
-  );
+    expect(failure).toBeInstanceOf(UnreachableError);
+    expect(failure).toMatchObject({ isUnsent: false, message: expect.stringContaining(socket) });
+    client.close();
+    server.close();
+    rmSync(directory, { recursive: true });
+  });
 
   test('is waited for anew each time that it goes', async () => {
     let opened = 0;

@@ -1029,6 +1029,32 @@ describe('a daemon that goes and comes back', () => {
     }
   });
 
+  test('again, long after the first time: a task that had nothing to say in between runs on', {
+    timeout: 60_000,
+  }, async () => {
+    const directory = temporaryDirectory();
+    const [socket, places] = placesIn(directory);
+    const startedAtMs = performance.now();
+    const first = await DaemonProcess.start(...places);
+    // More than any of the restarts takes, on a busy machine too.
+    const limitMs = Math.round(2_000 + 4 * (performance.now() - startedAtMs));
+    await using other = await PluginHost.start({ daemon_socket: socket, reconnect_limit: `${limitMs}ms` });
+    const task = taskIn(directory, { language: 'javascript', code: CODE.javascript });
+    await other.start(task);
+    await ready(task);
+    const end = other.wait(task.id);
+
+    await first.stop('SIGTERM');
+    const wentAtMs = performance.now();
+    const second = await DaemonProcess.start(...places);
+    await eventually('the first limit is over', () => performance.now() - wentAtMs > limitMs + 1_000, 60_000);
+    await second.stop('SIGTERM');
+    await using _third = await DaemonProcess.start(...places);
+
+    await other.stop(task.id, '', 10_000);
+    expect(await end).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
+  });
+
   test('a signal that it was not there for reaches the task when it is', async () => {
     const directory = temporaryDirectory();
     const [socket, places] = placesIn(directory);
