@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
-import { abandon, Command, isLost, LeftCommands, retry } from '../client/index.ts';
+import { abandon, Command, isCommandOfAnother, isLost, LeftExecutions, retry } from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
@@ -9,6 +9,7 @@ import { inspectionOf } from '../plugin/inspection.ts';
 import { millisecondsOf, pushes, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
 import { intervalMsOf, statsSince } from '../plugin/stats.ts';
+import { isOtherStart } from '../plugin/task-config.ts';
 import { tell, told } from '../plugin/task-events.ts';
 import { keptIn, startedWith } from '../plugin/task-handle.ts';
 import { TASK } from './configuration.ts';
@@ -24,11 +25,15 @@ const RECOVER_LIMIT_MS = 3_000;
 /** How long a task waits for a daemon that is away, where the configuration does not say. */
 const RECONNECT_LIMIT_MS = 3_600_000;
 
+/** Waits at most so long. */
+const within = (limitMs: number, promise: Promise<unknown>) =>
+  Promise.race([promise, sleep(limitMs, undefined, { ref: false })]);
+
 /** The driver's calls. All it knows of a task is what the agent keeps in its handle; all the work is the daemon's. */
 export function driver(node: NodeDaemon): UntypedServiceImplementation {
   /** Undefined while one starts. */
   const tasks = new Map<string, Task | undefined>();
-  const left = new LeftCommands();
+  const left = new LeftExecutions();
   const reconnectMs = () => node.config.reconnect_limit ?? RECONNECT_LIMIT_MS;
 
   const find = (id: string): Task => {
@@ -37,11 +42,9 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return task;
   };
 
-  /** Follows a task, and gives it a while to begin. */
-  const follow = async (config: TaskConfig, state: DriverState, tellFromMs: number, limitMs: number) => {
+  const follow = (config: TaskConfig, state: DriverState, tellFromMs: number): Task => {
     const task = new Task(node.client, config, state, tellFromMs, reconnectMs());
     tasks.set(config.id, task);
-    await Promise.race([task.settled.promise, sleep(limitMs, undefined, { ref: false })]);
     return task;
   };
 
@@ -68,12 +71,28 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return {};
   };
 
+  /** Ends it by force where it runs, and forgets it. */
+  const destroy = async (task: Task): Promise<void> => {
+    if (task.completedAt === undefined) await stop(task, 'SIGKILL', 0);
+    task.forgotten.abort();
+    tasks.delete(task.config.id);
+  };
+
+  /** An agent that died before it wrote a start down makes another, under another id: one of them is to run. */
+  const endOthers = async (config: TaskConfig): Promise<void> => {
+    const own = [...tasks.values()].filter((task) => task && isOtherStart(config, task.config.id)) as Task[];
+    const isNobodys = (id: string) => isOtherStart(config, id) && !tasks.has(id);
+    await Promise.allSettled([left.end(node.client, node.sessionId, isNobodys), ...own.map(destroy)]);
+  };
+
   const start = async (config: TaskConfig, signal: AbortSignal): Promise<Task> => {
     const { snippet, unmet } = await prepare(config, node.config, node.sessionId);
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
+    await within(START_WAIT_MS, endOthers(config));
     await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS });
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
-    const task = await follow(config, { version: 1, place }, 0, START_WAIT_MS);
+    const task = follow(config, { version: 1, place }, 0);
+    await within(START_WAIT_MS, task.settled.promise);
     if (unmet !== undefined) tell(config, unmet);
     if (signal.aborted) throw new UnavailableError('the agent has gone');
     if (task.result?.reason !== 'start_failed') return task;
@@ -108,11 +127,12 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       // A daemon that is away says nothing about the task: it is followed as soon as one answers.
       const answer = await node.client.health({ deadlineMs: RECOVER_LIMIT_MS }).catch(() => undefined);
       if (tasks.has(config.id)) return {};
-      void left.end(node.client, state.place.sessionId, config.id);
-      const { failure } = await follow(config, state, Date.now(), answer === undefined ? 0 : RECOVER_LIMIT_MS);
-      if (!(failure instanceof NotFoundError)) return {};
+      void left.end(node.client, state.place.sessionId, (id) => isCommandOfAnother(id, config.id));
+      const task = follow(config, state, Date.now());
+      if (answer !== undefined) await within(RECOVER_LIMIT_MS, task.settled.promise);
+      if (!(task.failure instanceof NotFoundError)) return {};
       tasks.delete(config.id);
-      throw failure;
+      throw task.failure;
     }),
 
     waitTask: unary(({ taskId }) => find(taskId).exited.promise),
@@ -121,12 +141,8 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     destroyTask: unary(async ({ taskId, force }) => {
       const task = find(taskId);
-      if (task.completedAt === undefined) {
-        if (!force) throw new Error('cannot destroy running task');
-        await stop(task, 'SIGKILL', 0);
-      }
-      task.forgotten.abort();
-      tasks.delete(taskId);
+      if (task.completedAt === undefined && !force) throw new Error('cannot destroy running task');
+      await destroy(task);
       return {};
     }),
 

@@ -1,13 +1,12 @@
 import { hostname } from 'node:os';
 import { DaemonClient, DaemonSpawner, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
-import type { HealthResponse } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
+import { attributesOf } from '../plugin/attributes.ts';
 import { coreSpeedMhz } from '../plugin/base-plugin.ts';
-import { type Attributes, type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
+import { type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
 import { log } from '../plugin/log.ts';
-import { summaryOf } from '../supervisor/limits.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import type { PluginConfig } from './configuration.ts';
 
@@ -77,33 +76,13 @@ export class NodeDaemon {
       const daemon = await this.client.health(HEALTH_LIMIT);
       if (!daemon.healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
       await this.#openSession();
-      const attributes = await this.#attributes(daemon);
+      const attributes = await attributesOf(this.client, this.sessionId, daemon, HEALTH_LIMIT);
       return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
     } catch (error) {
       const { message } = error as Error;
       if (!(error instanceof UnreachableError)) return absent(Health.UNHEALTHY, message);
       return absent(Health.UNDETECTED, this.#spawn() ?? message);
     }
-  }
-
-  /** What a job may ask for in its constraints. */
-  async #attributes({ version, maxRunning, maxQueued }: HealthResponse): Promise<Attributes> {
-    const { config } = await this.client.getSession(this.sessionId, HEALTH_LIMIT);
-    const languages = await this.client.languages(HEALTH_LIMIT);
-    const enabled = languages.filter(({ name, available }) => available && config.enabledLanguages.includes(name));
-    const limits = await this.client.enforcement(HEALTH_LIMIT);
-    const running = Math.min(config.maxRunning || maxRunning, maxRunning);
-    return {
-      '': 'true',
-      available: 'true',
-      version,
-      session_id: this.sessionId,
-      isolation: 'process,thread',
-      context_pool_size: config.contextPoolSize,
-      language: Object.fromEntries(enabled.map((language) => [language.name, language.version])),
-      limit: summaryOf(limits.filter(({ enforced }) => enforced)),
-      capacity: { running: maxRunning, queued: maxQueued, session: { running, queued: config.maxQueued } },
-    };
   }
 
   async #openSession(): Promise<void> {

@@ -24,6 +24,12 @@ export function outputFilesOf(task: TaskConfig, direct: boolean, maxFiles = 0, m
   return { stdout: `${path}.stdout`, stderr: `${path}.stderr`, ...rotation };
 }
 
+/** Whether that is the id of another start of the same task in the same allocation, not of what runs beside one. */
+export function isOtherStart({ id, allocId, name }: TaskConfig, other: string): boolean {
+  const prefix = `${allocId}/${name}/`;
+  return other !== id && other.startsWith(prefix) && !other.includes('/', prefix.length);
+}
+
 /** The memory a job wants for a task, in MiB; undefined for as much as there is. */
 export function memoryMbOf({ resources }: TaskConfig): number | undefined {
   const { memoryMb = 0n, memoryMaxMb = 0n } = resources?.allocatedResources?.memory ?? {};

@@ -518,6 +518,62 @@ describe('a task', () => {
     expect(await other.inspect(first.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
   });
 
+  describe('that its agent starts anew, knowing nothing of the first start', () => {
+    const anew = (task: TaskConfig): TaskConfig => ({ ...task, id: task.id.replace(/[^/]+$/, 'ffffffff') });
+
+    test('as it was killed with its plugin: the first does not run beside the second', async () => {
+      await using own = await TestDaemon.start({ maxRunning: 1 });
+      const config = { daemon_socket: own.endpoints.socket, session_id: 's' };
+      await using before = await PluginHost.start(config);
+      const [running, task] = [javascript(SLEEP), javascript('process.exit(6)')];
+      await before.start(running);
+      before.driver.startTask({ task }, () => {});
+      await eventually('it is accepted', async () => (await own.daemon.listExecutions()).length === 2);
+      before.child.kill('SIGKILL');
+      await using after = await PluginHost.start(config);
+
+      await after.start(anew(task));
+
+      expect(await own.daemon.getExecutionStatus('s', task.id)).toMatchObject({ result: { reason: 'cancelled' } });
+      expect(await own.daemon.getExecutionStatus('s', running.id)).toMatchObject({ state: 'running' });
+      await own.daemon.cancelExecution('s', running.id);
+      expect(await after.wait(anew(task).id)).toMatchObject({ result: { exitCode: 6 } });
+    });
+
+    test('as it was killed before it wrote that down: the first is gone when the second begins', async () => {
+      const first = javascript(SLEEP);
+      const second = anew(first);
+      await host.start(first);
+      const ended = host.wait(first.id);
+      await ready(first);
+      const command = host.exec(first.id, ['sleep', `5${process.pid}`], 60_000);
+      await eventually('it runs', () => processesWith(`sleep 5${process.pid}`).length === 1);
+
+      await host.start(second);
+
+      expect(await ended).toMatchObject({ result: { signal: 9 } });
+      expect(await command).toMatchObject({ result: { signal: 9 } });
+      expect(processesWith(`sleep 5${process.pid}`)).toEqual([]);
+      await expect(host.inspect(first.id)).rejects.toThrow('task not found');
+      expect(await host.inspect(second.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+      await host.destroy(second.id);
+    });
+
+    test('under the same id after its plugin was killed: it is the first', async () => {
+      const config = { daemon_socket: daemon.endpoints.socket, session_id: 'again' };
+      await using before = await PluginHost.start(config);
+      const task = javascript(SLEEP);
+      await before.start(task);
+      before.child.kill('SIGKILL');
+      await using after = await PluginHost.start(config);
+
+      await after.start(task);
+
+      expect(await after.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+      await after.destroy(task.id);
+    });
+  });
+
   test('memory beyond its resources is its end, told as such', async () => {
     const allocatedResources = { cpu: undefined, memory: { memoryMb: 48n, memoryMaxMb: 0n }, networks: [] };
     const task = javascript('const all = []; for (;;) all.push(Buffer.alloc(1e6, 1))');

@@ -1,19 +1,21 @@
 import { AWAY_MS, abandon } from './abandon.ts';
 import type { DaemonClient } from './client.ts';
-import { isCommandOfAnother } from './command.ts';
 import { retry } from './reconnect.ts';
 
-/** What a process before this one has left beside executions: nobody can follow these commands any more. */
-export class LeftCommands {
-  /** By session; asked once, however many executions are recovered in it. */
+/** What a process before this one has left running. */
+export class LeftExecutions {
+  /** By session; asked once, however many executions are recovered and started in it. */
   readonly #running = new Map<string, Promise<string[]>>();
 
-  /** Ends those beside one execution, as soon as the daemon answers. */
-  async end(client: DaemonClient, sessionId: string, executionId: string): Promise<void> {
+  /** Ends by force those that nobody can follow any more, as soon as the daemon answers; resolves when they are gone. */
+  async end(client: DaemonClient, sessionId: string, isNobodys: (id: string) => boolean): Promise<void> {
     const running = this.#running.get(sessionId) ?? runningIn(client, sessionId);
     this.#running.set(sessionId, running);
-    const left = (await running).filter((id) => isCommandOfAnother(id, executionId));
-    for (const id of left) void abandon(client, sessionId, id);
+    const end = async (id: string) => {
+      await abandon(client, sessionId, id);
+      await client.wait(sessionId, id);
+    };
+    await Promise.allSettled((await running).filter(isNobodys).map(end));
   }
 }
 
