@@ -125,14 +125,16 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     recoverTask: unary(async ({ handle }) => {
       const { config, state } = keptIn<DriverState>(handle, 1);
       // A daemon that is away says nothing about the task: it is followed as soon as one answers.
-      const answer = await node.client.health({ deadlineMs: RECOVER_LIMIT_MS }).catch(() => undefined);
+      const { sessionId } = state.place;
+      const look = node.client.getExecutionStatus(sessionId, config.id, { deadlineMs: RECOVER_LIMIT_MS });
+      const found = await look.catch((error: Error) => error);
       if (tasks.has(config.id)) return {};
-      void left.end(node.client, state.place.sessionId, (id) => isCommandOfAnother(id, config.id));
-      const task = follow(config, state, Date.now());
-      if (answer !== undefined) await within(RECOVER_LIMIT_MS, task.settled.promise);
-      if (!(task.failure instanceof NotFoundError)) return {};
-      tasks.delete(config.id);
-      throw task.failure;
+      if (found instanceof NotFoundError) throw found;
+      void left.end(node.client, sessionId, (id) => isCommandOfAnother(id, config.id));
+      const { settled } = follow(config, state, Date.now());
+      // One that waits for a place may do so for long, and the agent recovers its tasks one by one.
+      if ('state' in found && found.state !== 'pending') await within(RECOVER_LIMIT_MS, settled.promise);
+      return {};
     }),
 
     waitTask: unary(({ taskId }) => find(taskId).exited.promise),

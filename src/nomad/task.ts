@@ -21,8 +21,6 @@ export class Task {
   startedAt: Date | undefined;
   completedAt: Date | undefined;
   result: ExecutionResult | undefined;
-  /** Why the task cannot be followed: nobody knows of it, or the daemon was away too long. */
-  failure: Error | undefined;
   /** Aborts when the driver forgets the task. */
   readonly forgotten = new AbortController();
   /** Resolved when guest code has begun, or never will. */
@@ -45,11 +43,10 @@ export class Task {
         this.#observe(event, event.atMs >= tellFromMs || event.state === 'exited');
       }
     } catch (error) {
-      this.failure = error as Error;
       if (signal.aborted) return;
-      // The agent starts it anew, under another id.
+      // Nobody knows of it, or the daemon was away too long. The agent starts it anew, under another id.
       if (!(error instanceof NotFoundError)) void abandon(client, state.place.sessionId, config.id);
-      this.#end(exitOf(undefined), this.failure.message);
+      this.#end(exitOf(undefined), (error as Error).message);
     }
   }
 

@@ -1002,6 +1002,24 @@ describe('a recovery', () => {
     await second.destroy(task.id);
   });
 
+  test('of tasks that wait for a place does not wait with them', async () => {
+    await using own = await TestDaemon.start({ maxRunning: 1 });
+    const config = { daemon_socket: own.endpoints.socket };
+    await using first = await PluginHost.start(config);
+    const tasks = Array.from({ length: 8 }, () => javascript(SLEEP));
+    const handles = await Promise.all(tasks.map(async (task) => (await first.start(task)).handle));
+    await using second = await PluginHost.start(config);
+    const began = performance.now();
+
+    // One after the other, as an agent does.
+    for (const handle of handles) await second.recover(handle);
+
+    // Eight times the driver's limit for each would be 24 s.
+    expect(performance.now() - began).toBeLessThan(12_000);
+    const states = await Promise.all(tasks.map(async ({ id }) => (await second.inspect(id)).task?.state));
+    expect(states).toEqual(tasks.map(() => TaskState.RUNNING));
+  });
+
   test('by one whose configuration is wrong finds the task all the same', async () => {
     const task = javascript(SLEEP);
     const handle = await handleOf(task);
