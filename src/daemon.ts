@@ -14,6 +14,7 @@ import { standardErrorLog } from './log-output.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
 import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
+import { removeFile } from './remove-tree.ts';
 import { keepDescriptor } from './spare-descriptor.ts';
 import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
@@ -228,6 +229,9 @@ export class Daemon {
       if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
       void directory.remove(isLost ? work : [...output, ...work]);
+      void journal.written().then(() => {
+        for (const file of found.left) removeFile(file);
+      });
       archive.watch();
     } catch (error) {
       const sessions = this.#registry.sessions();

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
@@ -22,12 +22,13 @@ export interface FoundCells {
   ends: Map<string, Exited>;
   /** The keys of cells that are gone. */
   gone: string[];
+  /** What they have left: to be removed once their ends are journaled, which nobody else knows. */
+  left: string[];
 }
 
 /**
- * Finds the cells of an older daemon by their sockets, and claims them. Cells that do not answer are killed, and what is
- * left of those that are gone is removed. Rejects with a `StartupError` when one speaks another version of the protocol:
- * it and its guests are left alone.
+ * Finds the cells of an older daemon by their sockets, and claims them. Cells that do not answer are killed. Rejects
+ * with a `StartupError` when one speaks another version of the protocol: it and its guests are left alone.
  */
 export async function findCells(directory: string, orphanGraceMs: number): Promise<FoundCells> {
   const names = readdirSync(directory);
@@ -35,6 +36,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
   const pids = cellProcesses();
   const ends = new Map<string, Exited>();
   const gone: string[] = [];
+  const left: string[] = [];
   const claims = [...cellKeys].map(async (cellKey) => {
     const files = cellFiles(directory, cellKey);
     const pid = pids.get(files.socket);
@@ -44,7 +46,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     if (existsSync(files.process)) await endSessionOf(readFileSync(files.process, 'utf8'));
     await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
     for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
-    for (const file of Object.values(files)) rmSync(file, { force: true });
+    left.push(...Object.values(files));
     gone.push(cellKey);
     return undefined;
   });
@@ -55,7 +57,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     for (const { connection } of cells) connection.destroy();
     throw (refused as PromiseRejectedResult).reason;
   }
-  return { cells, ends, gone };
+  return { cells, ends, gone, left };
 }
 
 /** Every process that was started for a cell, by its socket: a process id that is used again has another command line. */

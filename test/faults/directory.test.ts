@@ -5,8 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { createDaemon } from '../../src/create-daemon.ts';
 import { PROTOCOL_VERSION } from '../../src/wire/framing.ts';
-import { temporaryDirectory } from '../support/daemon.ts';
-import { FaultNode } from './node.ts';
+import { eventually, temporaryDirectory } from '../support/daemon.ts';
+import { endsWritten, FaultNode } from './node.ts';
 
 const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
 const MAIN = join(PACKAGE, 'dist', 'src', 'main.js');
@@ -104,6 +104,29 @@ test('a daemon that speaks another version than the cells there are names one an
   await node.start();
   expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
   expect(node.cellPids()).toEqual([cell]);
+});
+
+test('a start that is refused leaves the ends that dead cells wrote down to the next daemon', async () => {
+  await using node = await FaultNode.start();
+  for (const sessionId of ['dead', 's']) await node.client.createSession(sessionId);
+  const go = join(node.root, 'go');
+  const code = `setInterval(() => require('fs').existsSync('${go}') && process.exit(3), 20)`;
+  await node.client.executeSnippet({ sessionId: 'dead', executionId: 'e', language: 'javascript', code });
+  await node.ready({ executionId: 'other', code: IDLE });
+  const [{ pid: other } = { pid: 0 }] = (await node.client.getSession('s')).cells;
+  await eventually('both run', async () => (await node.client.getExecutionStatus('dead', 'e')).state === 'running');
+  await node.end();
+  writeFileSync(go, '');
+  await eventually('it has ended', () => endsWritten(node).length > 0);
+  for (const pid of node.cellPids().filter((cell) => cell !== other)) process.kill(pid, 'SIGKILL');
+  await eventually('its cell is gone', () => node.cellPids().length === 1);
+
+  expect(refusal(node, node.stateDir, { main: nextVersion(node) })).toContain(`(process ${other})`);
+  await node.start();
+
+  expect((await node.client.wait('dead', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+  await eventually('what the dead cell has left is removed', () => endsWritten(node).length === 0);
+  expect((await node.client.getExecutionStatus('s', 'other')).state).toBe('running');
 });
 
 test.skipIf(!isRoot)('a daemon of another user is refused by name of what it may not, and makes nothing', async () => {

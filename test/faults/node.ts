@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
@@ -224,4 +224,10 @@ export class FaultNode implements AsyncDisposable {
     if (this.#mounted) execFileSync('umount', ['--lazy', this.root]);
     for (const path of [this.root, this.#faults]) rmSync(path, { recursive: true, force: true });
   }
+}
+
+/** Ends that cells have written down. */
+export function endsWritten(node: FaultNode): string[] {
+  const cells = join(node.stateDir, 'daemon', 'cells');
+  return readdirSync(cells).filter((name) => name.endsWith('.ends') && statSync(join(cells, name)).size > 0);
 }

@@ -20,7 +20,7 @@ import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { EndRecord, readEndRecord } from '../../src/wire/end-record.ts';
 import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
-import { FaultNode } from './node.ts';
+import { endsWritten, FaultNode } from './node.ts';
 
 /** Counts as fast as it can, asked by a line of its input, or on its own every 5 ms; ends with code 7 when told. */
 const COUNTER = {
@@ -112,6 +112,30 @@ test('an end is known even when its cell is gone as well', async () => {
   expect((await node.client.wait('s', 'other')).result).toMatchObject({ reason: 'daemon_lost' });
   expect(await node.steps('other')).toEqual(['pending', 'running', 'exited']);
   for (const executionId of ['e', 'other']) expect(await node.stdout(executionId)).toBe('ready\n');
+});
+
+test('an end that a dead cell wrote down outlives a daemon that has not journaled it', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const go = join(node.root, 'go');
+  const code = `setInterval(() => require('fs').existsSync('${go}') && process.exit(3), 20); console.log('ready');`;
+  await node.ready({ executionId: 'e', code });
+  await node.end();
+  writeFileSync(go, '');
+  await eventually('it has ended', () => endsWritten(node).length > 0);
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  const other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'));
+  other.exec('BEGIN IMMEDIATE');
+
+  await node.start();
+  await eventually('the journal is held up', () => node.log.includes('the journal cannot be written'));
+  await node.end();
+  other.close();
+  await node.start();
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'failed', exitCode: 3 });
+  await eventually('what its cell has left is removed', () => endsWritten(node).length === 0);
 });
 
 test.each(LANGUAGES)(
@@ -874,10 +898,4 @@ function cellHas(node: FaultNode, executionId: string): boolean {
   using database = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { readOnly: true });
   const row = database.prepare('SELECT cell_key FROM executions WHERE execution_id = ?').get(executionId);
   return typeof row?.cell_key === 'string';
-}
-
-/** Ends that cells have written down. */
-function endsWritten(node: FaultNode): string[] {
-  const cells = join(node.stateDir, 'daemon', 'cells');
-  return readdirSync(cells).filter((name) => name.endsWith('.ends') && statSync(join(cells, name)).size > 0);
 }
