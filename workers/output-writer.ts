@@ -36,10 +36,21 @@ export interface OutputRotation {
   start: Record<OutputStream, { file: number; bytes: number }>;
 }
 
-/** Opens the file of that number to append to it, for everyone to read. Throws for a symbolic link. */
+/**
+ * Opens a file to append to it, and makes it if need be. Throws for what is no plain file: a guest may have put a pipe
+ * there, and whoever opens that waits for a reader.
+ */
+export function openToAppend(path: string, mode: number): number {
+  const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, S_IFMT, S_IFREG } = constants;
+  const fd = openSync(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, mode);
+  if ((fstatSync(fd).mode & S_IFMT) === S_IFREG) return fd;
+  closeSync(fd);
+  throw new Error(`${path} is no plain file`);
+}
+
+/** Opens the file of that number to append to it, for everyone to read. */
 export function openRotated(path: string, number: number): number {
-  const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW;
-  const fd = openSync(`${path}.${number}`, flags, 0o644);
+  const fd = openToAppend(`${path}.${number}`, 0o644);
   fchmodSync(fd, 0o644);
   return fd;
 }

@@ -1,10 +1,11 @@
-import { closeSync, fstatSync, openSync } from 'node:fs';
+import { closeSync, fstatSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type OutputDescriptors,
   type OutputRotation,
   type OutputStream,
   openRotated,
+  openToAppend,
 } from '../../workers/output-writer.ts';
 import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
 import { numbersOf } from './rotated-files.ts';
@@ -21,7 +22,7 @@ export function openDestination(directory: string, files: OutputFiles | undefine
   }
   const opened: number[] = [];
   try {
-    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openSync(join(directory, name), 'a'));
+    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openToAppend(join(directory, name), 0o666));
   } catch (error) {
     for (const fd of opened) closeSync(fd);
     throw error;

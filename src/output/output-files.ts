@@ -1,7 +1,8 @@
 import { statSync, truncateSync } from 'node:fs';
-import { open, rm, stat } from 'node:fs/promises';
+import { lstat, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
+import { openPlainFile } from '../plain-file.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
 import { keptOf } from './kept.ts';
@@ -88,11 +89,11 @@ export class OutputFiles {
 
   /** How many bytes each stream has; 0 for one that is not there. */
   async sizes(): Promise<Record<OutputStream, number>> {
-    const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => ifExists(stat(join(this.#directory, stream)))));
-    const sealed = stdout && stderr ? undefined : await this.#sealed();
+    const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => sizeIfThere(join(this.#directory, stream))));
+    const sealed = stdout === undefined || stderr === undefined ? await this.#sealed() : undefined;
     return {
-      stdout: stdout?.size ?? sealed?.stdout.byteLength ?? 0,
-      stderr: stderr?.size ?? sealed?.stderr.byteLength ?? 0,
+      stdout: stdout ?? sealed?.stdout.byteLength ?? 0,
+      stderr: stderr ?? sealed?.stderr.byteLength ?? 0,
     };
   }
 
@@ -151,7 +152,7 @@ export class OutputFiles {
   }
 
   async #open(name: OutputName): Promise<OutputFile | undefined> {
-    const handle = await ifExists(open(join(this.#directory, name), 'r'));
+    const handle = await openPlainFile(join(this.#directory, name));
     if (handle !== undefined) return new FileOnDisk(handle);
     const sealed = await this.#sealed();
     return sealed && new SealedFile(sealed[name], name === 'marks' ? 0 : sealed.bornMs[name]);
@@ -292,9 +293,10 @@ function extentEnds(marks: number[]): number[] {
   return ends;
 }
 
-async function ifExists<T>(found: Promise<T>): Promise<T | undefined> {
+async function sizeIfThere(path: string): Promise<number | undefined> {
   try {
-    return await found;
+    const found = await lstat(path);
+    return found.isFile() ? found.size : undefined;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;

@@ -1,8 +1,9 @@
 import { fstatSync, readdirSync, readlinkSync, unlinkSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
+import { openPlainFile } from '../plain-file.ts';
 import { treeOf } from '../processes.ts';
 import { Changes } from './changes.ts';
 import { numbersOf } from './rotated-files.ts';
@@ -80,7 +81,7 @@ export class Spool {
   async #openNew(): Promise<void> {
     for (const number of numbersOf(this.#path)) {
       if (this.#files.has(number)) continue;
-      const handle = await open(`${this.#path}.${number}`, 'r').catch(() => undefined);
+      const handle = await openPlainFile(`${this.#path}.${number}`).catch(() => undefined);
       // Undefined: there was too much to keep, and it is gone.
       if (handle !== undefined) this.#files.set(number, { number, handle, position: 0 });
     }

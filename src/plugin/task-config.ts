@@ -1,8 +1,9 @@
-import { readFile, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { join, resolve, sep } from 'node:path';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
+import { openPlainFile } from '../plain-file.ts';
 import type { OutputFiles } from '../supervisor/requests.ts';
 
 /** Where the logs go of a job that wants none. */
@@ -50,5 +51,7 @@ export async function readTaskFile(task: TaskConfig, file: string): Promise<{ pa
   const path = await realpath(resolve(directory, file));
   const roots = await Promise.all([directory, join(task.allocDir, 'alloc')].map((root) => realpath(root)));
   if (!roots.some((root) => path.startsWith(root + sep))) throw new Error(`leads out of ${directory}, to ${path}`);
-  return { path, text: new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)) };
+  await using handle = await openPlainFile(path);
+  if (handle === undefined) throw new Error(`${path} is no plain file`);
+  return { path, text: new TextDecoder('utf-8', { fatal: true }).decode(await handle.readFile()) };
 }

@@ -1,7 +1,8 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
+import { readPlainFile } from '../plain-file.ts';
 import { endSessionOf, killTrees, startTimeOf, untilGone } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
@@ -43,7 +44,8 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     const cell = pid === undefined ? undefined : await claim(cellKey, pid, files, orphanGraceMs);
     if (cell !== undefined) return cell;
     if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
-    if (existsSync(files.process)) await endSessionOf(readFileSync(files.process, 'utf8'));
+    const name = readPlainFile(files.process)?.toString();
+    if (name !== undefined) await endSessionOf(name);
     await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
     for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
     left.push(...Object.values(files));
@@ -88,9 +90,9 @@ async function claim(
   files: ReturnType<typeof cellFiles>,
   orphanGraceMs: number,
 ): Promise<AdoptableCell | undefined> {
-  let token: string;
+  const token = readPlainFile(files.token)?.toString();
+  if (token === undefined) return undefined;
   try {
-    token = readFileSync(files.token, 'utf8');
     // A guest can stop the process it runs in, which then does not answer.
     process.kill(pid, 'SIGCONT');
   } catch {

@@ -1,5 +1,5 @@
 import type { ChildProcess } from 'node:child_process';
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,6 +20,7 @@ import {
 import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
 import { CELL_MAIN } from '../package-root.ts';
+import { readPlainFile } from '../plain-file.ts';
 import {
   endSessionOf,
   isSameProcess,
@@ -575,9 +576,5 @@ function threadOf(report: string): number {
 }
 
 function readTail(path: string): string {
-  try {
-    return withDescriptor(() => readFileSync(path, 'utf8'));
-  } catch {
-    return '';
-  }
+  return readPlainFile(path)?.toString() ?? '';
 }

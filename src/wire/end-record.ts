@@ -1,6 +1,6 @@
-import { constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { constants, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { Exited } from '../gen/elide/cell/v1/cell.ts';
-import { withDescriptor } from '../spare-descriptor.ts';
+import { readPlainFile } from '../plain-file.ts';
 
 /** A record that grew beyond this is emptied once nothing in it is needed, in bytes. */
 const LARGEST_BYTES = 64 * 1024;
@@ -85,12 +85,8 @@ function frameOf(exited: Exited): Buffer {
 
 /** What a record says, oldest first; nothing when there is none. A half-written end at its tail is left out. */
 export function readEndRecord(path: string): Exited[] {
-  let bytes: Buffer;
-  try {
-    bytes = withDescriptor(() => readFileSync(path));
-  } catch {
-    return [];
-  }
+  const bytes = readPlainFile(path);
+  if (bytes === undefined) return [];
   const ends: Exited[] = [];
   for (let at = 0; at + HEADER_BYTES <= bytes.byteLength; ) {
     const end = at + HEADER_BYTES + bytes.readUInt32BE(at);

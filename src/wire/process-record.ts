@@ -1,5 +1,5 @@
-import { openSync, readFileSync, writeSync } from 'node:fs';
-import { withDescriptor } from '../spare-descriptor.ts';
+import { openSync, writeSync } from 'node:fs';
+import { readPlainFile } from '../plain-file.ts';
 
 /** Of one line: the longest name has 36 for the boot, 7 for the process and 20 for its start, with blanks between. */
 const LINE_BYTES = 80;
@@ -48,10 +48,6 @@ export class ProcessRecord {
 
 /** The names in a record; none where there is no record. */
 export function readProcessRecord(path: string): string[] {
-  try {
-    const lines = withDescriptor(() => readFileSync(path, 'latin1')).split('\n');
-    return lines.map((line) => line.trim()).filter(Boolean);
-  } catch {
-    return [];
-  }
+  const lines = (readPlainFile(path)?.toString('latin1') ?? '').split('\n');
+  return lines.map((line) => line.trim()).filter(Boolean);
 }

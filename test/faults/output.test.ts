@@ -1,4 +1,5 @@
-import { rmSync, truncateSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { readdirSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
@@ -205,4 +206,59 @@ test('of output that nobody saw the end of, nothing is told where it is not ther
   rmSync(directoryOf(node, 'e'), { recursive: true });
 
   expect(await node.stdout('e')).toBe('');
+});
+
+/** Puts pipes that nobody writes to in the place of files. */
+function replaceByPipes(paths: string[]): void {
+  for (const path of paths) rmSync(path, { force: true });
+  execFileSync('mkfifo', paths);
+}
+
+test('a pipe that a guest puts in the place of its output holds up nobody, and that output is lost', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const neighbour = { sessionId: 's', executionId: 'neighbour', language: 'javascript', code: "console.log('here')" };
+  await node.client.executeSnippet(neighbour);
+  const code = `
+    process.stdout.write('mine');
+    const fs = require('node:fs');
+    const target = (fd) => { try { return fs.readlinkSync('/proc/self/fd/' + fd); } catch { return ''; } };
+    const isOwn = (path) => path.endsWith('/stdout') && fs.statSync(path).ino === fs.fstatSync(1).ino;
+    const path = fs.readdirSync('/proc/self/fd').map(target).find(isOwn);
+    fs.unlinkSync(path);
+    require('node:child_process').execFileSync('mkfifo', [path]);
+    console.error('done');
+    process.stdin.once('data', () => process.exit());`;
+  const guest = { sessionId: 's', executionId: 'e', language: 'javascript', code, stdin: true };
+  await node.client.executeSnippet(guest);
+  const stderr = node.client.streamOutput('s', 'e', { streams: ['stderr'] });
+  for await (const { data } of stderr) if (String(data).includes('done')) break;
+
+  // Each would take one of the four threads that the daemon has for files.
+  const running = await Promise.all(Array.from({ length: 8 }, () => readTo(node, 'e', { follow: false })));
+  expect(running).toEqual(Array(8).fill({ stdout: '', stderr: 'done\n', error: undefined }));
+  await node.client.writeInput('s', 'e', Buffer.from('go\n'), true);
+  await node.client.wait('s', 'e');
+  const ended = await Promise.all(Array.from({ length: 8 }, () => readTo(node, 'e', { streams: ['stdout'] })));
+
+  expect(ended).toEqual(Array(8).fill({ stdout: '', stderr: '', error: expect.objectContaining(loss('e', 4, 0)) }));
+  expect(await node.stdout('neighbour')).toBe('here\n');
+});
+
+test('pipes in the place of all files of a cell that dies, and of its guests, hold up nobody', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "import time\nprint('ready', flush=True)\ntime.sleep(60)";
+  await node.ready({ executionId: 'e', language: 'python', code });
+  const cells = join(node.stateDir, 'daemon', 'cells');
+  const files = readdirSync(cells).filter((name) => !name.endsWith('.sock'));
+  replaceByPipes([
+    ...files.map((name) => join(cells, name)),
+    ...['stdout', 'stderr', 'marks'].map((name) => join(directoryOf(node, 'e'), name)),
+  ]);
+
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'cell_lost' });
+  await node.ready({ executionId: 'next', code: IDLE });
 });

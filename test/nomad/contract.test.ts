@@ -440,6 +440,7 @@ describe('a task', () => {
     [{ script: '../../outside.js' }, 'leads out of'],
     [{ script: 'link.js' }, 'leads out of'],
     [{ script: 'binary.js' }, 'script "binary.js"'],
+    [{ script: 'pipe.js' }, 'is no plain file'],
     [{ code: '1', language: 'cobol' }, 'unknown language "cobol"'],
     [{ code: '1', elide_opts: { timeout: 'long' } }, 'elide_opts.timeout: it must be a duration'],
     [{ code: '1', elide_opts: { memory_limit: 'all' } }, 'elide_opts.memory_limit: it must be a size'],
@@ -451,6 +452,7 @@ describe('a task', () => {
     const directory = join(task.allocDir, 'task');
     writeFileSync(join(root, 'outside.js'), '1');
     symlinkSync(join(root, 'outside.js'), join(directory, 'link.js'));
+    execFileSync('mkfifo', [join(directory, 'pipe.js')]);
     writeFileSync(join(directory, 'binary.js'), Buffer.from([0xff, 0xfe, 0x00]));
 
     const error = await host.start(task).catch((caught) => caught);

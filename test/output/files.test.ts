@@ -115,6 +115,15 @@ test('a symbolic link in the place of a file is not followed', async () => {
   expect(readFileSync(elsewhere, 'utf8')).toBe('');
 });
 
+test('a pipe in the place of a file is not waited for', async () => {
+  const outputFiles = filesIn(daemon.directory());
+  execFileSync('mkfifo', [`${outputFiles.stdout}.0`]);
+
+  const { result } = await session.run({ code: 'console.log(1)', outputFiles });
+
+  expect(result).toMatchObject({ reason: 'start_failed', message: expect.stringContaining('task.stdout.0') });
+});
+
 test.each([
   [{ maxFiles: 1001 }, 'config.output_files.max_files is 1001'],
   [{ maxFileBytes: 1023 }, 'config.output_files.max_file_bytes is 1023'],

@@ -1,0 +1,41 @@
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { withDescriptor } from './spare-descriptor.ts';
+
+// A guest can reach its own files, and those of its cell. What it puts there in their place is taken for nothing at all.
+
+/** Opening a pipe would wait for somebody who writes to it. */
+const READ = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+
+/** How opening fails where there is nothing, a link, or a socket. */
+const NO_FILE = new Set(['ENOENT', 'ELOOP', 'ENXIO']);
+
+/** Opens a file for reading; undefined where there is none, or no plain one. Rejects when it cannot be read. */
+export async function openPlainFile(path: string): Promise<FileHandle | undefined> {
+  let handle: FileHandle;
+  try {
+    handle = await open(path, READ);
+  } catch (error) {
+    if (NO_FILE.has((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+    throw error;
+  }
+  if (fstatSync(handle.fd).isFile()) return handle;
+  await handle.close();
+  return undefined;
+}
+
+/** What is in a small file; undefined where there is none, or no plain one, or it cannot be read. Waits for the disk. */
+export function readPlainFile(path: string): Buffer | undefined {
+  try {
+    return withDescriptor(() => {
+      const fd = openSync(path, READ);
+      try {
+        return fstatSync(fd).isFile() ? readFileSync(fd) : undefined;
+      } finally {
+        closeSync(fd);
+      }
+    });
+  } catch {
+    return undefined;
+  }
+}
