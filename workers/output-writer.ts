@@ -37,18 +37,18 @@ export interface OutputRotation {
 }
 
 /**
- * Opens a file to append to it, and makes it if need be. Throws for what is no plain file: a guest may have put a pipe
+ * Opens a file to append to it and to read it, and makes it if need be. Throws for what is no plain file: a guest may have put a pipe
  * there, and whoever opens that waits for a reader.
  */
 export function openToAppend(path: string, mode: number): number {
-  const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, S_IFMT, S_IFREG } = constants;
-  const fd = openSync(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, mode);
+  const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, S_IFMT, S_IFREG } = constants;
+  const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, mode);
   if ((fstatSync(fd).mode & S_IFMT) === S_IFREG) return fd;
   closeSync(fd);
   throw new Error(`${path} is no plain file`);
 }
 
-/** Opens the file of that number to append to it, for everyone to read. */
+/** Opens the file of that number to append to it and to read it, for everyone to read. */
 export function openRotated(path: string, number: number): number {
   const fd = openToAppend(`${path}.${number}`, 0o644);
   fchmodSync(fd, 0o644);

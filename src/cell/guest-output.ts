@@ -1,10 +1,9 @@
-import { closeSync, fstatSync, ftruncateSync, openSync, readSync } from 'node:fs';
+import { fstatSync, ftruncateSync, readSync } from 'node:fs';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { keptOf } from '../output/kept.ts';
 import { bytesIn, closeDestination } from '../output/output-destination.ts';
-import { withDescriptor } from '../spare-descriptor.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -52,17 +51,11 @@ export class GuestOutput {
    */
   lastWords(): string {
     const fromByte = this.#cutOff === '' ? 0 : this.#sizes.stderr;
-    return withDescriptor(() => {
-      const fd = openSync(`/proc/self/fd/${this.descriptors.stderr}`, 'r');
-      try {
-        const buffer = Buffer.alloc(LAST_WORDS_BYTES);
-        const position = Math.max(fromByte, fstatSync(fd).size - buffer.length);
-        const count = readSync(fd, buffer, 0, buffer.length, position);
-        return (this.#cutOff + buffer.toString('latin1', 0, count)).slice(-LAST_WORDS_BYTES);
-      } finally {
-        closeSync(fd);
-      }
-    });
+    const { stderr } = this.descriptors;
+    const buffer = Buffer.alloc(LAST_WORDS_BYTES);
+    const position = Math.max(fromByte, fstatSync(stderr).size - buffer.length);
+    const count = readSync(stderr, buffer, 0, buffer.length, position);
+    return (this.#cutOff + buffer.toString('latin1', 0, count)).slice(-LAST_WORDS_BYTES);
   }
 
   /** How many bytes of each stream there are, or were when it was closed. */
@@ -74,7 +67,12 @@ export class GuestOutput {
   look(): void {
     // Rotated files are not cut: what was written past their writer is theirs to keep.
     if (this.#limitBytes === undefined || this.descriptors.rotation !== undefined) return;
-    if (this.#closedAt === undefined) this.#cut();
+    if (this.#closedAt !== undefined) return;
+    try {
+      this.#cut();
+    } catch {
+      // The next look tries again: what a guest has done to its files is no matter of its neighbours.
+    }
   }
 
   /** To be called when nobody writes any more. */

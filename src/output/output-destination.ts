@@ -13,7 +13,7 @@ import { spoolFiles } from './spool.ts';
 
 /**
  * Opens what a guest's output is written to: the files of its own directory, or the caller's; before the caller's pipes,
- * those of a spool. Throws when it cannot.
+ * those of a spool. They can be read as well: nobody can count on opening them once the guest runs. Throws when it cannot.
  */
 export function openDestination(directory: string, files: OutputFiles | undefined): OutputDescriptors {
   if (files !== undefined) {

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
@@ -20,7 +20,11 @@ export interface NodeOptions {
   diskMb?: number | undefined;
   /** How many files and directories that file system may have. Default: as many as fit. */
   inodes?: number | undefined;
+  /** Its daemons have no rights beyond those of a user: they are another one's where this is root's. */
+  unprivileged?: boolean | undefined;
 }
+
+const NOBODY = 65_534;
 
 /** How far below the root of a hierarchy this process may be. */
 const DEEPEST_GROUP = 4;
@@ -46,6 +50,7 @@ export class FaultNode implements AsyncDisposable {
   /** Beside it: there is room when the disk is full. */
   readonly #faults = `${this.root}.json`;
   readonly #mounted: boolean;
+  readonly #user: { uid?: number; gid?: number } = {};
   #daemon: ChildProcess | undefined;
   #exited: Promise<unknown> = Promise.resolve();
   #client: DaemonClient | undefined;
@@ -56,7 +61,11 @@ export class FaultNode implements AsyncDisposable {
   /** What all of them said on stderr. */
   log = '';
 
-  private constructor({ diskMb, inodes = 0 }: NodeOptions) {
+  private constructor({ diskMb, inodes = 0, unprivileged = false }: NodeOptions) {
+    if (unprivileged && process.getuid?.() === 0) {
+      this.#user = { uid: NOBODY, gid: NOBODY };
+      chownSync(this.root, NOBODY, NOBODY);
+    }
     this.#mounted = diskMb !== undefined;
     if (diskMb === undefined) return;
     execFileSync('mount', [
@@ -84,6 +93,7 @@ export class FaultNode implements AsyncDisposable {
     const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, MAIN, ...flags, '--log-level', 'warn'], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ELIDE_TEST_FAULTS: this.#faults },
+      ...this.#user,
     });
     const said = this.log.length;
     daemon.stderr.on('data', (data) => {

@@ -262,3 +262,23 @@ test('pipes in the place of all files of a cell that dies, and of its guests, ho
   expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'cell_lost' });
   await node.ready({ executionId: 'next', code: IDLE });
 });
+
+const CHILD = `require('node:child_process').execFileSync('sh', ['-c', 'chmod 000 /proc/self/fd/2; head -c 9000 /dev/zero >&2'], {
+  stdio: 'inherit' });`;
+const ABORTS = "require('node:fs').fchmodSync(2, 0); process.abort();";
+
+test.each([
+  ['thread that lets nobody read what it floods', 'thread', CHILD, { exitCode: 0, usage: { stderrBytes: 1_000 } }],
+  ['process that lets nobody read what it floods', 'process', CHILD, { exitCode: 0, usage: { stderrBytes: 1_000 } }],
+  ['process that lets nobody read why it aborts', 'process', ABORTS, { exitCode: 134, signal: 'SIGABRT' }],
+] as const)('a %s ends nobody else', async (_, isolation, code, end) => {
+  await using node = await FaultNode.start({}, { unprivileged: true });
+  await node.client.createSession('s', { executionDefaults: { isolation } });
+  await node.ready({ executionId: 'neighbour', code: IDLE });
+  const own = { sessionId: 's', executionId: 'e', language: 'javascript', outputLimitBytes: 1_000 };
+
+  await node.client.executeSnippet({ ...own, code });
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject(end);
+  expect((await node.client.getExecutionStatus('s', 'neighbour')).state).toBe('running');
+});

@@ -119,6 +119,22 @@ export const output: Family = {
       ...KILLED_AT_LIMIT,
     },
     {
+      name: 'a flood from a child that is cut off while it takes every descriptor',
+      language: 'javascript',
+      code: stubborn(
+        "for (;;) try { fs.openSync('/dev/null'); } catch { fs.mkdirSync('full', { recursive: true }); }",
+        `const fs = require('node:fs');
+        const flood = 'until [ -d full ]; do sleep 0.02; done; while :; do head -c 100000 /dev/zero >&2; sleep 0.02; done';
+        require('node:child_process').spawn('sh', ['-c', flood], { stdio: 'inherit' });`,
+      ),
+      ...OUTPUT_LIMIT,
+      ...FORCED,
+      stop: { by: 'timeout', timeoutMs: 1_500, graceMs: 60 },
+      reasons: ['timed_out'],
+      alone: true,
+      inProcess: false,
+    },
+    {
       name: 'a flood from a child that finds its output, which ends it',
       language: 'javascript',
       isolation: 'process',
