@@ -17,23 +17,31 @@ interface Descriptors {
 
 /**
  * Serves gRPC reflection, so that a client without our proto files can list and call the API. The descriptors are read
- * when the first client asks: most daemons are never asked.
+ * when the first client asks: most daemons are never asked. While they cannot be read, each request is answered with that.
  */
 export function addReflection(server: Server, imagePath: string, services: string[]): void {
   let loading: Promise<Descriptors> | undefined;
+  const answer = async ({ messageRequest }: ServerReflectionRequest): Promise<Answer> => {
+    try {
+      loading ??= load(imagePath, services);
+      return (await loading).answer(messageRequest);
+    } catch (error) {
+      // What this request did not find, the next one may.
+      loading = undefined;
+      return failure(status.UNAVAILABLE, (error as Error).message);
+    }
+  };
   const implementation: ServerReflectionServer = {
     serverReflectionInfo: (call) => {
       // Answers keep the order of the requests.
       let answered = Promise.resolve();
       call.on('data', (originalRequest: ServerReflectionRequest) => {
-        loading ??= load(imagePath, services);
         answered = answered.then(async () => {
-          const messageResponse = (await (loading as Promise<Descriptors>)).answer(originalRequest.messageRequest);
+          const messageResponse = await answer(originalRequest);
           call.write({ validHost: originalRequest.host, originalRequest, messageResponse });
         });
-        answered.catch((error: Error) => call.emit('error', { code: status.INTERNAL, details: error.message }));
       });
-      call.on('end', () => answered.finally(() => call.end()));
+      call.on('end', () => answered.then(() => call.end()));
     },
   };
   // Tools of some age ask for the same messages by the older name of the service.
