@@ -13,8 +13,11 @@ import {
   type ExecutionSummary,
   type ExecutionTimes,
   type GetSessionResponse,
+  Isolation,
   LadderRung,
+  OutputPolicy,
   SessionStatus,
+  TimeoutAction,
 } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ExecutionSnapshot, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import { type ExecutionLimits, LIMITS } from '../supervisor/limits.ts';
@@ -142,8 +145,8 @@ export function sessionOf(snapshot: SessionSnapshot): GetSessionResponse {
     config: {
       ...config,
       memoryLimitMb: BigInt(config.memoryLimitMb),
-      executionDefaults: configurationOf(config.executionDefaults),
-      executionCeilings: configurationOf(config.executionCeilings),
+      executionDefaults: configurationOf(config.executionDefaults, 'config.execution_defaults'),
+      executionCeilings: configurationOf(config.executionCeilings, 'config.execution_ceilings'),
       idleTtlMs: bigintOf(config.idleTtlMs),
       totalTtlMs: bigintOf(config.totalTtlMs),
       retainedAgeMs: bigintOf(config.retainedAgeMs),
@@ -201,11 +204,21 @@ function requireOptionsOnly(config: ExecutionConfiguration, prefix: string): voi
   }
 }
 
-function requireKnown({ enableAi, enabledIntrinsics }: ExecutionConfiguration, prefix: string): void {
+/** Throws when something is set that would be without effect here. */
+function requireKnown(config: ExecutionConfiguration, prefix: string): void {
+  requireValue(TimeoutAction, config.onTimeout, `${prefix}.on_timeout`);
+  requireValue(OutputPolicy, config.outputPolicy, `${prefix}.output_policy`);
+  requireValue(Isolation, config.isolation, `${prefix}.isolation`);
+  const { enableAi, enabledIntrinsics } = config;
   if (enableAi !== true && enabledIntrinsics.length === 0) return;
   throw new InvalidArgumentError(
     `${prefix}: enable_ai and enabled_intrinsics belong to the session; an execution has no own ones yet`,
   );
+}
+
+function requireValue(words: Record<string, number>, value: number, field: string): void {
+  if (Object.values(words).includes(value)) return;
+  throw new InvalidArgumentError(`${field} is ${value}, which this daemon does not know`);
 }
 
 export function snippetOf(request: ExecuteSnippetRequest): Snippet {

@@ -12,9 +12,14 @@ export function wordOf<Word extends string>(words: Record<string, number>, value
   return name === undefined || value === 0 ? undefined : (name.toLowerCase() as Word);
 }
 
-/** The value of an enum's word; 0 (unspecified) for none. */
-export function enumOf<Value extends number>(words: Record<string, Value>, word: string | undefined): Value {
-  return words[word?.toUpperCase() ?? 'UNSPECIFIED'] as Value;
+/** The value of an enum's word; 0 (unspecified) for none. Throws for a word that it has not, which would pass for none. */
+function enumOf<Value extends number>(words: Record<string, Value>, word: string | undefined, field: string): Value {
+  if (word === undefined) return words.UNSPECIFIED as Value;
+  const known = Object.values(words).flatMap((value) => wordOf(words, value) ?? []);
+  if (!known.includes(word)) {
+    throw new InvalidArgumentError(`${field} is "${word}"; it must be one of ${known.join(', ')}`);
+  }
+  return words[word.toUpperCase()] as Value;
 }
 
 /** A 64-bit integer that is small enough to count with. */
@@ -55,7 +60,8 @@ export function optionsOf(config: Api.ExecutionConfiguration, prefix: string): E
   };
 }
 
-export function configurationOf(options: ExecutionDefaults): Api.ExecutionConfiguration {
+/** Throws for words that there are not; whether figures are allowed is for others to say. */
+export function configurationOf(options: ExecutionDefaults, prefix: string): Api.ExecutionConfiguration {
   return Api.ExecutionConfiguration.fromPartial({
     timeoutMs: bigintOf(options.timeoutMs),
     graceMs: bigintOf(options.graceMs),
@@ -66,10 +72,10 @@ export function configurationOf(options: ExecutionDefaults): Api.ExecutionConfig
     outputLimitBytes: bigintOf(options.outputLimitBytes),
     processLimit: options.processLimit,
     openFileLimit: options.openFileLimit,
-    onTimeout: enumOf(Api.TimeoutAction, options.onTimeout),
+    onTimeout: enumOf(Api.TimeoutAction, options.onTimeout, `${prefix}.on_timeout`),
     timeoutSignal: options.timeoutSignal ?? '',
-    outputPolicy: enumOf(Api.OutputPolicy, options.outputPolicy),
-    isolation: enumOf(Api.Isolation, options.isolation),
+    outputPolicy: enumOf(Api.OutputPolicy, options.outputPolicy, `${prefix}.output_policy`),
+    isolation: enumOf(Api.Isolation, options.isolation, `${prefix}.isolation`),
     signalTree: options.signalTree,
     requireEnforcement: options.requireEnforcement,
   });

@@ -320,6 +320,9 @@ test.each([
   [{ timeoutSignal: 'SIGNOPE', onTimeout: 2 }, /timeout_signal: unknown signal "SIGNOPE"/],
   [{ onTimeout: 2 }, /config.on_timeout is "signal" and config.timeout_signal is empty/],
   [{ timeoutSignal: 'SIGSTOP', onTimeout: 2 }, /SIGSTOP stops or continues a whole process/],
+  [{ onTimeout: 99 as never }, /config.on_timeout is 99, which this daemon does not know/],
+  [{ outputPolicy: -1 as never }, /config.output_policy is -1, which this daemon does not know/],
+  [{ isolation: 3 as never }, /config.isolation is 3, which this daemon does not know/],
 ] as [Partial<ExecutionConfiguration>, RegExp][])('limits %o are refused', async (config, details) => {
   await refused({ config }, 'INVALID_ARGUMENT', details);
 });
@@ -350,6 +353,7 @@ test.each([
   [{ onTimeout: 1 }, /execution_ceilings.onTimeout is no limit/],
   [{ stdin: true }, /execution_ceilings.stdin belongs to an execution/],
   [{ outputLimitBytes: 0n }, /execution_ceilings.output_limit_bytes is 0 bytes/],
+  [{ outputPolicy: 99 as never }, /execution_ceilings.output_policy is 99/],
 ] as [Partial<ExecutionConfiguration>, RegExp][])('ceilings %o are refused', async (config, details) => {
   await expect(
     client.createSession('c', { executionCeilings: ExecutionConfiguration.fromPartial(config) }),
@@ -359,6 +363,7 @@ test.each([
 
 test.each([
   [{ stdin: true }, {}, /execution_defaults.stdin belongs to an execution/],
+  [{ isolation: 99 as never }, {}, /execution_defaults.isolation is 99/],
   [{ timeoutMs: 6n }, { timeoutMs: 5n }, /execution_defaults.timeout is 6 ms; the ceiling of the session is 5 ms/],
 ] as [Partial<ExecutionConfiguration>, Partial<ExecutionConfiguration>, RegExp][])(
   'defaults %o below ceilings %o are refused',

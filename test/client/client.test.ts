@@ -69,6 +69,20 @@ describe.each(['socket', 'tcp'] as const)('over %s', (kind) => {
 });
 
 describe('errors', () => {
+  test.each([
+    ['onTimeout', 'kil', 'config.on_timeout is "kil"; it must be one of cancel, signal, kill'],
+    ['outputPolicy', 'drop', 'config.output_policy is "drop"; it must be one of truncate, kill'],
+    ['isolation', 'proces', 'config.isolation is "proces"; it must be one of thread, process'],
+    ['isolation', 'unspecified', 'config.isolation is "unspecified"; it must be one of thread, process'],
+  ])('%s "%s" is no word, and never passes for one that was not said', async (option, word, message) => {
+    const options = { [option]: word };
+
+    await expect(execute('x', '1', options)).rejects.toThrow(new InvalidArgumentError(message));
+    await expect(client.createSession('x', { executionDefaults: options })).rejects.toThrow(
+      new InvalidArgumentError(message.replace('config', 'config.execution_defaults')),
+    );
+  });
+
   test('are the classes the daemon threw, with its message', async () => {
     await execute('same', '1');
 

@@ -42,7 +42,7 @@ const withoutUndefined = (object: object) => JSON.parse(JSON.stringify(object));
 test('whatever an execution runs under is the same on the other side of the wire', () => {
   fc.assert(
     fc.property(options, (sent) => {
-      const bytes = ExecutionConfiguration.encode(configurationOf(sent)).finish();
+      const bytes = ExecutionConfiguration.encode(configurationOf(sent, 'config')).finish();
 
       expect(withoutUndefined(optionsOf(ExecutionConfiguration.decode(bytes), 'config'))).toEqual(sent);
     }),
