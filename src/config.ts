@@ -158,14 +158,14 @@ function parse(config: DaemonConfig): v.InferOutput<typeof schema> {
   if (output.tcp !== undefined) isLoopback(output.tcp);
   try {
     checkLimits(output.executionCeilings, 'executionCeilings');
-    checkDefaults(output.executionDefaults, 'executionDefaults');
-    checkCeilings(output.executionDefaults, output.executionCeilings, 'executionDefaults', 'executionCeilings');
-    const { memorySoftLimitMb } = output.executionDefaults;
-    checkSoft({ ...output.executionCeilings, ...output.executionDefaults, memorySoftLimitMb }, 'executionDefaults');
+    const executionDefaults = checkDefaults(output.executionDefaults, 'executionDefaults');
+    checkCeilings(executionDefaults, output.executionCeilings, 'executionDefaults', 'executionCeilings');
+    const { memorySoftLimitMb } = executionDefaults;
+    checkSoft({ ...output.executionCeilings, ...executionDefaults, memorySoftLimitMb }, 'executionDefaults');
+    return { ...output, executionDefaults };
   } catch (error) {
     throw new StartupError((error as Error).message, { cause: error });
   }
-  return output;
 }
 
 /** Whoever reaches the daemon runs code as its user. */

@@ -135,6 +135,13 @@ export function checkDefaults(defaults: ExecutionDefaults, prefix: string): Exec
   return { ...limits, ...withoutUndefined(given) };
 }
 
+/** What is said, over what is so where nothing is. A signal belongs to the action it was said with. */
+export function overDefaults(said: ExecutionDefaults, defaults: ExecutionDefaults): ExecutionDefaults {
+  const merged = { ...defaults, ...said };
+  if (said.onTimeout !== undefined && said.onTimeout !== 'signal') delete merged.timeoutSignal;
+  return merged;
+}
+
 /**
  * What an execution runs under: its own options, else the session's defaults, inside the ceilings. A limit with a ceiling
  * and no figure has the ceiling's.
@@ -147,9 +154,7 @@ export function applyDefaults(
 ): CheckedOptions {
   const checked = checkDefaults(own, 'config');
   checkCeilings(checked, ceilings, 'config', whose);
-  const merged = { ...ceilings, ...defaults, ...checked };
-  // A signal belongs to the action it was said with.
-  if (checked.onTimeout !== undefined && checked.onTimeout !== 'signal') delete merged.timeoutSignal;
+  const merged = { ...ceilings, ...overDefaults(checked, defaults) };
   // A soft limit that the execution did not ask for gives way to its own hard one.
   const { memorySoftLimitMb: soft, memoryLimitMb: hard } = merged;
   if (checked.memorySoftLimitMb === undefined && soft !== undefined && hard !== undefined && soft >= hard) {

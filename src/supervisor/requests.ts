@@ -16,6 +16,7 @@ import {
   type Enforcement,
   type ExecutionDefaults,
   type ExecutionLimits,
+  overDefaults,
   withoutUndefined,
 } from './limits.ts';
 import type { RetentionLimits } from './retention.ts';
@@ -179,12 +180,11 @@ export function checkSessionConfiguration(
   checkCeilings({ memoryLimitMb }, executionCeilings, 'config', 'the session');
   const asked = checkDefaults(config.executionDefaults ?? {}, 'config.execution_defaults');
   checkCeilings(asked, executionCeilings, 'config.execution_defaults', 'the session');
-  const executionDefaults = {
+  const executionDefaults = overDefaults(asked, {
     graceMs: node.graceMs,
     ...within(node.executionDefaults, executionCeilings),
     ...(memoryLimitMb !== undefined && { memoryLimitMb }),
-    ...asked,
-  };
+  });
   const { memorySoftLimitMb } = asked;
   checkSoft({ ...executionCeilings, ...executionDefaults, memorySoftLimitMb }, 'config.execution_defaults');
   const { maxRunning = 0, weight = 0 } = config;

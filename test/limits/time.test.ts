@@ -47,6 +47,18 @@ test.each(ENGINES)('at the run limit a %s guest gets the ladder, a named signal,
   expect(kill.steps).not.toContain('signaled.graceful');
 });
 
+test('a session that says what happens at the run limit has no signal that the daemon says with another', async () => {
+  await using signalling = await TestDaemon.start({ executionDefaults: { onTimeout: 'signal', timeoutSignal: 'INT' } });
+  const silent = await signalling.session();
+  const cancelling = await signalling.session({ executionDefaults: { onTimeout: 'cancel' } });
+  const snippet = { code: 'setInterval(() => {}, 1000)', timeoutMs: 200 };
+
+  const [byDaemon, bySession] = await Promise.all([silent.run(snippet), cancelling.run(snippet)]);
+
+  expect(byDaemon.result).toMatchObject({ reason: 'timed_out', signal: 'SIGINT' });
+  expect(bySession.result).toMatchObject({ reason: 'timed_out', signal: 'SIGTERM' });
+});
+
 test('a clock that is set an hour ahead, or back, moves no limit', async () => {
   const now = Date.now.bind(Date);
   for (const jumpMs of [3_600_000, -3_600_000]) {
