@@ -9,9 +9,9 @@ import { describeResult, exitCodeOf } from './result.ts';
 const GRACE_MS = 5_000;
 /** Nobody presses a key twice faster than this, in ms: also with a shorter grace period a second SIGINT counts. */
 const LEAST_PATIENCE_MS = 1_000;
-/** How long a command that nobody listens to takes at most to say so to the daemon, in ms. */
+/** How long a command that nobody listens to, or that is to end by force, takes at most to say so to the daemon, in ms. */
 const PARTING_MS = 2_000;
-/** How long input waits for a daemon that is away, in ms. */
+/** How long input and signals wait for a daemon that is away, or does not answer, in ms. */
 const PATIENCE_MS = 10_000;
 const RELAYED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -31,18 +31,18 @@ export async function admit(client: DaemonClient, snippet: Snippet): Promise<voi
 /** Runs a snippet in the foreground: its output, input and signals are ours. Resolves with the exit code to have. */
 export async function attend(client: DaemonClient, snippet: Snippet): Promise<number> {
   const { sessionId, executionId } = snippet;
-  const admitted = Promise.withResolvers<void>();
-  admitted.promise.catch(() => {});
-  const relay = new SignalRelay(client, snippet, admitted.promise);
+  const admitted = admit(client, snippet);
+  const relay = new SignalRelay(client, snippet, admitted);
   const over = new AbortController();
-  try {
-    await admit(client, snippet);
-    admitted.resolve();
+  const follow = async () => {
+    await admitted;
     if (snippet.stdin) void forwardInput(client, snippet, over.signal);
     for await (const { data, stream } of client.streamOutput(sessionId, executionId)) await write(data, stream);
     return await report(await client.wait(sessionId, executionId), relay.last);
+  };
+  try {
+    return await Promise.race([follow(), relay.unheard.then((signal) => leave(signal, executionId))]);
   } catch (error) {
-    admitted.reject(error);
     if (error instanceof OutputClosedError || error instanceof OutputFailedError) {
       await client.cancelExecution(sessionId, executionId, {}, { deadlineMs: PARTING_MS }).catch(() => {});
     }
@@ -51,6 +51,12 @@ export async function attend(client: DaemonClient, snippet: Snippet): Promise<nu
     over.abort();
     relay.close();
   }
+}
+
+/** Ends as the signal would have ended it, had nobody caught it. */
+async function leave(signal: NodeJS.Signals, executionId: string): Promise<number> {
+  await complain(`no daemon answers: ${signal} is not passed on, and execution "${executionId}" may go on`);
+  return 128 + constants.signals[signal];
 }
 
 /** Says on stderr why it ended where the exit code leaves that open. */
@@ -90,6 +96,7 @@ class SignalRelay {
   readonly #client: DaemonClient;
   readonly #snippet: Snippet;
   readonly #admitted: Promise<void>;
+  readonly #unheard = Promise.withResolvers<NodeJS.Signals>();
   #interrupts = 0;
   #lastInterruptMs = Number.NEGATIVE_INFINITY;
 
@@ -100,21 +107,34 @@ class SignalRelay {
     for (const name of RELAYED) process.on(name, this.#hear);
   }
 
+  /** Resolves with the first signal that could not be passed on in time. */
+  get unheard(): Promise<NodeJS.Signals> {
+    return this.#unheard.promise;
+  }
+
   close(): void {
     for (const name of RELAYED) process.off(name, this.#hear);
   }
 
   readonly #hear = (signal: NodeJS.Signals): void => {
     this.last = signal;
-    this.#pass(signal).catch(() => {
-      // Not admitted, or gone, or the daemon is: the command ends with that anyway.
-    });
+    const impatience = signal === 'SIGINT' ? this.#impatience() : 0;
+    const limitMs = impatience > 1 ? PARTING_MS : PATIENCE_MS;
+    const timer = setTimeout(() => this.#unheard.resolve(signal), limitMs);
+    this.#pass(signal, impatience)
+      .catch(() => {
+        // Not admitted, or gone, or the daemon is for too long: the command ends with that anyway.
+      })
+      .finally(() => clearTimeout(timer));
   };
 
-  async #pass(signal: NodeJS.Signals): Promise<void> {
-    const { sessionId, executionId } = this.#snippet;
-    const impatience = signal === 'SIGINT' ? this.#impatience() : 0;
+  async #pass(signal: NodeJS.Signals, impatience: number): Promise<void> {
     await this.#admitted;
+    await retry(() => this.#send(signal, impatience), { limitMs: PATIENCE_MS });
+  }
+
+  async #send(signal: NodeJS.Signals, impatience: number): Promise<void> {
+    const { sessionId, executionId } = this.#snippet;
     if (impatience > 0) {
       await this.#client.cancelExecution(sessionId, executionId, impatience > 1 ? { signal: 'SIGKILL' } : {});
       return;

@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { CTL, Elidectl } from './elidectl.ts';
+import { CTL, Elidectl, type Ended, type RunningCtl } from './elidectl.ts';
 
 let daemon: DaemonProcess;
 let ctl: Elidectl;
@@ -145,6 +146,12 @@ describe('output and input', () => {
   });
 });
 
+/** Sends a signal until the command ends, slowly enough for each to be heard. */
+function insist(running: RunningCtl, signal: NodeJS.Signals): Promise<Ended> {
+  const again = setInterval(() => running.child.kill(signal), 300);
+  return running.ended.finally(() => clearInterval(again));
+}
+
 describe('signals', () => {
   test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s is passed on to the program', async (signal) => {
     const code = `process.on('${signal}', () => { console.log('bye'); process.exit(3); });
@@ -200,6 +207,63 @@ while True: pass`;
     running.child.kill('SIGINT');
 
     expect((await running.ended).code).toBe(137);
+  });
+
+  test('one that comes while the daemon is away is passed on when it is back', async () => {
+    await using before = await DaemonProcess.start();
+    using client = connectDaemon({ socket: before.socket });
+    await client.health();
+    const code = `process.on('SIGTERM', () => { console.log('bye'); process.exit(3); });
+      setInterval(() => {}, 1000); console.log('ready')`;
+    const running = new Elidectl(before.socket).start(js(code));
+    await running.wrote('ready');
+    before.child.kill('SIGKILL');
+    await once(before.child, 'exit');
+
+    running.child.kill('SIGTERM');
+    // For longer than a single call waits for a daemon.
+    await expect(client.health()).rejects.toThrow('no daemon answers');
+    const places = ['--socket', before.socket, '--state-dir', join(before.directory, 'state')];
+    await using _after = await DaemonProcess.start(...places);
+    const ended = await running.ended;
+
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.stdout.toString()).toBe('ready\nbye\n');
+    expect(ended.code).toBe(3);
+  });
+
+  test.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)('%s ends the command where a daemon accepts nothing and refuses nothing', async (signal, code) => {
+    const socket = join(await mkdtemp(join(daemon.directory, 'silent-')), 'd.sock');
+    const silent = createServer().listen(socket);
+    const connected = once(silent, 'connection');
+    const running = new Elidectl(socket).start(js('1'));
+    onTestFinished(() => void running.child.kill('SIGKILL'));
+    const [connection] = await connected;
+
+    const ended = await insist(running, signal);
+    connection.destroy();
+    silent.close();
+
+    expect(ended.stderr.toString()).toMatch(
+      new RegExp(`^elidectl: no daemon answers: ${signal} is not passed on, and execution "\\w+" may go on\n$`),
+    );
+    expect(ended.code).toBe(code);
+  });
+
+  test('a third SIGINT ends the command where the daemon does not answer any more', async () => {
+    await using stopped = await DaemonProcess.start();
+    const running = new Elidectl(stopped.socket).start(js('setInterval(() => {}, 1000); console.log("ready")'));
+    onTestFinished(() => void running.child.kill('SIGKILL'));
+    await running.wrote('ready');
+    stopped.child.kill('SIGSTOP');
+
+    const ended = await insist(running, 'SIGINT').finally(() => stopped.child.kill('SIGCONT'));
+
+    expect(ended.stderr.toString()).toContain('no daemon answers: SIGINT is not passed on');
+    expect(ended.code).toBe(130);
   });
 });
 
