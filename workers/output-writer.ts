@@ -37,8 +37,8 @@ export interface OutputRotation {
 }
 
 /**
- * Opens a file to append to it and to read it, and makes it if need be. Throws for what is no plain file: a guest may have put a pipe
- * there, and whoever opens that waits for a reader.
+ * Opens a file to append to it and to read it, and makes it if need be. Throws for what is no plain file: a guest may
+ * have put a pipe there, and whoever opens that waits for a reader.
  */
 export function openToAppend(path: string, mode: number): number {
   const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, S_IFMT, S_IFREG } = constants;
