@@ -54,7 +54,7 @@ export class UnauthenticatedError extends ElideError {
   readonly code = 'unauthenticated';
 }
 
-/** The daemon is stopping, or not there; the same call may succeed later. */
+/** The daemon is stopping, or not there, or the session is closing; the same call may succeed later. */
 export class UnavailableError extends ElideError {
   readonly code = 'unavailable';
 }

@@ -16,7 +16,7 @@ import type {
   StopOptions,
   StreamOptions,
 } from '../daemon.ts';
-import { AlreadyExistsError, UnauthenticatedError, UnavailableError } from '../errors.ts';
+import { AlreadyExistsError, FailedPreconditionError, UnauthenticatedError, UnavailableError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
@@ -137,9 +137,12 @@ export class DaemonClient {
     } catch (error) {
       if (!(error instanceof AlreadyExistsError)) throw error;
     }
-    const { counts } = await this.getSession(sessionId, options);
-    if (counts.pending + counts.running > 0) return false;
-    await this.deleteSession(sessionId, options);
+    try {
+      await this.deleteSession(sessionId, { ...options, refuseIfBusy: true });
+    } catch (error) {
+      if (error instanceof FailedPreconditionError) return false;
+      throw error;
+    }
     await this.createSession(sessionId, config, options);
     return true;
   }

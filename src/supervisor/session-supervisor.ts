@@ -11,7 +11,7 @@ import {
 } from '../../machines/execution.ts';
 import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machines/session.ts';
 import { agoMs, type Moment, now } from '../clock.ts';
-import { AlreadyExistsError, FailedPreconditionError } from '../errors.ts';
+import { AlreadyExistsError, FailedPreconditionError, UnavailableError } from '../errors.ts';
 import type { JournaledEvent, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
@@ -342,7 +342,7 @@ export class SessionSupervisor implements Waiting {
 
   /** Throws unless the session takes executions. */
   requireOpen(): void {
-    if (this.state !== 'running') throw new FailedPreconditionError(`session "${this.sessionId}" is closing`);
+    if (this.state !== 'running') throw new UnavailableError(`session "${this.sessionId}" is closing; try again`);
   }
 
   /** Throws when executions run or wait in the session. */

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { ClientError, connectDaemon, type DaemonClient, UnreachableError } from '../../src/client/index.ts';
 import {
   AlreadyExistsError,
@@ -10,6 +10,7 @@ import {
   OutOfRangeError,
   UnavailableError,
 } from '../../src/errors.ts';
+import { TestDaemon } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 
 let daemon: DaemonProcess;
@@ -236,5 +237,27 @@ describe('sessions', () => {
       counts: { pending: 0, running: 0, exited: 0 },
     });
     await expect(client.getSession('listed')).rejects.toThrow(NotFoundError);
+  });
+
+  test('one that is to have another configuration, and gets busy as it is replaced, is kept', async () => {
+    await using own = await TestDaemon.start();
+    using other = connectDaemon({ socket: own.endpoints.socket as string });
+    await other.createSession('s');
+    const { daemon: node } = own;
+    const deleteSession = node.deleteSession.bind(node);
+    const snippet = { sessionId: 's', executionId: 'e', language: 'javascript', code: FOREVER };
+    vi.spyOn(node, 'deleteSession').mockImplementationOnce(async (...request) => {
+      await other.executeSnippet(snippet);
+      await deleteSession(...request);
+    });
+
+    const opened = await other.openSession('s', { contextPoolSize: 2 });
+
+    expect(opened).toBe(false);
+    expect((await other.getExecutionStatus('s', 'e')).state).not.toBe('exited');
+    await other.cancelExecution('s', 'e');
+    await other.wait('s', 'e');
+    expect(await other.openSession('s', { contextPoolSize: 2 })).toBe(true);
+    expect((await other.getSession('s')).config.contextPoolSize).toBe(2);
   });
 });

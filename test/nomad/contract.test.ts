@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { credentials, status } from '@grpc/grpc-js';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
 import { HealthClient } from '../../src/gen/grpc/health/v1/health.ts';
 import { PluginType } from '../../src/gen/nomad/base.ts';
@@ -502,6 +502,25 @@ describe('a task', () => {
         value: { recoverable: true },
       },
     ]);
+  });
+
+  test('that comes while the session closes starts in the next one', async () => {
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, session_id: 'closes' });
+    const stubborn = javascript(
+      'const { existsSync } = require("node:fs"); process.on("SIGTERM", () => {}); console.log("ready"); setInterval(() => existsSync("go") && process.exit(), 20)',
+    );
+    await other.start(stubborn);
+    await ready(stubborn);
+    const closed = daemon.daemon.deleteSession('closes', { graceMs: 60_000 });
+    const accepts = vi.spyOn(daemon.daemon, 'executeSnippet');
+
+    const next = other.run(javascript('process.exit(4)'));
+    await eventually('it is not accepted', () => accepts.mock.settledResults.some(({ type }) => type === 'rejected'));
+    accepts.mockRestore();
+    writeFileSync(join(stubborn.allocDir, 'task/go'), '');
+
+    expect(await next).toMatchObject({ result: { exitCode: 4 }, err: '' });
+    await closed;
   });
 
   test('that begins while its agent dies does not run on: the next agent starts it anew', async () => {

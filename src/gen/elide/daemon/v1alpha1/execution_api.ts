@@ -5919,7 +5919,7 @@ export const Language: MessageFns<Language> = {
  * INVALID_ARGUMENT bad in any state; FAILED_PRECONDITION bad in this state; OUT_OF_RANGE a position or sequence number in
  * the future, or output that was evicted; DATA_LOSS output that somebody else has removed or cut short; RESOURCE_EXHAUSTED queue
  * or quota full;
- * UNAVAILABLE the daemon is stopping, try again. Every message names the offender.
+ * UNAVAILABLE the daemon is stopping, or the session is closing, try again. Every message names the offender.
  */
 export type ExecutionApiService = typeof ExecutionApiService;
 export const ExecutionApiService = {
