@@ -4,8 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { OutputFiles as Destination } from '../gen/elide/cell/v1/cell.ts';
 import { Spool, spoolFiles } from '../output/spool.ts';
 
-/** How often a pipe is tried that nobody reads from. */
+/** How often a pipe is tried that nobody reads from, or that cannot be opened for now. */
 const RETRY_MS = 50;
+/** The system's words for a path where no pipe is, or none any more. */
+const NO_PIPE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP']);
 /** How long a reader that is away may hold up the end of an execution. */
 const END_LIMIT_MS = 2_000;
 
@@ -61,7 +63,7 @@ async function openPipe(path: string, signal: AbortSignal): Promise<Socket | und
       closeSync(fd);
       return undefined;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENXIO') return undefined;
+      if (NO_PIPE.has((error as NodeJS.ErrnoException).code as string)) return undefined;
       await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
     }
   }

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { stat } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
 import type { Languages } from './languages.ts';
@@ -326,7 +326,15 @@ async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: Outp
   }
   for (const [name, path] of Object.entries({ stdout, stderr })) {
     await checkDirectory(dirname(path), `config.output_files.${name}`);
+    if (maxFiles === 0) await checkPipe(path, `config.output_files.${name}`);
   }
+}
+
+/** It is not opened for that: to its reader the end of it would be the end of all output. */
+async function checkPipe(path: string, field: string): Promise<void> {
+  await access(path, constants.W_OK).catch(({ code }: NodeJS.ErrnoException) => {
+    throw new InvalidArgumentError(`${field} ${JSON.stringify(path)}: ${code}`);
+  });
 }
 
 function fingerprint(request: Omit<ExecutionRequest, 'fingerprint'>): string {

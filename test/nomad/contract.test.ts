@@ -1505,3 +1505,13 @@ test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async
   const [session] = await daemon.daemon.listSessions();
   for await (const _ of daemon.daemon.streamOutput(session?.sessionId as string, task.id)) expect.unreachable();
 });
+
+test('with logs = "nomad" a pipe that the daemon may not write to is named, and nothing starts', async () => {
+  await using own = await DaemonProcess.startWithoutRights();
+  await using other = await PluginHost.start({ daemon_socket: own.socket, logs: 'nomad' });
+  const task = taskIn(own.directory, { language: 'javascript', code: 'console.log("lost")' });
+  execFileSync('mkfifo', ['-m', '400', task.stdoutPath, task.stderrPath]);
+
+  await expect(other.start(task)).rejects.toThrow(`"${task.stdoutPath}": EACCES`);
+  await expect(other.inspect(task.id)).rejects.toThrow('task not found');
+});

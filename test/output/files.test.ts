@@ -1,11 +1,22 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { connectDaemon } from '../../src/client/index.ts';
 import type { OutputFiles } from '../../src/supervisor/requests.ts';
 import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
 
 let daemon: TestDaemon;
 let session: TestSession;
@@ -127,6 +138,7 @@ test('a pipe in the place of a file is not waited for', async () => {
 test.each([
   [{ maxFiles: 1001 }, 'config.output_files.max_files is 1001'],
   [{ maxFileBytes: 1023 }, 'config.output_files.max_file_bytes is 1023'],
+  [{ maxFiles: 0 }, /config.output_files.stdout ".*": ENOENT/],
   [{ stdout: '/nowhere/out' }, 'config.output_files.stdout "/nowhere": ENOENT'],
   [{ stderr: 'here/err' }, 'config.output_files.stderr "here" is not an absolute path'],
 ])('%o is refused', async (wrong, message) => {
@@ -174,6 +186,30 @@ describe('pipes', () => {
       expect(waiting()).toBe(0);
     },
   );
+
+  test('one that cannot be opened for a while gets everything when it can', async () => {
+    await using own = await DaemonProcess.startWithoutRights();
+    using client = connectDaemon({ socket: own.socket });
+    await client.createSession('s');
+    const pipes = pipesIn(own.directory);
+    const may = (mode: number) => [pipes.stdout, pipes.stderr].forEach((path) => void chmodSync(path, mode));
+    may(0o666);
+    const workingDirectory = join(own.directory, 'work');
+    mkdirSync(workingDirectory);
+    chmodSync(workingDirectory, 0o777);
+    // By then it has been tried often.
+    const code =
+      'console.log("out"); console.error("err"); setTimeout(() => require("node:fs").writeFileSync("done", ""), 500)';
+    const ids = { sessionId: 's', executionId: 'e' };
+
+    await client.executeSnippet({ ...ids, language: 'javascript', code, workingDirectory, outputFiles: pipes });
+    may(0o400);
+    await eventually('it is done', () => existsSync(join(workingDirectory, 'done')));
+    may(0o666);
+
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    expect(await Promise.all([text(out.stdout), text(err.stdout)])).toEqual(['out\n', 'err\n']);
+  });
 
   test('a reader that comes late gets everything, and stalls no guest', async () => {
     const pipes = pipesIn(daemon.directory());

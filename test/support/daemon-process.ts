@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { chown, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -10,6 +10,8 @@ import { leftovers } from './leftovers.ts';
 import { cellsBelow } from './processes.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
+
+const NOBODY = 65_534;
 
 /** A real daemon: the built program as a child process, with a directory of its own that goes with it. */
 export class DaemonProcess implements AsyncDisposable {
@@ -28,12 +30,22 @@ export class DaemonProcess implements AsyncDisposable {
   }
 
   /** Resolves when the daemon says that it is ready. `flags` are added to its command line. */
-  static async start(...flags: string[]): Promise<DaemonProcess> {
+  static start(...flags: string[]): Promise<DaemonProcess> {
+    return DaemonProcess.#start({}, flags);
+  }
+
+  /** One that may not do everything: as nobody, where this process is root. Its directory is its own. */
+  static startWithoutRights(...flags: string[]): Promise<DaemonProcess> {
+    return DaemonProcess.#start(process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {}, flags);
+  }
+
+  static async #start(user: { uid?: number; gid?: number }, flags: string[]): Promise<DaemonProcess> {
     const directory = await mkdtemp(join(tmpdir(), 'elide-test-'));
+    await chown(directory, user.uid ?? -1, user.gid ?? -1);
     const socket = join(directory, 'd.sock');
     const places = ['--socket', socket, '--tcp', '127.0.0.1:0', '--state-dir', join(directory, 'state')];
     const args = [MAIN, ...places, '--log-level', 'error', ...flags];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, args, { ...user, stdio: ['ignore', 'pipe', 'inherit'] });
     const lines = createInterface({ input: child.stdout });
     const line = await Promise.race([
       once(lines, 'line').then(([text]) => text as string),
