@@ -1,9 +1,9 @@
 import { nanoid } from 'nanoid';
-import type { ExecutionResult } from '../../machines/execution.ts';
+import type { ExecutionResult, ExitReason } from '../../machines/execution.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { abandon } from './abandon.ts';
-import type { DaemonClient } from './client.ts';
+import type { CallOptions, DaemonClient } from './client.ts';
 import { COMMAND, FRAME, frame, TERMINAL } from './command-programs.ts';
 import { retry } from './reconnect.ts';
 
@@ -28,6 +28,18 @@ export interface CommandOptions {
 /** How long the daemon has to say that a command which is killed is gone, in ms. */
 const KILL_LIMIT_MS = 2_000;
 
+/** How much a command may write: the daemon keeps it on disk until the command has ended. */
+const OUTPUT_LIMIT_BYTES = 256 * 2 ** 20;
+/** How long a command waits for a place on the node, in ms: somebody waits for it. */
+const QUEUE_LIMIT_MS = 5_000;
+
+/** Ends that say nothing of the command's own. */
+const FAILURES: Partial<Record<ExitReason, string>> = {
+  start_failed: 'the command could not be started',
+  queue_timed_out: 'the node is full: no place was left for the command in time',
+  output_exceeded: 'the command was ended for its output',
+};
+
 /** In the id of each command that this process has handed in. */
 const STARTER = nanoid();
 
@@ -47,7 +59,8 @@ export class Command {
   #position = 0;
   /** Aborts when nothing is asked of it any more. */
   readonly #over = new AbortController();
-  #isKilled = false;
+  /** Resolves when the daemon has been told to end it. */
+  #killed: Promise<void> | undefined;
 
   /** Hands it in; what goes wrong with that, `run` rejects with. */
   constructor(client: DaemonClient, place: CommandPlace, program: CommandProgram, options: CommandOptions) {
@@ -59,8 +72,7 @@ export class Command {
     const { stdin, signal, limitMs } = options;
     this.#snippet = { ...place, ...snippet, executionId, stdin };
     this.#signal = signal;
-    const admit = () => client.executeSnippet(this.#snippet, { signal: this.#over.signal });
-    this.#admitted = retry(admit, { limitMs, signal });
+    this.#admitted = retry(() => this.#admit({ signal: this.#over.signal }), { limitMs, signal });
     this.#written = this.#admitted;
     this.#admitted.catch(() => {});
   }
@@ -80,9 +92,11 @@ export class Command {
       this.#signal.removeEventListener('abort', this.#kill);
       if (result === undefined) this.#kill();
       else this.#over.abort();
+      this.#release().catch(() => {});
     }
-    if (result?.reason === 'start_failed') throw new Error(result.message ?? 'the command could not be started');
-    return result;
+    const failure = result && FAILURES[result.reason];
+    if (failure === undefined) return result;
+    throw new Error(result?.message === undefined ? failure : `${failure}: ${result.message}`);
   }
 
   /**
@@ -103,15 +117,33 @@ export class Command {
     if (this.#terminal) await this.#send(frame(FRAME.size, size));
   }
 
+  /** Under limits of its own, where the session's are not lower. */
+  async #admit(options: CallOptions): Promise<void> {
+    const { config } = await this.#client.getSession(this.#snippet.sessionId, options);
+    const { outputLimitBytes = Infinity, queueTimeoutMs = Infinity } = config.executionCeilings;
+    const limits = {
+      outputLimitBytes: Math.min(OUTPUT_LIMIT_BYTES, outputLimitBytes),
+      queueTimeoutMs: Math.min(QUEUE_LIMIT_MS, queueTimeoutMs),
+    };
+    await this.#client.executeSnippet({ ...this.#snippet, ...limits, outputPolicy: 'kill' }, options);
+  }
+
+  /** The daemon is to keep nothing of it. */
+  async #release(): Promise<void> {
+    const { sessionId, executionId } = this.#snippet;
+    await this.#killed;
+    await this.#client.wait(sessionId, executionId);
+    await this.#client.releaseExecution(sessionId, executionId);
+  }
+
   readonly #kill = (): void => {
-    if (this.#isKilled) return;
-    this.#isKilled = true;
+    if (this.#killed !== undefined) return;
     const { sessionId, executionId } = this.#snippet;
     const error = new Error('the command was killed, and no daemon says that it is gone');
     setTimeout(() => this.#over.abort(error), KILL_LIMIT_MS).unref();
     // What may be on its way to the daemon is to come first.
     const kill = () => abandon(this.#client, sessionId, executionId);
-    void this.#admitted.then(kill, kill);
+    this.#killed = this.#admitted.then(kill, kill);
   };
 
   #send(data: Uint8Array, end = false): Promise<void> {

@@ -83,6 +83,9 @@ export function execStreaming(start: StartCommand): handleBidiStreamingCall<Exec
       await pump(call, responsesOf(command.run(), tty), leaving);
       call.end();
     };
-    run().catch((error) => call.emit('error', statusOf(error)));
+    // An error ends the streams of the call at once: what was written goes out before.
+    const fail = (error: unknown) =>
+      call.write(Response.fromPartial({ stdout: { close: true } }), () => call.emit('error', statusOf(error)));
+    run().catch(fail);
   };
 }

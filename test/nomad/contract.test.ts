@@ -949,6 +949,77 @@ describe('a command beside a task', () => {
   });
 });
 
+/** The executions that are there for commands beside a task. */
+const commandsBeside = async ({ daemon: at }: TestDaemon, { id }: TaskConfig) =>
+  (await at.listExecutions()).filter(({ executionId }) => executionId.startsWith(`${id}/`));
+
+test('a command that writes without end is ended though nobody reads, and nothing of it is kept', {
+  timeout: 90_000,
+}, async () => {
+  await using own = await TestDaemon.start();
+  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
+  const task = javascript(SLEEP);
+  await other.start(task);
+  const call = other.driver.execTaskStreaming();
+  call.on('error', () => {});
+  call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['yes'] } }));
+  const ended = async () => (await commandsBeside(own, task))[0]?.result?.reason === 'output_exceeded';
+  await eventually('it is ended', ended, 60_000);
+
+  call.cancel();
+
+  await eventually('it is forgotten', async () => (await commandsBeside(own, task)).length === 0);
+  const [kilobytes] = execFileSync('du', ['-sk', own.root], { encoding: 'utf8' }).split('\t');
+  expect(Number(kilobytes)).toBeLessThan(64 * 1024);
+});
+
+test('a command whose caller leaves is ended, and nothing of it is kept', async () => {
+  const task = javascript(SLEEP);
+  await host.start(task);
+  const call = host.driver.execTaskStreaming();
+  call.on('error', () => {});
+  call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['sleep', '60'] } }));
+  await eventually('it runs', async () => (await commandsBeside(daemon, task))[0]?.state === 'running');
+
+  call.cancel();
+
+  await eventually('it is forgotten', async () => (await commandsBeside(daemon, task)).length === 0);
+  await host.destroy(task.id);
+});
+
+test('a command that the node has no place for is told so', async () => {
+  await using own = await TestDaemon.start({ maxRunning: 1 });
+  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
+  const task = javascript(SLEEP);
+  await other.start(task);
+
+  await expect(other.exec(task.id, ['true'], 60_000)).rejects.toThrow('the node is full');
+
+  expect(await other.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+});
+
+test('a command keeps to the limits of its session where they are lower: what it wrote is there, then why it was ended', async () => {
+  const outputLimitBytes = 8 * 2 ** 20;
+  const executionCeilings = { outputLimitBytes, queueTimeoutMs: 60_000 };
+  await daemon.daemon.createSession('narrow', { executionCeilings });
+  await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, session_id: 'narrow' });
+  const task = javascript(SLEEP);
+  await other.start(task);
+  const call = other.driver.execTaskStreaming();
+  call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['yes'] } }));
+  let bytes = 0;
+
+  const read = collect(call as never, (all: ExecTaskStreamingResponse[]) => {
+    bytes += all.at(-1)?.stdout?.data.length ?? 0;
+    return false;
+  });
+
+  await expect(read).rejects.toThrow(`ended for its output: more than ${outputLimitBytes} bytes`);
+  expect(bytes).toBe(outputLimitBytes);
+  await eventually('it is forgotten', async () => (await commandsBeside(daemon, task)).length === 0);
+  await other.destroy(task.id);
+});
+
 test('a command beside a task ends with it', async () => {
   const mark = `7${process.pid}`;
   const task = javascript(SLEEP);
