@@ -208,6 +208,9 @@ export class Daemon {
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
       const { journal } = opened;
       this.#journal = journal;
+      if (opened.setAside !== undefined) {
+        this.#log.error(opened.setAside, 'the journal was damaged: it was set aside, and a new one begun');
+      }
       const { retainedAgeMs: ageMs, retainedExecutions: executions, outputBudgetBytes: outputBytes } = this.config;
       const archive = new Archive({
         registry: this.#registry,
@@ -225,7 +228,7 @@ export class Daemon {
       await Promise.all(found.gone.map((cellKey) => controlGroups.removeOf(cellKey)));
       this.#languages = await probed;
       const { output, work } = this.#restore(opened, found);
-      const isLost = output.length > 0 && (opened.setAside !== undefined || opened.isNew);
+      const { isLost } = opened;
       if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
       void directory.remove(isLost ? work : [...output, ...work]);
@@ -523,12 +526,10 @@ export class Daemon {
   }
 
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
-  #restore({ journal, contents, setAside }: OpenedJournal, found: FoundCells): Leavings {
+  #restore({ journal, contents }: OpenedJournal, found: FoundCells): Leavings {
     const { archive, directory } = this.#started();
     const { sessions, unfinished, finished, nextNumber } = contents;
     this.#nextNumber = nextNumber;
-    if (setAside !== undefined)
-      this.#log.error(setAside, 'the journal was damaged: it was set aside, and a new one begun');
     for (const session of sessions) {
       this.#registry.addSession(this.#newSession(session.sessionId, session.config, session));
     }
@@ -566,8 +567,12 @@ export class Daemon {
 
   /** A journal that would know whose output this is was lost. */
   async #keepUnknown(output: string[]): Promise<void> {
-    const path = await this.#started().directory.setAside(output);
-    this.#log.error({ path }, 'the journal does not know output that is there: it was set aside');
+    const { directory, journal } = this.#started();
+    if (output.length > 0) {
+      const path = await directory.setAside(output);
+      this.#log.error({ path }, 'the journal does not know output that is there: it was set aside');
+    }
+    journal.settleLoss();
   }
 
   #newSession(

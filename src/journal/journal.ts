@@ -6,7 +6,7 @@ import type { SealedOutput } from '../output/sealed-output.ts';
 import { JOURNAL_THREAD } from '../package-root.ts';
 import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents, OutputPlace } from './entries.ts';
 import { finishedEntries } from './rows.ts';
-import { fullnessAt, type Opened } from './store.ts';
+import { fullnessAt, type Opened, settleLoss } from './store.ts';
 import type { JournalAnswer, JournalCommand, JournalQuery, JournalThreadData } from './thread.ts';
 
 /** How long after a failure the same entries are tried again, and whether there is room again, in ms. */
@@ -143,6 +143,11 @@ export class Journal {
     return (await answered.promise) as Value;
   }
 
+  /** What a lost journal knew is dealt with: from here on what this one does not know is nobody's. */
+  settleLoss(): void {
+    settleLoss(this.#data.path);
+  }
+
   /** Writes what is left, and lets the file go. Rejects when that takes longer than 5 s, with the number of entries lost. */
   async close(): Promise<void> {
     const limit = Promise.withResolvers<void>();
@@ -194,13 +199,13 @@ export class Journal {
   #hear(answer: JournalAnswer): void {
     switch (answer.type) {
       case 'opened': {
-        const { contents, setAside, isNew, strain } = answer;
+        const { contents, setAside, isLost, strain } = answer;
         const wasOpen = this.#opened;
         this.#opened = true;
         this.#tell(strain);
         if (!wasOpen) {
           const finished = this.#finishedEntries();
-          this.#opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isNew });
+          this.#opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isLost });
         }
         this.#send();
         break;

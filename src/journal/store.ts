@@ -1,4 +1,15 @@
-import { chmodSync, closeSync, existsSync, openSync, renameSync, statfsSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { bootId, now } from '../clock.ts';
@@ -27,10 +38,13 @@ import {
 export interface Opened {
   store: JournalStore;
   contents: UnfinishedContents;
-  /** Where a damaged journal was put before this one was begun, what was wrong with it, and how many rows could be read. */
-  setAside: { path: string; why: string; kept: number } | undefined;
-  /** There was none, or nothing in it. */
-  isNew: boolean;
+  /**
+   * Where a damaged journal was put before this one was begun, what was wrong with it, and how many rows could be read, if
+   * that was now.
+   */
+  setAside: { path: string; why: string; kept?: number } | undefined;
+  /** There was none, or it was damaged, and nobody has dealt with what only that one knew: see {@link settleLoss}. */
+  isLost: boolean;
 }
 
 /** Keeps a write-ahead log from staying as large as it once was, in bytes. */
@@ -57,6 +71,28 @@ export function fullnessAt(path: string): string | undefined {
   // A file system that makes inodes as it needs them says that it has none.
   const hasInodes = files === 0 || ffree >= LEAST_LEFT_INODES;
   return hasInodes ? undefined : `the disk is full: ${ffree} inodes are left`;
+}
+
+/** Of the files that SQLite makes of one. */
+const SUFFIXES = ['', '-wal', '-shm'];
+
+/**
+ * That a journal was lost is marked before another is begun: however often a daemon dies before it has dealt with what only
+ * that one knew, the next one knows of it. The mark says what a damaged one's name ends with now, and is empty for none.
+ */
+const markOf = (path: string) => `${path}.lost`;
+
+function noteLoss(path: string, ending: string): void {
+  writeFileSync(markOf(path), ending, { mode: 0o600, flush: true });
+}
+
+function lossOf(path: string): string | undefined {
+  return existsSync(markOf(path)) ? readFileSync(markOf(path), 'utf8') : undefined;
+}
+
+/** What only the lost one knew is dealt with. */
+export function settleLoss(path: string): void {
+  rmSync(markOf(path), { force: true });
 }
 
 /** The journal's file: an SQLite database in WAL mode with one writer. Everything here waits for the disk. */
@@ -103,27 +139,46 @@ export class JournalStore {
   }
 
   /**
-   * Opens the file, or begins it. One that is damaged is put aside under a new name, never overwritten. Throws a
-   * {@link ForeignJournalError} for a file that is none of ours or newer than this program, else the system's error.
+   * Opens the file, or begins it. One that is damaged is put aside under a new name, never overwritten; what is begun in its
+   * place appears there once all that can be read of it is in it. Throws a {@link ForeignJournalError} for a file that is
+   * none of ours or newer than this program, else the system's error.
    */
   static open(path: string, durability: Durability): Opened {
-    const isNew = bytesOf(path) === 0;
+    const isEmpty = bytesOf(path) === 0;
+    // Put aside by a daemon that did not come to the end of it.
+    const unread = existsSync(path) ? undefined : lossOf(path);
     try {
-      if (isNew && bytesOf(`${path}-wal`) > 0) throw new DamagedError('it is empty, and its log is not');
-      const opened = openSound(path, durability, (database) => new JournalStore(database, path));
-      return { ...opened, setAside: undefined, isNew };
+      if (unread) throw new DamagedError('it was not read to its end');
+      if (isEmpty && bytesOf(`${path}-wal`) > 0) throw new DamagedError('it is empty, and its log is not');
+      if (isEmpty) noteLoss(path, '');
+      const opened = JournalStore.#openSound(path, durability);
+      const loss = lossOf(path);
+      const setAside = loss
+        ? { path: path + loss, why: 'an earlier daemon, which was never ready, found it so' }
+        : undefined;
+      return { ...opened, setAside, isLost: loss !== undefined };
     } catch (error) {
       if (!isDamage(error)) throw error;
-      const aside = `${path}.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
-      for (const suffix of ['', '-wal', '-shm']) {
-        if (existsSync(path + suffix)) renameSync(path + suffix, aside + suffix);
+      const ending = unread || `.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`;
+      noteLoss(path, ending);
+      for (const suffix of SUFFIXES) {
+        const [from, to] = [path + suffix, path + ending + suffix];
+        if (existsSync(from) && !existsSync(to)) renameSync(from, to);
       }
-      let kept = 0;
-      const opened = openSound(path, durability, (database) => {
-        kept = salvage(aside, database);
-        return new JournalStore(database, path);
-      });
-      return { ...opened, setAside: { path: aside, why: (error as Error).message, kept }, isNew: false };
+      const kept = salvage(path + ending, path);
+      const setAside = { path: path + ending, why: (error as Error).message, kept };
+      return { ...JournalStore.#openSound(path, durability), setAside, isLost: true };
+    }
+  }
+
+  static #openSound(path: string, durability: Durability): Pick<Opened, 'store' | 'contents'> {
+    const database = openSound(path, durability);
+    try {
+      const store = new JournalStore(database, path);
+      return { store, contents: store.contents() };
+    } catch (error) {
+      database.close();
+      throw error;
     }
   }
 
@@ -307,11 +362,7 @@ export class JournalStore {
   }
 }
 
-function openSound(
-  path: string,
-  durability: Durability,
-  create: (database: DatabaseSync) => JournalStore,
-): { store: JournalStore; contents: UnfinishedContents } {
+function openSound(path: string, durability: Durability): DatabaseSync {
   // Made here, so that nobody else can read it from its first moment on.
   closeSync(openSync(path, 'a', 0o600));
   chmodSync(path, 0o600);
@@ -327,8 +378,7 @@ function openSound(
     migrate(database);
     const check = database.prepare('PRAGMA quick_check(1)').get() as { quick_check: string };
     if (check.quick_check !== 'ok') throw new DamagedError(check.quick_check);
-    const store = create(database);
-    return { store, contents: store.contents() };
+    return database;
   } catch (error) {
     database.close();
     throw error;
@@ -345,8 +395,23 @@ const TABLES = {
   outputs: [],
 } as const;
 
-/** Copies what can be read of a damaged journal into a new one; returns the number of rows. */
-function salvage(damaged: string, database: DatabaseSync): number {
+/** Begins a journal with what can be read of a damaged one; returns the number of rows. */
+function salvage(damaged: string, path: string): number {
+  const begun = `${path}.new`;
+  for (const suffix of SUFFIXES) rmSync(begun + suffix, { force: true });
+  const database = openSound(begun, 'full');
+  try {
+    const kept = copyReadable(damaged, database);
+    // Without its log it is one file.
+    database.exec('PRAGMA journal_mode = DELETE');
+    renameSync(begun, path);
+    return kept;
+  } finally {
+    database.close();
+  }
+}
+
+function copyReadable(damaged: string, database: DatabaseSync): number {
   // SQLite would take the log of an empty one for a leftover, and remove it.
   if (bytesOf(damaged) === 0) return 0;
   let kept = 0;
@@ -366,7 +431,8 @@ function salvage(damaged: string, database: DatabaseSync): number {
       } finally {
         from.close();
       }
-    } catch {
+    } catch (error) {
+      if (isFull(error)) throw error;
       // The rest of this table cannot be read.
     }
   }

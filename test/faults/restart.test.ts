@@ -831,42 +831,65 @@ test("the journal is its owner's alone, and keeps no environment of what has sta
   expect(node.log).not.toContain('a-secret-value');
 });
 
+/** How a journal is lost. */
+const overwrite = (file: string) => writeFileSync(file, Buffer.alloc(8192, 'garbage'));
+const remove = (file: string) => ['', '-wal', '-shm'].map((suffix) => rmSync(file + suffix));
+
 test.each([
-  ['was overwritten', (file: string) => writeFileSync(file, Buffer.alloc(8192, 'garbage'))],
+  ['was overwritten', overwrite],
   ['was emptied', (file: string) => truncateSync(file)],
   ['was emptied with its log', (file: string) => [file, `${file}-wal`].map((path) => truncateSync(path))],
-  ['is not there', (file: string) => ['', '-wal', '-shm'].map((suffix) => rmSync(file + suffix))],
-])('a journal that %s is said loudly, and nothing of what it knew is removed', async (_, lose) => {
-  await using node = await FaultNode.start();
-  const daemonDirectory = join(node.stateDir, 'daemon');
-  await node.client.createSession('s');
-  await node.ready({ executionId: 'e', code: COUNTER.javascript });
-  const cells = node.cellPids();
+  ['is not there', remove],
+  ['was overwritten, also by a daemon that is killed before it is ready,', overwrite, true],
+  ['is not there, also by a daemon that is killed before it is ready,', remove, true],
+] as const)(
+  'a journal that %s is said loudly, and nothing of what it knew is removed',
+  async (_, lose, killed: boolean | undefined = false) => {
+    await using node = await FaultNode.start();
+    const daemonDirectory = join(node.stateDir, 'daemon');
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', code: COUNTER.javascript });
+    const cells = node.cellPids();
+    await node.end();
+    const file = join(daemonDirectory, 'journal.db');
+    const before = Object.fromEntries(['', '-wal'].map((suffix) => [suffix, statSync(file + suffix).ino]));
+    lose(file);
+    const isThere = ['', '-wal'].filter((suffix) => existsSync(file + suffix) && statSync(file + suffix).size > 0);
+    if (killed) await startInVain(node, file);
+
+    await node.start({});
+
+    // Nobody could ask for the guest any more, or stop it; what it wrote is there for people, also for a later daemon.
+    expect(cells).toHaveLength(1);
+    await eventually('its cell is gone', () => !cells.some(isAlive));
+    for (const daemon of ['this daemon', 'the next one']) {
+      const aside = readdirSync(daemonDirectory).filter((name) => name.includes('.damaged-'));
+      const inodes = aside.map((name) => statSync(join(daemonDirectory, name)).ino);
+      for (const suffix of isThere) expect(inodes, daemon).toContain(before[suffix]);
+      const names = readdirSync(daemonDirectory, { recursive: true, encoding: 'utf8' });
+      const [written = '', ...others] = names.filter((name) => name.endsWith('/stdout'));
+      expect([written, others], daemon).toEqual([expect.stringMatching(/^output\.set-aside-/), []]);
+      expect(readFileSync(join(daemonDirectory, written), 'utf8'), daemon).toMatch(/^ready\n/);
+      await node.restart();
+    }
+    expect(node.log.match(/the journal does not know output that is there: it was set aside/g)).toHaveLength(1);
+    expect(node.log.includes('the journal was damaged')).toBe(isThere.length > 0);
+    await node.client.createSession('s');
+  },
+);
+
+/** Starts a daemon that waits for its Python, and kills it once it has begun a journal. */
+async function startInVain(node: FaultNode, journal: string): Promise<void> {
+  const [python, go] = [join(node.root, 'python'), join(node.root, 'go')];
+  writeFileSync(python, `#!/bin/sh\nuntil [ -e ${go} ]; do sleep 0.05; done\n`, { mode: 0o700 });
+  const started = node.start({ python }).catch((error: Error) => error.message);
+  await eventually('a journal is begun', () =>
+    /^SQLite/.test(existsSync(journal) ? readFileSync(journal, 'latin1') : ''),
+  );
   await node.end();
-  const file = join(daemonDirectory, 'journal.db');
-  const before = Object.fromEntries(['', '-wal'].map((suffix) => [suffix, statSync(file + suffix).ino]));
-  lose(file);
-  const isThere = ['', '-wal'].filter((suffix) => existsSync(file + suffix) && statSync(file + suffix).size > 0);
-
-  await node.start();
-
-  // Nobody could ask for the guest any more, or stop it; what it wrote is there for people, also for a later daemon.
-  expect(cells).toHaveLength(1);
-  await eventually('its cell is gone', () => !cells.some(isAlive));
-  for (const daemon of ['this daemon', 'the next one']) {
-    const aside = readdirSync(daemonDirectory).filter((name) => name.includes('.damaged-'));
-    const inodes = aside.map((name) => statSync(join(daemonDirectory, name)).ino);
-    for (const suffix of isThere) expect(inodes, daemon).toContain(before[suffix]);
-    const names = readdirSync(daemonDirectory, { recursive: true, encoding: 'utf8' });
-    const [written = '', ...others] = names.filter((name) => name.endsWith('/stdout'));
-    expect([written, others], daemon).toEqual([expect.stringMatching(/^output\.set-aside-/), []]);
-    expect(readFileSync(join(daemonDirectory, written), 'utf8'), daemon).toMatch(/^ready\n/);
-    await node.restart();
-  }
-  expect(node.log.match(/the journal does not know output that is there: it was set aside/g)).toHaveLength(1);
-  expect(node.log.includes('the journal was damaged')).toBe(isThere.length > 0);
-  await node.client.createSession('s');
-});
+  expect(await started).toMatch(/the daemon is gone: SIGKILL$/);
+  writeFileSync(go, '');
+}
 
 /** The zygote of the one cell with Python guests of session `s`. */
 async function startZygote(node: FaultNode): Promise<number> {

@@ -1,4 +1,5 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   closeSync,
   mkdirSync,
@@ -11,7 +12,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { now } from '../../src/clock.ts';
@@ -22,7 +23,7 @@ import { finishedEntries } from '../../src/journal/rows.ts';
 import { JournalStore } from '../../src/journal/store.ts';
 import { vacuumJournal } from '../../src/journal/vacuum.ts';
 import type { SealedOutput } from '../../src/output/sealed-output.ts';
-import { temporaryDirectory } from '../support/daemon.ts';
+import { eventually, temporaryDirectory } from '../support/daemon.ts';
 
 const session = (sessionKey: string): Entry => ({
   type: 'session.created',
@@ -338,10 +339,10 @@ describe('a file that is none', () => {
     truncateSync(path);
     writeFileSync(`${path}-wal`, log);
 
-    const { store: next, contents, setAside, isNew } = JournalStore.open(path, 'normal');
+    const { store: next, contents, setAside, isLost } = JournalStore.open(path, 'normal');
     next.close();
 
-    expect(isNew).toBe(false);
+    expect(isLost).toBe(true);
     expect(contents.sessions).toEqual([]);
     expect(setAside?.why).toBe('it is empty, and its log is not');
     expect(readFileSync(`${setAside?.path}-wal`)).toEqual(log);
@@ -372,6 +373,31 @@ describe('a file that is none', () => {
     expect(before.byteLength).toBe(bytes.byteLength);
     using reader = new JournalReader(path);
     expect(reader.verify()).toEqual([]);
+  });
+
+  test('any more, and is put aside by a process that is killed meanwhile, is read by the next one', {
+    timeout: 60_000,
+  }, async () => {
+    const path = fileOf();
+    const count = 3_000;
+    written(path, session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1)));
+    const database = new DatabaseSync(path);
+    database.exec("UPDATE sessions SET config = 'no JSON'");
+    database.close();
+    const store = new URL('../../src/journal/store.ts', import.meta.url).href;
+    const code = `import { JournalStore } from '${store}'; JournalStore.open('${path}', 'normal');`;
+    const opening = spawn(process.execPath, ['--input-type=module', '-e', code]);
+    const isAside = () => readdirSync(dirname(path)).some((name) => name.includes('.damaged-'));
+    await eventually('it is put aside', isAside);
+    opening.kill('SIGKILL');
+    await once(opening, 'exit');
+
+    const next = JournalStore.open(path, 'normal');
+    next.store.close();
+
+    expect(next.contents).toMatchObject({ nextNumber: count + 1 });
+    expect(next.contents.unfinished).toHaveLength(count);
+    expect(next.isLost).toBe(true);
   });
 
   test('because a directory is there is refused', () => {
@@ -496,6 +522,28 @@ test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can stil
   next.store.close();
   expect(next.contents.unfinished).toEqual([]);
   expect(finishedIn(join(directory, 'journal.db'))).toHaveLength(500);
+});
+
+test.skipIf(!isRoot)('a damaged journal waits for room on the disk, and loses nothing of what can be read', () => {
+  const { directory, fill } = smallDisk(16);
+  const [path, ballast] = [join(directory, 'journal.db'), join(directory, 'ballast')];
+  const count = 5_000;
+  written(path, session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1)));
+  const database = new DatabaseSync(path);
+  database.exec("UPDATE sessions SET config = 'no JSON'");
+  database.close();
+  fill();
+  // Enough to begin with.
+  truncateSync(ballast, statSync(ballast).size - 512 * 1024);
+
+  expect(() => JournalStore.open(path, 'normal')).toThrow('full');
+  rmSync(ballast);
+  const { store, contents, isLost } = JournalStore.open(path, 'normal');
+  store.close();
+
+  expect(contents.unfinished).toHaveLength(count);
+  expect(isLost).toBe(true);
+  expect(readdirSync(directory).filter((name) => /\.damaged-.+Z$/.test(name))).toHaveLength(1);
 });
 
 describe('the thread that writes', () => {
