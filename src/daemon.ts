@@ -357,11 +357,18 @@ export class Daemon {
     return { ...record.snapshot, stdoutBytes: stdout, stderrBytes: stderr, outputEvicted: evicted };
   }
 
-  /** Oldest first; of one session or of all; of those from the `from`th on, before the `to`th. */
-  async listExecutions(sessionId?: string, { from = 0, to }: { from?: number; to?: number } = {}) {
-    const all = this.#registry.executions(sessionId);
-    if (sessionId !== undefined && all.length === 0) this.#registry.session(sessionId);
-    return this.#started().archive.snapshotsOf(all.slice(from, to));
+  /** Oldest first; of one session or of all. */
+  async listExecutions(sessionId?: string): Promise<ExecutionSnapshot[]> {
+    return (await this.pageOfExecutions(sessionId)).executions;
+  }
+
+  /** So many of them at most, `after` that number; `next` is where the next page begins, undefined on the last. */
+  async pageOfExecutions(sessionId?: string, { after = 0, size = Number.POSITIVE_INFINITY } = {}) {
+    if (sessionId !== undefined && !this.#registry.hasExecutions(sessionId)) this.#registry.session(sessionId);
+    const left = this.#registry.executions(sessionId, after);
+    const page = left.slice(0, size);
+    const executions = await this.#started().archive.snapshotsOf(page);
+    return { executions, next: page.length < left.length ? page.at(-1)?.number : undefined };
   }
 
   /**

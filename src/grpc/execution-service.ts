@@ -173,15 +173,11 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
 
     listExecutions: unary(async ({ sessionId, pageSize, pageToken }: Api.ListExecutionsRequest) => {
       if (pageSize > LARGEST_PAGE) throw new InvalidArgumentError(`page_size is ${pageSize}; at most ${LARGEST_PAGE}`);
-      if (!/^\d{0,9}$/.test(pageToken)) throw new InvalidArgumentError(`page_token "${pageToken}" is none of ours`);
-      const from = Number(pageToken);
-      const to = from + (pageSize || LARGEST_PAGE);
-      // One more than asked for says whether there is another page.
-      const found = await daemon.listExecutions(sessionId || undefined, { from, to: to + 1 });
-      return {
-        executions: found.slice(0, to - from).map(summaryOf),
-        nextPageToken: found.length > to - from ? String(to) : '',
-      };
+      if (!/^\d{0,15}$/.test(pageToken)) throw new InvalidArgumentError(`page_token "${pageToken}" is none of ours`);
+      // The number of the last one before: what is given up meanwhile moves no page.
+      const range = { after: Number(pageToken), size: pageSize || LARGEST_PAGE };
+      const { executions, next } = await daemon.pageOfExecutions(sessionId || undefined, range);
+      return { executions: executions.map(summaryOf), nextPageToken: next === undefined ? '' : String(next) };
     }),
 
     listLanguages: unary(async () => ({ languages: daemon.languages() })),

@@ -115,8 +115,18 @@ export class Archive {
 
   async recordOf(known: KnownExecution): Promise<ExecutionRecord | FinishedRecord> {
     const record = await this.#find(known);
-    if (record !== undefined) return record;
-    throw new NotFoundError(`execution "${known.executionId}" not found in session "${known.sessionId}" (elidectl ps)`);
+    if (record === undefined) throw unknownError(known);
+    return record;
+  }
+
+  /** What is known of it by now; undefined once it was given up, whoever has its id then. */
+  #current({ sessionId, executionId, executionKey }: KnownExecution): KnownExecution | undefined {
+    const found = this.#options.registry.find(sessionId, executionId);
+    return found?.executionKey === executionKey ? found : undefined;
+  }
+
+  #requireKnown(known: KnownExecution): void {
+    if (this.#current(known) === undefined) throw unknownError(known);
   }
 
   /** Undefined for one that was given up meanwhile. */
@@ -163,8 +173,24 @@ export class Archive {
 
   /** See `Daemon.streamOutput`. */
   async *read(known: KnownExecution, range: OutputRange, signal: AbortSignal): AsyncGenerator<OutputChunk> {
-    const record = await this.recordOf(known);
-    requireInRange(known, range, await this.outputOf(known, record));
+    try {
+      yield* this.#read(known, await this.recordOf(known), range, signal);
+    } catch (error) {
+      // What is not there of one that was given up meanwhile was not lost.
+      this.#requireKnown(known);
+      throw error;
+    }
+  }
+
+  async *#read(
+    known: KnownExecution,
+    record: ExecutionRecord | FinishedRecord,
+    range: OutputRange,
+    signal: AbortSignal,
+  ): AsyncGenerator<OutputChunk> {
+    const begun = await this.outputOf(known, record);
+    this.#requireKnown(known);
+    requireInRange(known, range, begun);
     // There is nothing to read, nor a directory to look at, until the guest has started.
     if (range.follow) {
       for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
@@ -189,8 +215,10 @@ export class Archive {
     if (signal.aborted) return;
     for (const loss of cut.values()) throw loss;
     // It may have been removed under the reader.
-    const now = this.#options.registry.find(known.sessionId, known.executionId);
-    if (now !== undefined) requireKept(now, { ...range, from: next }, await this.outputOf(now));
+    const now = this.#current(known);
+    const output = await this.outputOf(now ?? known, record);
+    const written = { stdout: Math.max(begun.stdout, output.stdout), stderr: Math.max(begun.stderr, output.stderr) };
+    requireKept(known, { ...range, from: next }, now === undefined ? { ...output, ...written } : output);
   }
 
   close(): void {
@@ -308,6 +336,10 @@ export class Archive {
       if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
     }
   }
+}
+
+function unknownError({ sessionId, executionId }: KnownExecution): NotFoundError {
+  return new NotFoundError(`execution "${executionId}" not found in session "${sessionId}" (elidectl ps)`);
 }
 
 /** Throws unless each stream that is wanted has the position it is wanted from, or ends there. */

@@ -146,6 +146,10 @@ export class ExecutionRecord {
     }
   }
 
+  get number(): number {
+    return this.accepted.number;
+  }
+
   get sessionId(): string {
     return this.accepted.sessionId;
   }

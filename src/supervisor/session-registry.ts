@@ -82,10 +82,16 @@ export class SessionRegistry {
     throw new NotFoundError(`execution "${executionId}" not found in session "${sessionId}" (elidectl ps)`);
   }
 
-  /** Oldest first. */
-  executions(sessionId?: string): KnownExecution[] {
+  /** Oldest first; those after the one of that number. */
+  executions(sessionId?: string, after = 0): KnownExecution[] {
     const maps = sessionId === undefined ? [...this.#executions.values()] : [this.#executions.get(sessionId)];
-    return maps.flatMap((executions) => [...(executions?.values() ?? [])]);
+    const found = maps.flatMap((executions) => [...(executions?.values() ?? [])]);
+    return found.filter(({ number }) => number > after).sort((a, b) => a.number - b.number);
+  }
+
+  /** Whether there is any in the session, which may be gone. */
+  hasExecutions(sessionId: string): boolean {
+    return this.#executions.has(sessionId);
   }
 
   /** Those that have a guest now; of one session or of all. */

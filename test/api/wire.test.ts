@@ -248,22 +248,39 @@ test('WaitExecution answers when the execution has ended, or false when its limi
   expect(late).toMatchObject({ complete: true, execution: { executionId: 'x', status: ExecutionStatus.COMPLETED } });
 });
 
-test('lists page through executions, oldest first', async () => {
-  const ids = Array.from({ length: 5 }, (_, index) => `e${index}`);
-  for (const executionId of ids) await client.execute({ sessionId, executionId, code: '0' });
-  const found: string[] = [];
-  for (let pageToken = '', pages = 0; pages < 10; pages += 1) {
-    const page = (await client.call('listExecutions', { sessionId, pageSize: 2, pageToken })) as {
-      executions: { executionId: string }[];
-      nextPageToken: string;
-    };
-    expect(page.executions.length).toBeLessThanOrEqual(2);
-    found.push(...page.executions.map(({ executionId }) => executionId));
-    pageToken = page.nextPageToken;
-    if (pageToken === '') break;
+/** Some executions by their ids, and where the next page begins: empty on the last. */
+async function page(request: { sessionId: string; pageSize: number; pageToken: string }) {
+  const { executions, nextPageToken } = (await client.call('listExecutions', request)) as {
+    executions: { executionId: string }[];
+    nextPageToken: string;
+  };
+  expect(executions.length).toBeLessThanOrEqual(request.pageSize);
+  return { ids: executions.map(({ executionId }) => executionId), nextPageToken };
+}
+
+test('lists page through executions, oldest first, and leave out none for what is released meanwhile', async () => {
+  const other = `${sessionId} too`;
+  await client.call('createSession', { sessionId: other });
+  const ids = Array.from({ length: 6 }, (_, index) => `e${index}`);
+  for (const [index, executionId] of ids.entries()) {
+    const of = { sessionId: index % 2 === 0 ? sessionId : other, executionId };
+    await client.execute({ ...of, code: '0' });
+    await client.call('waitExecution', of);
   }
 
-  expect(found).toEqual(ids);
+  for (const released of ['', 'e0', 'e2']) {
+    const found: string[] = [];
+    for (let pageToken = '', pages = 0; pages < 100; pages += 1) {
+      const { ids: some, nextPageToken } = await page({ sessionId: '', pageSize: 1, pageToken });
+      found.push(...some);
+      if (some.includes('e2') && released !== '') {
+        await client.call('releaseExecution', { sessionId, executionId: released });
+      }
+      if (nextPageToken === '') break;
+      pageToken = nextPageToken;
+    }
+    expect(found.filter((executionId) => ids.includes(executionId))).toEqual(released === 'e2' ? ids.slice(1) : ids);
+  }
   await expect(
     client.call('listExecutions', { sessionId: 'nowhere', pageSize: 0, pageToken: '' }),
   ).rejects.toMatchObject({ code: 'NOT_FOUND' });

@@ -127,6 +127,28 @@ test('sealed output goes when it is released, when its execution is one too many
   });
 });
 
+test('a read that meets a release gets all there was, or hears that it is not known; its id may be used again', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const { sessionId } = session;
+  const ids = Array.from({ length: 20 }, (_, index) => `e${index}`);
+  for (const executionId of ids) await session.run({ executionId, code: "process.stdout.write('12345');" });
+  await sealed(node);
+
+  for (const [turns, executionId] of ids.entries()) {
+    const read = Array.fromAsync(node.daemon.streamOutput(sessionId, executionId));
+    const heard = read.then(
+      (chunks) => chunks.map(({ data }) => String(data)).join(''),
+      (error: { code: string }) => error.code,
+    );
+    for (let turn = 0; turn < turns; turn += 1) await new Promise(setImmediate);
+    await node.daemon.releaseExecution(sessionId, executionId);
+    await session.submit({ executionId, code: "process.stdout.write('1234567890');" });
+
+    expect(['12345', 'not_found']).toContain(await heard);
+  }
+});
+
 test('output that the journal does not take stays in its files, keeps no end waiting, and is tried again', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
