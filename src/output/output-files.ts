@@ -1,11 +1,12 @@
 import { statSync, truncateSync } from 'node:fs';
 import { lstat, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { MARK_BYTES, type OutputStream, STREAM_NUMBER } from '../../workers/output-writer.ts';
+import type { OutputStream } from '../../workers/output-writer.ts';
 import { openPlainFile } from '../plain-file.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
 import { keptOf } from './kept.ts';
+import { type Mark, Marks, wholeMarks } from './marks.ts';
 import { FileOnDisk, type OutputFile, SealedFile } from './output-file.ts';
 import type { OutputName, SealedOutput } from './sealed-output.ts';
 
@@ -34,7 +35,6 @@ export interface OutputRange {
 const CHUNK_BYTES = 256 * 1024;
 
 const STREAMS: readonly OutputStream[] = ['stdout', 'stderr'];
-const streamOf = (number: number): OutputStream => (number === STREAM_NUMBER.stderr ? 'stderr' : 'stdout');
 
 /**
  * Keeps the head of an execution's output, `limitBytes` of both streams together: for one whose cell died before it could.
@@ -164,9 +164,6 @@ export class OutputFiles {
   }
 }
 
-/** Float64 values of one mark. */
-const MARK_VALUES = MARK_BYTES / Float64Array.BYTES_PER_ELEMENT;
-
 /** Reads what is there of the two streams, in the order of the marks, each time from where it stopped. */
 class InterleavedReader {
   readonly #open: (name: OutputName) => Promise<OutputFile | undefined>;
@@ -174,13 +171,13 @@ class InterleavedReader {
   readonly #streams: ReadonlySet<OutputStream>;
   readonly #limitBytes: number;
   readonly #files = new Map<OutputName, OutputFile>();
+  readonly #marks = { stdout: new Marks('stdout'), stderr: new Marks('stderr') };
   /** The next byte to give, of each stream. */
   readonly #next: Record<OutputStream, number>;
-  /** Of the marks read so far, those with bytes to come, in their order: the last of each stream at least. */
-  #current: number[] | undefined;
-  #marksRead = 0;
-  /** Position of the newest mark of each stream. */
-  readonly #lastMark: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
+  /** The last mark of each stream whose turn has come, in their order. */
+  #reached: [Mark, Mark] | undefined;
+  /** The mark after that, of each stream: its bytes end there. */
+  readonly #ahead: Record<OutputStream, Mark | undefined> = { stdout: undefined, stderr: undefined };
 
   constructor(
     open: (name: OutputName) => Promise<OutputFile | undefined>,
@@ -196,33 +193,46 @@ class InterleavedReader {
 
   async *available(): AsyncGenerator<OutputChunk> {
     // The writer goes on meanwhile. Bytes were all there when a later mark was; marks were there before their bytes. So
-    // what precedes the last mark read before the sizes is whole within them; of the rest it ends at the first gap.
-    const before = [...(this.#current ?? (await this.#firstMarks())), ...(await this.#newMarks())];
+    // what precedes the last mark there was before the sizes is whole within them; of the rest it ends at the first gap.
+    let [older, mark] = this.#reached ?? [await this.#firstMark('stdout'), await this.#firstMark('stderr')];
+    const before = await this.#endOfMarks();
     const written = { stdout: (await this.#stat('stdout')).size, stderr: (await this.#stat('stderr')).size };
     this.#looked(written);
     const sizes = keptOf(written, this.#limitBytes, this.#next);
-    const marks = [...before, ...(await this.#newMarks())];
-    const lastBefore = before.length / MARK_VALUES - 1;
-    const ends = extentEnds(marks);
-    for (let at = 0; at < ends.length; at += 1) {
-      const [atMs, number, start] = marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES) as [number, number, number];
-      const stream = streamOf(number);
-      if (!this.#streams.has(stream)) continue;
-      const end = Math.min(ends[at] as number, sizes[stream]);
-      while (this.#next[stream] < end) {
-        const position = Math.max(this.#next[stream], start);
-        const data = await this.#readBytes(stream, position, Math.min(CHUNK_BYTES, end - position));
-        if (data.byteLength === 0) break;
-        this.#next[stream] = position + data.byteLength;
-        yield { stream, position, atMs, data };
-      }
-      if (at >= lastBefore && this.#next[stream] < (ends[at] as number)) break;
+    const end = await this.#endOfMarks();
+    for (const stream of STREAMS) this.#ahead[stream] ??= await this.#nextMark(stream, end);
+    yield* this.#bytesOf(older, sizes);
+    for (;;) {
+      this.#reached = [older, mark];
+      yield* this.#bytesOf(mark, sizes);
+      const next = firstOf(this.#ahead.stdout, this.#ahead.stderr);
+      if (next === undefined || (next.place >= before && this.#hasGap(mark.stream))) return;
+      if (next.stream !== mark.stream) older = mark;
+      mark = next;
+      this.#ahead[next.stream] = await this.#nextMark(next.stream, end);
     }
-    this.#current = ends.flatMap((end, at) => {
-      const stream = streamOf(marks[at * MARK_VALUES + 1] as number);
-      const isDone = end !== Number.POSITIVE_INFINITY && (this.#next[stream] >= end || !this.#streams.has(stream));
-      return isDone ? [] : marks.slice(at * MARK_VALUES, (at + 1) * MARK_VALUES);
-    });
+  }
+
+  /** What there is up to the next mark of its stream. */
+  async *#bytesOf({ stream, atMs }: Mark, sizes: Record<OutputStream, number>): AsyncGenerator<OutputChunk> {
+    if (!this.#streams.has(stream)) return;
+    const end = Math.min(this.#endOf(stream), sizes[stream]);
+    while (this.#next[stream] < end) {
+      const position = this.#next[stream];
+      const data = await this.#readBytes(stream, position, Math.min(CHUNK_BYTES, end - position));
+      if (data.byteLength === 0) return;
+      this.#next[stream] = position + data.byteLength;
+      yield { stream, position, atMs, data };
+    }
+  }
+
+  /** Where the bytes of the mark that was reached end: at the next one, or nowhere yet. */
+  #endOf(stream: OutputStream): number {
+    return this.#ahead[stream]?.start ?? Number.POSITIVE_INFINITY;
+  }
+
+  #hasGap(stream: OutputStream): boolean {
+    return this.#streams.has(stream) && this.#next[stream] < this.#endOf(stream);
   }
 
   async close(): Promise<void> {
@@ -230,10 +240,8 @@ class InterleavedReader {
   }
 
   /** A child that inherited a stream writes without marks: what it wrote before the first one is as old as the file. */
-  async #firstMarks(): Promise<number[]> {
-    const marks: number[] = [];
-    for (const stream of STREAMS) marks.push((await this.#stat(stream)).bornMs, STREAM_NUMBER[stream], 0);
-    return marks;
+  async #firstMark(stream: OutputStream): Promise<Mark> {
+    return { stream, start: 0, atMs: (await this.#stat(stream)).bornMs, place: -1 };
   }
 
   async #stat(stream: OutputStream): Promise<{ size: number; bornMs: number }> {
@@ -241,29 +249,13 @@ class InterleavedReader {
     return file === undefined ? { size: 0, bornMs: 0 } : file.stat();
   }
 
-  /** The whole marks written since the last call, as their values one after another. */
-  async #newMarks(): Promise<Float64Array> {
+  async #endOfMarks(): Promise<number> {
     const file = await this.#file('marks');
-    if (file === undefined) return new Float64Array();
-    const { size } = await file.stat();
-    const wanted = Math.floor((size - this.#marksRead) / MARK_BYTES) * MARK_BYTES;
-    const bytes = await file.read(this.#marksRead, wanted);
-    this.#marksRead += bytes.byteLength;
-    return this.#trusted(new Float64Array(Uint8Array.from(bytes).buffer));
+    return file === undefined ? 0 : wholeMarks((await file.stat()).size);
   }
 
-  /** Without what no writer of ours wrote: a guest can reach its own files. */
-  #trusted(marks: Float64Array): Float64Array {
-    const kept: number[] = [];
-    for (let at = 0; at < marks.length; at += MARK_VALUES) {
-      const [atMs, number, position] = marks.slice(at, at + MARK_VALUES) as unknown as [number, number, number];
-      if (!Number.isFinite(atMs) || (number !== STREAM_NUMBER.stdout && number !== STREAM_NUMBER.stderr)) continue;
-      const stream = streamOf(number);
-      if (!Number.isSafeInteger(position) || position < this.#lastMark[stream]) continue;
-      this.#lastMark[stream] = position;
-      kept.push(atMs, number, position);
-    }
-    return Float64Array.from(kept);
+  async #nextMark(stream: OutputStream, end: number): Promise<Mark | undefined> {
+    return this.#marks[stream].next(await this.#file('marks'), end);
   }
 
   async #readBytes(stream: OutputStream, position: number, length: number): Promise<Buffer> {
@@ -278,19 +270,9 @@ class InterleavedReader {
   }
 }
 
-/** For each mark, where its bytes end: at the next mark of its stream, or nowhere yet. */
-function extentEnds(marks: number[]): number[] {
-  const ends = new Array<number>(marks.length / MARK_VALUES);
-  const nextStart: Record<OutputStream, number> = {
-    stdout: Number.POSITIVE_INFINITY,
-    stderr: Number.POSITIVE_INFINITY,
-  };
-  for (let at = ends.length - 1; at >= 0; at -= 1) {
-    const stream = streamOf(marks[at * MARK_VALUES + 1] as number);
-    ends[at] = nextStart[stream];
-    nextStart[stream] = marks[at * MARK_VALUES + 2] as number;
-  }
-  return ends;
+function firstOf(one: Mark | undefined, other: Mark | undefined): Mark | undefined {
+  if (one === undefined || other === undefined) return one ?? other;
+  return one.place < other.place ? one : other;
 }
 
 async function sizeIfThere(path: string): Promise<number | undefined> {
