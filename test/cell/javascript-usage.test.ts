@@ -98,6 +98,28 @@ test('a program has no more threads than can be counted', async () => {
   expect(out).toBe('63 ERR_WORKER_INIT_FAILED\n');
 });
 
+/** Starts half of the threads that a program may have. */
+const STARTS = `const { Worker, parentPort } = require('worker_threads');
+  for (let count = 0; count < 32; count += 1) new Worker('setInterval(() => {}, 1e6)', { eval: true });`;
+
+test.each([
+  ['that end by themselves', 2, `${STARTS} process.exit()`, "await once(worker, 'exit')"],
+  ['that it ends', 2, `${STARTS} parentPort.postMessage(0)`, "await once(worker, 'message'); await worker.terminate()"],
+  ['that it no longer listens to', 70, '', 'worker.removeAllListeners(); await worker.terminate()'],
+])('threads of a program %s make room for others, with those that they have started', async (_, rounds, code, end) => {
+  const { out, err } =
+    await shared.run(`const { once } = require('events'); const { Worker } = require('worker_threads');
+    (async () => {
+      for (let round = 0; round < ${rounds}; round += 1) {
+        const worker = new Worker(${JSON.stringify(code)}, { eval: true });
+        ${end};
+      }
+      console.log('done');
+    })();`);
+
+  expect({ out, err }).toEqual({ out: 'done\n', err: '' });
+});
+
 test('a thread of the program counts while the one that started it sleeps', async () => {
   const go = join(mkdtempSync(join(tmpdir(), 'usage-')), 'go');
   const nested = `const timer = setInterval(() => {

@@ -9,7 +9,7 @@ import { replaceSurface } from './surface.ts';
 import { joinProgram } from './usage.ts';
 
 // Runs in a thread that a guest started, before the guest's file.
-const { cwd, slot, ...rest } = getEnvironmentData(NESTED_KEY) as unknown as NestedProgram;
+const { cwd, ...rest } = getEnvironmentData(NESTED_KEY) as unknown as NestedProgram;
 setEnvironmentData(NESTED_KEY, undefined);
 Object.assign(program, rest);
 setWorkingDirectory(cwd);
@@ -20,5 +20,5 @@ if (program.ownsProcess) {
   onOutputChange(tellOutput);
   program.noteChild = tellChild;
 }
-joinProgram(slot);
+joinProgram();
 replaceSurface();

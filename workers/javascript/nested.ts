@@ -1,11 +1,11 @@
 import { EventEmitter } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import workerThreads, { type WorkerOptions } from 'node:worker_threads';
-import { define, type Program, program } from './program.ts';
+import workerThreads, { type Worker, type WorkerOptions } from 'node:worker_threads';
+import { define, type Program, program, standIn } from './program.ts';
 import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
 
-const { store: atomicStore } = Atomics;
-const { once } = EventEmitter.prototype;
+const { load: atomicLoad, store: atomicStore } = Atomics;
+const { apply } = Reflect;
 
 /** Under which name a thread that a guest starts finds what it needs of the program it belongs to. */
 export const NESTED_KEY = 'elide.program';
@@ -13,11 +13,20 @@ export const NESTED_KEY = 'elide.program';
 /** What crosses to a nested thread. */
 export type NestedProgram = Pick<
   Program,
-  'ownsProcess' | 'cwd' | 'tmpDir' | 'descriptors' | 'outputPaths' | 'shared' | 'reaped' | 'outputBytes' | 'maxChildren'
-> & {
-  /** Where the thread is to note which one of the kernel's it is; undefined where there are too many, in a process of its own. */
-  slot: number | undefined;
-};
+  | 'ownsProcess'
+  | 'cwd'
+  | 'tmpDir'
+  | 'descriptors'
+  | 'outputPaths'
+  | 'shared'
+  | 'slot'
+  | 'reaped'
+  | 'outputBytes'
+  | 'maxChildren'
+>;
+
+/** Of the threads that this one has started. */
+const slots = new WeakMap<Worker, number>();
 
 /** Built beside the worker. */
 const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
@@ -27,9 +36,10 @@ export function replaceWorker(): void {
   const handler: ProxyHandler<typeof workerThreads.Worker> = {
     construct(target, [file, options, ...rest], newTarget) {
       const { ownsProcess, cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
-      const slot = noteId(shared, SHARED.threads, THREAD_SLOTS, UNKNOWN_THREAD);
+      const slot = noteId(shared, SHARED.threads + 1, THREAD_SLOTS - 1, UNKNOWN_THREAD);
       // In a process of its own it counts all the same.
       if (slot === undefined && !ownsProcess) throw tooMany();
+      if (slot !== undefined) atomicStore(shared, starterOf(slot), program.slot ?? 0);
       const nested: NestedProgram = {
         ownsProcess,
         cwd,
@@ -45,16 +55,12 @@ export function replaceWorker(): void {
       workerThreads.setEnvironmentData(NESTED_KEY, nested as never);
       const given = options as WorkerOptions | undefined;
       const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? [])];
-      const forget = () => {
-        if (slot !== undefined) atomicStore(shared, slot, 0);
-      };
       try {
         const worker = Reflect.construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
-        // The kernel may give the id to another program's thread.
-        once.call(worker, 'exit', forget);
+        if (slot !== undefined) slots.set(worker, slot);
         return worker;
       } catch (error) {
-        forget();
+        if (slot !== undefined) free(slot);
         throw error;
       }
     },
@@ -62,6 +68,31 @@ export function replaceWorker(): void {
   const worker = new Proxy(workerThreads.Worker, handler);
   define(workerThreads, 'Worker', worker);
   define(worker.prototype, 'constructor', worker);
+  define(worker.prototype, 'emit', standIn(worker.prototype.emit, emitAndFree as typeof worker.prototype.emit));
+}
+
+/** Not by a listener: a program may remove all of them. */
+function emitAndFree(this: Worker, ...args: unknown[]): boolean {
+  const slot = args[0] === 'exit' ? slots.get(this) : undefined;
+  if (slot !== undefined && this.threadId === -1) {
+    slots.delete(this);
+    free(slot);
+  }
+  return apply(EventEmitter.prototype.emit, this, args);
+}
+
+/** The thread is gone, and with it those that it has started: the kernel may give their ids to another program's. */
+function free(slot: number): void {
+  const { shared } = program;
+  atomicStore(shared, starterOf(slot), 0);
+  for (let other = SHARED.threads + 1; other < SHARED.threads + THREAD_SLOTS; other += 1) {
+    if (atomicLoad(shared, starterOf(other)) === slot) free(other);
+  }
+  atomicStore(shared, slot, 0);
+}
+
+function starterOf(slot: number): number {
+  return slot - SHARED.threads + SHARED.starters;
 }
 
 /** What Node says of a thread that it cannot start. */

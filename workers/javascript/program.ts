@@ -1,7 +1,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadMessage } from '../../src/cell/messages.ts';
 import type { OutputDescriptors, OutputWriter } from '../output-writer.ts';
-import { figuresOf, SHARED_BYTES } from './shared.ts';
+import { figuresOf, SHARED, SHARED_BYTES } from './shared.ts';
 
 /**
  * What this thread knows of the one program it runs. The parts of the guest's surface are put in place while the thread
@@ -24,6 +24,8 @@ export interface Program {
   mainSource: { path: string; code: string } | undefined;
   control: MessagePort | undefined;
   shared: Int32Array;
+  /** Where this thread notes which one of the kernel's it is; undefined where there are too many, in a process of its own. */
+  slot: number | undefined;
   /** The part of `shared` that `FIGURE` lays out. */
   figures: BigInt64Array;
   /** See `REAPED_BYTES`. */
@@ -51,6 +53,7 @@ export const program: Program = {
   mainSource: undefined,
   control: undefined,
   shared: noProgram,
+  slot: SHARED.threads,
   figures: figuresOf(noProgram),
   reaped: undefined,
   outputBytes: undefined,

@@ -32,6 +32,8 @@ export const SHARED = {
   closing: 73,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
   children: 74,
+  /** First of {@link THREAD_SLOTS} that tell which slot the thread has that started the one in the same place. */
+  starters: 1098,
 } as const;
 
 /** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */
@@ -47,7 +49,7 @@ export const UNKNOWN_THREAD = -1;
 export const CHILD_SLOTS = 1024;
 
 /** A whole number of 64-bit figures, which follow. */
-const CELLS_BYTES = Math.ceil((SHARED.children + CHILD_SLOTS) / 2) * BigInt64Array.BYTES_PER_ELEMENT;
+const CELLS_BYTES = Math.ceil((SHARED.starters + THREAD_SLOTS) / 2) * BigInt64Array.BYTES_PER_ELEMENT;
 
 /** 64-bit figures behind the cells. CPU times are in us, memory in bytes. */
 export const FIGURE = {

@@ -84,7 +84,8 @@ export function atEnd(noteIt: () => void): void {
 }
 
 /** Makes this thread, started by the guest, known to the cell, and adds what it used when it ends. */
-export function joinProgram(slot: number | undefined): void {
+export function joinProgram(): void {
+  const { slot } = program;
   if (slot !== undefined) atomicStore(program.shared, slot, threadId);
   let noted = false;
   atEnd(() => {
