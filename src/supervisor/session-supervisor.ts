@@ -24,6 +24,7 @@ import {
   type CellPlace,
   type CellSummary,
   CellSupervisor,
+  type EngineKind,
 } from './cell-supervisor.ts';
 import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState, stopUnderWay } from './execution-record.ts';
@@ -370,18 +371,23 @@ export class SessionSupervisor implements Waiting {
     return [...this.#live.values()].filter(({ measure }) => measure !== undefined);
   }
 
+  /** The oldest that there is a place for: those that another cell would have to be started for may have to wait. */
   dispatchNext(): boolean {
-    const [record] = this.#queue;
-    if (record === undefined || this.#isFull()) return false;
-    const waitMs = this.#cells.waitMs(engineOf(record.language, record.options));
-    if (waitMs > 0) {
-      clearTimeout(this.#restart);
-      this.#restart = setTimeout(() => this.#options.dispatcher.offer(this), waitMs).unref();
-      return false;
+    if (this.#isFull()) return false;
+    const waits = new Map<EngineKind, number>();
+    for (const record of this.#queue) {
+      const kind = engineOf(record.language, record.options);
+      const waitMs = waits.get(kind) ?? this.#cells.waitMs(kind);
+      waits.set(kind, waitMs);
+      if (waitMs > 0) continue;
+      this.#queue.delete(record);
+      this.#dispatch(record);
+      return true;
     }
-    this.#queue.delete(record);
-    this.#dispatch(record);
-    return true;
+    if (waits.size === 0) return false;
+    clearTimeout(this.#restart);
+    this.#restart = setTimeout(() => this.#options.dispatcher.offer(this), Math.min(...waits.values())).unref();
+    return false;
   }
 
   #dispatch(record: ExecutionRecord): void {

@@ -221,6 +221,23 @@ test('an execution that waits for the restart intensity of its session takes no 
   expect((await waiting.snapshot()).state).toBe('pending');
 });
 
+test('an execution that waits for the restart intensity holds up none of its session that has a cell', async () => {
+  await using node = await TestDaemon.start({ restartIntensity: 0, restartPeriodMs: 20_000 });
+  const session = await node.session();
+  const neighbour = await session.ready(PYTHON_IDLE);
+  const [cell] = await session.cellPids();
+  const running = await session.ready(IDLE);
+  for (const pid of await session.cellPids()) if (pid !== cell) process.kill(pid, 'SIGKILL');
+  await running.end();
+  const waiting = await session.submit('0');
+
+  const { result } = await session.run({ language: 'python', code: '0', queueTimeoutMs: 10_000 });
+
+  expect(result.reason).toBe('completed');
+  expect((await waiting.snapshot()).state).toBe('pending');
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test('what a guest has started goes with its cell, also where the guest itself was gone before', async () => {
   await using node = await TestDaemon.start({ controlGroups: false });
   const session = await node.session();
