@@ -497,19 +497,23 @@ export class Daemon {
     return this.#enforcement;
   }
 
-  /** Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. */
+  /**
+   * Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. A `signal` that aborts
+   * while the execution waits for its turn takes the input back.
+   */
   async writeInput(
     sessionId: string,
     executionId: string,
     data: Uint8Array,
     end = false,
-    { position }: InputOptions = {},
+    { position, signal = NEVER }: InputOptions & { signal?: AbortSignal } = {},
   ): Promise<void> {
     const record = await this.#execution(sessionId, executionId);
     if (!record.stdin) {
       throw new FailedPreconditionError(`execution "${executionId}" was started without stdin (config.stdin)`);
     }
-    for await (const { state } of record.watch(1, NEVER)) if (state !== 'pending') break;
+    for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
+    signal.throwIfAborted();
     if (record.write === undefined) {
       throw new FailedPreconditionError(`execution "${executionId}" has exited; it reads no more input`);
     }

@@ -133,15 +133,22 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
     waitExecution: unary(async ({ sessionId, executionId, timeoutMs }: Api.WaitExecutionRequest, cancelled) => {
       const limitMs = millisecondsOf(timeoutMs, undefined, 'timeout_ms');
       if (limitMs !== undefined) checkDuration(limitMs, 'timeout_ms', 0);
-      const signal = limitMs === undefined ? cancelled : AbortSignal.any([cancelled, AbortSignal.timeout(limitMs)]);
-      const execution = await daemon.wait(sessionId, executionId, { signal });
-      return { complete: execution.state === 'exited', execution: summaryOf(execution) };
+      const limit = new AbortController();
+      // A signal that ends by itself is kept until then, however soon the wait is over.
+      const timer = limitMs === undefined ? undefined : setTimeout(() => limit.abort(), limitMs);
+      try {
+        const signal = AbortSignal.any([cancelled, limit.signal]);
+        const execution = await daemon.wait(sessionId, executionId, { signal });
+        return { complete: execution.state === 'exited', execution: summaryOf(execution) };
+      } finally {
+        clearTimeout(timer);
+      }
     }),
 
-    writeExecutionInput: unary(async (request: Api.WriteExecutionInputRequest) => {
+    writeExecutionInput: unary(async (request: Api.WriteExecutionInputRequest, signal) => {
       const { sessionId, executionId, data, end } = request;
       const position = request.position === undefined ? undefined : numberOf(request.position, 'position');
-      await daemon.writeInput(sessionId, executionId, data, end, { position });
+      await daemon.writeInput(sessionId, executionId, data, end, { position, signal });
       return {};
     }),
 

@@ -1,6 +1,7 @@
 import { status } from '@grpc/grpc-js';
 import { nanoid } from 'nanoid';
 import { ElideError, ResourceExhaustedError } from '../errors.ts';
+import { GONE } from '../wire/calls.ts';
 
 /** A gRPC status, as a handler answers it. */
 export interface GrpcStatus {
@@ -19,6 +20,7 @@ export function statusOf(error: unknown): GrpcStatus {
     const hint = error instanceof ResourceExhaustedError ? { retryAfterMs: error.retryAfterMs } : {};
     if (code !== undefined) return { code, details: error.message, ...hint };
   }
+  if (error === GONE) return { code: status.CANCELLED, details: GONE.message };
   const { code, message } = error as NodeJS.ErrnoException;
   if (code !== undefined && SHORTAGES.has(code)) {
     return { code: status.RESOURCE_EXHAUSTED, details: message, retryAfterMs: RETRY_SHORTAGE_MS };

@@ -1,7 +1,7 @@
 import { type EventEmitter, once } from 'node:events';
 
 /** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
-const GONE = new Error('the call is over');
+export const GONE = new Error('the call is over');
 
 /** Aborts when the caller of a call leaves. */
 export function leavingOf(call: EventEmitter): AbortSignal {

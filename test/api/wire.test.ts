@@ -1,9 +1,10 @@
 import { statSync } from 'node:fs';
 import { connect } from 'node:http2';
 import { createConnection } from 'node:net';
+import { queryObjects } from 'node:v8';
 import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import {
   ExecutionStatus,
   type ExecutionStatusEvent,
@@ -246,6 +247,41 @@ test('WaitExecution answers when the execution has ended, or false when its limi
   expect(early.complete).toBe(false);
   expect(early.execution?.result).toBeUndefined();
   expect(late).toMatchObject({ complete: true, execution: { executionId: 'x', status: ExecutionStatus.COMPLETED } });
+});
+
+test('waits that are over leave nothing in the daemon until their limit passes', async () => {
+  const config = { stdin: true };
+  await client.execute({ sessionId, executionId: 'x', code: "process.stdin.on('end', () => {}).resume()", config });
+  const signals = () => queryObjects(AbortSignal, { format: 'count' }) as number;
+  const before = signals();
+  const waits = Array.from({ length: 100 }, () =>
+    client.call('waitExecution', { sessionId, executionId: 'x', timeoutMs: 3_600_000n }),
+  );
+
+  await client.call('writeExecutionInput', { sessionId, executionId: 'x', data: Buffer.from(''), end: true });
+  await Promise.all(waits);
+
+  await vi.waitFor(() => expect(signals()).toBeLessThan(before + 50), 30_000);
+}, 60_000);
+
+test('input whose call is cancelled while its execution waits for a place is never read', async () => {
+  await using busy = await TestDaemon.start({ maxRunning: 1 });
+  await using caller = new TestClient(`unix:${busy.endpoints.socket}`);
+  const session = await busy.session();
+  const holder = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const waiting = await session.submit({ code: 'process.stdin.pipe(process.stdout)', stdin: true });
+  const { executionId } = waiting;
+  const written = vi.spyOn(busy.daemon, 'writeInput');
+
+  const request = { sessionId: session.sessionId, executionId, data: Buffer.from('cancelled '), end: false };
+  const call = caller.api.writeExecutionInput(request, () => {});
+  await vi.waitFor(() => expect(written).toHaveBeenCalled(), 10_000);
+  call.cancel();
+  await vi.waitFor(() => expect(written.mock.settledResults).toMatchObject([{ type: 'rejected' }]), 10_000);
+  await holder.cancel({ graceMs: 0 });
+  await waiting.write('taken', true);
+
+  expect((await waiting.end()).stdout).toBe('taken');
 });
 
 /** Some executions by their ids, and where the next page begins: empty on the last. */
