@@ -16,6 +16,11 @@ export interface TcpAddress {
   tls?: TlsFiles | undefined;
   /** File with the daemon's bearer token. */
   tokenFile?: string | undefined;
+  /**
+   * How often a connection with calls is asked whether anybody is there, and how long the answer may take, in ms: what is
+   * not answered is broken off. Default 15000.
+   */
+  keepaliveMs?: number | undefined;
 }
 
 /** Paths of PEM files. */
@@ -26,6 +31,9 @@ export interface TlsFiles {
   certFile?: string | undefined;
   keyFile?: string | undefined;
 }
+
+/** Half of how long a machine may be gone before that is noticed, which nothing else tells of, in ms. */
+const KEEPALIVE_MS = 15_000;
 
 /** What a gRPC client is made of. */
 export interface Connection {
@@ -52,10 +60,12 @@ export function connectionOf(address: DaemonAddress): Connection {
   if ('socket' in address) {
     return { target: nameOf(address), credentials: credentials.createInsecure(), options: {}, metadata };
   }
-  const { tcp, tls, tokenFile } = address;
+  const { tcp, tls, tokenFile, keepaliveMs = KEEPALIVE_MS } = address;
   if (tokenFile) metadata.set('authorization', `Bearer ${readToken('tokenFile', tokenFile)}`);
   const secured = tls === undefined ? { credentials: credentials.createInsecure(), options: {} } : securedBy(tls, tcp);
-  return { target: tcp, metadata, ...secured };
+  // Not on a socket: whoever does not answer there is only slow, for its end is always told.
+  const keepalive = { 'grpc.keepalive_time_ms': keepaliveMs, 'grpc.keepalive_timeout_ms': keepaliveMs };
+  return { target: tcp, metadata, ...secured, options: { ...secured.options, ...keepalive } };
 }
 
 function securedBy({ caFile, certFile, keyFile }: TlsFiles, tcp: string): Pick<Connection, 'credentials' | 'options'> {

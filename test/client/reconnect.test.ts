@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { constants, createServer, type ServerHttp2Stream } from 'node:http2';
+import { type AddressInfo, createConnection, createServer as createTcpServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
@@ -93,6 +94,26 @@ describe('a daemon that is away', () => {
     rmSync(directory, { recursive: true });
   });
 
+  test('is missed over TCP also where nothing says that its machine is gone', async () => {
+    await using daemon = await DaemonProcess.start();
+    using direct = connectDaemon({ socket: daemon.socket });
+    await direct.createSession('s');
+    const code = "process.stdin.on('data', () => process.exit(7))";
+    await direct.executeSnippet({ sessionId: 's', executionId: 'e', language: 'js', code, stdin: true });
+    const network = await startNetwork(daemon.tcp);
+    using client = connectDaemon({ tcp: network.address, keepaliveMs: 500 });
+    const events = client.watchExecution('s', 'e');
+    await events.next();
+    const waiting = client.wait('s', 'e', { signal: AbortSignal.timeout(15_000) });
+
+    network.loseAll();
+    await direct.writeInput('s', 'e', Buffer.from('x'));
+
+    expect((await waiting).result?.exitCode).toBe(7);
+    client.close();
+    network.close();
+  });
+
   test('is noticed at once when it goes', async () => {
     await using daemon = await DaemonProcess.start();
     using client = connectDaemon({ socket: daemon.socket });
@@ -120,6 +141,33 @@ describe('a daemon that is away', () => {
     await watching;
   });
 });
+
+/** Leads to an address until its connections are lost: they stay open then, and nothing arrives. New ones work. */
+async function startNetwork(tcp: string) {
+  const links: [near: Socket, far: Socket][] = [];
+  const port = Number(tcp.split(':').at(-1));
+  const server = createTcpServer((near) => {
+    const far = createConnection(port, '127.0.0.1');
+    for (const each of [near, far]) each.on('error', () => {});
+    near.pipe(far).pipe(near);
+    links.push([near, far]);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    loseAll() {
+      for (const [near, far] of links) {
+        near.unpipe(far).resume();
+        far.unpipe(near).resume();
+      }
+    },
+    close() {
+      for (const each of links.flat()) each.destroy();
+      server.close();
+    },
+  };
+}
 
 describe('beside an execution', () => {
   let daemon: TestDaemon;
