@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants, lstat, stat } from 'node:fs/promises';
+import { devNull } from 'node:os';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
 import type { Languages } from './languages.ts';
@@ -325,6 +326,7 @@ async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: Outp
     );
   }
   for (const [name, path] of Object.entries({ stdout, stderr })) {
+    checkNoNul(path, `config.output_files.${name}`);
     await checkDirectory(dirname(path), `config.output_files.${name}`);
     if (maxFiles === 0) await checkPipe(path, `config.output_files.${name}`);
   }
@@ -332,9 +334,14 @@ async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: Outp
 
 /** It is not opened for that: to its reader the end of it would be the end of all output. */
 async function checkPipe(path: string, field: string): Promise<void> {
-  await access(path, constants.W_OK).catch(({ code }: NodeJS.ErrnoException) => {
+  const refuse = ({ code }: NodeJS.ErrnoException): never => {
     throw new InvalidArgumentError(`${field} ${JSON.stringify(path)}: ${code}`);
-  });
+  };
+  const found = await lstat(path).catch(refuse);
+  if (!found.isFIFO() && path !== devNull) {
+    throw new InvalidArgumentError(`${field} ${JSON.stringify(path)} is no pipe; for files say max_files`);
+  }
+  await access(path, constants.W_OK).catch(refuse);
 }
 
 function fingerprint(request: Omit<ExecutionRequest, 'fingerprint'>): string {

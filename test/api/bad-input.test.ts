@@ -191,6 +191,16 @@ test.each([
   await refused({ config: { workingDirectory: path() } }, 'INVALID_ARGUMENT', details);
 });
 
+test.each([
+  ['missing', () => join(node.directory(), 'nothing'), /output_files\.stdout ".*nothing": ENOENT/],
+  ['a file', () => fileIn(node.directory()), /output_files\.stdout ".*" is no pipe; for files say max_files/],
+  ['a directory', () => node.directory(), /output_files\.stdout ".*" is no pipe/],
+  ['with NUL', () => join(node.directory(), 'a\0b'), /output_files\.stdout has a NUL character/],
+])('a pipe for output that is %s is refused', async (_, path, details) => {
+  const outputFiles = { stdout: path(), stderr: '/dev/null', maxFiles: 0, maxFileBytes: 0n };
+  await refused({ config: { outputFiles } }, 'INVALID_ARGUMENT', details);
+});
+
 test.each(['', 'NOPE', 'SIG', 'SIGTERM;', '9', '__proto__'])('signal "%s" is refused by name', async (signal) => {
   const session = await node.session();
   const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");

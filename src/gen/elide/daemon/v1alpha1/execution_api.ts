@@ -398,7 +398,8 @@ export interface ExecutionConfiguration {
 export interface OutputFiles {
   /**
    * Absolute. With max_files: what the names of files begin with, `.0`, `.1` and so on follow. Without: a pipe that is there
-   * already, and that the daemon may write to. What its reader has not taken waits on disk, the newest 100 MiB of each stream.
+   * already, and that the daemon may write to, or /dev/null. What its reader has not taken waits on disk, the newest 100 MiB
+   * of each stream.
    */
   stdout: string;
   stderr: string;
