@@ -295,13 +295,16 @@ export class PythonGuest implements Guest {
     return { ...this.#usage.last, droppedBytes: this.#droppedBytes };
   }
 
-  /** After a failure the rest of that stream is dropped: what is in the file stays without a gap, the guest goes on. */
+  /**
+   * The guest goes on after a failure. The rest of that stream is dropped, so that what is in the file has no gap; where
+   * files are rotated nobody counts on positions, and only what cannot be written is.
+   */
   #writeOutput(stream: OutputStream, chunk: Uint8Array): void {
     if (this.#brokenStreams.has(stream)) return;
     try {
       this.#writer?.write(stream, chunk);
     } catch (error) {
-      this.#brokenStreams.add(stream);
+      if (this.#output?.rotation === undefined) this.#brokenStreams.add(stream);
       this.#outputError ??= `output could not be written: ${(error as Error).message}`;
     }
   }

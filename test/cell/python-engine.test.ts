@@ -8,7 +8,9 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  rmdirSync,
   rmSync,
+  statSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -1129,6 +1131,26 @@ test('an output file that cannot be written neither stops the program nor the en
 
   expect(exit).toMatchObject({ exitCode: 4 });
   expect(exit.message).toContain('ENOSPC');
+});
+
+test('of rotated files only what could not be written is missing', async () => {
+  const dir = mkdtempSync(join(root, 'rotated-'));
+  const outputFiles = { stdout: join(dir, 'out'), stderr: join(dir, 'err'), maxFiles: 10, maxFileBytes: 1024n };
+  const code =
+    'import os, sys\nsys.stdin.readline()\nos.write(1, b"x" * 1500)\nsys.stdin.readline()\nprint("there is room")';
+  const run = start(code, { outputFiles, stdin: true });
+  await run.started;
+  // For a moment there is no room for a second file.
+  mkdirSync(join(dir, 'out.1'));
+  await run.guest.write(Buffer.from('\n'), false);
+  await until('the first file is full', () => statSync(join(dir, 'out.0')).size === 1024);
+  rmdirSync(join(dir, 'out.1'));
+
+  await run.guest.write(Buffer.from('\n'), true);
+  const exit = await run.exited;
+
+  expect(readFileSync(join(dir, 'out.1'), 'utf8')).toBe('there is room\n');
+  expect(exit).toMatchObject({ exitCode: 0, message: expect.stringContaining('output could not be written') });
 });
 
 test('an interpreter that is missing, too old or broken is named with what to do', async () => {
