@@ -9,7 +9,7 @@ import { inspectionOf } from '../plugin/inspection.ts';
 import { millisecondsOf, pushes, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
 import { intervalMsOf, statsSince } from '../plugin/stats.ts';
-import { isOtherStart } from '../plugin/task-config.ts';
+import { isOtherStart, requireDaemonsUser } from '../plugin/task-config.ts';
 import { tell, told } from '../plugin/task-events.ts';
 import { keptIn, startedWith } from '../plugin/task-handle.ts';
 import { TASK } from './configuration.ts';
@@ -89,7 +89,8 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     const { snippet, unmet } = await prepare(config, node.config, node.sessionId);
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
     await within(START_WAIT_MS, endOthers(config));
-    await retry(() => node.execute(snippet), { limitMs: START_RETRY_MS });
+    const submit = () => requireDaemonsUser(config, node.address).then(() => node.execute(snippet));
+    await retry(submit, { limitMs: START_RETRY_MS });
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = follow(config, { version: 1, place }, 0);
     await within(START_WAIT_MS, task.settled.promise);

@@ -1,5 +1,12 @@
 import { hostname } from 'node:os';
-import { DaemonClient, DaemonSpawner, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
+import {
+  type DaemonAddress,
+  DaemonClient,
+  DaemonSpawner,
+  MetricsFeed,
+  presence,
+  UnreachableError,
+} from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
@@ -37,10 +44,14 @@ export class NodeDaemon {
     this.#client = undefined;
   }
 
-  get client(): DaemonClient {
+  get address(): DaemonAddress {
     const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = this.config;
     const tls = files && { caFile: files.ca_file, certFile: files.cert_file, keyFile: files.key_file };
-    this.#client ??= new DaemonClient(tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket });
+    return tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket };
+  }
+
+  get client(): DaemonClient {
+    this.#client ??= new DaemonClient(this.address);
     return this.#client;
   }
 

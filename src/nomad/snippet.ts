@@ -1,7 +1,7 @@
 import { languageOf } from '../client/index.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
-import { memoryMbOf, outputFilesOf, readTaskFile, requireOwnUser, taskDirectoryOf } from '../plugin/task-config.ts';
+import { memoryMbOf, outputFilesOf, readTaskFile, taskDirectoryOf } from '../plugin/task-config.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 
@@ -17,7 +17,6 @@ export interface Prepared {
 export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId: string): Promise<Prepared> {
   const options = TASK.decode(task.msgpackDriverConfig);
   const { memory_limit, timeout, on_timeout, output_limit } = options.elide_opts ?? {};
-  requireOwnUser(task);
   const signal = on_timeout && on_timeout !== 'cancel' && on_timeout !== 'kill' ? on_timeout : undefined;
   const memoryMb = memoryMbOf(task);
   const ceilingMb = plugin.session_config?.memory_limit_mb || memoryMb;

@@ -1,7 +1,9 @@
-import { realpath } from 'node:fs/promises';
-import { userInfo } from 'node:os';
+import { execFile } from 'node:child_process';
+import { realpath, stat } from 'node:fs/promises';
 import { join, resolve, sep } from 'node:path';
-import { InvalidArgumentError } from '../errors.ts';
+import { promisify } from 'node:util';
+import type { DaemonAddress } from '../client/index.ts';
+import { InvalidArgumentError, UnavailableError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
 import { openPlainFile } from '../plain-file.ts';
 import type { OutputFiles } from '../supervisor/requests.ts';
@@ -38,11 +40,24 @@ export function memoryMbOf({ resources }: TaskConfig): number | undefined {
   return wanted > 0 ? wanted : undefined;
 }
 
-/** Throws an `InvalidArgumentError` for a task of a user that this process is not. */
-export function requireOwnUser({ user }: TaskConfig): void {
-  const own = userInfo().username;
-  if (user === '' || user === own) return;
-  throw new InvalidArgumentError(`unknown user "${user}": this driver runs tasks as its own user, "${own}"`);
+/** Rejects with an `InvalidArgumentError` for a task of a user that is not the daemon's, by the owner of its socket. */
+export async function requireDaemonsUser({ user }: TaskConfig, daemon: DaemonAddress): Promise<void> {
+  if (user === '') return;
+  if ('tcp' in daemon) {
+    throw new InvalidArgumentError(`user "${user}" cannot be checked: only on a socket it is seen whose the daemon is`);
+  }
+  const { uid } = await stat(daemon.socket).catch((cause: Error) => {
+    throw new UnavailableError(`no daemon is there (${cause.message})`, { cause });
+  });
+  if ((await uidOf(user)) === uid) return;
+  throw new InvalidArgumentError(`unknown user "${user}": this driver runs tasks as the daemon's user, ${uid}`);
+}
+
+/** Users may come from elsewhere than `/etc/passwd`; a number need not have a name. */
+async function uidOf(user: string): Promise<number | undefined> {
+  if (/^\d+$/.test(user)) return Number(user);
+  const asked = await promisify(execFile)('id', ['-u', '--', user]).catch(() => undefined);
+  return asked && Number(asked.stdout);
 }
 
 /** A text file in the task's directory or the one its allocation shares, wherever links lead; rejects with why not. */

@@ -10,6 +10,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { credentials, status } from '@grpc/grpc-js';
@@ -473,10 +474,49 @@ describe('a task', () => {
     await expect(other.start(javascript('1'))).rejects.toThrow(/"javascript" is not enabled .*enabled: python/);
   });
 
-  test('another user is refused by name, its own is taken', async () => {
-    await expect(host.start(taskIn(root, { code: '1' }, { user: 'nobody-of-ours' }))).rejects.toThrow(
-      'unknown user "nobody-of-ours"',
-    );
+  test.each(['nobody-of-ours', 'nobody', '54321'])('of another user, %s, is refused by name', async (user) => {
+    const wanted = `unknown user "${user}": this driver runs tasks as the daemon's user, ${process.getuid?.()}`;
+    await expect(host.start(taskIn(root, { code: '1' }, { user }))).rejects.toThrow(wanted);
+  });
+
+  test.each([userInfo().username, String(userInfo().uid)])('of the daemon’s user, %s, is taken', async (user) => {
+    const task = taskIn(root, { code: 'print(1)' }, { user });
+
+    expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
+  });
+
+  test('of a user waits for a daemon that is away as any other', async () => {
+    await using other = await PluginHost.start({ daemon_socket: join(root, 'nobody.sock') });
+
+    const error = await other.start(taskIn(root, { code: '1' }, { user: 'root' })).catch((caught) => caught);
+
+    expect(error).toMatchObject({ code: status.FAILED_PRECONDITION });
+  });
+
+  // Only root may become somebody else.
+  describe.skipIf(process.getuid?.() !== 0)('of a plugin whose user has no name', () => {
+    let away: TestDaemon;
+    let other: PluginHost;
+
+    beforeAll(async () => {
+      away = await TestDaemon.start({ tcp: '127.0.0.1:0' });
+      const launcher = ['setpriv', '--reuid', '12345', '--clear-groups'];
+      other = await PluginHost.start({ daemon_address: away.endpoints.tcp }, {}, launcher);
+    });
+    afterAll(async () => {
+      await other[Symbol.asyncDispose]();
+      await away[Symbol.asyncDispose]();
+    });
+
+    test('starts where it names none', async () => {
+      expect(await other.run(javascript('process.exit(3)'))).toMatchObject({ result: { exitCode: 3 } });
+    });
+
+    test.each(['root', '12345'])('is refused where it names one, %s: the daemon is on TCP', async (user) => {
+      const task = taskIn(root, { code: '1' }, { user });
+
+      await expect(other.start(task)).rejects.toThrow(`user "${user}" cannot be checked`);
+    });
   });
 
   test('the same id twice is refused, and nothing else starts', async () => {

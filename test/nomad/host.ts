@@ -77,9 +77,14 @@ export class PluginHost implements AsyncDisposable {
     this.broker = connect(GRPCBrokerClient);
   }
 
-  /** Starts the plugin; with a configuration, as the instance that is to stay. */
-  static async start(config?: Record<string, unknown>, env: NodeJS.ProcessEnv = {}): Promise<PluginHost> {
-    const child = spawn(process.execPath, [PLUGIN], {
+  /** Starts the plugin, with a launcher as its user; with a configuration, as the instance that is to stay. */
+  static async start(
+    config?: Record<string, unknown>,
+    env: NodeJS.ProcessEnv = {},
+    launcher: string[] = [],
+  ): Promise<PluginHost> {
+    const [program = '', ...args] = [...launcher, process.execPath, PLUGIN];
+    const child = spawn(program, args, {
       env: { ...process.env, ...AGENT_ENV, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
