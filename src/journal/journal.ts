@@ -19,7 +19,8 @@ export type OpenedJournal = Omit<Opened, 'store' | 'contents'> & { journal: Jour
 
 interface Appended {
   entry: Entry;
-  onWritten: (() => void) | undefined;
+  /** Who waits for it. */
+  onWritten: (() => void)[];
 }
 
 /**
@@ -103,7 +104,7 @@ export class Journal {
   /** Adds an entry; `onWritten` is called once it is as durable as asked for, in the order of the entries. */
   append(entry: Entry, onWritten?: () => void): void {
     const told = this.#data.durability === 'off';
-    this.#next.push({ entry, onWritten: told ? undefined : onWritten });
+    this.#next.push({ entry, onWritten: told || onWritten === undefined ? [] : [onWritten] });
     this.#schedule();
     if (told) onWritten?.();
   }
@@ -115,8 +116,12 @@ export class Journal {
 
   /** What finished executions came to, those left out that are not known (any more). */
   async finished(numbers: number[]): Promise<FinishedExecution[]> {
-    // Told before it was written, its end may still be on its way.
-    if (this.#data.durability === 'off') await this.#flushed();
+    // Told before it was written, an end may still be on its way.
+    if (this.#data.durability === 'off') {
+      const asked = new Set(numbers);
+      const isAsked = ({ entry }: Appended) => entry.type === 'execution.event' && asked.has(entry.number);
+      if (this.#writing.some(isAsked) || this.#next.some(isAsked)) await this.#flushed();
+    }
     return this.#query<FinishedExecution[]>({ type: 'finished', numbers });
   }
 
@@ -171,13 +176,7 @@ export class Journal {
   async #flushed(): Promise<void> {
     const last = this.#next.at(-1) ?? this.#writing.at(-1);
     if (last === undefined) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const { onWritten } = last;
-    last.onWritten = () => {
-      onWritten?.();
-      resolve();
-    };
-    await promise;
+    await new Promise<void>((resolve) => last.onWritten.push(resolve));
   }
 
   #start(): void {
@@ -222,7 +221,7 @@ export class Journal {
         const written = this.#writing;
         this.#writing = [];
         this.#tell(answer.strain);
-        for (const { onWritten } of written) onWritten?.();
+        for (const { onWritten } of written) for (const tell of onWritten) tell();
         this.#send();
         break;
       }

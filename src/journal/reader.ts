@@ -13,6 +13,9 @@ import {
   sessionOf,
 } from './rows.ts';
 
+/** How many executions are read at once: a log cannot begin anew while somebody reads, who may be slow. */
+const READ_AT_ONCE = 500;
+
 /** Which states may follow which: those of the machine of executions. A rung, or a warning, repeats its state. */
 const FOLLOWING: Record<string, readonly string[]> = {
   pending: ['pending', 'running', 'signaled', 'exited'],
@@ -46,13 +49,18 @@ export class JournalReader implements Disposable {
    * many bytes it has.
    */
   *export(): Generator<object> {
-    for (const row of this.#database.prepare('SELECT * FROM sessions ORDER BY created_at_ms').iterate()) {
+    for (const row of this.#database.prepare('SELECT * FROM sessions ORDER BY created_at_ms').all()) {
       yield { type: 'session', ...sessionOf(row as unknown as SessionRow) };
     }
-    for (const row of this.#database.prepare('SELECT * FROM executions ORDER BY number').iterate()) {
-      const accepted = acceptedOf(row as unknown as ExecutionRow);
-      const [events, keptOutput] = [this.#events(accepted.number), this.#outputBytes(accepted.number)];
-      yield { type: 'execution', ...accepted, events, keptOutput };
+    const some = this.#database.prepare('SELECT * FROM executions WHERE number > ? ORDER BY number LIMIT ?');
+    for (let last = 0; ; ) {
+      const found = (some.all(last, READ_AT_ONCE) as unknown as ExecutionRow[]).map(acceptedOf);
+      yield* found.map((accepted) => {
+        const { number } = accepted;
+        return { type: 'execution', ...accepted, events: this.#events(number), keptOutput: this.#outputBytes(number) };
+      });
+      last = found.at(-1)?.number ?? last;
+      if (found.length < READ_AT_ONCE) return;
     }
   }
 

@@ -433,6 +433,25 @@ test('verify names what is wrong', () => {
   ]);
 });
 
+test('an export that nobody reads on holds up no log of the journal', () => {
+  const path = fileOf();
+  const { store } = JournalStore.open(path, 'normal');
+  const count = 1_200;
+  store.write([session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1))]);
+  using reader = new JournalReader(path);
+  const rows = reader.export() as Generator<{ number?: number }>;
+  const numbers = [rows.next(), rows.next()].map(({ value }) => value?.number);
+
+  store.write([{ type: 'execution.released', number: 700 }]);
+  using other = new DatabaseSync(path);
+
+  expect(other.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get()).toMatchObject({ busy: 0 });
+  numbers.push(...Array.from(rows, ({ number }) => number));
+  const all = Array.from({ length: count }, (_, index) => index + 1);
+  expect(numbers).toEqual([undefined, ...all.filter((number) => number !== 700)]);
+  store.close();
+});
+
 test('a vacuum makes the file small again', () => {
   const path = fileOf();
   const many = Array.from({ length: 2_000 }, (_, index) => accepted(index + 1));
@@ -615,6 +634,30 @@ describe('the thread that writes', () => {
     expect(isTold).toBe(true);
     using reader = new JournalReader(path);
     expect([...reader.export()]).toHaveLength(1);
+  });
+
+  test('with durability off what is on disk can be read while the file cannot be written', async () => {
+    const path = fileOf();
+    written(path, ...wholeStory);
+    const { journal } = await Journal.open(path, 'off', () => {});
+    using other = new DatabaseSync(path);
+    other.exec('BEGIN IMMEDIATE');
+    journal.append(happened(2, 2, 'exited'));
+
+    expect(await journal.finished([1])).toMatchObject([{ number: 1 }]);
+    const late = journal.finished([1, 2]);
+    other.exec('COMMIT');
+    expect(await late).toMatchObject([{ number: 1 }, { number: 2 }]);
+    await journal.close();
+  });
+
+  test('any number of calls may wait for one entry', async () => {
+    const { journal } = await open(fileOf());
+    journal.append(session('a'));
+
+    await Promise.all(Array.from({ length: 50_000 }, () => journal.written()));
+
+    await journal.close();
   });
 
   test('a file it cannot use is a startup error', async () => {
