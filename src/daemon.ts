@@ -177,6 +177,8 @@ export class Daemon {
   #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
   #server: BoundServer | undefined;
+  /** The start that is under way. */
+  #starting: Promise<Endpoints> | undefined;
   #stopping: Promise<void> | undefined;
   #forced = false;
 
@@ -197,7 +199,15 @@ export class Daemon {
    * nothing left behind, and nothing of an older daemon's touched.
    */
   async start(): Promise<Endpoints> {
-    if (this.#directory !== undefined) throw new FailedPreconditionError('the daemon was started before');
+    if (this.#starting ?? this.#directory) throw new FailedPreconditionError('the daemon was started before');
+    if (this.#stopping !== undefined) throw new FailedPreconditionError('the daemon was stopped');
+    this.#starting = this.#start().finally(() => {
+      this.#starting = undefined;
+    });
+    return this.#starting;
+  }
+
+  async #start(): Promise<Endpoints> {
     const { stateDir, python, durability, orphanGraceMs } = this.config;
     // Beside the rest: an interpreter that is found through a launcher takes a while.
     const probed = Languages.probe(python);
@@ -259,14 +269,16 @@ export class Daemon {
 
   /**
    * Stops everything, with the ladder, and resolves when all is gone; sessions stay in the journal. With `detach` it leaves
-   * everything running to the next daemon instead. A call with `force` skips the grace periods.
+   * everything running to the next daemon instead. A call with `force` skips the grace periods. One that comes while the
+   * daemon starts stops it once it has started.
    */
   stop(options: { force?: boolean; detach?: boolean } = {}): Promise<void> {
     if (options.force === true && !this.#forced) {
       this.#forced = true;
       for (const session of this.#registry.sessions()) void session.close(0);
     }
-    this.#stopping ??= options.detach === true ? this.#detach() : this.#stop();
+    const stop = () => (options.detach === true ? this.#detach() : this.#stop());
+    this.#stopping ??= this.#starting === undefined ? stop() : this.#starting.then(stop, () => {});
     return this.#stopping;
   }
 

@@ -245,6 +245,29 @@ test('a TCP port that is taken is refused, and leaves no socket behind', async (
   expect(existsSync(socket)).toBe(false);
 });
 
+test('a daemon that is stopped while it starts ends when it has started, and leaves nothing', async () => {
+  const { stateDir, socket } = places();
+  const daemon = createDaemon({ logLevel: 'silent', stateDir, socket });
+  const starting = daemon.start();
+
+  await daemon.stop();
+
+  await expect(starting).resolves.toMatchObject({ socket });
+  expect(existsSync(socket)).toBe(false);
+  await using again = await TestDaemon.start({ stateDir, socket });
+  expect(again.daemon.healthy).toBe(true);
+});
+
+test('a daemon that was stopped does not start', async () => {
+  const { stateDir, socket } = places();
+  const daemon = createDaemon({ logLevel: 'silent', stateDir, socket });
+  await daemon.stop();
+
+  await expect(daemon.start()).rejects.toThrow('the daemon was stopped');
+
+  expect(existsSync(stateDir)).toBe(false);
+});
+
 test('the state directory of a stopped daemon can be used again', async () => {
   const { stateDir } = places();
   await (await TestDaemon.start({ stateDir }))[Symbol.asyncDispose]();
