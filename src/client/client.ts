@@ -16,7 +16,7 @@ import type {
   StopOptions,
   StreamOptions,
 } from '../daemon.ts';
-import { AlreadyExistsError, FailedPreconditionError, UnauthenticatedError, UnavailableError } from '../errors.ts';
+import { AlreadyExistsError, FailedPreconditionError, UnauthenticatedError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
@@ -75,7 +75,7 @@ type StreamMethod<Req, Res> = (
 
 /**
  * Makes a client of the daemon at this address. It connects with the first call, and again after a connection broke. Throws
- * an `InvalidArgumentError` that names a file of credentials which cannot be used.
+ * an `InvalidArgumentError` that names a file of credentials which cannot be used, or an address that is none.
  */
 export function connectDaemon(address: DaemonAddress): DaemonClient {
   connectionOf(address);
@@ -105,7 +105,7 @@ export class DaemonClient {
     this.#target = address;
   }
 
-  /** Ends open calls and lets the connection go. */
+  /** Ends open calls and lets the connection go; calls after it reject with a `FailedPreconditionError`. */
   close(): void {
     this.#closed = true;
     this.#line?.close();
@@ -338,7 +338,7 @@ export class DaemonClient {
 
   #requireOpen(signal: AbortSignal | undefined): void {
     signal?.throwIfAborted();
-    if (this.#closed) throw new UnavailableError('this client was closed');
+    if (this.#closed) throw new FailedPreconditionError('this client was closed');
   }
 
   #connect(): Line {

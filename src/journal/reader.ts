@@ -13,9 +13,6 @@ import {
   sessionOf,
 } from './rows.ts';
 
-/** How many executions are read at once: a log cannot begin anew while somebody reads, who may be slow. */
-const READ_AT_ONCE = 500;
-
 /** Which states may follow which: those of the machine of executions. A rung, or a warning, repeats its state. */
 const FOLLOWING: Record<string, readonly string[]> = {
   pending: ['pending', 'running', 'signaled', 'exited'],
@@ -49,18 +46,16 @@ export class JournalReader implements Disposable {
    * many bytes it has.
    */
   *export(): Generator<object> {
+    // One by one: the journal's log cannot begin anew while a statement is under way, and who reads this may be slow.
     for (const row of this.#database.prepare('SELECT * FROM sessions ORDER BY created_at_ms').all()) {
       yield { type: 'session', ...sessionOf(row as unknown as SessionRow) };
     }
-    const some = this.#database.prepare('SELECT * FROM executions WHERE number > ? ORDER BY number LIMIT ?');
-    for (let last = 0; ; ) {
-      const found = (some.all(last, READ_AT_ONCE) as unknown as ExecutionRow[]).map(acceptedOf);
-      yield* found.map((accepted) => {
-        const { number } = accepted;
-        return { type: 'execution', ...accepted, events: this.#events(number), keptOutput: this.#outputBytes(number) };
-      });
-      last = found.at(-1)?.number ?? last;
-      if (found.length < READ_AT_ONCE) return;
+    const next = this.#database.prepare('SELECT * FROM executions WHERE number > ? ORDER BY number LIMIT 1');
+    for (let row = next.get(0); row !== undefined; ) {
+      const accepted = acceptedOf(row as unknown as ExecutionRow);
+      const { number } = accepted;
+      yield { type: 'execution', ...accepted, events: this.#events(number), keptOutput: this.#outputBytes(number) };
+      row = next.get(number);
     }
   }
 

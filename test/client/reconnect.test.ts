@@ -68,6 +68,20 @@ describe('a daemon that is away', () => {
     rmSync(directory, { recursive: true });
   });
 
+  test('is not waited for by a client that was closed', async () => {
+    const client = connectDaemon({ socket: '/tmp/none.sock' });
+    client.close();
+    let calls = 0;
+    const call = () => {
+      calls += 1;
+      return client.health();
+    };
+
+    await expect(retry(call, { signal: AbortSignal.timeout(2_000) })).rejects.toThrow('this client was closed');
+
+    expect(calls).toBe(1);
+  });
+
   test('is waited for anew each time that it goes', async () => {
     let opened = 0;
     const open = async function* () {
