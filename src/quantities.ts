@@ -31,8 +31,8 @@ export function durationMs(text: string): number | undefined {
   const pieces = [...text.matchAll(/(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)/gy)];
   const read = pieces.reduce((length, [piece]) => length + piece.length, 0);
   if (read === 0 || read < text.length) return undefined;
-  return Math.round(
-    pieces.reduce((sum, [, count, unit]) => sum + Number(count) * (UNITS[unit as string] as number), 0),
+  return safe(
+    Math.round(pieces.reduce((sum, [, count, unit]) => sum + Number(count) * (UNITS[unit as string] as number), 0)),
   );
 }
 
@@ -40,5 +40,10 @@ export function durationMs(text: string): number | undefined {
 export function sizeBytes(text: string): number | undefined {
   const [, count, unit = ''] = /^(\d+(?:\.\d+)?)([a-z]*)$/i.exec(text) ?? [];
   const factor = SIZES[unit.toLowerCase()];
-  return count === undefined || factor === undefined ? undefined : Math.floor(Number(count) * factor);
+  return count === undefined || factor === undefined ? undefined : safe(Math.floor(Number(count) * factor));
+}
+
+/** Beyond that a number is no longer the one that was meant, and no message holds it. */
+function safe(value: number): number | undefined {
+  return Number.isSafeInteger(value) ? value : undefined;
 }

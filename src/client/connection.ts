@@ -54,13 +54,14 @@ export function hasFiles(address: DaemonAddress): boolean {
   return 'tcp' in address && Boolean(address.tls ?? address.tokenFile);
 }
 
-/** Throws an `InvalidArgumentError` that names the setting and the path of a file that is not what it should be. */
+/** Throws an `InvalidArgumentError` that names the setting, and the path of a file that is not what it should be. */
 export function connectionOf(address: DaemonAddress): Connection {
   const metadata = new Metadata();
   if ('socket' in address) {
     return { target: nameOf(address), credentials: credentials.createInsecure(), options: {}, metadata };
   }
   const { tcp, tls, tokenFile, keepaliveMs = KEEPALIVE_MS } = address;
+  if (!/.:\d+$/.test(tcp)) throw new InvalidArgumentError(`tcp "${tcp}" is not HOST:PORT`);
   if (tokenFile) metadata.set('authorization', `Bearer ${readToken('tokenFile', tokenFile)}`);
   const secured = tls === undefined ? { credentials: credentials.createInsecure(), options: {} } : securedBy(tls, tcp);
   // Not on a socket: whoever does not answer there is only slow, for its end is always told.

@@ -361,6 +361,7 @@ describe('the command line', () => {
       "option '--socket <path>' cannot be used with option '--tcp <host:port>'",
     ],
     [['stop', 'x', '--grace', '2'], "argument '2' is invalid. A duration is for example 1500ms, 5s or 1m30s.\n"],
+    [['stats', '--interval', '0', '--once'], "argument '0' is invalid. It must be 100ms to 1h.\n"],
     [['stop'], "elidectl: missing required argument 'execution'\n"],
   ])('%j is refused with 125 and a hint', async (args, message) => {
     const ended = await ctl.run(args);

@@ -69,6 +69,8 @@ describe('the exit code', () => {
     ['an ending that says no language', ['run', '/etc/hostname'], 'name it with --language'],
     ['no program', ['run'], 'nothing to run'],
     ['a bad duration', js('1', '--timeout', '5'), "argument '5' is invalid"],
+    ['a duration beyond all numbers', js('1', '--timeout', `${'9'.repeat(400)}s`), 'A duration is for example'],
+    ['an address that is none', js('1', '--tcp', ''), 'elidectl: tcp "" is not HOST:PORT\n'],
     ['an unknown flag', js('1', '--timeot', '5s'), '(Did you mean --timeout?)'],
     ['a directory that is not there', js('1', '--cwd', '/gone'), 'config.working_directory "/gone": ENOENT'],
     ['a daemon that is not there', js('1', '--socket', '/gone.sock'), 'no daemon answers on unix:/gone.sock'],

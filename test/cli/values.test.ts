@@ -14,9 +14,14 @@ test.each([
   expect(parseDuration(text)).toBe(ms);
 });
 
-test.each(['', '5', '5 s', '-5s', 's', '5d', '1.2.3s', '5s!', '1e3s', '00'])('"%s" is no duration', (text) => {
-  expect(() => parseDuration(text)).toThrow('A duration is for example 1500ms, 5s or 1m30s.');
-});
+const BEYOND = '9'.repeat(20);
+
+test.each(['', '5', '5 s', '-5s', 's', '5d', '1.2.3s', '5s!', '1e3s', '00', `${BEYOND}s`])(
+  '"%s" is no duration',
+  (text) => {
+    expect(() => parseDuration(text)).toThrow('A duration is for example 1500ms, 5s or 1m30s.');
+  },
+);
 
 test.each([
   ['128', 128],
@@ -27,7 +32,7 @@ test.each([
   expect(parseSize(text)).toBe(mib);
 });
 
-test.each(['', '-1', '5qb', 'x', '1 GiB'])('"%s" is no size', (text) => {
+test.each(['', '-1', '5qb', 'x', '1 GiB', BEYOND])('"%s" is no size', (text) => {
   expect(() => parseSize(text)).toThrow('A size is for example');
 });
 

@@ -1,4 +1,4 @@
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { ExecutionMetrics } from '../../supervisor/execution-metrics.ts';
 import { write, writeJson, writeTable } from '../output.ts';
 import { findExecution, withDaemon } from '../target.ts';
@@ -22,7 +22,7 @@ export function addStats(program: Command): void {
     .argument('[execution]')
     .option('-s, --session <session>', 'of this session only')
     .addOption(
-      new Option('--interval <duration>', 'between two rounds, 100ms to 1h (default: 1s)').argParser(parseDuration),
+      new Option('--interval <duration>', 'between two rounds, 100ms to 1h (default: 1s)').argParser(parseInterval),
     )
     .option('--once', 'one round')
     .option('--json', 'one JSON object a line for each execution and round')
@@ -37,6 +37,13 @@ export function addStats(program: Command): void {
         }
       }),
     );
+}
+
+/** Whether it is short or long, the daemon says; 0 would ask it for its default. */
+function parseInterval(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === 0) throw new InvalidArgumentError('It must be 100ms to 1h.');
+  return ms;
 }
 
 async function show(round: ExecutionMetrics[], flags: Flags): Promise<void> {
