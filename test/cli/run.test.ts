@@ -148,7 +148,7 @@ describe('output and input', () => {
   });
 });
 
-/** Sends a signal until the command ends, slowly enough for each to be heard. */
+/** Sends a signal until the command ends, slowly enough for each to be heard: one that finds it leaving ends it by itself. */
 function insist(running: RunningCtl, signal: NodeJS.Signals): Promise<Ended> {
   const again = setInterval(() => running.child.kill(signal), 300);
   return running.ended.finally(() => clearInterval(again));
@@ -232,7 +232,7 @@ while True: pass`;
     expect(ended.stderr.toString()).toBe('');
     expect(ended.stdout.toString()).toBe('ready\nbye\n');
     expect(ended.code).toBe(3);
-  });
+  }, 40_000);
 
   test.each([
     ['SIGINT', 130],
@@ -252,7 +252,7 @@ while True: pass`;
     expect(ended.stderr.toString()).toMatch(
       new RegExp(`^elidectl: no daemon answers: ${signal} is not passed on, and execution "\\w+" may go on\n$`),
     );
-    expect(ended.code).toBe(code);
+    expect([code, signal]).toContain(ended.code ?? ended.signal);
   });
 
   test('a third SIGINT ends the command where the daemon does not answer any more', async () => {
@@ -265,7 +265,7 @@ while True: pass`;
     const ended = await insist(running, 'SIGINT').finally(() => stopped.child.kill('SIGCONT'));
 
     expect(ended.stderr.toString()).toContain('no daemon answers: SIGINT is not passed on');
-    expect(ended.code).toBe(130);
+    expect([130, 'SIGINT']).toContain(ended.code ?? ended.signal);
   });
 });
 
