@@ -28,9 +28,15 @@ export class DaemonSpawner {
       onError(error as Error);
       return;
     }
-    const child = spawn(path, args, { env, cwd: '/', detached: true, stdio: ['ignore', fd, fd] });
-    closeSync(fd);
-    child.on('error', onError);
-    child.unref();
+    try {
+      const child = spawn(path, args, { env, cwd: '/', detached: true, stdio: ['ignore', fd, fd] });
+      child.on('error', onError);
+      child.unref();
+    } catch (error) {
+      // Only some of what can be wrong with a path comes as an event.
+      onError(error as Error);
+    } finally {
+      closeSync(fd);
+    }
   }
 }

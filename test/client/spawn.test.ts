@@ -2,7 +2,7 @@ import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
 import { DaemonSpawner } from '../../src/client/index.ts';
-import { eventually, temporaryDirectory } from '../support/daemon.ts';
+import { eventually, openFiles, temporaryDirectory } from '../support/daemon.ts';
 
 afterEach(() => void vi.unstubAllEnvs());
 
@@ -18,6 +18,18 @@ test('what somebody has put in the place of the log is not written to, and nothi
 
   expect(errors).toEqual([expect.objectContaining({ code: 'ELOOP', message: expect.stringContaining(log) })]);
   expect(readFileSync(join(directory, 'precious'), 'utf8')).toBe('mine');
+});
+
+test('a program whose path leads through a file is told of as one that is not there, and nothing is left open', () => {
+  const directory = temporaryDirectory();
+  vi.stubEnv('TMPDIR', directory);
+  writeFileSync(join(directory, 'file'), '');
+  const errors: Error[] = [];
+
+  new DaemonSpawner().spawn(join(directory, 'file', 'daemon'), [], {}, (error) => errors.push(error));
+
+  expect(errors).toEqual([expect.objectContaining({ code: 'ENOTDIR' })]);
+  expect(openFiles().filter((path) => path.startsWith(directory))).toEqual([]);
 });
 
 test('a program that is not there is told of; another one logs', async () => {
