@@ -1,4 +1,4 @@
-"""Answers on the port it is given: /health, and anything else with who it is."""
+"""Answers on the port it is given, at the address Nomad checks: /health, and anything else with who it is."""
 import json
 import logging
 import os
@@ -22,7 +22,8 @@ class Handler(BaseHTTPRequestHandler):
         logging.debug(format, *args)
 
 
-server = ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)
+address = os.environ.get('NOMAD_IP_http', '127.0.0.1')
+server = ThreadingHTTPServer((address, int(sys.argv[1])), Handler)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-logging.info('listening on port %s', sys.argv[1])
+logging.info('listening on %s:%s', address, sys.argv[1])
 server.serve_forever()
