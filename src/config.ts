@@ -24,8 +24,11 @@ export const ON_STOP = ['stop', 'detach'] as const;
 /** Nearly three times what force takes at 99.9 %; with the kill of a cell, which takes 50 to 100 ms, below 250 ms in all. */
 const FORCED_LIMIT_MS = 120;
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
-/** The most the protocol between daemon and cell carries. */
-const LARGEST_CODE_BYTES = 1024 * 1024 * 1024;
+/**
+ * In the journal a byte of a request takes six characters at worst, and no string has more than 2^29: with what belongs to a
+ * request beside its code that is enough for a quarter more.
+ */
+const LARGEST_CODE_BYTES = 64 * 1024 * 1024;
 
 /** The memory of this machine, or of the control group that confines this process. */
 function availableBytes(): number {
@@ -105,7 +108,7 @@ const schema = v.strictObject({
   /** What one cell may hold before the guest that grew is ended, in MiB. Default: half of the memory there is. */
   cellMemoryMb: v.optional(count(64, 1_048_576), Math.max(64, Math.floor(availableBytes() / 2 / 2 ** 20))),
   /** The largest code of one execution, in bytes. */
-  maxCodeBytes: v.optional(count(1, LARGEST_CODE_BYTES), 64 * 1024 * 1024),
+  maxCodeBytes: v.optional(count(1, LARGEST_CODE_BYTES), LARGEST_CODE_BYTES),
   /** Contexts a session keeps warm at most when it does not say. */
   contextPoolSize: v.optional(count(1, 1000), 10),
   /** How many JavaScript contexts share one cell: the blast radius of a crash. */

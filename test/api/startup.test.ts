@@ -186,6 +186,7 @@ test('an unknown key of the configuration is named, with the nearest there is', 
     ['{ "graceMs": "5s" }', /graceMs is "5s"/],
     ['{ "logLevel": "loud" }', /logLevel is "loud"/],
     ['{ "maxRunning": 0 }', /maxRunning is 0/],
+    ['{ "maxCodeBytes": 67108865 }', /maxCodeBytes is 67108865/],
     ['{ "tls": { "certFile": "/c" } }', /tls\.keyFile is missing/],
     [
       '{ "tls": { "certFile": "/c", "keyFile": "/k", "clientCa": "/a" } }',
