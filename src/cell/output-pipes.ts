@@ -1,11 +1,14 @@
-import { closeSync, constants, fstatSync, openSync } from 'node:fs';
-import { Socket } from 'node:net';
+import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OutputFiles as Destination } from '../gen/elide/cell/v1/cell.ts';
 import { Spool, spoolFiles } from '../output/spool.ts';
 
-/** How often a pipe is tried that nobody reads from, or that cannot be opened for now. */
+/**
+ * How often a pipe is tried that nobody reads from, or that cannot be opened for now. One that is full is tried sooner at
+ * first: its reader may be at work.
+ */
 const RETRY_MS = 50;
+const FIRST_RETRY_MS = 1;
 /** The system's words for a path where no pipe is, or none any more. */
 const NO_PIPE = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP']);
 /** How long a reader that is away may hold up the end of an execution. */
@@ -44,22 +47,29 @@ export class OutputPipes {
     let pipe = await openPipe(path, signal);
     try {
       for await (const data of new Spool(from).read(this.#ended.promise, signal)) {
-        while (pipe !== undefined && !(await written(pipe, data))) pipe = await openPipe(path, signal);
+        for (let rest = data; pipe !== undefined && rest.byteLength > 0; ) {
+          rest = await write(pipe, rest, signal);
+          if (rest.byteLength === 0) break;
+          // What lies in it is lost once nobody has it open, so it stays open until there is another reader.
+          const left: number = pipe;
+          pipe = await openPipe(path, signal);
+          closeSync(left);
+        }
         this.#taken += 1;
       }
     } finally {
-      pipe?.destroy();
+      if (pipe !== undefined) closeSync(pipe);
     }
   }
 }
 
 /** Resolves once somebody reads from the pipe; with undefined when that is given up, or it is none (`/dev/null`). */
-async function openPipe(path: string, signal: AbortSignal): Promise<Socket | undefined> {
+async function openPipe(path: string, signal: AbortSignal): Promise<number | undefined> {
   const flags = constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW;
   while (!signal.aborted) {
     try {
       const fd = openSync(path, flags);
-      if (fstatSync(fd).isFIFO()) return new Socket({ fd, readable: false, writable: true }).on('error', () => {});
+      if (fstatSync(fd).isFIFO()) return fd;
       closeSync(fd);
       return undefined;
     } catch (error) {
@@ -70,13 +80,18 @@ async function openPipe(path: string, signal: AbortSignal): Promise<Socket | und
   return undefined;
 }
 
-/** False when the reader has gone. */
-async function written(pipe: Socket, data: Buffer): Promise<boolean> {
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const gone = () => resolve(false);
-  pipe.once('close', gone);
-  pipe.write(data, (error) => resolve(!error));
-  const isWritten = await promise;
-  pipe.off('close', gone);
-  return isWritten;
+/** Resolves when all is in the pipe, or with what is not when its reader has gone. */
+async function write(pipe: number, data: Buffer, signal: AbortSignal): Promise<Buffer> {
+  let rest = data;
+  for (let waitMs = FIRST_RETRY_MS; rest.byteLength > 0 && !signal.aborted; ) {
+    try {
+      rest = rest.subarray(writeSync(pipe, rest));
+      waitMs = FIRST_RETRY_MS;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') break;
+      await sleep(waitMs, undefined, { signal }).catch(() => {});
+      waitMs = Math.min(2 * waitMs, RETRY_MS);
+    }
+  }
+  return rest;
 }

@@ -90,7 +90,8 @@ export class Spool {
   async #removeRead(files: SpoolFile[]): Promise<void> {
     if (files.length === 0 || monotonicMs() - this.#lookedMs < LOOK_MS) return;
     this.#lookedMs = monotonicMs();
-    for (const file of files) if (!isHeld(file)) await this.#remove(file);
+    // Who had it open may have written to it since it was read.
+    for (const file of files) if (!isHeld(file) && restOf(file) <= 0) await this.#remove(file);
   }
 
   async #remove({ number, handle }: SpoolFile): Promise<void> {
@@ -106,12 +107,17 @@ export class Spool {
 
 async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
   for (;;) {
-    const length = Math.min(CHUNK_BYTES, fstatSync(file.handle.fd).size - file.position);
+    const length = Math.min(CHUNK_BYTES, restOf(file));
     if (length <= 0) return;
     const { bytesRead, buffer } = await file.handle.read(Buffer.allocUnsafe(length), 0, length, file.position);
     file.position += bytesRead;
     yield buffer.subarray(0, bytesRead);
   }
+}
+
+/** How many bytes there are that have not been read. */
+function restOf({ handle, position }: SpoolFile): number {
+  return fstatSync(handle.fd).size - position;
 }
 
 /** Whether a thread of this process, or a process below it, has the file open too. */

@@ -309,6 +309,61 @@ describe('pipes', () => {
     expect([read, last]).toEqual([35 * MIB + 11, expect.stringContaining('last\n')]);
   });
 
+  test('a reader that goes is followed by one that has all the rest, once', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const count = 30_000;
+    const code = `for (let i = 0; i < ${count}; i += 1) console.log(String(i).padStart(9, '0')); setInterval(() => {}, 1000)`;
+    const err = reader(pipes.stderr);
+    const first = spawn('head', ['-c', '90000', pipes.stdout], { stdio: ['ignore', 'pipe', 'inherit'] });
+
+    const execution = await session.submit({ code, outputFiles: pipes });
+    let read = await text(first.stdout);
+    const next = reader(pipes.stdout);
+    next.stdout.on('data', (data: Buffer) => {
+      read += data;
+    });
+    await eventually('the last has come', () => read.endsWith(`${count - 1}\n`));
+    await execution.cancel({ graceMs: 0 });
+
+    expect(read).toBe(Array.from({ length: count }, (_, i) => `${String(i).padStart(9, '0')}\n`).join(''));
+    err.kill();
+  });
+
+  test('the last word of a child process that has an older file is read also where it comes while others are', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const workingDirectory = daemon.directory();
+    const code = `
+      const { spawn } = require('node:child_process');
+      const { writeFileSync, writeSync } = require('node:fs');
+      const line = Buffer.alloc(2 ** 20, 'x');
+      // The cell itself has the first file open.
+      for (let i = 0; i < 11; i += 1) writeSync(1, line);
+      const child = spawn('sh', ['-c', 'until [ -e go ]; do sleep 0.02; done; echo last'], { stdio: ['ignore', 1, 2] });
+      for (let i = 0; i < 25; i += 1) writeSync(1, line);
+      writeFileSync('done', '');
+      child.on('exit', () => writeFileSync('gone', ''));
+      setInterval(() => {}, 1000);
+    `;
+    const execution = await session.submit({ code, workingDirectory, outputFiles: pipes });
+    // There are four files when the first is read.
+    await eventually('all but the last is written', () => existsSync(join(workingDirectory, 'done')));
+    const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
+    let read = 0;
+    out.stdout.on('data', (chunk: Buffer) => {
+      read += chunk.byteLength;
+      if (read > 22 * MIB && !existsSync(join(workingDirectory, 'gone'))) out.stdout.pause();
+    });
+
+    await eventually('the reader is behind the second file', () => out.stdout.isPaused());
+    writeFileSync(join(workingDirectory, 'go'), '');
+    await eventually('the child is gone', () => existsSync(join(workingDirectory, 'gone')));
+    out.stdout.resume();
+
+    await eventually('all has come', () => read === 36 * MIB + 'last\n'.length);
+    await execution.cancel({ graceMs: 0 });
+    err.kill();
+  });
+
   test('a reader that takes nothing does not end the cell of a guest that is ended by force', async () => {
     const pipes = pipesIn(daemon.directory());
     const [out, err] = [reader(pipes.stdout), reader(pipes.stderr)];
