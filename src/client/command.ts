@@ -21,7 +21,7 @@ export interface CommandOptions {
   stdin: boolean;
   /** Ends it by force. */
   signal: AbortSignal;
-  /** How long the daemon that is to run it may be away, in ms. */
+  /** How long the daemon may be away, in ms. */
   limitMs: number;
 }
 
@@ -53,6 +53,7 @@ export class Command {
   readonly #snippet: Snippet;
   readonly #terminal: boolean;
   readonly #signal: AbortSignal;
+  readonly #limitMs: number;
   readonly #admitted: Promise<void>;
   /** Input is written in the order it came. */
   #written: Promise<void>;
@@ -72,6 +73,7 @@ export class Command {
     const { stdin, signal, limitMs } = options;
     this.#snippet = { ...place, ...snippet, executionId, stdin };
     this.#signal = signal;
+    this.#limitMs = limitMs;
     this.#admitted = retry(() => this.#admit({ signal: this.#over.signal }), { limitMs, signal });
     this.#written = this.#admitted;
     this.#admitted.catch(() => {});
@@ -80,14 +82,14 @@ export class Command {
   /** What it writes, and its result. It is killed where that is not read to its end. */
   async *run(): AsyncGenerator<OutputChunk, ExecutionResult | undefined> {
     const { sessionId, executionId } = this.#snippet;
-    const { signal } = this.#over;
+    const follow = { signal: this.#over.signal, patienceMs: this.#limitMs };
     let result: ExecutionResult | undefined;
     this.#signal.addEventListener('abort', this.#kill);
     if (this.#signal.aborted) this.#kill();
     try {
       await this.#admitted;
-      yield* this.#client.streamOutput(sessionId, executionId, { signal });
-      ({ result } = await this.#client.wait(sessionId, executionId, { signal }));
+      yield* this.#client.streamOutput(sessionId, executionId, follow);
+      ({ result } = await this.#client.wait(sessionId, executionId, follow));
     } finally {
       this.#signal.removeEventListener('abort', this.#kill);
       if (result === undefined) this.#kill();

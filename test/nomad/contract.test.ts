@@ -13,6 +13,7 @@ import {
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { credentials, status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
@@ -1300,6 +1301,32 @@ describe('a daemon that goes and comes back', () => {
       await using _second = await DaemonProcess.start(...places);
 
       expect((await answered).stdout.toString()).toBe('late\n');
+    });
+
+    test('one runs on though it is away longer than a client waits by itself', { timeout: 60_000 }, async () => {
+      const [socket, places] = placesIn(temporaryDirectory());
+      const first = await DaemonProcess.start(...places);
+      await using other = await PluginHost.start({ daemon_socket: socket });
+      const task = taskIn(temporaryDirectory(), { language: 'javascript', code: SLEEP });
+      await other.start(task);
+      const call = other.driver.execTaskStreaming();
+      let written = '';
+      call.on('data', ({ stdout }: ExecTaskStreamingResponse) => {
+        written += stdout?.data ?? '';
+      });
+      const ended = new Promise((resolve) => call.on('end', resolve).on('error', resolve));
+      const write = (request: object) => call.write(ExecTaskStreamingRequest.fromPartial(request));
+      write({ setup: { taskId: task.id, command: ['cat'] } });
+      write({ stdin: { data: Buffer.from('early ') } });
+      await eventually('it runs', () => written === 'early ');
+
+      await first.stop('SIGKILL');
+      await sleep(11_000);
+      await using _second = await DaemonProcess.start(...places);
+      write({ stdin: { data: Buffer.from('late'), close: true } });
+
+      await ended;
+      expect(written).toBe('early late');
     });
 
     test('what is written to one while it is away is there when it is back, once', async () => {
