@@ -64,6 +64,8 @@ const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
 const bringing = new Set<Promise<void>>();
 /** Ends that no daemon has acknowledged. */
 const ends = new EndRecord(fileOf('.ends'));
+/** Soft limits that guests with such an end had passed. */
+const warnings = new Map<string, LimitReached>();
 /** Those of guests that outlive their cell. */
 const processes = new ProcessRecord(fileOf('.guests'));
 /** What the cell was made as: the first greeting. */
@@ -153,7 +155,11 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
     if (started) report({ body: { $case: 'started', value: started } });
     for (const value of passed) report({ body: { $case: 'limitReached', value } });
   }
-  for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
+  for (const exited of ends.kept()) {
+    const warning = warnings.get(exited.executionKey);
+    if (warning !== undefined) report({ body: { $case: 'limitReached', value: warning } });
+    report({ body: { $case: 'exited', value: exited } });
+  }
   if (worn) report({ body: { $case: 'worn', value: {} } });
   report({ body: { $case: 'ready', value: {} } });
   if (meter !== undefined) meter.mayDoze = hello.wakes;
@@ -229,6 +235,7 @@ function obey(body: NonNullable<ToCell['body']>): void {
       break;
     case 'acknowledge':
       ends.forget(body.value.executionKey);
+      warnings.delete(body.value.executionKey);
       break;
     case 'shutdown':
       void shutdown();
@@ -273,6 +280,8 @@ function start(request: Start): void {
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
       const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
+      const warning = running.passed.find(({ limit }) => limit === 'memory_soft');
+      if (warning !== undefined) warnings.set(executionKey, warning);
       reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage) });
       guests.delete(executionKey);
       processes.remove(executionKey);

@@ -310,6 +310,30 @@ test('a soft memory limit passed while there is no daemon is told of once by tho
   expect(warnings).toEqual([expect.stringContaining('the soft memory limit is 64 MiB')]);
 });
 
+test('a soft memory limit passed while there is no daemon is told of also where the guest ends before the next', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const go = join(node.root, 'go');
+  const code = `
+    const { existsSync } = require('fs');
+    process.on('SIGUSR2', () => process.exit());
+    console.log('ready');
+    let held;
+    setInterval(() => { if (existsSync('${go}')) held ??= Buffer.alloc(128 << 20, 1); }, 20);`;
+  await node.ready({ executionId: 'e', code, memorySoftLimitMb: 64 });
+
+  await node.end();
+  writeFileSync(go, '');
+  const cells = join(node.stateDir, 'daemon', 'cells');
+  const isWritten = (name: string) => name.endsWith('.ends') && statSync(join(cells, name)).size > 0;
+  await eventually('its end is written down', () => readdirSync(cells).some(isWritten));
+  await node.start();
+
+  const { warnings, result } = await node.client.wait('s', 'e');
+  expect(warnings).toEqual([expect.stringContaining('the soft memory limit is 64 MiB')]);
+  expect(result?.reason).toBe('completed');
+});
+
 test.each([1, -1])('a wall clock that is set %d h off between two daemons moves no deadline', async (hours) => {
   await using node = await FaultNode.start();
   await node.client.createSession('s', { totalTtlMs: 120_000 });
