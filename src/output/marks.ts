@@ -4,6 +4,9 @@ import type { OutputFile } from './output-file.ts';
 /** What is read at once, in bytes: there may be any number of marks, and others wait for as long as a block takes. */
 const BLOCK_BYTES = 2_730 * MARK_BYTES;
 
+/** The latest time that a `Date` knows; a message holds it too. */
+const LATEST_MS = 8.64e15;
+
 /** That a stream was written to at a time: see `OutputWriter`. */
 export interface Mark {
   stream: OutputStream;
@@ -52,7 +55,7 @@ export class Marks {
     if (this.#block.getFloat64(offset + 8, true) !== STREAM_NUMBER[this.#stream]) return undefined;
     const atMs = this.#block.getFloat64(offset, true);
     const start = this.#block.getFloat64(offset + 16, true);
-    if (!Number.isFinite(atMs) || !Number.isSafeInteger(start) || start < this.#start) return undefined;
+    if (!(atMs >= 0 && atMs <= LATEST_MS) || !Number.isSafeInteger(start) || start < this.#start) return undefined;
     this.#start = start;
     return { stream: this.#stream, start, atMs, place: this.#position + offset };
   }

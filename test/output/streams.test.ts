@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { OutputChunk } from '../../src/output/output-files.ts';
-import { TestClient } from '../support/client.ts';
+import { all, TestClient } from '../support/client.ts';
 import { TestDaemon, type TestExecution, type TestSession } from '../support/daemon.ts';
 
 let node: TestDaemon;
@@ -311,6 +311,37 @@ test('a write that the program never reads is answered when it ends', async () =
   await written;
   expect((await execution.end()).result.reason).toBe('cancelled');
 });
+
+test.each([1e300, -1e300, -1, 9e15])(
+  'a time of %d that a guest forges keeps no client from its output',
+  async (atMs) => {
+    const execution = await session.submit(`
+    const fs = require('node:fs');
+    console.log('before');
+    const { ino } = fs.fstatSync(1);
+    const target = (fd) => { try { return fs.readlinkSync('/proc/self/fd/' + fd); } catch { return ''; } };
+    const own = fs.readdirSync('/proc/self/fd').map(target)
+      .find((path) => path.endsWith('/stdout') && fs.statSync(path).ino === ino);
+    fs.appendFileSync(own.replace(/stdout$/, 'marks'), Buffer.from(new Float64Array([${atMs}, 1, 4]).buffer));
+    console.log('after');`);
+    await execution.end();
+    const { sessionId, executionId } = execution;
+    const positions = { stdoutPosition: 0n, stderrPosition: 0n };
+    const request = {
+      sessionId,
+      executionId,
+      includeStdout: false,
+      includeStderr: false,
+      noFollow: false,
+      ...positions,
+    };
+
+    const chunks = await all(client.api.streamExecutionOutput(request));
+
+    expect(Buffer.concat(chunks.map(({ data }) => data)).toString()).toBe('before\nafter\n');
+    for (const { timestamp } of chunks) expect(Math.abs(Number(timestamp) - Date.now())).toBeLessThan(3_600_000);
+  },
+);
 
 test('the times of output do not run backwards and lie within the execution', async () => {
   const execution = await session.submit("for (let i = 0; i < 2000; i += 1) console.log('line ' + i);");
