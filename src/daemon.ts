@@ -128,6 +128,8 @@ export interface Endpoints {
 /** A server that listens. */
 export interface BoundServer {
   endpoints: Endpoints;
+  /** Tells whoever asks for its health that it is about to close. */
+  stopServing(): void;
   /** Refuses new calls, lets open ones end for a second, and frees what it listens on. */
   close(): Promise<void>;
 }
@@ -277,7 +279,10 @@ export class Daemon {
       this.#forced = true;
       for (const session of this.#registry.sessions()) void session.close(0);
     }
-    const stop = () => (options.detach === true ? this.#detach() : this.#stop());
+    const stop = () => {
+      this.#server?.stopServing();
+      return options.detach === true ? this.#detach() : this.#stop();
+    };
     this.#stopping ??= this.#starting === undefined ? stop() : this.#starting.then(stop, () => {});
     return this.#stopping;
   }

@@ -38,6 +38,7 @@ export class Health {
 
   /** From now on nothing is serving. */
   stopServing(): void {
+    if (!this.#serving) return;
     this.#serving = false;
     this.#changes.emit('change');
   }

@@ -47,9 +47,9 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
     const watched = socket === undefined ? undefined : keepUnix(server, socket, log);
     const end = () => {
       clearInterval(watched);
-      return close(server, health, socket);
+      return close(server, socket);
     };
-    return { endpoints: { socket, tcp }, close: end };
+    return { endpoints: { socket, tcp }, stopServing: () => health.stopServing(), close: end };
   } catch (error) {
     server.forceShutdown();
     throw error;
@@ -111,8 +111,7 @@ function answers(path: string): Promise<boolean> {
   return promise.finally(() => socket.destroy());
 }
 
-async function close(server: Server, health: Health, socket: string | undefined): Promise<void> {
-  health.stopServing();
+async function close(server: Server, socket: string | undefined): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(() => {
     server.forceShutdown();

@@ -1,6 +1,7 @@
 import { statSync } from 'node:fs';
 import { connect } from 'node:http2';
 import { createConnection } from 'node:net';
+import { promisify } from 'node:util';
 import { queryObjects } from 'node:v8';
 import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
@@ -15,6 +16,12 @@ import {
   type StreamExecutionOutputResponse,
   type WaitExecutionResponse,
 } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
+import {
+  type HealthCheckRequest,
+  type HealthCheckResponse,
+  HealthCheckResponse_ServingStatus,
+  HealthClient,
+} from '../../src/gen/grpc/health/v1/health.ts';
 import { VERSION } from '../../src/version.ts';
 import { all, type SnippetRequest, TestClient } from '../support/client.ts';
 import { TestDaemon } from '../support/daemon.ts';
@@ -377,6 +384,23 @@ test('grpc.health.v1 does not know what is not served', async () => {
   await expect(rawBytes('/grpc.health.v1.Health/Check', Buffer.from(request))).rejects.toMatchObject({
     code: status.NOT_FOUND,
   });
+});
+
+test('gRPC health knows of a stop when it begins, while guests are still at their end', async () => {
+  await using stopping = await TestDaemon.start({ graceMs: 60_000 });
+  const session = await stopping.session();
+  const code = "process.on('SIGTERM', () => {}); setInterval(() => {}, 1000); console.log('ready');";
+  const execution = await session.ready(code);
+  const health = new HealthClient(`unix:${stopping.endpoints.socket}`, credentials.createInsecure());
+  const check = promisify<HealthCheckRequest, HealthCheckResponse>(health.check.bind(health));
+
+  void stopping.daemon.stop();
+  const { status: told } = await check({ service: '' });
+  const { state } = await execution.snapshot();
+  health.close();
+
+  expect(told).toBe(HealthCheckResponse_ServingStatus.NOT_SERVING);
+  expect(state).not.toBe('exited');
 });
 
 test.each(['v1', 'v1alpha'])('reflection %s lists the service and describes it', async (version) => {
