@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { withDescriptor } from './spare-descriptor.ts';
 
@@ -24,13 +24,20 @@ export async function openPlainFile(path: string): Promise<FileHandle | undefine
   return undefined;
 }
 
-/** What is in a small file; undefined where there is none, or no plain one, or it cannot be read. Waits for the disk. */
-export function readPlainFile(path: string): Buffer | undefined {
+/**
+ * What is in a file, or the end of it where it has more than so many bytes; undefined where there is none, or no plain one,
+ * or it cannot be read. Waits for the disk.
+ */
+export function readPlainFile(path: string, mostBytes = Number.POSITIVE_INFINITY): Buffer | undefined {
   try {
     return withDescriptor(() => {
       const fd = openSync(path, READ);
       try {
-        return fstatSync(fd).isFile() ? readFileSync(fd) : undefined;
+        const found = fstatSync(fd);
+        if (!found.isFile()) return undefined;
+        if (found.size <= mostBytes) return readFileSync(fd);
+        const end = Buffer.alloc(mostBytes);
+        return end.subarray(0, readSync(fd, end, 0, mostBytes, found.size - mostBytes));
       } finally {
         closeSync(fd);
       }

@@ -3,9 +3,9 @@ import { readKernelFile } from '../proc-file.ts';
 
 /** How often a tree that is to stop is looked at until all of it has, in ms, and for how long: some may be in a wait. */
 const STOP_LOOK_MS = 1;
-const STOP_LIMIT_MS = 1_000;
+const STOP_LIMIT_MS = 5_000;
 /** Looks in a row that find nothing running. One may miss a child while others come and go. */
-const QUIET_LOOKS = 3;
+const QUIET_LOOKS = 10;
 /** Signals that are to end a program: one that is stopped has to go on for that (as systemd.kill(5)). */
 const ENDING_SIGNALS = new Set<NodeJS.Signals>(['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT']);
 

@@ -49,6 +49,8 @@ const CAUSES = new Map(
 );
 
 const LOG_TAIL_CHARS = 400;
+/** How much is read of what a cell has left: a guest may have written there as much as it likes. */
+const TAIL_BYTES = 4 * 1024 * 1024;
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
@@ -576,5 +578,5 @@ function threadOf(report: string): number {
 }
 
 function readTail(path: string): string {
-  return readPlainFile(path)?.toString() ?? '';
+  return readPlainFile(path, TAIL_BYTES)?.toString() ?? '';
 }

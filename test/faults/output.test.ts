@@ -38,9 +38,17 @@ async function readTo(node: FaultNode, executionId: string, options: StreamOptio
 test('output that somebody has removed is told as lost, with what it was, and its result stays', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
-  const written: Record<string, string> = { file: 'one', directory: 'three', silent: '', deep: 'seven' };
+  // More than goes into the journal a second after its end.
+  const size = 5_000;
+  const long = (text: string) => text.padEnd(size);
+  const written: Record<string, string> = {
+    file: long('one'),
+    directory: long('three'),
+    silent: '',
+    deep: long('seven'),
+  };
   for (const [executionId, text] of Object.entries(written)) {
-    const code = `process.stdout.write('${text}'); process.stderr.write('${text && 'warned'}'); process.exit(4)`;
+    const code = `process.stdout.write(${JSON.stringify(text)}); process.stderr.write('${text && 'warned'}'); process.exit(4)`;
     await node.client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code });
     await node.client.wait('s', executionId);
   }
@@ -49,18 +57,19 @@ test('output that somebody has removed is told as lost, with what it was, and it
   const lost = (executionId: string, bytes: number, stream = 'stdout') => loss(executionId, bytes, 0, stream);
 
   const directories = ['directory', 'silent'].map((executionId) => directoryOf(node, executionId));
-  for (const path of [join(directoryOf(node, 'file'), 'stdout'), ...directories]) rmSync(path, { recursive: true });
+  for (const path of [join(directoryOf(node, 'file'), 'stdout'), ...directories])
+    rmSync(path, { recursive: true, force: true });
 
   for (const daemon of ['this daemon', 'the next one']) {
-    await expect(read('file', ['stdout']), daemon).rejects.toMatchObject(lost('file', 3));
-    await expect(read('file', ['stdout', 'stderr'], 2), daemon).rejects.toMatchObject(lost('file', 3));
-    await expect(read('file', ['stdout'], 4), daemon).rejects.toMatchObject({ code: 'out_of_range' });
-    expect(await read('file', ['stdout'], 3), daemon).toEqual([]);
+    await expect(read('file', ['stdout']), daemon).rejects.toMatchObject(lost('file', size));
+    await expect(read('file', ['stdout', 'stderr'], size - 1), daemon).rejects.toMatchObject(lost('file', size));
+    await expect(read('file', ['stdout'], size + 1), daemon).rejects.toMatchObject({ code: 'out_of_range' });
+    expect(await read('file', ['stdout'], size), daemon).toEqual([]);
     expect(Buffer.concat((await read('file', ['stderr'])).map(({ data }) => data)).toString(), daemon).toBe('warned');
-    await expect(read('directory', ['stdout']), daemon).rejects.toMatchObject(lost('directory', 5));
+    await expect(read('directory', ['stdout']), daemon).rejects.toMatchObject(lost('directory', size));
     await expect(read('directory', ['stderr']), daemon).rejects.toMatchObject(lost('directory', 6, 'stderr'));
     expect(await read('silent', ['stdout', 'stderr']), daemon).toEqual([]);
-    expect(await node.stdout('deep'), daemon).toBe('seven');
+    expect(await node.stdout('deep'), daemon).toBe(written.deep);
     for (const [executionId, text] of Object.entries(written)) {
       const status = await node.client.getExecutionStatus('s', executionId);
       expect(status, daemon).toMatchObject({
@@ -77,7 +86,7 @@ test('output that somebody has removed is told as lost, with what it was, and it
   await eventually('it is evicted', async () => (await node.client.getExecutionStatus('s', 'file')).outputEvicted);
   await expect(read('file', ['stdout'])).rejects.toMatchObject({
     code: 'out_of_range',
-    message: expect.stringContaining('it now begins at 3, its end'),
+    message: expect.stringContaining(`it now begins at ${size}, its end`),
   });
 });
 
