@@ -37,20 +37,20 @@ export interface OutputRotation {
 }
 
 /**
- * Opens a file to append to it and to read it, and makes it if need be. Throws for what is no plain file: a guest may
- * have put a pipe there, and whoever opens that waits for a reader.
+ * Opens a file to append to it and to read it, and makes it if need be. Throws for a pipe: a guest may have put one there,
+ * and whoever opens that waits for its other end. `flags` are added, such as O_NOFOLLOW.
  */
-export function openToAppend(path: string, mode: number): number {
-  const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, S_IFMT, S_IFREG } = constants;
-  const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, mode);
-  if ((fstatSync(fd).mode & S_IFMT) === S_IFREG) return fd;
+export function openToAppend(path: string, mode: number, flags = 0): number {
+  const { O_RDWR, O_APPEND, O_CREAT, O_NONBLOCK, S_IFMT, S_IFIFO } = constants;
+  const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NONBLOCK | flags, mode);
+  if ((fstatSync(fd).mode & S_IFMT) !== S_IFIFO) return fd;
   closeSync(fd);
-  throw new Error(`${path} is no plain file`);
+  throw new Error(`${path} is a pipe`);
 }
 
-/** Opens the file of that number to append to it and to read it, for everyone to read. */
+/** Opens the file of that number to append to it and to read it, for everyone to read. Throws for a symbolic link. */
 export function openRotated(path: string, number: number): number {
-  const fd = openToAppend(`${path}.${number}`, 0o644);
+  const fd = openToAppend(`${path}.${number}`, 0o644, constants.O_NOFOLLOW);
   fchmodSync(fd, 0o644);
   return fd;
 }

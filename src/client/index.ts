@@ -11,3 +11,4 @@ export { type Followed, MetricsFeed } from './metrics-feed.ts';
 export { presence } from './presence.ts';
 export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';
 export { DaemonSpawner } from './spawn.ts';
+export { takenWithin, within } from './within.ts';

@@ -1,6 +1,14 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
-import { abandon, Command, isCommandOfAnother, isLost, LeftExecutions, retry } from '../client/index.ts';
+import {
+  abandon,
+  Command,
+  isCommandOfAnother,
+  isLost,
+  LeftExecutions,
+  retry,
+  takenWithin,
+  within,
+} from '../client/index.ts';
 import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
@@ -19,15 +27,13 @@ import { type DriverState, Task } from './task.ts';
 
 /** How long a start waits for a daemon that does not answer, and for a place to run in. */
 const START_RETRY_MS = 10_000;
+/** The same for one that takes calls and does not answer them, as one that is stopped. */
+const START_ANSWER_MS = 12_000;
 const START_WAIT_MS = 2_000;
 /** How long a recovery waits for the daemon's word on the task. */
 const RECOVER_LIMIT_MS = 3_000;
 /** How long a task waits for a daemon that is away, where the configuration does not say. */
 const RECONNECT_LIMIT_MS = 3_600_000;
-
-/** Waits at most so long. */
-const within = (limitMs: number, promise: Promise<unknown>) =>
-  Promise.race([promise, sleep(limitMs, undefined, { ref: false })]);
 
 /** The driver's calls. All it knows of a task is what the agent keeps in its handle; all the work is the daemon's. */
 export function driver(node: NodeDaemon): UntypedServiceImplementation {
@@ -90,7 +96,8 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
     await within(START_WAIT_MS, endOthers(config));
     const submit = () => requireDaemonsUser(config, node.address).then(() => node.execute(snippet));
-    await retry(submit, { limitMs: START_RETRY_MS });
+    const end = () => void abandon(node.client, sessionId, config.id);
+    await takenWithin(START_ANSWER_MS, retry(submit, { limitMs: START_RETRY_MS }), end);
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = follow(config, { version: 1, place }, 0);
     await within(START_WAIT_MS, task.settled.promise);

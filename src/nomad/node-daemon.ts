@@ -1,12 +1,5 @@
 import { hostname } from 'node:os';
-import {
-  type DaemonAddress,
-  DaemonClient,
-  DaemonSpawner,
-  MetricsFeed,
-  presence,
-  UnreachableError,
-} from '../client/index.ts';
+import { DaemonClient, DaemonSpawner, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
@@ -44,7 +37,7 @@ export class NodeDaemon {
     this.#client = undefined;
   }
 
-  get address(): DaemonAddress {
+  get address() {
     const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = this.config;
     const tls = files && { caFile: files.ca_file, certFile: files.cert_file, keyFile: files.key_file };
     return tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket };

@@ -564,6 +564,28 @@ describe('a task', () => {
     await closed;
   });
 
+  test('that a daemon takes after it did not answer does not run: the start was worth another try', {
+    timeout: 60_000,
+  }, async () => {
+    await using own = await DaemonProcess.start();
+    await using other = await PluginHost.start({ daemon_socket: own.socket, session_id: 's' });
+    await fingerprints(other, (all) => all.at(-1)?.health === Health.HEALTHY);
+    const task = javascript(SLEEP);
+
+    own.child.kill('SIGSTOP');
+    const started = other.start(task).catch((error) => error);
+    const late = setTimeout(() => own.child.kill('SIGCONT'), 30_000);
+    const error = await started;
+    clearTimeout(late);
+    own.child.kill('SIGCONT');
+
+    expect(error).toMatchObject({ code: status.FAILED_PRECONDITION, details: 'the daemon does not answer' });
+    using client = connectDaemon({ socket: own.socket });
+    const reason = async () => (await client.getExecutionStatus('s', task.id)).result?.reason;
+    await eventually('it is ended', async () => (await reason()) === 'cancelled');
+    await expect(other.inspect(task.id)).rejects.toThrow('task not found');
+  });
+
   test('that begins while its agent dies does not run on: the next agent starts it anew', async () => {
     await using own = await TestDaemon.start({ maxRunning: 1 });
     await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket, session_id: 's' });

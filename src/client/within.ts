@@ -1,0 +1,20 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { UnavailableError } from '../errors.ts';
+
+/** Waits at most so long. Rejects as `promise` does. */
+export async function within(limitMs: number, promise: Promise<unknown>): Promise<void> {
+  await Promise.race([promise, sleep(limitMs, undefined, { ref: false })]);
+}
+
+/**
+ * Waits at most so long for the daemon to take something. Where it has not answered by then, as one that is stopped,
+ * rejects with an `UnavailableError`, and calls `late` if it is taken all the same.
+ */
+export async function takenWithin(limitMs: number, taken: Promise<unknown>, late: () => void): Promise<void> {
+  const limit = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    limit.reject(new UnavailableError('the daemon does not answer'));
+    taken.then(late, () => {});
+  }, limitMs);
+  await Promise.race([taken, limit.promise]).finally(() => clearTimeout(timer));
+}
