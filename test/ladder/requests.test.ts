@@ -394,7 +394,7 @@ test('a session that is being deleted takes nothing more', async () => {
   const deleted = node.daemon.deleteSession(session.sessionId, { graceMs: 60_000 });
   await running.reached('signaled.graceful');
 
-  await expect(session.submit('0')).rejects.toMatchObject({ code: 'failed_precondition' });
+  await expect(session.submit('0')).rejects.toMatchObject({ code: 'unavailable' });
   await expect(node.daemon.createSession(session.sessionId)).rejects.toMatchObject({ code: 'unavailable' });
   await node.daemon.deleteSession(session.sessionId, { graceMs: 0 });
   await deleted;
