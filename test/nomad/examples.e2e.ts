@@ -70,7 +70,9 @@ describe.skipIf(nomad === undefined)('examples', { timeout: LIMIT_MS }, () => {
       return ((await response.json()) as { alloc: string }).alloc;
     };
     expect(new Set(await Promise.all(found.map(ask)))).toEqual(new Set(['0', '1', '2']));
-    expect(await agent.logs(found[0]?.AllocID as string, 'stdout', 'server')).toMatch(/^INFO listening on 127\.0\.0\.1:\d+\n$/);
+    expect(await agent.logs(found[0]?.AllocID as string, 'stdout', 'server')).toMatch(
+      /^INFO listening on 127\.0\.0\.1:\d+\n$/,
+    );
 
     await cli('job', 'stop', '-detach', 'http-server');
     await agent.allocation('http-server', ended);
