@@ -138,13 +138,16 @@ export class Round {
     for (let endMs = performance.now() + PERSISTENCE_MS; ; ) {
       await this.node.running;
       const calledMs = performance.now();
+      const { client } = this.node;
       try {
-        return await call(this.node.client);
+        return await call(client);
       } catch (error) {
         const failedMs = performance.now();
         // One that broke after a while, a stream, had a daemon till then.
         if (failedMs - calledMs > HELD_MS) endMs = failedMs + PERSISTENCE_MS;
-        if (!isPassing(error) || failedMs > endMs) throw error;
+        // With its daemon the node closes its client.
+        const isPast = client !== this.node.client;
+        if (!(isPast || isPassing(error)) || failedMs > endMs) throw error;
         await sleep(RETRY_MS);
       }
     }
