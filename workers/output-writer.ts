@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 
 // Taken once: a guest may replace any of them, and its output must not end with that.
-const { closeSync, constants, fchmodSync, fstatSync, openSync, unlinkSync, writeSync } = fs;
+const { closeSync, constants, fchmodSync, fstatSync, ftruncateSync, openSync, unlinkSync, writeSync } = fs;
 const { now } = Date;
 const { max } = Math;
 const { compareExchange, load, wait } = Atomics;
@@ -181,11 +181,23 @@ export class OutputWriter {
       this.#mark[0] = nowMs;
       this.#mark[1] = STREAM_NUMBER[stream];
       this.#mark[2] = fstatSync(fd).size;
-      writeAll(this.#fds.marks, this.#markBytes);
+      this.#writeMark();
       this.#lastStream = stream;
       this.#lastMarkMs = nowMs;
     }
     writeAll(fd, bytes);
+  }
+
+  #writeMark(): void {
+    const { marks } = this.#fds;
+    try {
+      writeAll(marks, this.#markBytes);
+    } catch (error) {
+      // What a full disk took of it would keep all later ones from being read.
+      const { size } = fstatSync(marks);
+      ftruncateSync(marks, size - (size % MARK_BYTES));
+      throw error;
+    }
   }
 }
 

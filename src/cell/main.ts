@@ -22,6 +22,7 @@ import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { ProcessRecord } from '../wire/process-record.ts';
 import { type Engine, type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT, type StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
+import { GuestInput, type InputAnswer } from './guest-input.ts';
 import { Meter } from './meter.ts';
 import { OutputPipes } from './output-pipes.ts';
 
@@ -85,8 +86,7 @@ interface RunningGuest {
   started: Started | undefined;
   /** The limits it has passed: a later daemon has not heard, and the one that has may not have written it down. */
   passed: LimitReached[];
-  /** Of its standard input, so far. */
-  inputBytes: number;
+  input: GuestInput;
   /** Of the stop under way: why, and how far it has come. */
   stop: { reason: string; rung: 'graceful' | 'forced' } | undefined;
   /** Resolved a moment after the first use of force. */
@@ -211,17 +211,14 @@ function obey(body: NonNullable<ToCell['body']>): void {
       kill(body.value.executionKey, body.value.reason);
       break;
     case 'input': {
-      const { executionKey, data, end, position } = body.value;
-      const taken = () => report({ body: { $case: 'inputTaken', value: { executionKey } } });
-      const known = guests.get(executionKey);
-      if (known === undefined) {
-        taken();
-        break;
-      }
-      // Said again by a client whose daemon went before it could answer.
-      const fresh = position === undefined ? data : data.subarray(Math.max(0, known.inputBytes - Number(position)));
-      known.inputBytes += fresh.byteLength;
-      known.guest.write(fresh, end).then(taken, taken);
+      const { executionKey } = body.value;
+      // A later daemon has not asked.
+      const asker = daemon;
+      const answer = (value: InputAnswer) =>
+        asker?.send({ body: { $case: 'inputTaken', value: { executionKey, ...value } } });
+      const input = guests.get(executionKey)?.input;
+      if (input === undefined) answer({ gapBehind: undefined, ended: false });
+      else void input.take(body.value).then(answer);
       break;
     }
     case 'keepWarm':
@@ -295,7 +292,7 @@ function start(request: Start): void {
     guest,
     started: undefined,
     passed: [],
-    inputBytes: 0,
+    input: new GuestInput(guest),
     stop: undefined,
     forced: Promise.withResolvers(),
   };

@@ -7,11 +7,13 @@ import { nanoid } from 'nanoid';
 import type { GuestExit, LostReason, Rung, StopReason, Usage } from '../../machines/execution.ts';
 import { CELL_FLAGS } from '../cell-flags.ts';
 import { bootId, type Moment, momentAt } from '../clock.ts';
+import { FailedPreconditionError, OutOfRangeError } from '../errors.ts';
 import {
   type Usage as CellUsage,
   type Exited,
   FromCell,
   type Hello,
+  type InputTaken,
   type Pipe,
   type Start,
   type Started,
@@ -128,7 +130,7 @@ interface RemoteGuest extends Destination {
   /** What the cell has not read yet of the output of a guest that is a process. */
   remains: PipeRemains | undefined;
   /** One for each input that the guest has not taken yet, oldest first. */
-  inputs: (() => void)[];
+  inputs: ((refused?: Error) => void)[];
 }
 
 /** The daemon's side of one cell: starts the process, speaks its protocol, and says when it is gone. */
@@ -282,12 +284,12 @@ export class CellProcess {
     this.#send({ $case: 'kill', value: { executionKey, reason } });
   }
 
-  /** Appends to a guest's input; resolves when its pipe took it, or when the guest is gone. */
+  /** Appends to a guest's input; resolves when its pipe took it, or when the guest is gone. Rejects where it is refused. */
   write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void> {
     const guest = this.#guests.get(executionKey);
     if (guest === undefined) return Promise.resolve();
-    const { promise, resolve } = Promise.withResolvers<void>();
-    guest.inputs.push(resolve);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    guest.inputs.push((refused) => (refused === undefined ? resolve() : reject(refused)));
     this.#sleep.rouse(executionKey);
     this.#send({ $case: 'input', value: { executionKey, data, end, position: bigintOf(position) } });
     return promise;
@@ -457,7 +459,7 @@ export class CellProcess {
         this.#sleep.begin(body.value.executionKeys, new Set(body.value.usages.map((usage) => usage.executionKey)));
         break;
       case 'inputTaken':
-        this.#guests.get(body.value.executionKey)?.inputs.shift()?.();
+        this.#guests.get(body.value.executionKey)?.inputs.shift()?.(refusalOf(body.value));
         break;
     }
   }
@@ -570,6 +572,13 @@ function usageOf(usage: CellUsage): Usage {
     stderrBytes: Number(usage.stderrBytes),
     droppedBytes: Number(usage.droppedBytes),
   };
+}
+
+/** Why input was refused; undefined where it was taken. */
+function refusalOf({ gapBehind, ended }: InputTaken): Error | undefined {
+  if (gapBehind !== undefined)
+    return new OutOfRangeError(`position is in the future: ${gapBehind} bytes of input were taken`);
+  return ended ? new FailedPreconditionError('the input has ended; it goes on no more') : undefined;
 }
 
 /** The thread that a report of a fatal error is about; 0 for one that names none. */

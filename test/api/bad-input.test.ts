@@ -311,6 +311,37 @@ test('input for an execution without stdin, or one that has exited, is refused',
   await without.cancel({ graceMs: 0 });
 });
 
+test.each(['javascript', 'python'])(
+  'input of a %s program goes on neither in the future nor behind its end',
+  async (language) => {
+    const session = await node.session();
+    const code = {
+      javascript: "process.stdin.on('data', (data) => process.stdout.write(data)); setInterval(() => {}, 1000);",
+      python: 'import sys, time\nprint(sys.stdin.read(), flush=True)\ntime.sleep(1000)',
+    }[language] as string;
+    const execution = await session.submit({ language, code, stdin: true });
+    const write = (text: string, end: boolean, position?: number) =>
+      session.daemon.writeInput(session.sessionId, execution.executionId, Buffer.from(text), end, { position });
+    const first = write('one ', false);
+    const gap = write('three', false, 8);
+    const second = write('two', true, 4);
+
+    await first;
+    await expect(gap).rejects.toMatchObject({
+      code: 'out_of_range',
+      message: expect.stringMatching(/future: 4 bytes/),
+    });
+    await second;
+    await expect(write('more', false)).rejects.toMatchObject({
+      code: 'failed_precondition',
+      message: expect.stringMatching(/input has ended/),
+    });
+    await write('two', true, 4);
+    await execution.printed('one two');
+    await execution.cancel({ graceMs: 0 });
+  },
+);
+
 test('what only a session has is refused for an execution rather than ignored', async () => {
   await refused({ config: { enabledIntrinsics: ['io'] } }, 'INVALID_ARGUMENT', /enabled_intrinsics/);
   await refused({ config: { enableAi: true } }, 'INVALID_ARGUMENT', /enable_ai/);

@@ -753,6 +753,11 @@ test('input that is said again because nobody answered is written once', async (
 
   await node.restart();
   await node.client.writeInput('s', 'e', Buffer.from('one two '), false, { position: 0 });
+  const future = node.client.writeInput('s', 'e', Buffer.from('three'), true, { position: 9 });
+  await expect(future).rejects.toMatchObject({
+    code: 'out_of_range',
+    message: expect.stringMatching(/future: 8 bytes/),
+  });
   await node.client.writeInput('s', 'e', Buffer.from('two three'), true, { position: 4 });
 
   await node.client.wait('s', 'e');

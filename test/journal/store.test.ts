@@ -1,20 +1,9 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { now } from '../../src/clock.ts';
 import type { Entry, FinishedEntry, JournaledEvent } from '../../src/journal/entries.ts';
 import { Journal } from '../../src/journal/journal.ts';
@@ -24,6 +13,7 @@ import { JournalStore } from '../../src/journal/store.ts';
 import { vacuumJournal } from '../../src/journal/vacuum.ts';
 import type { SealedOutput } from '../../src/output/sealed-output.ts';
 import { eventually, temporaryDirectory } from '../support/daemon.ts';
+import { MAY_MOUNT, smallDisk } from '../support/small-disk.ts';
 
 const session = (sessionKey: string): Entry => ({
   type: 'session.created',
@@ -464,29 +454,10 @@ test('a vacuum makes the file small again', () => {
   expect(statSync(path).size).toBe(after);
 });
 
-/** A file system of its own, which only root may mount. */
-const isRoot = process.getuid?.() === 0;
-if (!isRoot) console.info('left out, as only root may mount a file system: a full disk');
+if (!MAY_MOUNT) console.info('left out, as only root may mount a file system: a full disk');
 
-/** A disk of its own, and what fills all that is left of it. */
-function smallDisk(mib: number): { directory: string; fill: () => void } {
-  const directory = temporaryDirectory();
-  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${mib}m`, 'elide-journal-test', directory]);
-  onTestFinished(() => void execFileSync('umount', ['-l', directory]));
-  const fill = () => {
-    const file = openSync(join(directory, 'ballast'), 'a');
-    try {
-      for (;;) if (writeSync(file, Buffer.alloc(4096)) < 4096) break;
-    } catch {
-      // it is full
-    }
-    closeSync(file);
-  };
-  return { directory, fill };
-}
-
-test.skipIf(!isRoot)('on a full disk, times are by the clock of this start of the machine all the same', () => {
-  const { directory, fill } = smallDisk(64);
+test.skipIf(!MAY_MOUNT)('on a full disk, times are by the clock of this start of the machine all the same', () => {
+  const { directory, fill } = smallDisk(64 * 1024);
   const path = join(directory, 'journal.db');
   const count = 40_000;
   const { store } = JournalStore.open(path, 'normal');
@@ -515,8 +486,8 @@ test.skipIf(!isRoot)('on a full disk, times are by the clock of this start of th
   for (const each of [store, next.store]) each.close();
 });
 
-test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can still be written', () => {
-  const { directory, fill } = smallDisk(16);
+test.skipIf(!MAY_MOUNT)('on a disk that others fill to the last byte, ends can still be written', () => {
+  const { directory, fill } = smallDisk(16 * 1024);
   const { store } = JournalStore.open(join(directory, 'journal.db'), 'normal');
   store.write([session('a'), ...Array.from({ length: 500 }, (_, index) => accepted(index + 1))]);
   expect(store.strain).toBeUndefined();
@@ -543,8 +514,8 @@ test.skipIf(!isRoot)('on a disk that others fill to the last byte, ends can stil
   expect(finishedIn(join(directory, 'journal.db'))).toHaveLength(500);
 });
 
-test.skipIf(!isRoot)('a damaged journal waits for room on the disk, and loses nothing of what can be read', () => {
-  const { directory, fill } = smallDisk(16);
+test.skipIf(!MAY_MOUNT)('a damaged journal waits for room on the disk, and loses nothing of what can be read', () => {
+  const { directory, fill } = smallDisk(16 * 1024);
   const [path, ballast] = [join(directory, 'journal.db'), join(directory, 'ballast')];
   const count = 5_000;
   written(path, session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1)));

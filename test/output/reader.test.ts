@@ -19,22 +19,27 @@ import { MOST_SEALED_BYTES, removeSmallOutput, smallOutput } from '../../src/out
 import { textOf } from '../../src/output/utf8.ts';
 import { OutputWriter } from '../../workers/output-writer.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
+import { MAY_MOUNT, smallDisk } from '../support/small-disk.ts';
 
 type Name = 'stdout' | 'stderr';
 const NEVER = new AbortController().signal;
 const both: ReadonlySet<Name> = new Set<Name>(['stdout', 'stderr']);
 
+if (!MAY_MOUNT) console.info('left out, as only root may mount a file system: marks on a full disk');
+
 /** Output files with a writer, as an execution has them. */
 class Output implements Disposable {
-  readonly directory = temporaryDirectory();
-  readonly files = new OutputFiles(this.directory);
+  readonly directory: string;
+  readonly files: OutputFiles;
   readonly fds: { stdout: number; stderr: number; marks: number };
   readonly writer: OutputWriter;
 
-  constructor() {
-    const open = (name: string) => openSync(join(this.directory, name), 'a');
+  constructor(directory = temporaryDirectory()) {
+    this.directory = directory;
+    const open = (name: string) => openSync(join(directory, name), 'a');
     this.fds = { stdout: open('stdout'), stderr: open('stderr'), marks: open('marks') };
     this.writer = new OutputWriter(this.fds);
+    this.files = new OutputFiles(directory);
   }
 
   [Symbol.dispose](): void {
@@ -204,6 +209,25 @@ test('a mark that is cut off, as by a full disk, is waited for and harms nothing
   const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
 
   expect(Buffer.concat(chunks.map(({ data }) => data)).toString()).toBe('whole');
+});
+
+test.skipIf(!MAY_MOUNT)('what a full disk takes of a mark puts no later one out of place', async () => {
+  const { directory, fill, free } = smallDisk(64);
+  mkdirSync(join(directory, 'output'));
+  using output = new Output(join(directory, 'output'));
+  const turns = Array.from({ length: 170 }, (_, index): Name => (index % 2 === 0 ? 'stdout' : 'stderr'));
+  const write = (stream: Name) => output.writer.write(stream, Buffer.from('.'));
+  // The last of them ends 16 bytes before the block does.
+  for (const stream of turns) write(stream);
+  fill();
+  expect(() => write('stdout')).toThrow(/ENOSPC/);
+  free();
+  for (const stream of turns) write(stream);
+
+  const range = { streams: both, from: { stdout: 0, stderr: 0 }, follow: false };
+  const chunks = await Array.fromAsync(output.files.read(range, Promise.resolve(), NEVER));
+
+  expect(chunks.map(({ stream }) => stream)).toEqual([...turns, ...turns]);
 });
 
 /** A million marks have so many bytes. */

@@ -1,19 +1,17 @@
-import { execFileSync } from 'node:child_process';
-import { closeSync, openSync, readFileSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { Exited } from '../../src/gen/elide/cell/v1/cell.ts';
 import { EndRecord, readEndRecord } from '../../src/wire/end-record.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
+import { MAY_MOUNT, smallDisk } from '../support/small-disk.ts';
 
 const end = (executionKey: string, message = ''): Exited =>
   Exited.create({ executionKey, exitCode: 3, message, atMs: 1.5, monotonicMs: 2.25, bootId: 'boot' });
 const keysIn = (path: string) => readEndRecord(path).map(({ executionKey }) => executionKey);
 
-/** A file system of its own, which only root may mount. */
-const isRoot = process.getuid?.() === 0;
-if (!isRoot) console.info('left out, as only root may mount a file system: a record on a full disk');
+if (!MAY_MOUNT) console.info('left out, as only root may mount a file system: a record on a full disk');
 
 test('what was kept is read as it was, oldest first, and a part of an end at its tail is left out', () => {
   const path = join(temporaryDirectory(), 'ends');
@@ -65,47 +63,42 @@ test('a record that has grown is emptied once nothing in it is needed, and not b
 
 /** A record on a disk of its own, what fills that, and what makes room on it again. */
 function recordOnDisk() {
-  const directory = temporaryDirectory();
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'elide-ends-test', directory]);
-  onTestFinished(() => void execFileSync('umount', ['-l', directory]));
-  const [path, ballast] = [join(directory, 'ends'), join(directory, 'ballast')];
-  const fill = () => {
-    const file = openSync(ballast, 'a');
-    try {
-      for (;;) if (writeSync(file, Buffer.alloc(4096)) < 4096) break;
-    } catch {
-      // It is full.
-    }
-    closeSync(file);
-  };
-  return { path, record: new EndRecord(path), fill, free: () => rmSync(ballast) };
+  const { directory, fill, free } = smallDisk(128);
+  const path = join(directory, 'ends');
+  return { path, record: new EndRecord(path), fill, free };
 }
 
-test.skipIf(!isRoot)('an end that finds no room on the disk is kept in memory, and written before the next one', () => {
-  const { path, record, fill, free } = recordOnDisk();
-  record.keep(end('before'));
-  fill();
+test.skipIf(!MAY_MOUNT)(
+  'an end that finds no room on the disk is kept in memory, and written before the next one',
+  () => {
+    const { path, record, fill, free } = recordOnDisk();
+    record.keep(end('before'));
+    fill();
 
-  record.keep(end('large', 'x'.repeat(8_000)));
-  const during = keysIn(path);
-  free();
-  record.keep(end('after'));
+    record.keep(end('large', 'x'.repeat(8_000)));
+    const during = keysIn(path);
+    free();
+    record.keep(end('after'));
 
-  expect(during).toEqual(['before']);
-  expect(keysIn(path)).toEqual(['before', 'large', 'after']);
-});
+    expect(during).toEqual(['before']);
+    expect(keysIn(path)).toEqual(['before', 'large', 'after']);
+  },
+);
 
-test.skipIf(!isRoot)('on a full disk, what nobody needs any more is room for the next end, and nothing else is', () => {
-  const { path, record, fill } = recordOnDisk();
-  for (const key of ['first', 'second']) record.keep(end(key, 'x'.repeat(6_000)));
-  fill();
+test.skipIf(!MAY_MOUNT)(
+  'on a full disk, what nobody needs any more is room for the next end, and nothing else is',
+  () => {
+    const { path, record, fill } = recordOnDisk();
+    for (const key of ['first', 'second']) record.keep(end(key, 'x'.repeat(6_000)));
+    fill();
 
-  record.forget('first');
-  record.keep(end('third', 'x'.repeat(6_000)));
-  const during = keysIn(path);
-  for (const key of ['second', 'third']) record.forget(key);
-  record.keep(end('fourth', 'x'.repeat(6_000)));
+    record.forget('first');
+    record.keep(end('third', 'x'.repeat(6_000)));
+    const during = keysIn(path);
+    for (const key of ['second', 'third']) record.forget(key);
+    record.keep(end('fourth', 'x'.repeat(6_000)));
 
-  expect(during).toEqual(['first', 'second']);
-  expect(keysIn(path)).toEqual(['fourth']);
-});
+    expect(during).toEqual(['first', 'second']);
+    expect(keysIn(path)).toEqual(['fourth']);
+  },
+);

@@ -278,9 +278,15 @@ export interface Measured {
   usages: Usage[];
 }
 
-/** The guest's pipe took the oldest Input that was not yet answered. */
+/** The guest's pipe took the oldest Input that was not yet answered; or it was refused. */
 export interface InputTaken {
   executionKey: string;
+  /** It was to begin behind what there is: the bytes of input that were taken so far. */
+  gapBehind?:
+    | bigint
+    | undefined;
+  /** It goes on behind the end. */
+  ended: boolean;
 }
 
 function createBaseToCell(): ToCell {
@@ -3135,13 +3141,22 @@ export const Measured: MessageFns<Measured> = {
 };
 
 function createBaseInputTaken(): InputTaken {
-  return { executionKey: "" };
+  return { executionKey: "", gapBehind: undefined, ended: false };
 }
 
 export const InputTaken: MessageFns<InputTaken> = {
   encode(message: InputTaken, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.executionKey !== "") {
       writer.uint32(10).string(message.executionKey);
+    }
+    if (message.gapBehind !== undefined) {
+      if (BigInt.asUintN(64, message.gapBehind) !== message.gapBehind) {
+        throw new globalThis.Error("value provided for field message.gapBehind of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.gapBehind);
+    }
+    if (message.ended !== false) {
+      writer.uint32(24).bool(message.ended);
     }
     return writer;
   },
@@ -3167,6 +3182,22 @@ export const InputTaken: MessageFns<InputTaken> = {
             message.executionKey = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.gapBehind = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.ended = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3185,6 +3216,10 @@ export const InputTaken: MessageFns<InputTaken> = {
   fromPartial<I extends Exact<DeepPartial<InputTaken>, I>>(object: I): InputTaken {
     const message = createBaseInputTaken();
     message.executionKey = object.executionKey ?? "";
+    message.gapBehind = (object.gapBehind !== undefined && object.gapBehind !== null)
+      ? BigInt(object.gapBehind)
+      : undefined;
+    message.ended = object.ended ?? false;
     return message;
   },
 };
