@@ -8,6 +8,7 @@ import {
 import type { Logger } from 'pino';
 import { InvalidArgumentError } from '../errors.ts';
 import { leavingOf, pump } from '../wire/calls.ts';
+import { statusText } from '../wire/status-text.ts';
 import { statusOf } from './status.ts';
 
 /** What the deserializer yields for bytes that are no message: an answer to the caller, not a failure of ours. */
@@ -69,7 +70,8 @@ export class Handlers {
   }
 
   #status(error: unknown): { code: status; details: string; metadata?: Metadata } {
-    const { code, details, incidentId, retryAfterMs } = statusOf(error);
+    const { code, details: text, incidentId, retryAfterMs } = statusOf(error);
+    const details = statusText(text);
     if (incidentId !== undefined) this.#log.error({ err: error, incidentId }, 'internal error');
     if (retryAfterMs === undefined) return { code, details };
     const metadata = new Metadata();

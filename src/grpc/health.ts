@@ -6,6 +6,7 @@ import {
   HealthService,
   HealthCheckResponse_ServingStatus as ServingStatus,
 } from '../gen/grpc/health/v1/health.ts';
+import { statusText } from '../wire/status-text.ts';
 import { type Implementation, tolerant } from './handlers.ts';
 
 /** `grpc.health.v1`: serving until the daemon begins to stop. */
@@ -23,7 +24,7 @@ export class Health {
     const implementation: HealthServer = {
       check: ({ request: { service } }, callback) => {
         if (this.#services.has(service)) callback(null, { status: this.#status(service) });
-        else callback({ code: status.NOT_FOUND, details: `unknown service "${service}"` });
+        else callback({ code: status.NOT_FOUND, details: statusText(`unknown service "${service}"`) });
       },
       watch: (call) => {
         const { service } = call.request as HealthCheckRequest;

@@ -1,4 +1,5 @@
 import { block, configuration, count, duration, flag, list, size, strings, text, word } from '../plugin/hclspec.ts';
+import { ROTATION_FIELDS } from '../plugin/task-config.ts';
 
 /** The `config` of the agent's `plugin "elide"` block. */
 export const PLUGIN = configuration({
@@ -21,8 +22,7 @@ export const PLUGIN = configuration({
     enable_ai: flag,
   }),
   logs: word('direct', 'nomad'),
-  log_max_files: count,
-  log_max_file_size: size,
+  ...ROTATION_FIELDS,
   reconnect_limit: duration,
 });
 export type PluginConfig = ReturnType<typeof PLUGIN.decode>;

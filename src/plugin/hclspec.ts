@@ -36,11 +36,13 @@ export const flag = attr('bool', v.boolean());
 export const list = attr('list(string)', v.array(v.string()));
 /** One of these. */
 export const word = <const W extends string[]>(...words: W) => attr('string', v.picklist(words));
-/** The agent sends decimals as text. */
-export const count = attr(
-  'number',
-  v.pipe(v.union([v.number(), v.string()]), v.transform(Number), v.integer(), v.minValue(0)),
-);
+/** 0 to `most`. The agent sends decimals as text. */
+export const countTo = (most: number) =>
+  attr(
+    'number',
+    v.pipe(v.union([v.number(), v.string()]), v.transform(Number), v.integer(), v.minValue(0), v.maxValue(most)),
+  );
+export const count = countTo(Number.MAX_SAFE_INTEGER);
 /** In ms; seconds where the user says no unit. */
 export const duration = attr(
   'string',
@@ -50,11 +52,19 @@ export const duration = attr(
     v.number('it must be a duration, for example 30s, 1500ms or 1m30s'),
   ),
 );
-/** In bytes; MiB where the user says no unit. */
-export const size = attr(
-  'string',
-  v.pipe(v.string(), v.transform(sizeBytes), v.number('it must be a size, for example 512 (MiB), 100kB or 1GiB')),
-);
+const SIZE = 'it must be a size, for example 512 (MiB), 100kB or 1GiB';
+/** In bytes, 0 or at least `least`, at most `most`; MiB where the user says no unit. */
+export const sizeOf = (least: number, most: number) =>
+  attr(
+    'string',
+    v.pipe(
+      v.string(),
+      v.transform(sizeBytes),
+      v.number(SIZE),
+      v.check((bytes) => bytes === 0 || (bytes >= least && bytes <= most), `it must be ${least} to ${most} bytes`),
+    ),
+  );
+export const size = sizeOf(0, Number.MAX_SAFE_INTEGER);
 
 /** Strings by names of the user's own, as a block. */
 export const strings = {

@@ -7,6 +7,7 @@ import {
 } from '@grpc/grpc-js';
 import type { Duration } from '../gen/google/protobuf/duration.ts';
 import { leavingOf, pump } from '../wire/calls.ts';
+import { statusText } from '../wire/status-text.ts';
 
 /** 0 for what is not said. */
 export const millisecondsOf = (duration: Duration | undefined) =>
@@ -66,5 +67,7 @@ async function answerStream<Req, Res>(
 /** Never UNAVAILABLE nor CANCELLED: from those a host concludes that its plugin has died. */
 export function statusOf(error: unknown): Partial<ServiceError> {
   const { message, rpcStatus } = error as RpcError;
-  return rpcStatus === undefined ? { code: status.UNKNOWN, details: message } : rpcStatus.call(error as RpcError);
+  return rpcStatus === undefined
+    ? { code: status.UNKNOWN, details: statusText(message) }
+    : rpcStatus.call(error as RpcError);
 }

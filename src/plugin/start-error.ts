@@ -1,5 +1,6 @@
 import { Metadata, status } from '@grpc/grpc-js';
 import { RpcStatus } from '../gen/nomad/errors.ts';
+import { statusText } from '../wire/status-text.ts';
 import type { RpcError } from './rpc.ts';
 
 const DETAIL = 'type.googleapis.com/hashicorp.nomad.plugins.shared.structs.RecoverableError';
@@ -9,7 +10,7 @@ export class StartError extends Error implements RpcError {
   readonly recoverable: boolean;
 
   constructor(error: unknown, recoverable: boolean) {
-    super((error as Error).message, { cause: error });
+    super(statusText((error as Error).message), { cause: error });
     this.recoverable = recoverable;
   }
 

@@ -7,10 +7,13 @@ import { InvalidArgumentError, UnavailableError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
 import { openPlainFile } from '../plain-file.ts';
 import type { OutputFiles } from '../supervisor/requests.ts';
+import { countTo, sizeOf } from './hclspec.ts';
 
 /** Where the logs go of a job that wants none. */
 const NOWHERE = '/dev/null';
 const ROTATION = { maxFiles: 10, maxFileBytes: 10 * 2 ** 20 };
+/** How a plugin is told of it: what daemons take. 0 is as good as nothing said. */
+export const ROTATION_FIELDS = { log_max_files: countTo(1000), log_max_file_size: sizeOf(1024, 2 ** 40) };
 
 /** Where a task is at home. */
 export const taskDirectoryOf = ({ allocDir, name }: TaskConfig) => join(allocDir, name);

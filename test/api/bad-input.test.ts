@@ -86,6 +86,11 @@ test('an id of the most bytes allowed is taken', async () => {
 test('an unknown language is refused with those there are', async () => {
   await refused({ language: 'cobol' }, 'INVALID_ARGUMENT', /unknown language "cobol".*javascript, typescript, python/);
   await refused({ language: '' }, 'INVALID_ARGUMENT', /unknown language ""/);
+});
+
+test('what is wrong may be long: whoever says it is told', async () => {
+  const request = { language: 'é'.repeat(200_000) };
+  await refused(request, 'INVALID_ARGUMENT', /unknown language "é+… \(of 200\d\d\d characters\)$/);
   await refused({ language: '__proto__' }, 'INVALID_ARGUMENT', /unknown language "__proto__"/);
   await expect(client.createSession('new', { enabledLanguages: ['js', 'cobol'] })).rejects.toMatchObject({
     code: 'INVALID_ARGUMENT',

@@ -172,6 +172,8 @@ describe('the base plugin', () => {
     [{ logs: 'both' }, /logs: .*direct.*nomad/],
     [{ reconnect_limit: 'soon' }, /reconnect_limit: it must be a duration/],
     [{ daemon_tls: { ca_file: 5 } }, /daemon_tls\.ca_file: /],
+    [{ log_max_files: 5000 }, /log_max_files: .*1000/],
+    [{ log_max_file_size: '1000B' }, /log_max_file_size: it must be 1024 to/],
     [{ log_max_files: -1, log_max_file_size: 'big' }, /log_max_files: .*log_max_file_size: it must be a size/],
   ])('a configuration with %o does not stop the agent: the driver is unhealthy, and says why', async (wrong, why) => {
     await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, ...wrong });
@@ -1595,11 +1597,13 @@ describe('what only newer agents, or nobody, would ask', () => {
     });
   });
 
-  test('a start without a task, an endless id and 20 MB of code harm nobody', async () => {
+  test('a start without a task, an endless id or language and 20 MB of code harm nobody', async () => {
     await expect(host.call(host.driver, host.driver.startTask, { task: undefined })).rejects.toThrow(
       'task cannot be nil',
     );
     await expect(host.start({ ...javascript('1'), id: 'x'.repeat(5_000) })).rejects.toThrow('1024');
+    const endless = host.start(taskIn(root, { code: '1', language: 'x'.repeat(200_000) }));
+    await expect(endless).rejects.toThrow(/unknown language "x+… \(of 200\d\d\d characters\)$/);
     const task = javascript(`/*${'x'.repeat(20e6)}*/ console.log("big")`);
 
     expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
