@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { homedir, totalmem } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { StartupError } from './errors.ts';
@@ -148,7 +148,8 @@ export function checkConfig(config: DaemonConfig): CheckedConfig {
   return {
     ...parsed,
     socket: parsed.socket ?? (process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock'),
-    stateDir: parsed.stateDir ?? defaultStateDir(),
+    // Cells are at home elsewhere.
+    stateDir: resolve(parsed.stateDir ?? defaultStateDir()),
   };
 }
 

@@ -608,9 +608,9 @@ export class Daemon {
     config: CheckedSessionConfiguration,
     unclosed: SessionOptions['unclosed'],
   ): SessionSupervisor {
-    const { directory, controlGroups, journal, archive } = this.#started();
+    const { directory, controlGroups, journal, archive, languages } = this.#started();
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
-    const { processesPerCell, restartIntensity, restartPeriodMs, python } = this.config;
+    const { processesPerCell, restartIntensity, restartPeriodMs } = this.config;
     const session: SessionSupervisor = new SessionSupervisor({
       sessionId,
       config,
@@ -632,7 +632,7 @@ export class Daemon {
         heapLimitMb: config.executionDefaults.memoryLimitMb ?? config.executionCeilings.memoryLimitMb ?? 0,
         memoryBudgetBytes: this.config.cellMemoryMb * 1024 * 1024,
         controlGroups,
-        python,
+        python: languages.python,
         zygotePath: ZYGOTE,
         startLimitMs,
         idleMs: cellIdleMs,

@@ -33,19 +33,22 @@ const OLDEST_PYTHON = [3, 9] as const;
 
 /** The languages of this node: what there is, and what each is called. */
 export class Languages {
+  /** The interpreter of Python's guests: what was found is what runs, also where that was a launcher that looks for it. */
+  readonly python: string;
   readonly #languages: Map<string, Language>;
 
-  private constructor(languages: Language[]) {
+  private constructor(languages: Language[], python: string) {
+    this.python = python;
     this.#languages = new Map(languages.map((language) => [language.name, language]));
   }
 
   /** Looks for the interpreters. `python` is a name on the `PATH` or a path. */
   static async probe(python: string): Promise<Languages> {
     const node = { version: process.versions.node, available: true, message: '' };
-    const found = { javascript: node, typescript: node, python: await probePython(python) };
-    return new Languages(
-      Object.entries(found).map(([name, probed]) => ({ name, aliases: specOf(name).aliases, ...probed })),
-    );
+    const { executable, ...probed } = await probePython(python);
+    const found = { javascript: node, typescript: node, python: probed };
+    const languages = Object.entries(found).map(([name, of]) => ({ name, aliases: specOf(name).aliases, ...of }));
+    return new Languages(languages, executable || python);
   }
 
   list(): Language[] {
@@ -86,18 +89,23 @@ export function specOf(name: string): LanguageSpec {
   return spec;
 }
 
-async function probePython(python: string): Promise<Pick<Language, 'version' | 'available' | 'message'>> {
-  const script = 'import sys; print("%d.%d.%d" % sys.version_info[:3])';
+type Probed = Pick<Language, 'version' | 'available' | 'message'>;
+
+/** `executable` is absolute; empty where there is none, or none that knows. */
+async function probePython(python: string): Promise<Probed & { executable: string }> {
+  const script = 'import sys; print("%d.%d.%d" % sys.version_info[:3], sys.executable or "")';
   try {
     const { stdout } = await promisify(execFile)(python, ['-I', '-c', script], { timeout: PROBE_LIMIT_MS });
-    const version = stdout.trim();
+    const [version = '', executable = ''] = stdout.trim().split(/ (.*)/s);
     const [major = 0, minor = 0] = version.split('.').map(Number);
     if (major > OLDEST_PYTHON[0] || (major === OLDEST_PYTHON[0] && minor >= OLDEST_PYTHON[1])) {
-      return { version, available: true, message: '' };
+      return { version, available: true, message: '', executable };
     }
-    return { version, available: false, message: `${python} is ${version}; ${OLDEST_PYTHON.join('.')} is the oldest` };
+    const message = `${python} is ${version}; ${OLDEST_PYTHON.join('.')} is the oldest`;
+    return { version, available: false, message, executable };
   } catch (error) {
     const why = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'not found' : (error as Error).message.trim();
-    return { version: '', available: false, message: `${python}: ${why} (set python in the configuration)` };
+    const message = `${python}: ${why} (set python in the configuration)`;
+    return { version: '', available: false, message, executable: '' };
   }
 }

@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -11,8 +11,8 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { join, relative } from 'node:path';
+import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { checkConfig, readConfigFile } from '../../src/config.ts';
 import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
@@ -267,6 +267,40 @@ test('a daemon that was stopped does not start', async () => {
   await expect(daemon.start()).rejects.toThrow('the daemon was stopped');
 
   expect(existsSync(stateDir)).toBe(false);
+});
+
+describe('an interpreter', () => {
+  const { root } = places();
+  const venv = join(root, 'venv');
+  beforeAll(() => {
+    execFileSync('python3', ['-m', 'venv', '--without-pip', venv]);
+  });
+
+  test.each([
+    ['is the first of its name on the PATH', 'python3'],
+    ['may be named by a path from here', relative(process.cwd(), join(venv, 'bin', 'python3'))],
+  ])('that is found is the one that runs: it %s', async (_, python) => {
+    vi.stubEnv('PATH', `${join(venv, 'bin')}:${process.env.PATH}`);
+    onTestFinished(() => void vi.unstubAllEnvs());
+    await using node = await TestDaemon.start({ python });
+    const session = await node.session();
+
+    const { stdout } = await session.run({
+      language: 'python',
+      code: 'import sys\nprint(sys.prefix, "%d.%d.%d" % sys.version_info[:3])',
+    });
+
+    const version = node.daemon.languages().find(({ name }) => name === 'python')?.version;
+    expect(stdout).toBe(`${venv} ${version}\n`);
+  });
+});
+
+test('a state directory may be named by a path from here', async () => {
+  const { root } = places();
+  await using node = await TestDaemon.start({ stateDir: relative(process.cwd(), join(root, 's')) });
+  const session = await node.session();
+
+  expect(await session.run({ code: 'console.log("here")' })).toMatchObject({ stdout: 'here\n' });
 });
 
 test('the state directory of a stopped daemon can be used again', async () => {
