@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { processesWith } from './support/processes.ts';
 
 const DEMO = fileURLToPath(new URL('../dist/examples/demo.js', import.meta.url));
 const LIMIT_MS = 40_000;
@@ -29,14 +30,6 @@ function startDemo(more: NodeJS.ProcessEnv = {}): { child: ChildProcess; output:
   return { child, output: () => text };
 }
 
-/** The processes whose command line names the demo's directory. */
-async function processesOf(place: string): Promise<string[]> {
-  const { stdout } = spawn('ps', ['-eo', 'pid,args'], { stdio: ['ignore', 'pipe', 'inherit'] });
-  let text = '';
-  for await (const data of stdout) text += data;
-  return text.split('\n').filter((line) => line.includes(place));
-}
-
 test('the demo ends by itself, with every result as it should be and nothing left', { timeout: LIMIT_MS }, async () => {
   const { child, output } = startDemo();
 
@@ -50,7 +43,7 @@ test('the demo ends by itself, with every result as it should be and nothing lef
   expect(output()).toMatch(/^Nothing left behind: \d+ processes have ended/m);
   expect(code).toBe(0);
   expect(await readdir(directory)).toEqual([]);
-  expect(await processesOf(directory)).toEqual([]);
+  expect(processesWith(directory)).toEqual([]);
 });
 
 test('the demo shows the rest where there is no Python', { timeout: LIMIT_MS }, async () => {
@@ -74,5 +67,5 @@ test('the demo leaves nothing behind when it is interrupted', { timeout: LIMIT_M
   expect(output()).toMatch(/^Nothing left behind: \d+ processes have ended/m);
   expect(code).toBe(130);
   expect(await readdir(directory)).toEqual([]);
-  expect(await processesOf(directory)).toEqual([]);
+  expect(processesWith(directory)).toEqual([]);
 });

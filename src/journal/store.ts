@@ -326,15 +326,15 @@ export class JournalStore {
     const { atMs, monotonicMs } = now();
     const { moveFinished, moveSessions, moveUnfinished, keepBoot, last } = this.#statements;
     // By the clock that counts from now on: what the wall clock has in the future is now.
-    const clocks = [monotonicMs, atMs - monotonicMs] as const;
+    const clocks = { now: monotonicMs, begin: atMs - monotonicMs };
     const { last: newest } = last.get() as { last: number | null };
     // A part at a time: all of a large journal would not fit into the room that is kept for a full disk.
     for (let first = 0; first <= (newest ?? -1); first += MOVED_AT_ONCE) {
-      this.#transactFully(() => moveFinished.run(...clocks, first, first + MOVED_AT_ONCE));
+      this.#transactFully(() => moveFinished.run({ ...clocks, first, end: first + MOVED_AT_ONCE }));
     }
     this.#transactFully(() => {
-      moveSessions.run(...clocks);
-      moveUnfinished.run(...clocks);
+      moveSessions.run(clocks);
+      moveUnfinished.run(clocks);
       this.#database.exec('DELETE FROM boot');
       keepBoot.run(bootId());
     });
@@ -486,14 +486,14 @@ function prepareAll(database: DatabaseSync) {
     boot: prepare('SELECT id FROM boot'),
     keepBoot: prepare('INSERT INTO boot VALUES (?)'),
     moveFinished: prepare(`
-      UPDATE executions SET exited_monotonic_ms = min(?1, exited_at_ms - ?2)
-      WHERE number >= ?3 AND number < ?4 AND exited_at_ms IS NOT NULL`),
+      UPDATE executions SET exited_monotonic_ms = min($now, exited_at_ms - $begin)
+      WHERE number >= $first AND number < $end AND exited_at_ms IS NOT NULL`),
     moveSessions: prepare(`
-      UPDATE sessions SET created_monotonic_ms = min(?1, created_at_ms - ?2),
-        closing = json_set(closing, '$.monotonicMs', min(?1, json_extract(closing, '$.atMs') - ?2)),
-        last_exit = json_set(last_exit, '$.monotonicMs', min(?1, json_extract(last_exit, '$.atMs') - ?2))`),
+      UPDATE sessions SET created_monotonic_ms = min($now, created_at_ms - $begin),
+        closing = json_set(closing, '$.monotonicMs', min($now, json_extract(closing, '$.atMs') - $begin)),
+        last_exit = json_set(last_exit, '$.monotonicMs', min($now, json_extract(last_exit, '$.atMs') - $begin))`),
     moveUnfinished: prepare(`
-      UPDATE events SET event = json_set(event, '$.monotonicMs', min(?1, json_extract(event, '$.atMs') - ?2))
+      UPDATE events SET event = json_set(event, '$.monotonicMs', min($now, json_extract(event, '$.atMs') - $begin))
       WHERE number IN (SELECT number FROM executions WHERE exited_at_ms IS NULL)`),
     createSession: prepare(`
       INSERT OR REPLACE INTO sessions (session_key, session_id, config, created_at_ms, created_monotonic_ms)

@@ -1,8 +1,7 @@
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { defaultStateDir } from '../../config.ts';
-import { JournalReader } from '../../journal/reader.ts';
-import { vacuumJournal } from '../../journal/vacuum.ts';
+import type { JournalReader } from '../../journal/reader.ts';
 import { StateDirectory } from '../../state-directory.ts';
 import { complain, write, writeJson } from '../output.ts';
 import type { Finish } from '../result.ts';
@@ -22,7 +21,7 @@ export function addJournal(program: Command, finish: Finish): void {
     .description('write every session and execution with its events, one JSON object a line')
     .addOption(stateDir())
     .action(async (flags: Flags) => {
-      using reader = new JournalReader(pathOf(flags));
+      using reader = await open(flags);
       for (const row of reader.export()) await writeJson(row);
     });
   journal
@@ -30,7 +29,7 @@ export function addJournal(program: Command, finish: Finish): void {
     .description('say what is wrong with it; exits with 1 when anything is')
     .addOption(stateDir())
     .action(async (flags: Flags) => {
-      using reader = new JournalReader(pathOf(flags));
+      using reader = await open(flags);
       const problems = reader.verify();
       for (const problem of problems) await complain(problem);
       if (problems.length > 0) return finish(1);
@@ -41,7 +40,8 @@ export function addJournal(program: Command, finish: Finish): void {
     .description('make the file as small as what it holds; while no daemon uses it')
     .addOption(stateDir())
     .action(async (flags: Flags) => {
-      new JournalReader(pathOf(flags))[Symbol.dispose]();
+      (await open(flags))[Symbol.dispose]();
+      const { vacuumJournal } = await import('../../journal/vacuum.ts');
       const directory = await StateDirectory.open(flags.stateDir);
       try {
         const { before, after } = vacuumJournal(directory.paths.journal);
@@ -50,6 +50,12 @@ export function addJournal(program: Command, finish: Finish): void {
         await directory.close();
       }
     });
+}
+
+/** SQLite is loaded here only: older Nodes warn of it. */
+async function open(flags: Flags): Promise<JournalReader> {
+  const { JournalReader } = await import('../../journal/reader.ts');
+  return new JournalReader(pathOf(flags));
 }
 
 function pathOf({ stateDir }: Flags): string {
