@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { defaultStateDir } from '../../config.ts';
 import type { JournalReader } from '../../journal/reader.ts';
-import { StateDirectory } from '../../state-directory.ts';
 import { complain, write, writeJson } from '../output.ts';
 import type { Finish } from '../result.ts';
 
@@ -42,6 +41,7 @@ export function addJournal(program: Command, finish: Finish): void {
     .action(async (flags: Flags) => {
       (await open(flags))[Symbol.dispose]();
       const { vacuumJournal } = await import('../../journal/vacuum.ts');
+      const { StateDirectory } = await import('../../state-directory.ts');
       const directory = await StateDirectory.open(flags.stateDir);
       try {
         const { before, after } = vacuumJournal(directory.paths.journal);
@@ -52,7 +52,7 @@ export function addJournal(program: Command, finish: Finish): void {
     });
 }
 
-/** SQLite is loaded here only: older Nodes warn of it. */
+/** What loads SQLite is imported with its use: older Nodes warn of it, and no other command needs it. */
 async function open(flags: Flags): Promise<JournalReader> {
   const { JournalReader } = await import('../../journal/reader.ts');
   return new JournalReader(pathOf(flags));
