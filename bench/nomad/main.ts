@@ -5,13 +5,14 @@ import { fileURLToPath } from 'node:url';
 import { Agent, processes, type TaskSpec, until } from '../../test/nomad/agent.ts';
 import { findNomad } from '../../test/nomad/build-nomad.ts';
 import { DaemonProcess } from '../../test/support/daemon-process.ts';
+import { PYTHON } from '../daemon-under-test.ts';
 import { show, spreadOf, table } from '../statistics.ts';
 import { stolenMs } from '../stolen.ts';
 
 // On a real Nomad, side by side with raw_exec: how long a task takes that only prints, how soon its end is seen, what one
 // that sleeps holds, and what two hundred of those cost the driver and its daemon. And with a driver that runs nothing: what
 // is left is the agent's own.
-// node bench/nomad/main.ts [rounds] [sleepers] [many, or 0 for none of those]
+// npm run bench:nomad -- [rounds] [sleepers] [many, or 0 for none of those]
 
 const [rounds = 20, sleepers = 20, many = 200] = process.argv.slice(2).map(Number);
 /** The last thing each does is to say when that is, in Unix ms. */
@@ -38,9 +39,7 @@ const Resources = { CPU: 10, MemoryMB: 64 };
 const raw = (language: Language, code: string): TaskSpec => ({
   Driver: 'raw_exec',
   Config:
-    language === 'python'
-      ? { command: 'python3', args: ['-c', code] }
-      : { command: process.execPath, args: ['-e', code] },
+    language === 'python' ? { command: PYTHON, args: ['-c', code] } : { command: process.execPath, args: ['-e', code] },
   Resources,
 });
 const elide = (language: Language, code: string, isolation: string): TaskSpec => ({

@@ -64,6 +64,7 @@ test('run --output keeps the head, and inspect says how much was dropped', async
 });
 
 test.each([
+  [['--processes', '0'], 'process_limit is 0'],
   [['--memory', 'much'], 'A size is for example'],
   [['--timeout', '1h', '--on-timeout', 'SIGNOPE'], 'unknown signal "SIGNOPE"'],
   [['--open-files', '100', '--require-enforcement'], 'open_file_limit is not enforced on this node'],
@@ -100,6 +101,26 @@ test('a session has defaults and ceilings, and shows them', async () => {
     config: { executionDefaults: { timeoutMs: 100 }, executionCeilings: { timeoutMs: 1000 }, weight: 7, maxQueued: 3 },
   });
   expect(await ctl.text('session', 'inspect', 'strict')).toMatch(/^ceiling timeoutMs +1000$/m);
+});
+
+test('a session has places, and a run waits for one no longer than it says', async () => {
+  await ctl.text('session', 'create', 'narrow', '--max-running', '1');
+  const holder = ctl.start([
+    'run',
+    '-l',
+    'js',
+    '-s',
+    'narrow',
+    '-e',
+    'console.log("runs"); setInterval(() => {}, 1000)',
+  ]);
+  await holder.wrote('runs');
+
+  const late = await run('0', '-s', 'narrow', '--queue-timeout', '100ms');
+
+  expect(late.stderr.toString()).toContain('queue_timed_out');
+  holder.child.kill('SIGTERM');
+  await holder.ended;
 });
 
 test('stats shows what runs, live, and of one until its end', async () => {
@@ -147,15 +168,18 @@ test('doctor says for every limit and engine what holds it', async () => {
   }
 });
 
-test('signal --tree reaches child processes', async () => {
+test.each([
+  ['signal --tree', [], ['--tree']],
+  ['run --signal-tree', ['--signal-tree'], []],
+])('with %s a signal reaches child processes', async (_, whole, once) => {
   const code = `process.on('SIGHUP', () => console.log('parent heard'));
     process.getBuiltinModule('child_process').spawn('sh', ['-c', 'trap "echo child heard; exit" HUP; echo ready; while :; do sleep 0.01; done'], { stdio: 'inherit' });
     setInterval(() => {}, 1000)`;
-  const id = (await ctl.text('run', '--detach', '-l', 'js', '-s', 'tree', '-e', code)).trim();
+  const id = (await ctl.text('run', '--detach', '-l', 'js', ...whole, '-s', 'tree', '-e', code)).trim();
   const logs = ctl.start(['logs', '-f', '-s', 'tree', id]);
   await logs.wrote('ready');
 
-  await ctl.text('signal', '--tree', '-s', 'tree', id, 'HUP');
+  await ctl.text('signal', ...once, '-s', 'tree', id, 'HUP');
   await logs.wrote('child heard');
 
   await ctl.text('stop', '--signal', 'KILL', '-s', 'tree', id);

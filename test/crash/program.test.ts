@@ -4,7 +4,7 @@ import { closeSync, constants, existsSync, openSync, readdirSync, rmSync, statSy
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { DeleteSessionRequest } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
+import { DeleteSessionRequest, LifecycleState } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import { TestClient } from '../support/client.ts';
 import { descendants, eventually, isAlive, temporaryDirectory } from '../support/daemon.ts';
 import { cellsBelow, listensOnTcp } from '../support/processes.ts';
@@ -97,6 +97,19 @@ test('the program says where it listens, once it does, and ends with code 0 on S
   expect(existsSync(program.socket)).toBe(false);
   expect(readdirSync(join(program.root, 's', 'work'))).toEqual([]);
   expect(program.err).toBe('');
+});
+
+test('with --on-stop detach its guests run on, and the next one has them', async () => {
+  const root = temporaryDirectory();
+  await using program = await new Program(root, ['--on-stop', 'detach']).ready();
+  await program.start('py', PYTHON_IDLE, 'python');
+  await program.start('js', IDLE);
+
+  program.kill('SIGTERM');
+
+  expect(await program.exited).toEqual([0, null]);
+  await using next = await new Program(root).ready();
+  for (const id of ['py', 'js']) expect((await next.client.status('s', id)).state).toBe(LifecycleState.RUNNING);
 });
 
 test('a hangup stops it as SIGTERM does', async () => {

@@ -28,7 +28,7 @@ const ORDINARY: Omit<HostileGuest, 'language'> = {
 };
 
 /**
- * How long force may take before a cell is killed, by how many run at a time. Not the daemon's default of 150 ms, which
+ * How long force may take before a cell is killed, by how many run at a time. Not the daemon's default of 120 ms, which
  * the tests of the ladder look at: two cores full of hostile guests tell of an end later than that, and rows next to each
  * other would lose their cell. And how much longer that is where the cell, and the daemon, have to wait for a processor
  * most of the time, which does not count.

@@ -46,9 +46,15 @@ test('the queue of all sessions together has a limit too', async () => {
 
 test('one session more than there may be is refused, and one that is there is not', async () => {
   await using node = await TestDaemon.start({ maxSessions: 1 });
+  using client = connectDaemon({ socket: node.endpoints.socket as string });
   const session = await node.session();
 
   await expect(node.session()).rejects.toThrow(ResourceExhaustedError);
+  // Not what a client takes it for where the daemon does not say.
+  await expect(client.createSession('other')).rejects.toMatchObject({
+    code: 'resource_exhausted',
+    retryAfterMs: 5_000,
+  });
   await node.daemon.createSession(session.sessionId);
   await session.close();
 

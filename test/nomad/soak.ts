@@ -7,7 +7,7 @@ import { Agent, type Allocation, until } from './agent.ts';
 import { findNomad } from './build-nomad.ts';
 
 // Batches and services on a real Nomad while daemon, plugin and agent end and come back, in any order, and counts of it.
-// node test/nomad/soak.ts [minutes] [direct|nomad]
+// npm run soak:nomad -- [minutes] [direct|nomad]
 
 const [minutes = '5', logs = 'direct'] = process.argv.slice(2);
 const endMs = Date.now() + Number(minutes) * 60_000;

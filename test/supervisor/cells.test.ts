@@ -27,6 +27,20 @@ test('the pool size limits what is kept warm, never what runs', { timeout: 60_00
   await eventually('eight are warm', async () => (await contexts(session)) === 208);
 });
 
+test.each([
+  ['Python', { language: 'python', code: 'import time\ntime.sleep(600)' }],
+  ['JavaScript with processes of their own', { code: SLEEP, isolation: 'process' as const }],
+])('no more processes of %s share a cell than may', async (_, snippet) => {
+  await using node = await TestDaemon.start({ processesPerCell: 2 });
+  const session = await node.session();
+
+  const executions = await Promise.all(Array.from({ length: 3 }, () => session.submit(snippet)));
+  await Promise.all(executions.map((execution) => execution.reached('running')));
+
+  const { cells } = await node.daemon.getSession(session.sessionId);
+  expect(cells.map((cell) => cell.executions).sort()).toEqual([1, 2]);
+});
+
 test('warm contexts are shared between the cells of a session', async () => {
   await using node = await TestDaemon.start({ contextsPerCell: 4 });
   const session = await node.session({ contextPoolSize: 1 });

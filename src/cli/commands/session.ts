@@ -41,9 +41,20 @@ export function addSession(program: Command): void {
         collect,
       ),
     )
-    .addOption(new Option('--pool-size <count>', 'contexts kept warm at most').argParser(parseCount))
-    .addOption(new Option('--max-running <count>', 'executions that run at one time at most').argParser(parseCount))
-    .addOption(new Option('--max-queued <count>', 'executions that wait at most').argParser(parseCount))
+    .addOption(
+      new Option('--pool-size <count>', 'contexts kept warm at most (0: as the daemon has it)').argParser(parseCount),
+    )
+    .addOption(
+      new Option(
+        '--max-running <count>',
+        'executions that run at one time at most (0: as many as there are places)',
+      ).argParser(parseCount),
+    )
+    .addOption(
+      new Option('--max-queued <count>', 'executions that wait at most (0: as the daemon has it)').argParser(
+        parseCount,
+      ),
+    )
     .addOption(
       new Option('--weight <count>', 'share of the node when sessions compete (default: 100)').argParser(parseCount),
     )
