@@ -19,7 +19,7 @@ import { keepDescriptor } from './spare-descriptor.ts';
 import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
 import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
-import { endOf, guestExitOf } from './supervisor/cell-process.ts';
+import { guestEndOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
@@ -576,7 +576,7 @@ export class Daemon {
         journal.append({ type: 'execution.released', number: execution.number });
         continue;
       }
-      this.#registry.add(session.resume(execution, end && { exit: guestExitOf(end), at: endOf(end) }));
+      this.#registry.add(session.resume(execution, end && guestEndOf(end)));
     }
     for (const session of byKey.values()) session.resumed();
     for (const { sessionKey, closing } of sessions) {

@@ -65,8 +65,6 @@ const told = new Map<string, { measured: GuestUsage; usage: Usage }>();
 const bringing = new Set<Promise<void>>();
 /** Ends that no daemon has acknowledged. */
 const ends = new EndRecord(fileOf('.ends'));
-/** Soft limits that guests with such an end had passed. */
-const warnings = new Map<string, LimitReached>();
 /** Those of guests that outlive their cell. */
 const processes = new ProcessRecord(fileOf('.guests'));
 /** What the cell was made as: the first greeting. */
@@ -155,11 +153,7 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
     if (started) report({ body: { $case: 'started', value: started } });
     for (const value of passed) report({ body: { $case: 'limitReached', value } });
   }
-  for (const exited of ends.kept()) {
-    const warning = warnings.get(exited.executionKey);
-    if (warning !== undefined) report({ body: { $case: 'limitReached', value: warning } });
-    report({ body: { $case: 'exited', value: exited } });
-  }
+  for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
   if (worn) report({ body: { $case: 'worn', value: {} } });
   report({ body: { $case: 'ready', value: {} } });
   if (meter !== undefined) meter.mayDoze = hello.wakes;
@@ -232,7 +226,6 @@ function obey(body: NonNullable<ToCell['body']>): void {
       break;
     case 'acknowledge':
       ends.forget(body.value.executionKey);
-      warnings.delete(body.value.executionKey);
       break;
     case 'shutdown':
       void shutdown();
@@ -277,9 +270,8 @@ function start(request: Start): void {
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
       const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
-      const warning = running.passed.find(({ limit }) => limit === 'memory_soft');
-      if (warning !== undefined) warnings.set(executionKey, warning);
-      reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage) });
+      const memorySoft = running.passed.find(({ limit }) => limit === 'memory_soft');
+      reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage), memorySoft });
       guests.delete(executionKey);
       processes.remove(executionKey);
       if (daemon === undefined && guests.size === 0) waitForDaemon();
@@ -340,7 +332,7 @@ function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
 
 /** A guest passed a limit. Beyond memory and output nothing is asked of it any more. */
 function limitPassed(executionKey: string, limit: string, message: string): void {
-  const value = { executionKey, limit, message };
+  const value = { executionKey, limit, message, ...now() };
   guests.get(executionKey)?.passed.push(value);
   report({ body: { $case: 'limitReached', value } });
   if (limit === 'memory' || limit === 'output') kill(executionKey, `${limit}_exceeded`);

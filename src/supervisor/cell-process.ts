@@ -61,10 +61,18 @@ export interface GuestObserver {
    * It passed a limit; one line for people. Beyond `memory` and `output` the cell has begun to force it. An older daemon
    * may have heard it too.
    */
-  limitReached(limit: GuestLimit, message: string): void;
-  exited(exit: GuestExit, at: Moment): void;
+  limitReached(limit: GuestLimit, message: string, at: Moment): void;
+  exited(end: GuestEnd): void;
   /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
   lost(reason: LostReason, message: string, usage: Usage | undefined): void;
+}
+
+/** The end of a guest, in its cell's words. */
+export interface GuestEnd {
+  exit: GuestExit;
+  at: Moment;
+  /** That it had passed its soft memory limit, for people; told of before or not. */
+  warning: { message: string; at: Moment } | undefined;
 }
 
 /** Limits that a cell watches. */
@@ -444,10 +452,10 @@ export class CellProcess {
         else this.#keepEarly(body.value.executionKey, body);
         break;
       case 'limitReached': {
-        const { executionKey, limit, message } = body.value;
+        const { executionKey, limit, message, atMs, monotonicMs } = body.value;
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) this.#keepEarly(executionKey, body);
-        else guest.observer.limitReached(limit as GuestLimit, message);
+        else guest.observer.limitReached(limit as GuestLimit, message, { atMs, monotonicMs });
         break;
       }
       case 'measured':
@@ -488,7 +496,7 @@ export class CellProcess {
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
-    guest.observer.exited(guestExitOf(exited), endOf(exited));
+    guest.observer.exited(guestEndOf(exited));
   }
 
   /** The process is gone: so are its threads. What is left of processes below it is seen to its end before it counts. */
@@ -544,15 +552,21 @@ export class CellProcess {
   }
 }
 
-/** How a guest ended, in its cell's words. */
-export function guestExitOf({ exitCode, signal, cause, message, usage, stopReason, stopRung }: Exited): GuestExit {
+/** What its cell tells, or has written down, of a guest's end. */
+export function guestEndOf(exited: Exited): GuestEnd {
+  const { memorySoft, bootId: boot } = exited;
+  const warning = memorySoft && { message: memorySoft.message, at: momentOf(memorySoft, boot) };
+  return { exit: guestExitOf(exited), at: momentOf(exited, boot), warning };
+}
+
+function guestExitOf({ exitCode, signal, cause, message, usage, stopReason, stopRung }: Exited): GuestExit {
   const exit = { exitCode, signal: signal || undefined, message: message || undefined };
   const stop = stopReason === '' ? undefined : { reason: stopReason as StopReason, rung: stopRung as Rung };
   return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage), stop };
 }
 
-/** When a guest was gone, in its cell's words: by the wall clock alone where the other is not known, or of another boot. */
-export function endOf({ atMs, monotonicMs, bootId: boot }: Exited): Moment {
+/** When that was, in its cell's words: by the wall clock alone where the other is not known, or of another boot. */
+function momentOf({ atMs, monotonicMs }: Pick<Exited, 'atMs' | 'monotonicMs'>, boot: string): Moment {
   return monotonicMs === undefined || boot !== bootId() ? momentAt(atMs) : { atMs, monotonicMs };
 }
 

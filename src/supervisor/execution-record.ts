@@ -100,6 +100,8 @@ export class ExecutionRecord {
   #exited: Moment | undefined;
   #listeners: ((event: StatusEvent) => void)[] = [];
   #rung: Rung | undefined;
+  /** There was a warning, whose event may not be journaled yet. */
+  #warned = false;
   /** The machine is being brought to where the journal ends: its steps are no news. */
   #resuming: boolean;
 
@@ -136,6 +138,7 @@ export class ExecutionRecord {
     } else {
       for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid, process } of resumed) {
         this.events.push({ sequence, atMs, state, rung, result, warning });
+        this.#warned ||= warning !== undefined;
         this.#startedAtMs = startedAtMs ?? this.#startedAtMs;
         this.pid = pid ?? this.pid;
         this.process = process ?? this.process;
@@ -216,12 +219,15 @@ export class ExecutionRecord {
     this.#exited = exited;
   }
 
-  /** Tells everyone who watches, and keeps it for the result; what an older daemon has told already, not again. */
-  warn(message: string): void {
+  /**
+   * Its cell's one word of warning, and when there was reason for it: told to everyone who watches, and kept for the
+   * result. The cell says it again to later daemons, and with the end.
+   */
+  warn(message: string, at: Moment): void {
     const newest = this.#newest;
-    if (newest === undefined || newest.state === 'exited') return;
-    if (this.events.some(({ warning }) => warning === message)) return;
-    this.#append(newest.state, now(), newest.rung, { warning: message });
+    if (newest === undefined || newest.state === 'exited' || this.#warned) return;
+    this.#warned = true;
+    this.#append(newest.state, at, newest.rung, { warning: message });
   }
 
   /** Calls `listener` with every later event. Returns what stops that. */

@@ -5,7 +5,6 @@ import {
   type ExecutionEvent,
   executionMachine,
   type GuestCommand,
-  type GuestExit,
   type GuestInput,
   type StopReason,
 } from '../../machines/execution.ts';
@@ -17,7 +16,7 @@ import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
 import { endSessionOf } from '../processes.ts';
 import { removeTree } from '../remove-tree.ts';
-import type { GuestObserver } from './cell-process.ts';
+import type { GuestEnd, GuestObserver } from './cell-process.ts';
 import {
   type AdoptableCell,
   type CellOptions,
@@ -97,12 +96,6 @@ export class SessionMachines {
   remove(sessionKey: string): void {
     this.#sessions.delete(sessionKey);
   }
-}
-
-/** The end of a guest as its cell wrote it down. */
-export interface GuestEnd {
-  exit: GuestExit;
-  at: Moment;
 }
 
 /** The place of a guest whose cell is gone. */
@@ -318,7 +311,7 @@ export class SessionSupervisor implements Waiting {
     this.#resuming.delete(executionKey);
     if (observer === undefined) throw new Error(`an execution that was not resumed: ${executionKey}`);
     if (place !== undefined) place.resume(executionKey, this.#outputDirectory(record), observer);
-    else if (written !== undefined) observer.exited(written.exit, written.at);
+    else if (written !== undefined) observer.exited(written);
     else void this.#lose(record, observer);
     return record;
   }
@@ -501,12 +494,13 @@ export class SessionSupervisor implements Waiting {
         record.noteStarted(at, pid, process);
         sendBack({ type: 'guest.started', agoMs: agoMs(at) });
       },
-      limitReached: (limit, message) => {
-        if (limit === 'memory_soft') record.warn(message);
+      limitReached: (limit, message, at) => {
+        if (limit === 'memory_soft') record.warn(message, at);
         else sendBack({ type: 'guest.limitReached', limit, message });
       },
-      exited: (exit, at) => {
+      exited: ({ exit, at, warning }) => {
         end();
+        if (warning !== undefined) record.warn(warning.message, warning.at);
         record.noteExited(at);
         sendBack({ type: 'guest.exited', exit });
       },

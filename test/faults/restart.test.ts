@@ -310,24 +310,49 @@ test('a soft memory limit passed while there is no daemon is told of once by tho
   expect(warnings).toEqual([expect.stringContaining('the soft memory limit is 64 MiB')]);
 });
 
-test('a soft memory limit passed while there is no daemon is told of also where the guest ends before the next', async () => {
+/** Passes its soft limit once told, and ends at once when it is sent the signal of that. */
+const endsAtSoftLimit = (go: string) => `
+  const { existsSync } = require('fs');
+  process.on('SIGUSR2', () => process.exit());
+  console.log('ready');
+  let held;
+  setInterval(() => { if (existsSync('${go}')) held ??= Buffer.alloc(128 << 20, 1); }, 20);`;
+
+test.each(['its cell', 'the record of its cell'])(
+  'a soft memory limit passed while there is no daemon, and the end behind it, are told of by %s as of when they were',
+  async (by) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const go = join(node.root, 'go');
+    await node.ready({ executionId: 'e', code: endsAtSoftLimit(go), memorySoftLimitMb: 64 });
+    await node.end();
+    writeFileSync(go, '');
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    const { end } = endWritten(node);
+    if (by !== 'its cell') for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+
+    await node.start();
+
+    const { warnings, result, times } = await node.client.wait('s', 'e');
+    expect(warnings).toEqual([expect.stringContaining('the soft memory limit is 64 MiB')]);
+    expect(result?.reason).toBe('completed');
+    expect(times.exitedAtMs).toBe(end.atMs);
+    expect(endsJournaled(node)).toMatchObject({ exited: end.monotonicMs, lastExit: end.monotonicMs });
+  },
+);
+
+test('a soft memory limit is told of once by a daemon whose journal is held up until the guest has ended', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
   const go = join(node.root, 'go');
-  const code = `
-    const { existsSync } = require('fs');
-    process.on('SIGUSR2', () => process.exit());
-    console.log('ready');
-    let held;
-    setInterval(() => { if (existsSync('${go}')) held ??= Buffer.alloc(128 << 20, 1); }, 20);`;
-  await node.ready({ executionId: 'e', code, memorySoftLimitMb: 64 });
+  await node.ready({ executionId: 'e', code: endsAtSoftLimit(go), memorySoftLimitMb: 64 });
+  const other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'));
+  other.exec('BEGIN IMMEDIATE');
 
-  await node.end();
   writeFileSync(go, '');
-  const cells = join(node.stateDir, 'daemon', 'cells');
-  const isWritten = (name: string) => name.endsWith('.ends') && statSync(join(cells, name)).size > 0;
-  await eventually('its end is written down', () => readdirSync(cells).some(isWritten));
-  await node.start();
+  await eventually('it has ended', () => endsWritten(node).length > 0);
+  await eventually('the journal is held up', () => node.log.includes('the journal cannot be written'));
+  other.close();
 
   const { warnings, result } = await node.client.wait('s', 'e');
   expect(warnings).toEqual([expect.stringContaining('the soft memory limit is 64 MiB')]);
@@ -392,7 +417,7 @@ function endsJournaled(node: FaultNode): { started: number; exited: number; last
     SELECT json_extract(event, '$.monotonicMs') AS started, exited_monotonic_ms AS exited,
       json_extract(last_exit, '$.monotonicMs') AS lastExit
     FROM executions JOIN sessions USING (session_key) JOIN events USING (number)
-    WHERE exited_at_ms IS NOT NULL AND event ->> 'state' = 'running'`);
+    WHERE exited_at_ms IS NOT NULL AND event ->> 'state' = 'running' AND event ->> 'warning' IS NULL`);
   const [found, ...others] = ends.all() as { started: number; exited: number; lastExit: number }[];
   if (found === undefined || others.length > 0) throw new Error(`${others.length} other ends`);
   return { ...found };

@@ -85,7 +85,7 @@ test('a stop is still under way, and its grace period runs on, when something wa
   const stoppedMs = journaled.at(-1)?.monotonicMs as number;
   await vi.waitFor(() => expect(monotonicMs()).toBeGreaterThan(stoppedMs + 5));
 
-  record.warn('64 MiB held; the soft memory limit is 32 MiB');
+  record.warn('64 MiB held; the soft memory limit is 32 MiB', now());
 
   expect(journaled.at(-1)).toMatchObject({ state: 'signaled', rung: 'graceful', warning: expect.any(String) });
   const stop = stopUnderWay(journaled);

@@ -224,6 +224,8 @@ export interface Exited {
    */
   monotonicMs?: number | undefined;
   bootId: string;
+  /** The soft memory limit that it had passed, if it had: whoever heard of that may not have written it down. */
+  memorySoft: LimitReached | undefined;
 }
 
 /**
@@ -235,6 +237,9 @@ export interface LimitReached {
   /** cpu, memory, memory_soft or output. */
   limit: string;
   message: string;
+  /** When that was, as in Started; 0: an older cell, which does not know. */
+  atMs: number;
+  monotonicMs: number;
 }
 
 /** What a guest, its child processes included, uses or used. */
@@ -2449,6 +2454,7 @@ function createBaseExited(): Exited {
     stopRung: "",
     monotonicMs: undefined,
     bootId: "",
+    memorySoft: undefined,
   };
 }
 
@@ -2486,6 +2492,9 @@ export const Exited: MessageFns<Exited> = {
     }
     if (message.bootId !== "") {
       writer.uint32(90).string(message.bootId);
+    }
+    if (message.memorySoft !== undefined) {
+      LimitReached.encode(message.memorySoft, writer.uint32(98).fork()).join();
     }
     return writer;
   },
@@ -2591,6 +2600,14 @@ export const Exited: MessageFns<Exited> = {
             message.bootId = reader.string();
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.memorySoft = LimitReached.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2619,12 +2636,15 @@ export const Exited: MessageFns<Exited> = {
     message.stopRung = object.stopRung ?? "";
     message.monotonicMs = object.monotonicMs ?? undefined;
     message.bootId = object.bootId ?? "";
+    message.memorySoft = (object.memorySoft !== undefined && object.memorySoft !== null)
+      ? LimitReached.fromPartial(object.memorySoft)
+      : undefined;
     return message;
   },
 };
 
 function createBaseLimitReached(): LimitReached {
-  return { executionKey: "", limit: "", message: "" };
+  return { executionKey: "", limit: "", message: "", atMs: 0, monotonicMs: 0 };
 }
 
 export const LimitReached: MessageFns<LimitReached> = {
@@ -2637,6 +2657,12 @@ export const LimitReached: MessageFns<LimitReached> = {
     }
     if (message.message !== "") {
       writer.uint32(26).string(message.message);
+    }
+    if (message.atMs !== 0) {
+      writer.uint32(33).double(message.atMs);
+    }
+    if (message.monotonicMs !== 0) {
+      writer.uint32(41).double(message.monotonicMs);
     }
     return writer;
   },
@@ -2678,6 +2704,22 @@ export const LimitReached: MessageFns<LimitReached> = {
             message.message = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.atMs = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.monotonicMs = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2698,6 +2740,8 @@ export const LimitReached: MessageFns<LimitReached> = {
     message.executionKey = object.executionKey ?? "";
     message.limit = object.limit ?? "";
     message.message = object.message ?? "";
+    message.atMs = object.atMs ?? 0;
+    message.monotonicMs = object.monotonicMs ?? 0;
     return message;
   },
 };
