@@ -52,7 +52,10 @@ const CLASSES: Partial<Record<number, new (message: string, options?: ErrorOptio
 const RETRY_AFTER_MS = 1_000;
 
 /** What gRPC itself says, in contrast to a daemon that is stopping. */
-const NO_CONNECTION = /^No connection established|^Connection dropped|^Name resolution failed|^read E|^write E/;
+const NO_CONNECTION =
+  /^No connection established|^Channel closed|^Connection dropped|^Name resolution failed|^read E|^write E/;
+/** And of a call that it still has. */
+const UNSENT = /^No connection established|^Channel closed/;
 
 /** A call that was broken off: no daemon has answered it, whatever status gRPC makes of that. */
 function isBrokenOff({ code, details }: ServiceError): boolean {
@@ -69,9 +72,8 @@ export function errorOf(error: unknown, address: string): unknown {
   const options = { cause: error };
   if (code === status.UNAVAILABLE) {
     if (!NO_CONNECTION.test(details)) return new UnavailableError(details, options);
-    const why = /Last error: (?:Error: )?(.*?)(?:\. Resolution note: .*)?$/s.exec(details)?.[1] ?? details;
-    const isUnsent = details.startsWith('No connection established');
-    return new UnreachableError(`no daemon answers on ${address} (${why})`, { cause: error, isUnsent });
+    const isUnsent = UNSENT.test(details);
+    return new UnreachableError(`no daemon answers on ${address} (${reasonOf(details)})`, { cause: error, isUnsent });
   }
   if (isBrokenOff(error)) {
     return new UnreachableError(`the daemon on ${address} broke off (${details})`, { cause: error, isUnsent: false });
@@ -82,6 +84,11 @@ export function errorOf(error: unknown, address: string): unknown {
   }
   const known = CLASSES[code];
   return known === undefined ? new ClientError(details, code, options) : new known(details, options);
+}
+
+function reasonOf(details: string): string {
+  if (details.startsWith('Channel closed')) return 'the connection was given up';
+  return /Last error: (?:Error: )?(.*?)(?:\. Resolution note: .*)?$/s.exec(details)?.[1] ?? details;
 }
 
 function isServiceError(error: unknown): error is ServiceError {

@@ -343,7 +343,7 @@ export class DaemonClient {
   }
 
   #connect(): Line {
-    this.#line ??= new Line(this.#target);
+    if (this.#line === undefined || this.#line.isClosed) this.#line = new Line(this.#target);
     return this.#line;
   }
 

@@ -18,7 +18,7 @@ export interface TcpAddress {
   tokenFile?: string | undefined;
   /**
    * How often a connection with calls is asked whether anybody is there, and how long the answer may take, in ms: what is
-   * not answered is broken off. Default 15000.
+   * not answered is broken off. As long a new connection may take. Default 15000.
    */
   keepaliveMs?: number | undefined;
 }
@@ -35,6 +35,9 @@ export interface TlsFiles {
 /** Half of how long a machine may be gone before that is noticed, which nothing else tells of, in ms. */
 const KEEPALIVE_MS = 15_000;
 
+/** A timer takes no more, in ms. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** What a gRPC client is made of. */
 export interface Connection {
   target: string;
@@ -42,6 +45,8 @@ export interface Connection {
   options: ChannelOptions;
   /** What each call carries. */
   metadata: Metadata;
+  /** How long it may take until it leads to a daemon, in ms. Default: for ever. */
+  limitMs?: number | undefined;
 }
 
 /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
@@ -66,7 +71,8 @@ export function connectionOf(address: DaemonAddress): Connection {
   const secured = tls === undefined ? { credentials: credentials.createInsecure(), options: {} } : securedBy(tls, tcp);
   // Not on a socket: whoever does not answer there is only slow, for its end is always told.
   const keepalive = { 'grpc.keepalive_time_ms': keepaliveMs, 'grpc.keepalive_timeout_ms': keepaliveMs };
-  return { target: tcp, metadata, ...secured, options: { ...secured.options, ...keepalive } };
+  const limitMs = Math.min(keepaliveMs, MAX_TIMER_MS);
+  return { target: tcp, metadata, limitMs, ...secured, options: { ...secured.options, ...keepalive } };
 }
 
 function securedBy({ caFile, certFile, keyFile }: TlsFiles, tcp: string): Pick<Connection, 'credentials' | 'options'> {

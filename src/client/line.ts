@@ -1,4 +1,4 @@
-import type { Metadata } from '@grpc/grpc-js';
+import { connectivityState, type Metadata } from '@grpc/grpc-js';
 import { UnauthenticatedError } from '../errors.ts';
 import { ExecutionApiClient } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import { connectionOf, type DaemonAddress } from './connection.ts';
@@ -13,10 +13,12 @@ export class Line {
   readonly metadata: Metadata;
   #calls = 0;
   #retired: (() => void) | undefined;
+  #isClosed = false;
+  #giveUp: NodeJS.Timeout | undefined;
 
   /** Throws an `UnauthenticatedError` when files of credentials cannot be used. */
   constructor(address: DaemonAddress) {
-    const { target, credentials, options, metadata } = usable(() => connectionOf(address));
+    const { target, credentials, options, metadata, limitMs } = usable(() => connectionOf(address));
     this.metadata = metadata;
     this.api = new ExecutionApiClient(target, credentials, {
       ...options,
@@ -32,6 +34,11 @@ export class Line {
       // How much output may be on its way: with HTTP/2's own 64 KiB, each read of the daemon's would wait for an answer.
       'grpc-node.flow_control_window': WINDOW_BYTES,
     });
+    if (limitMs) this.#watch(limitMs);
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed;
   }
 
   hold(): void {
@@ -50,14 +57,29 @@ export class Line {
   }
 
   close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#giveUp);
+    this.#retired?.();
     this.#retired = undefined;
     this.api.close();
   }
 
   #closeUnused(): void {
-    if (this.#retired === undefined || this.#calls > 0) return;
-    this.#retired();
-    this.close();
+    if (this.#retired !== undefined && this.#calls === 0) this.close();
+  }
+
+  /** Closes it where it leads nowhere for so long: for whoever takes a connection and says nothing gRPC waits without end. */
+  #watch(limitMs: number): void {
+    if (this.#isClosed) return;
+    const channel = this.api.getChannel();
+    const state = channel.getConnectivityState(false);
+    if (state === connectivityState.IDLE || state === connectivityState.READY) {
+      clearTimeout(this.#giveUp);
+      this.#giveUp = undefined;
+    } else {
+      this.#giveUp ??= setTimeout(() => this.close(), limitMs).unref();
+    }
+    channel.watchConnectivityState(state, Number.POSITIVE_INFINITY, () => this.#watch(limitMs));
   }
 }
 

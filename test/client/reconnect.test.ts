@@ -128,6 +128,51 @@ describe('a daemon that is away', () => {
     network.close();
   });
 
+  test('is given up over TCP in time where connections are taken and nothing is said on them', async () => {
+    await using daemon = await DaemonProcess.start();
+    using direct = connectDaemon({ socket: daemon.socket });
+    await direct.createSession('s');
+    await direct.executeSnippet({
+      sessionId: 's',
+      executionId: 'e',
+      language: 'js',
+      code: 'process.stdin',
+      stdin: true,
+    });
+    const network = await startNetwork(daemon.tcp);
+    using client = connectDaemon({ tcp: network.address, keepaliveMs: 500 });
+    await client.health();
+    const waiting = client.wait('s', 'e', { patienceMs: 1_000 });
+
+    network.isSilent = true;
+    network.loseAll();
+
+    await expect(waiting).rejects.toThrow(`no daemon answers on tcp:${network.address} (the connection was given up)`);
+    await expect(client.health()).rejects.toThrow(UnreachableError);
+    network.close();
+  });
+
+  test('is found over TCP when it answers again, after connections that nothing was said on', async () => {
+    await using daemon = await DaemonProcess.start();
+    using direct = connectDaemon({ socket: daemon.socket });
+    await direct.createSession('s');
+    const code = "process.stdin.on('data', () => process.exit(7))";
+    await direct.executeSnippet({ sessionId: 's', executionId: 'e', language: 'js', code, stdin: true });
+    const network = await startNetwork(daemon.tcp);
+    using client = connectDaemon({ tcp: network.address, keepaliveMs: 500 });
+    await client.health();
+    const waiting = client.wait('s', 'e', { patienceMs: 60_000 });
+    network.isSilent = true;
+    network.loseAll();
+    await eventually('connections that nothing is said on', () => network.silent >= 2);
+    await direct.writeInput('s', 'e', Buffer.from('x'));
+
+    network.isSilent = false;
+
+    expect((await waiting).result?.exitCode).toBe(7);
+    network.close();
+  });
+
   test('is noticed at once when it goes', async () => {
     await using daemon = await DaemonProcess.start();
     using client = connectDaemon({ socket: daemon.socket });
@@ -156,11 +201,19 @@ describe('a daemon that is away', () => {
   });
 });
 
-/** Leads to an address until its connections are lost: they stay open then, and nothing arrives. New ones work. */
+/**
+ * Leads to an address until its connections are lost: they stay open then, and nothing arrives. New ones work, unless it is
+ * silent: they are taken, and lead nowhere.
+ */
 async function startNetwork(tcp: string) {
   const links: [near: Socket, far: Socket][] = [];
+  const silent = new Set<Socket>();
   const port = Number(tcp.split(':').at(-1));
   const server = createTcpServer((near) => {
+    if (network.isSilent) {
+      silent.add(near.on('error', () => {}).resume());
+      return;
+    }
     const far = createConnection(port, '127.0.0.1');
     for (const each of [near, far]) each.on('error', () => {});
     near.pipe(far).pipe(near);
@@ -168,8 +221,12 @@ async function startNetwork(tcp: string) {
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  return {
+  const network = {
     address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    isSilent: false,
+    get silent() {
+      return silent.size;
+    },
     loseAll() {
       for (const [near, far] of links) {
         near.unpipe(far).resume();
@@ -177,10 +234,11 @@ async function startNetwork(tcp: string) {
       }
     },
     close() {
-      for (const each of links.flat()) each.destroy();
+      for (const each of [...links.flat(), ...silent]) each.destroy();
       server.close();
     },
   };
+  return network;
 }
 
 describe('beside an execution', () => {
