@@ -1,7 +1,7 @@
 import type { DaemonClient } from './client.ts';
 import { retry } from './reconnect.ts';
 
-/** How long a daemon may be away that is to end what nobody waits for any more, in ms. */
+/** How long a daemon may be away that is to end or to forget what nobody waits for any more, in ms. */
 export const AWAY_MS = 24 * 3_600_000;
 
 /** One after the other: a daemon that is away is looked for once, however much it is to end. */
@@ -21,4 +21,13 @@ export function abandon(client: DaemonClient, sessionId: string, executionId: st
     );
   before.set(client, ended);
   return ended;
+}
+
+/**
+ * Has the daemon keep nothing of an execution once that has exited. Rejects where it is not there, or when the daemon has
+ * been away for a day.
+ */
+export async function forget(client: DaemonClient, sessionId: string, executionId: string): Promise<void> {
+  await client.wait(sessionId, executionId, { patienceMs: AWAY_MS });
+  await retry(() => client.releaseExecution(sessionId, executionId), { limitMs: AWAY_MS });
 }

@@ -2,7 +2,7 @@ import { nanoid } from 'nanoid';
 import type { ExecutionResult, ExitReason } from '../../machines/execution.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { Snippet } from '../supervisor/requests.ts';
-import { abandon } from './abandon.ts';
+import { abandon, forget } from './abandon.ts';
 import type { CallOptions, DaemonClient } from './client.ts';
 import { COMMAND, FRAME, frame, TERMINAL } from './command-programs.ts';
 import { retry } from './reconnect.ts';
@@ -134,8 +134,7 @@ export class Command {
   async #release(): Promise<void> {
     const { sessionId, executionId } = this.#snippet;
     await this.#killed;
-    await this.#client.wait(sessionId, executionId);
-    await this.#client.releaseExecution(sessionId, executionId);
+    await forget(this.#client, sessionId, executionId);
   }
 
   readonly #kill = (): void => {

@@ -1,26 +1,46 @@
-import { AWAY_MS, abandon } from './abandon.ts';
+import { AWAY_MS, abandon, forget } from './abandon.ts';
 import type { DaemonClient } from './client.ts';
 import { retry } from './reconnect.ts';
 
-/** What a process before this one has left running. */
+interface Left {
+  id: string;
+  isRunning: boolean;
+}
+
+/** What a process before this one has left in the daemon. */
 export class LeftExecutions {
   /** By session; asked once, however many executions are recovered and started in it. */
-  readonly #running = new Map<string, Promise<string[]>>();
+  readonly #left = new Map<string, Promise<Left[]>>();
 
   /** Ends by force those that nobody can follow any more, as soon as the daemon answers; resolves when they are gone. */
   async end(client: DaemonClient, sessionId: string, isNobodys: (id: string) => boolean): Promise<void> {
-    const running = this.#running.get(sessionId) ?? runningIn(client, sessionId);
-    this.#running.set(sessionId, running);
-    const end = async (id: string) => {
+    const end = async ({ id }: Left) => {
       await abandon(client, sessionId, id);
       await client.wait(sessionId, id);
     };
-    await Promise.allSettled((await running).filter(isNobodys).map(end));
+    const left = await this.#leftIn(client, sessionId);
+    await Promise.allSettled(left.filter(({ id, isRunning }) => isRunning && isNobodys(id)).map(end));
+  }
+
+  /** The same, and the daemon keeps nothing of them; nor of those that have ended. */
+  async forget(client: DaemonClient, sessionId: string, isNobodys: (id: string) => boolean): Promise<void> {
+    const end = async ({ id, isRunning }: Left) => {
+      if (isRunning) await abandon(client, sessionId, id);
+      await forget(client, sessionId, id);
+    };
+    const left = await this.#leftIn(client, sessionId);
+    await Promise.allSettled(left.filter(({ id }) => isNobodys(id)).map(end));
+  }
+
+  #leftIn(client: DaemonClient, sessionId: string): Promise<Left[]> {
+    const left = this.#left.get(sessionId) ?? leftIn(client, sessionId);
+    this.#left.set(sessionId, left);
+    return left;
   }
 }
 
-async function runningIn(client: DaemonClient, sessionId: string): Promise<string[]> {
+async function leftIn(client: DaemonClient, sessionId: string): Promise<Left[]> {
   const list = () => Array.fromAsync(client.listExecutions(sessionId));
   const all = await retry(list, { limitMs: AWAY_MS }).catch(() => []);
-  return all.filter(({ state }) => state !== 'exited').map(({ executionId }) => executionId);
+  return all.map(({ executionId, state }) => ({ id: executionId, isRunning: state !== 'exited' }));
 }

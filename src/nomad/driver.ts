@@ -138,7 +138,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       const found = await look.catch((error: Error) => error);
       if (tasks.has(config.id)) return {};
       if (found instanceof NotFoundError) throw found;
-      void left.end(node.client, sessionId, (id) => isCommandOfAnother(id, config.id));
+      void left.forget(node.client, sessionId, (id) => isCommandOfAnother(id, config.id));
       const { settled } = follow(config, state, Date.now());
       // One that waits for a place may do so for long, and the agent recovers its tasks one by one.
       if ('state' in found && found.state !== 'pending') await within(RECOVER_LIMIT_MS, settled.promise);

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { constants, createServer, type ServerHttp2Stream } from 'node:http2';
 import { type AddressInfo, createConnection, createServer as createTcpServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import {
   Command,
   type CommandProgram,
@@ -15,7 +15,7 @@ import {
   retry,
   UnreachableError,
 } from '../../src/client/index.ts';
-import { eventually, TestDaemon } from '../support/daemon.ts';
+import { eventually, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 
 describe('a daemon that is away', () => {
@@ -171,6 +171,29 @@ describe('a daemon that is away', () => {
 
     expect((await waiting).result?.exitCode).toBe(7);
     network.close();
+  });
+
+  test('has nothing left of a command that it was to forget meanwhile', { timeout: 60_000 }, async () => {
+    const directory = temporaryDirectory();
+    const socket = join(directory, 'd.sock');
+    const places = ['--socket', socket, '--state-dir', join(directory, 's')];
+    const first = await DaemonProcess.start(...places);
+    using client = connectDaemon({ socket });
+    await client.createSession('s');
+    const tried = Promise.withResolvers<void>();
+    const release = client.releaseExecution.bind(client);
+    vi.spyOn(client, 'releaseExecution').mockImplementationOnce(async (...args) => {
+      await first.stop('SIGKILL');
+      await release(...args).finally(tried.resolve);
+    });
+    const place = { sessionId: 's', executionId: 'of', language: 'javascript' };
+    const options = { stdin: false, signal: new AbortController().signal, limitMs: 0 };
+
+    await Array.fromAsync(new Command(client, place, { code: 'console.log(1)', args: [] }, options).run());
+    await tried.promise;
+    await using _second = await DaemonProcess.start(...places);
+
+    await eventually('it is forgotten', async () => (await Array.fromAsync(client.listExecutions('s'))).length === 0);
   });
 
   test('is noticed at once when it goes', async () => {

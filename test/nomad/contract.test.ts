@@ -1140,7 +1140,7 @@ describe('a recovery', () => {
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
   });
 
-  test('ends the commands beside the task that nobody can follow any more', async () => {
+  test('ends the commands beside the task that nobody can follow any more, and nothing of them is kept', async () => {
     const mark = `6${process.pid}`;
     const task = javascript(SLEEP);
     await using first = await another();
@@ -1149,12 +1149,17 @@ describe('a recovery', () => {
     call.on('error', () => {});
     call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['sleep', mark] } }));
     await eventually('it runs', () => processesWith(`sleep ${mark}`).length === 1);
+    const { sessionId = '' } = (await commandsBeside(daemon, task))[0] ?? {};
+    const ended = `${task.id}/exec/other/1`;
+    await daemon.daemon.executeSnippet({ sessionId, executionId: ended, language: 'javascript', code: '1' });
+    await daemon.daemon.wait(sessionId, ended);
     first.child.kill('SIGKILL');
     await using second = await another();
 
     await second.recover(handle);
 
     await eventually('it is gone', () => processesWith(`sleep ${mark}`).length === 0);
+    await eventually('they are forgotten', async () => (await commandsBeside(daemon, task)).length === 0);
     expect((await second.exec(task.id, ['echo', 'x'])).stdout.toString()).toBe('x\n');
     await second.destroy(task.id);
   });
