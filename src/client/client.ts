@@ -140,7 +140,7 @@ export class DaemonClient {
     try {
       await this.deleteSession(sessionId, { ...options, refuseIfBusy: true });
     } catch (error) {
-      if (error instanceof FailedPreconditionError) return false;
+      if (error instanceof FailedPreconditionError && !this.#closed) return false;
       throw error;
     }
     await this.createSession(sessionId, config, options);

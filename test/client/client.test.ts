@@ -260,4 +260,18 @@ describe('sessions', () => {
     expect(await other.openSession('s', { contextPoolSize: 2 })).toBe(true);
     expect((await other.getSession('s')).config.contextPoolSize).toBe(2);
   });
+
+  test('one that is to have another configuration is not said to be busy by a client that was closed', async () => {
+    await client.createSession('other');
+    const other = connectDaemon({ socket: daemon.socket });
+    const createSession = other.createSession.bind(other);
+    vi.spyOn(other, 'createSession').mockImplementationOnce((...request) =>
+      createSession(...request).finally(() => other.close()),
+    );
+
+    const opened = other.openSession('other', { contextPoolSize: 2 });
+
+    await expect(opened).rejects.toThrow('this client was closed');
+    await client.deleteSession('other');
+  });
 });
