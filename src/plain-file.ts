@@ -28,7 +28,7 @@ export async function openPlainFile(path: string): Promise<FileHandle | undefine
  * What is in a file, or the end of it where it has more than so many bytes; undefined where there is none, or no plain one,
  * or it cannot be read. Waits for the disk.
  */
-export function readPlainFile(path: string, mostBytes = Number.POSITIVE_INFINITY): Buffer | undefined {
+export function readPlainFile(path: string, mostBytes: number): Buffer | undefined {
   try {
     return withDescriptor(() => {
       const fd = openSync(path, READ);

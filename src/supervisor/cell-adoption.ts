@@ -14,6 +14,8 @@ import type { AdoptableCell, EngineKind } from './cell-supervisor.ts';
 const ANSWER_LIMIT_MS = 2_000;
 /** How long a cell that is of no use may take to be gone once it was killed, in ms. */
 const KILL_LIMIT_MS = 2_000;
+/** How much is read of a token, or of the name of a process: both are shorter. */
+const MOST_BYTES = 1024;
 
 /** What an older daemon left of its cells. */
 export interface FoundCells {
@@ -44,7 +46,7 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     const cell = pid === undefined ? undefined : await claim(cellKey, pid, files, orphanGraceMs);
     if (cell !== undefined) return cell;
     if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
-    const name = readPlainFile(files.process)?.toString();
+    const name = readPlainFile(files.process, MOST_BYTES)?.toString();
     if (name !== undefined) await endSessionOf(name);
     await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
     for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
@@ -90,7 +92,7 @@ async function claim(
   files: ReturnType<typeof cellFiles>,
   orphanGraceMs: number,
 ): Promise<AdoptableCell | undefined> {
-  const token = readPlainFile(files.token)?.toString();
+  const token = readPlainFile(files.token, MOST_BYTES)?.toString();
   if (token === undefined) return undefined;
   try {
     // A guest can stop the process it runs in, which then does not answer.

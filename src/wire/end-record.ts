@@ -4,6 +4,8 @@ import { readPlainFile } from '../plain-file.ts';
 
 /** A record that grew beyond this is emptied once nothing in it is needed, in bytes. */
 const LARGEST_BYTES = 64 * 1024;
+/** One that grew beyond this begins anew with what is needed: less than that, as a cell has 10,000 guests at most. */
+const MOST_BYTES = 8 * 1024 * 1024;
 const HEADER_BYTES = 4;
 
 /**
@@ -14,7 +16,7 @@ export class EndRecord {
   readonly #fd: number;
   readonly #kept = new Map<string, Exited>();
   /** Those of them that are in memory only. */
-  readonly #unwritten = new Map<string, Exited>();
+  #unwritten = new Map<string, Exited>();
   /** Of whole ends in the file. */
   #bytes = 0;
   /** There may be a part of an end behind them, behind which nothing could be read. */
@@ -40,16 +42,17 @@ export class EndRecord {
     this.#kept.set(exited.executionKey, exited);
     this.#unwritten.set(exited.executionKey, exited);
     // Where nothing in the file is needed, what it takes up is room.
-    if (!this.#write() && this.#unwritten.size === this.#kept.size) this.#empty();
+    if (!this.#write() && this.#unwritten.size === this.#kept.size) this.#beginAnew();
   }
 
   forget(executionKey: string): void {
     this.#unwritten.delete(executionKey);
-    if (!this.#kept.delete(executionKey) || this.#kept.size > 0) return;
-    if (this.#bytes > LARGEST_BYTES) this.#empty();
+    if (!this.#kept.delete(executionKey)) return;
+    if (this.#bytes > (this.#kept.size > 0 ? MOST_BYTES : LARGEST_BYTES)) this.#beginAnew();
   }
 
-  #empty(): void {
+  #beginAnew(): void {
+    this.#unwritten = new Map(this.#kept);
     this.#bytes = 0;
     this.#isTorn = true;
     this.#write();
@@ -83,16 +86,22 @@ function frameOf(exited: Exited): Buffer {
   return frame;
 }
 
-/** What a record says, oldest first; nothing when there is none. A half-written end at its tail is left out. */
+/**
+ * What a record says, oldest first; nothing when there is none. It ends with what is no end: a half-written one, or whatever
+ * a guest has put there.
+ */
 export function readEndRecord(path: string): Exited[] {
-  const bytes = readPlainFile(path);
+  // No cell makes one that is larger.
+  const bytes = readPlainFile(path, 2 * MOST_BYTES);
   if (bytes === undefined) return [];
   const ends: Exited[] = [];
   for (let at = 0; at + HEADER_BYTES <= bytes.byteLength; ) {
     const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
     if (end > bytes.byteLength) break;
     try {
-      ends.push(Exited.decode(bytes.subarray(at + HEADER_BYTES, end)));
+      const exited = Exited.decode(bytes.subarray(at + HEADER_BYTES, end));
+      if (exited.executionKey === '') break;
+      ends.push(exited);
     } catch {
       break;
     }

@@ -3,6 +3,8 @@ import { readPlainFile } from '../plain-file.ts';
 
 /** Of one line: the longest name has 36 for the boot, 7 for the process and 20 for its start, with blanks between. */
 const LINE_BYTES = 80;
+/** How much is read: more than the lines of the 10,000 guests that a cell has at most. */
+const MOST_BYTES = 1024 * 1024;
 
 /**
  * The processes a cell has given its executions to, on disk before any of them begins: whoever finds the cell dead finds
@@ -48,6 +50,6 @@ export class ProcessRecord {
 
 /** The names in a record; none where there is no record. */
 export function readProcessRecord(path: string): string[] {
-  const lines = (readPlainFile(path)?.toString('latin1') ?? '').split('\n');
+  const lines = (readPlainFile(path, MOST_BYTES)?.toString('latin1') ?? '').split('\n');
   return lines.map((line) => line.trim()).filter(Boolean);
 }

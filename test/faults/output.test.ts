@@ -5,6 +5,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import type { StreamOptions } from '../../src/daemon.ts';
 import { eventually } from '../support/daemon.ts';
+import { cellsBelow } from '../support/processes.ts';
 import { FaultNode } from './node.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
@@ -271,6 +272,43 @@ test('pipes in the place of all files of a cell that dies, and of its guests, ho
   expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'cell_lost' });
   await node.ready({ executionId: 'next', code: IDLE });
 });
+
+/** Prints where the files of its cell are: its socket, whose ending the others have another of. */
+const SHOWS_CELL = `
+  const command = require('node:fs').readFileSync('/proc/self/cmdline', 'latin1').split('\\0');
+  console.log(command.find((argument) => argument.endsWith('.sock')));
+  ${IDLE}`;
+
+test.each(['.guests', '.process', '.token', '.ends'])(
+  'a %s file of a cell that a guest has made larger than any counts for nothing, with a daemon and without',
+  { timeout: 60_000 },
+  async (ending) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    await node.client.createSession('other');
+    const neighbour = { sessionId: 'other', executionId: 'neighbour', language: 'javascript', code: IDLE };
+    await node.client.executeSnippet(neighbour);
+    for await (const { state } of node.client.watchExecution('other', 'neighbour')) if (state === 'running') break;
+    const enlarge = async (executionId: string) => {
+      await node.ready({ executionId, code: SHOWS_CELL });
+      const [socket = ''] = (await readTo(node, executionId, { follow: false })).stdout.split('\n');
+      truncateSync(socket.replace(/\.sock$/, ending), 600 * 1024 * 1024);
+      return cellsBelow(socket);
+    };
+
+    for (const pid of await enlarge('e')) process.kill(pid, 'SIGKILL');
+    expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'cell_lost' });
+
+    const cells = await enlarge('left');
+    await node.end();
+    // Without its token no daemon makes it its own; else it has to be dead to be looked at.
+    if (ending !== '.token') for (const pid of cells) process.kill(pid, 'SIGKILL');
+    await node.start();
+    expect((await node.client.wait('s', 'left')).result).toMatchObject({ reason: 'daemon_lost' });
+    expect((await node.client.getExecutionStatus('other', 'neighbour')).state).toBe('running');
+    await node.ready({ executionId: 'next', code: IDLE });
+  },
+);
 
 const CHILD = `require('node:child_process').execFileSync('sh', ['-c', 'chmod 000 /proc/self/fd/2; head -c 9000 /dev/zero >&2'], {
   stdio: 'inherit' });`;

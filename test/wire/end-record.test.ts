@@ -1,4 +1,4 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -44,6 +44,30 @@ test('nothing is read where there is no record, and garbage is none', () => {
       expect(Array.isArray(readEndRecord(path))).toBe(true);
     }),
   );
+});
+
+test.each([1, 64])('what a guest has put behind the ends is none, be it %d MiB', (mib) => {
+  const path = join(temporaryDirectory(), 'ends');
+  new EndRecord(path).keep(end('a'));
+  truncateSync(path, mib * 1024 * 1024);
+
+  expect(keysIn(path).filter((key) => key !== 'a')).toEqual([]);
+});
+
+test('a record in which something is always needed stays small, too, and has what is', () => {
+  const path = join(temporaryDirectory(), 'ends');
+  const record = new EndRecord(path);
+  const keys = Array.from({ length: 20 }, (_, index) => `e${index}`);
+  record.keep(end('first'));
+
+  for (const key of keys) {
+    record.keep(end(key, 'x'.repeat(1024 * 1024)));
+    if (key !== 'e19') record.forget(key);
+  }
+
+  expect(statSync(path).size).toBeLessThan(16 * 1024 * 1024);
+  const read = keysIn(path);
+  expect([read.at(0), read.at(-1)]).toEqual(['first', 'e19']);
 });
 
 test('a record that has grown is emptied once nothing in it is needed, and not before', () => {
