@@ -82,8 +82,12 @@ const SUFFIXES = ['', '-wal', '-shm'];
  */
 const markOf = (path: string) => `${path}.lost`;
 
+/** Never writes over a mark: that would empty it first, and on a full disk it would stay so. */
 function noteLoss(path: string, ending: string): void {
-  writeFileSync(markOf(path), ending, { mode: 0o600, flush: true });
+  if (lossOf(path) === ending) return;
+  const begun = `${markOf(path)}.new`;
+  writeFileSync(begun, ending, { mode: 0o600, flush: true });
+  renameSync(begun, markOf(path));
 }
 
 function lossOf(path: string): string | undefined {
@@ -150,7 +154,7 @@ export class JournalStore {
     try {
       if (unread) throw new DamagedError('it was not read to its end');
       if (isEmpty && bytesOf(`${path}-wal`) > 0) throw new DamagedError('it is empty, and its log is not');
-      if (isEmpty) noteLoss(path, '');
+      if (isEmpty) noteLoss(path, lossOf(path) ?? '');
       const opened = JournalStore.#openSound(path, durability);
       const loss = lossOf(path);
       const setAside = loss

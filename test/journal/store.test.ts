@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -386,6 +386,31 @@ describe('a file that is none', () => {
     next.store.close();
 
     expect(next.contents).toMatchObject({ nextNumber: count + 1 });
+    expect(next.contents.unfinished).toHaveLength(count);
+    expect(next.isLost).toBe(true);
+  });
+
+  test('any more, and is put aside by processes that find no room to write, is read by the next one', {
+    timeout: 60_000,
+  }, () => {
+    const path = fileOf();
+    const count = 3_000;
+    written(path, session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1)));
+    const database = new DatabaseSync(path);
+    database.exec("UPDATE sessions SET config = 'no JSON'");
+    database.close();
+    const store = new URL('../../src/journal/store.ts', import.meta.url).href;
+    const code = `import { JournalStore } from '${store}'; JournalStore.open('${path}', 'normal');`;
+    const openWithin = (blocks: number) => {
+      const shell = ['-c', `ulimit -f ${blocks}; exec "$0" "$@"`, process.execPath, '--input-type=module', '-e', code];
+      return spawnSync('sh', shell, { encoding: 'utf8' }).stderr;
+    };
+
+    // The first has room to say what it does, the next one for nothing at all.
+    for (const blocks of [128, 0]) expect(openWithin(blocks)).toMatch(/disk I\/O error|EFBIG/);
+    const next = JournalStore.open(path, 'normal');
+    next.store.close();
+
     expect(next.contents.unfinished).toHaveLength(count);
     expect(next.isLost).toBe(true);
   });
