@@ -114,14 +114,15 @@ export class Journal {
     if (this.#data.durability !== 'off') await this.#flushed();
   }
 
-  /** What finished executions came to, those left out that are not known (any more). */
-  async finished(numbers: number[]): Promise<FinishedExecution[]> {
-    // Told before it was written, an end may still be on its way.
-    if (this.#data.durability === 'off') {
-      const asked = new Set(numbers);
-      const isAsked = ({ entry }: Appended) => entry.type === 'execution.event' && asked.has(entry.number);
-      if (this.#writing.some(isAsked) || this.#next.some(isAsked)) await this.#flushed();
-    }
+  /** Whether what was told of an execution is still on its way to the disk, as it may be with `durability: off`. */
+  isUnwritten(number: number): boolean {
+    if (this.#data.durability !== 'off') return false;
+    const isOfIt = ({ entry }: Appended) => entry.type === 'execution.event' && entry.number === number;
+    return this.#writing.some(isOfIt) || this.#next.some(isOfIt);
+  }
+
+  /** What finished executions came to, those left out that are not known (any more), or not written yet. */
+  finished(numbers: number[]): Promise<FinishedExecution[]> {
     return this.#query<FinishedExecution[]>({ type: 'finished', numbers });
   }
 

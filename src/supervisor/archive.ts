@@ -18,7 +18,7 @@ import type { KnownExecution, SessionName, SessionRegistry } from './session-reg
 const OUTPUT_LOOK_MS = 1_000;
 const OUTPUT_LOOK_RATIO = 200;
 
-/** How many finished executions are kept in memory as they were. */
+/** How many finished executions are kept in memory as they were; beyond that, those whose ends are not written yet. */
 const MOST_RECENT = 64;
 
 /** What an {@link Archive} is made with. */
@@ -95,8 +95,10 @@ export class Archive {
     };
     this.#options.registry.add(entry);
     this.#recent.set(number, record);
-    const [oldest] = this.#recent.keys();
-    if (this.#recent.size > MOST_RECENT && oldest !== undefined) this.#recent.delete(oldest);
+    for (const oldest of this.#recent.keys()) {
+      if (this.#recent.size <= MOST_RECENT || this.#options.journal.isUnwritten(oldest)) break;
+      this.#recent.delete(oldest);
+    }
     this.#retention.add(entry);
     this.#sealer.add(entry);
     // Nobody saw the end of it, nor so what it had written by then.
@@ -140,11 +142,14 @@ export class Archive {
 
   /** All of these as they stand, those left out that are not known any more. */
   async snapshotsOf(wanted: readonly KnownExecution[]): Promise<ExecutionSnapshot[]> {
-    const numbers = wanted.flatMap((known) => (known instanceof ExecutionRecord ? [] : [known.number]));
+    const found = wanted.map((known) =>
+      known instanceof ExecutionRecord ? known : (this.#recent.get(known.number) ?? known.number),
+    );
+    const numbers = found.filter((each) => typeof each === 'number');
     const finished = numbers.length === 0 ? [] : await this.#options.journal.finished(numbers);
     const byNumber = new Map(finished.map((execution) => [execution.number, new FinishedRecord(execution)]));
-    return wanted.flatMap((known): ExecutionSnapshot[] => {
-      const record = known instanceof ExecutionRecord ? known : byNumber.get(known.number);
+    return found.flatMap((each): ExecutionSnapshot[] => {
+      const record = typeof each === 'number' ? byNumber.get(each) : each;
       return record === undefined ? [] : [record.snapshot];
     });
   }

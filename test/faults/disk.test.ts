@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
@@ -346,6 +347,29 @@ test.each([
     expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
   },
 );
+
+test('with durability off a list waits for no end that cannot be written, however many there are', {
+  timeout: 60_000,
+}, async () => {
+  await using node = await FaultNode.start({ durability: 'off' });
+  await node.client.createSession('s', { maxRunning: 1 });
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'old', language: 'javascript', code: '0' });
+  await node.client.wait('s', 'old');
+  await node.ready({ executionId: 'e', code: IDLE });
+  const waiting = Array.from({ length: 70 }, (_, index) => `waits-${index}`);
+  for (const executionId of waiting)
+    await node.client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code: '0' });
+  using other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { timeout: 10_000 });
+  other.exec('BEGIN IMMEDIATE');
+
+  for (const executionId of [...waiting, 'e']) await node.client.cancelExecution('s', executionId, { graceMs: 0 });
+  await node.client.wait('s', 'e');
+  await eventually('nothing can be written', () => node.log.includes('the journal cannot be written'));
+  const listed = await Array.fromAsync(node.client.listExecutions('s', { deadlineMs: 10_000 }));
+
+  const states = listed.map(({ executionId, state }) => `${executionId} ${state}`);
+  expect(states.toSorted()).toEqual(['old', 'e', ...waiting].map((executionId) => `${executionId} exited`).toSorted());
+});
 
 test('nothing is acknowledged that the disk has not kept, whatever was asked for', async () => {
   await using node = await FaultNode.start({ durability: 'full' });

@@ -640,10 +640,11 @@ describe('the thread that writes', () => {
     other.exec('BEGIN IMMEDIATE');
     journal.append(happened(2, 2, 'exited'));
 
-    expect(await journal.finished([1])).toMatchObject([{ number: 1 }]);
-    const late = journal.finished([1, 2]);
+    expect(await journal.finished([1, 2])).toMatchObject([{ number: 1 }]);
+    expect([1, 2].map((number) => journal.isUnwritten(number))).toEqual([false, true]);
     other.exec('COMMIT');
-    expect(await late).toMatchObject([{ number: 1 }, { number: 2 }]);
+    await eventually('the other is written', () => !journal.isUnwritten(2));
+    expect(await journal.finished([1, 2])).toMatchObject([{ number: 1 }, { number: 2 }]);
     await journal.close();
   });
 
