@@ -314,7 +314,7 @@ export class Daemon {
     return snapshotOf(session);
   }
 
-  /** Rejects with `NotFoundError` when there is none, or `FailedPreconditionError` once it is being deleted. */
+  /** Rejects with `NotFoundError` when there is none, or `UnavailableError` while it is being deleted. */
   async getSession(sessionId: string): Promise<SessionSnapshot> {
     const session = this.#registry.session(sessionId);
     session.requireOpen();
