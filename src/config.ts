@@ -103,8 +103,11 @@ const schema = v.strictObject({
   executionDefaults: v.optional(v.strictObject(defaults), {}),
   /** The most that a session, or an execution, may ask for. */
   executionCeilings: v.optional(v.strictObject(limits), {}),
-  /** Whether control groups (cgroups) are used where the system lets them be. */
-  controlGroups: v.optional(v.boolean(), true),
+  /**
+   * Whether control groups (cgroups) are used where the system lets them be. A path, from the root of the hierarchy: they
+   * lie in that group, not in the daemon's own.
+   */
+  controlGroups: v.optional(v.union([v.boolean(), v.pipe(v.string(), v.startsWith('/'))]), true),
   /** What one cell may hold before the guest that grew is ended, in MiB. Default: half of the memory there is. */
   cellMemoryMb: v.optional(count(64, 1_048_576), Math.max(64, Math.floor(availableBytes() / 2 / 2 ** 20))),
   /** The largest code of one execution, in bytes. */

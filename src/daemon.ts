@@ -233,7 +233,9 @@ export class Daemon {
       });
       this.#archive = archive;
       const found = await findCells(directory.paths.cells, orphanGraceMs);
-      const controlGroups = ControlGroups.open(this.config.controlGroups ? CONTROLLERS : []);
+      const { controlGroups: where } = this.config;
+      const place = typeof where === 'string' ? where : '';
+      const controlGroups = ControlGroups.open(where === false ? [] : CONTROLLERS, place);
       this.#controlGroups = controlGroups;
       this.#enforcement = enforcementOf(controlGroups);
       // With them ends what such cells have left running, before anyone is told that it is gone.

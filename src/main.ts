@@ -16,6 +16,7 @@ interface Flags {
   tlsClientCa?: string;
   tokenFile?: string;
   stateDir?: string;
+  controlGroups?: string;
   config?: string;
   onStop?: NonNullable<DaemonConfig['onStop']>;
   logLevel?: NonNullable<DaemonConfig['logLevel']>;
@@ -37,6 +38,7 @@ const program = new Command('elide-daemon')
   .option('--tls-client-ca <file>', 'clients on TCP must show a certificate of these authorities, PEM')
   .option('--token-file <file>', 'calls over TCP must carry the bearer token in this file')
   .option('--state-dir <dir>', 'state directory (default: /var/lib/elide as root, else $XDG_STATE_HOME/elide)')
+  .option('--control-groups <path>', "cgroup that those of cells lie in, such as /elide.slice (default: the daemon's)")
   .option('--config <file>', 'configuration file: one JSON object; flags win over it')
   .addOption(new Option('--on-stop <what>', 'end everything, or leave it to the next daemon').choices(ON_STOP))
   .addOption(

@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { basename, dirname, join, relative } from 'node:path';
+import { basename, dirname, join, normalize, relative } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
 import { startTimeOf } from '../processes.ts';
@@ -42,8 +42,8 @@ interface Layout {
 }
 
 /**
- * The daemon's control groups (Linux cgroups, version 1 or 2): one directory below its own group, and in it one for each
- * cell. Where that is not possible it has version 0 and says why.
+ * The daemon's control groups (Linux cgroups, version 1 or 2): one directory below its own group, or in a place that it is
+ * told, and in it one for each cell. Where that is not possible it has version 0 and says why.
  */
 export class ControlGroups {
   readonly version: 0 | 1 | 2;
@@ -66,14 +66,17 @@ export class ControlGroups {
 
   /**
    * Makes the daemon's directory and removes those of daemons that are gone with all their cells. Never throws. On
-   * version 2 this process, if it is alone in its group, moves into a group below it. Nothing wanted: nothing is done.
+   * version 2 this process, if it is alone in its group, moves into a group below it; one that systemd has started does
+   * not, as no other could be started in its group while cells of it live. `place` is a group from the root of its
+   * hierarchy, as in `/proc/PID/cgroup`: the directory lies there, is made if need be, and stays. Nothing wanted: nothing
+   * is done.
    */
-  static open(wanted: readonly Controller[] = CONTROLLERS): ControlGroups {
+  static open(wanted: readonly Controller[] = CONTROLLERS, place = ''): ControlGroups {
     if (wanted.length === 0) return new ControlGroups({ version: 0, directories: new Map(), why: 'switched off' });
     const name = `elide-${process.pid}-${startTimeOf(process.pid)}-${nanoid(8)}`;
     const reasons: string[] = [];
     for (const attempt of [openVersion2, openVersion1]) {
-      const layout = attempt(name, wanted);
+      const layout = attempt(name, wanted, place && normalize(place));
       if (layout.version > 0) return new ControlGroups(layout);
       reasons.push(layout.why);
     }
@@ -172,36 +175,38 @@ export class ControlGroups {
 
 // ------------------------------------------------------------------------------------------------------- version 2
 
-function openVersion2(name: string, wanted: readonly Controller[]): Layout {
+function openVersion2(name: string, wanted: readonly Controller[], place: string): Layout {
   const none = (why: string): Layout => ({ version: 0, directories: new Map(), why: `cgroup v2: ${why}` });
-  const own = ownDirectory('cgroup2', '');
-  if (own === undefined) return none('not mounted, or this process is in none of its groups');
+  const start = startingDirectory('cgroup2', '', place);
+  if (start === undefined) return none('not mounted, or this process is in none of its groups');
   const made: string[] = [];
-  const make = (parent: string, child: string) => {
-    const directory = makeDirectory(parent, child);
+  const make = (above: string, child: string) => {
+    const directory = makeDirectory(above, child);
     made.unshift(directory);
     return directory;
   };
   let movedFrom: string | undefined;
   try {
-    const offered = readFileSync(join(own, 'cgroup.controllers'), 'utf8').trim().split(/\s+/);
-    const controllers = wanted.filter((controller) => offered.includes(controller));
-    if (controllers.length === 0) return none(`"${own}" offers none of ${wanted.join(', ')}`);
-    removeStale(own);
-    const directory = make(own, name);
+    const parent = makePlace(start, place, wanted);
+    const controllers = offeredBy(parent, wanted);
+    removeStale(parent);
+    const directory = make(parent, name);
     try {
-      write(own, 'cgroup.subtree_control', enabling(controllers));
+      enable(parent, controllers);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
-      const others = processesOf(own).filter((pid) => pid !== process.pid);
-      if (others.length > 0) throw new Error(`"${own}" holds other processes than the daemon, ${others[0]} for one`);
+      if (place === '' && isMainProcessOfUnit()) {
+        throw new Error(`"${parent}" is a systemd unit's, and would keep it from starting again: set controlGroups`);
+      }
+      const others = processesOf(parent).filter((pid) => pid !== process.pid);
+      if (others.length > 0) throw new Error(`"${parent}" holds other processes than the daemon, ${others[0]} for one`);
       moveInto(make(directory, 'daemon'), process.pid);
-      movedFrom = own;
-      write(own, 'cgroup.subtree_control', enabling(controllers));
-      write(directory, 'cgroup.subtree_control', enabling(controllers));
+      movedFrom = parent;
+      enable(parent, controllers);
+      enable(directory, controllers);
       if (controllers.includes('cpu')) write(join(directory, 'daemon'), 'cpu.weight', DAEMON_WEIGHT);
     }
-    write(directory, 'cgroup.subtree_control', enabling(controllers));
+    enable(directory, controllers);
     const directories = new Map(controllers.map((controller) => [controller, directory]));
     return { version: 2, directories, why: '', ...(movedFrom !== undefined && { movedFrom }) };
   } catch (error) {
@@ -209,6 +214,36 @@ function openVersion2(name: string, wanted: readonly Controller[]): Layout {
     for (const directory of made) tryRemove(directory);
     return none((error as Error).message);
   }
+}
+
+/** Makes the groups down to a place where they are not there yet, and lets each have what is wanted. */
+function makePlace(start: string, place: string, wanted: readonly Controller[]): string {
+  let group = start;
+  for (const name of place.split('/').filter(Boolean)) {
+    enable(group, offeredBy(group, wanted));
+    group = join(group, name);
+    mkdirSync(group, { recursive: true });
+  }
+  return group;
+}
+
+function offeredBy(group: string, wanted: readonly Controller[]): Controller[] {
+  const offered = readWords(group, 'cgroup.controllers');
+  const controllers = wanted.filter((controller) => offered.includes(controller));
+  if (controllers.length === 0) throw new Error(`"${group}" offers none of ${wanted.join(', ')}`);
+  return controllers;
+}
+
+/** Lets the groups below one have controllers. Where they have, nothing is written: it may be somebody else's. */
+function enable(group: string, controllers: readonly Controller[]): void {
+  const enabled = readWords(group, 'cgroup.subtree_control');
+  if (controllers.every((controller) => enabled.includes(controller))) return;
+  write(group, 'cgroup.subtree_control', enabling(controllers));
+}
+
+/** `SYSTEMD_EXEC_PID` of systemd.exec(5): the next main process will be put into the group that this one has. */
+function isMainProcessOfUnit(): boolean {
+  return process.env.SYSTEMD_EXEC_PID === String(process.pid);
 }
 
 /** Undoes the move of {@link openVersion2}, as far as that goes: a group that others use now stays as it is. */
@@ -228,14 +263,15 @@ function enabling(controllers: readonly string[]): string {
 
 // ------------------------------------------------------------------------------------------------------- version 1
 
-function openVersion1(name: string, wanted: readonly Controller[]): Layout {
+function openVersion1(name: string, wanted: readonly Controller[], place: string): Layout {
   const directories = new Map<Controller, string>();
   const reasons: string[] = [];
   const make = (controller: string): string => {
-    const own = ownDirectory('cgroup', controller);
-    if (own === undefined) throw new Error(`${controller} is not mounted`);
-    removeStale(own);
-    const directory = join(own, name);
+    const start = startingDirectory('cgroup', controller, place);
+    if (start === undefined) throw new Error(`${controller} is not mounted`);
+    const parent = join(start, place);
+    removeStale(parent);
+    const directory = join(parent, name);
     mkdirSync(directory, { recursive: true }); // several controllers may share a hierarchy
     return directory;
   };
@@ -261,22 +297,35 @@ function openVersion1(name: string, wanted: readonly Controller[]): Layout {
 
 // ---------------------------------------------------------------------------------------------------------- shared
 
-/** The directory of this process's own group; undefined when its hierarchy is not mounted where it can be seen. */
-function ownDirectory(type: 'cgroup' | 'cgroup2', controller: string): string | undefined {
+type Hierarchy = 'cgroup' | 'cgroup2';
+
+/** What a place is below: the root of its hierarchy, or with no place this process's own group. Undefined: not to be seen. */
+function startingDirectory(type: Hierarchy, controller: string, place: string): string | undefined {
+  return place === '' ? ownDirectory(type, controller) : mountsOf(type, controller)[0]?.mountPoint;
+}
+
+/** The directory of this process's own group. */
+function ownDirectory(type: Hierarchy, controller: string): string | undefined {
   const path = readLines('/proc/self/cgroup')
     .map((line) => /^\d+:([^:]*):(.*)$/.exec(line))
     .find((match) => match?.[1]?.split(',').includes(controller))?.[2];
   if (path === undefined) return undefined;
-  for (const line of readLines('/proc/self/mountinfo')) {
-    const [before = '', after = ''] = line.split(' - ');
-    const [, , , root = '', mountPoint = ''] = before.split(' ').map(unescapeOctal);
-    const [mounted, , options = ''] = after.split(' ');
-    if (mounted !== type || (type === 'cgroup' && !options.split(',').includes(controller))) continue;
+  for (const { root, mountPoint } of mountsOf(type, controller)) {
     // In a container the mount may show only a part of the tree.
     const below = relative(root, path);
     if (!below.startsWith('..')) return join(mountPoint, below);
   }
   return undefined;
+}
+
+function mountsOf(type: Hierarchy, controller: string): { root: string; mountPoint: string }[] {
+  return readLines('/proc/self/mountinfo').flatMap((line) => {
+    const [before = '', after = ''] = line.split(' - ');
+    const [, , , root = '', mountPoint = ''] = before.split(' ').map(unescapeOctal);
+    const [mounted, , options = ''] = after.split(' ');
+    if (mounted !== type || (type === 'cgroup' && !options.split(',').includes(controller))) return [];
+    return [{ root, mountPoint }];
+  });
 }
 
 function readLines(path: string): string[] {
@@ -285,6 +334,10 @@ function readLines(path: string): string[] {
   } catch {
     return [];
   }
+}
+
+function readWords(directory: string, file: string): string[] {
+  return readFileSync(join(directory, file), 'utf8').trim().split(/\s+/);
 }
 
 /** Blanks in the fields of proc_pid_mountinfo(5). */

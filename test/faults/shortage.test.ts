@@ -1,7 +1,8 @@
-import { readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
+import { removePlace } from '../support/control-groups.ts';
 import { childrenOf, eventually, processesWith } from '../support/daemon.ts';
 import { limited } from './faults.ts';
 import { FaultNode } from './node.ts';
@@ -214,4 +215,35 @@ test.skipIf(!hasGroups)(
     await eventually('all of it is gone', () => node.controlGroups().every((name) => !mine.includes(name)));
     expect(readdirSync(join(node.stateDir, 'daemon', 'cells'))).toEqual([]);
   },
+);
+
+test.skipIf(!hasGroups)(
+  'in a place that the daemon was told, limits hold on under the next one, and groups go',
+  async () => {
+    const place = `/elide-test-${process.pid}`;
+    const node = await FaultNode.start({ controlGroups: place });
+    try {
+      await node.client.createSession('s');
+      const code = "import sys\nprint('ready', flush=True)\nsys.stdin.readline()\nbytearray(256 * 2 ** 20)";
+      await node.ready({ executionId: 'e', language: 'python', code, stdin: true, memoryLimitMb: 64 });
+      const before = node.controlGroups();
+
+      await node.restart();
+      const [cell] = node.cellPids();
+      expect(readFileSync(`/proc/${cell}/cgroup`, 'utf8')).toContain(`:${place}/${before.at(-1)}`);
+      expect(node.controlGroups()).toEqual(expect.arrayContaining(before));
+      await node.client.writeInput('s', 'e', Buffer.from('go\n'), true);
+
+      expect((await node.client.wait('s', 'e')).result?.reason).toBe('memory_exceeded');
+      await eventually('the groups of the cell are gone', () =>
+        node.controlGroups().every((name) => !before.includes(name)),
+      );
+      await node.end('SIGTERM');
+      expect(node.controlGroups()).toEqual([]);
+    } finally {
+      await node[Symbol.asyncDispose]();
+      removePlace(place);
+    }
+  },
+  60_000,
 );

@@ -1,8 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
+import { removePlace } from '../support/control-groups.ts';
 
 const MODULE = new URL('../../src/supervisor/control-groups.ts', import.meta.url).href;
 /** Of the user nobody. */
@@ -198,22 +199,36 @@ function enableVersion2() {
   const group = join(VERSION_2, `test-${process.pid}`);
   mkdirSync(group);
   const disable = () => {
-    rmdirSync(group);
+    for (const directory of withAllBelow(group)) rmdirSync(directory);
     if (!enabled) writeFileSync(control, `-${controller}`);
   };
   return { controller, group, disable };
 }
 
-test('version 2: a daemon alone in its group moves below it and back; one that is not alone is told why not', () => {
-  let version2: ReturnType<typeof enableVersion2>;
+/** Version 2, or undefined where the kernel has none, or does not let this user try it; a daemon must find the same. */
+function tryVersion2(): ReturnType<typeof enableVersion2> | undefined {
   try {
-    version2 = enableVersion2();
+    return enableVersion2();
   } catch (refusal) {
-    // The kernel has no version 2, or does not let this user try it; then the daemon must have found the same.
     expect((refusal as NodeJS.ErrnoException).code).toMatch(/ENOENT|EACCES|EPERM|EROFS|EBUSY|EOPNOTSUPP|EINVAL/);
     expect(open().version).not.toBe(2);
-    return;
+    return undefined;
   }
+}
+
+/** A directory and all below it, children first. */
+function withAllBelow(directory: string): string[] {
+  return [...directoriesIn(directory).flatMap((name) => withAllBelow(join(directory, name))), directory];
+}
+
+function directoriesIn(directory: string): string[] {
+  const entries = readdirSync(directory, { withFileTypes: true });
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+}
+
+test('version 2: a daemon alone in its group moves below it and back; one that is not alone is told why not', () => {
+  const version2 = tryVersion2();
+  if (version2 === undefined) return;
   const { controller, group, disable } = version2;
   const script = `
     import { spawn } from 'node:child_process';
@@ -237,11 +252,11 @@ test('version 2: a daemon alone in its group moves below it and back; one that i
 
   const name = `/test-${process.pid}`;
   let found: unknown;
-  let left: unknown[];
+  let left: string[];
   try {
     found = runScript(script);
   } finally {
-    left = readdirSync(group, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    left = directoriesIn(group);
     disable();
   }
 
@@ -255,4 +270,99 @@ test('version 2: a daemon alone in its group moves below it and back; one that i
     after: name,
   });
   expect(left).toEqual([]);
+});
+
+/** What a service manager does for a daemon: it is put into the group of its unit, which fails with EBUSY as it fails there. */
+const entering = (unit: string) => `
+  import { readFileSync, writeFileSync } from 'node:fs';
+  process.env.SYSTEMD_EXEC_PID = String(process.pid);
+  writeFileSync(${JSON.stringify(join(unit, 'cgroup.procs'))}, String(process.pid));
+  const where = () => /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))[1];`;
+
+test.each([
+  ['has let its cells go', 'await control.close({ detach: true });'],
+  ['has crashed', ''],
+])('version 2: with a place, the group of a daemon that %s takes the next one, which finds the cells', (_, end) => {
+  const version2 = tryVersion2();
+  if (version2 === undefined) return;
+  const { controller, group, disable } = version2;
+  const unit = join(group, 'elide.service');
+  mkdirSync(unit);
+  writeFileSync(join(group, 'cgroup.subtree_control'), `+${controller}`);
+  const place = `/${basename(group)}/cells/of-daemons`;
+  const pid = startSleeper();
+  const opening = `const control = ControlGroups.open(['${controller}'], '${place}');`;
+
+  const cell = join('/', relative(VERSION_2, unit));
+  let first: unknown;
+  let living: string;
+  let next: unknown;
+  let left: string[];
+  try {
+    first = runScript(`${entering(unit)}
+      ${opening}
+      const { version } = control.add('abc', ${pid});
+      console.log(JSON.stringify({ version, why: control.why, where: where() }));
+      ${end}`);
+    living = groupsOf(pid);
+    next = runScript(`${entering(unit)}
+      ${opening}
+      control.adopt('abc');
+      const found = control.usageFile('abc');
+      const used = readFileSync(found, 'utf8');
+      await control.remove('abc');
+      await control.close();
+      console.log(JSON.stringify({ version: control.version, where: where(), found, used }));`);
+    left = withAllBelow(group).map((directory) => relative(group, directory));
+  } finally {
+    disable();
+  }
+
+  expect(first).toEqual({ version: 2, why: '', where: cell });
+  expect(living).toMatch(new RegExp(`^0::${place}/elide-.*/cell-abc/cell$`, 'm'));
+  expect(next).toMatchObject({
+    version: 2,
+    where: cell,
+    found: expect.stringMatching(`${place}/elide-.*/cell-abc/cpu.stat$`),
+    used: expect.stringContaining('usage_usec'),
+  });
+  expect(left.sort()).toEqual(['', 'cells', 'cells/of-daemons', 'elide.service']);
+});
+
+test("version 2: what systemd has started leaves its unit's group as it is, and says what may be done", () => {
+  const version2 = tryVersion2();
+  if (version2 === undefined) return;
+  const { controller, group, disable } = version2;
+  const script = `${entering(group)}
+    const { version, why } = ControlGroups.open(['${controller}']);
+    console.log(JSON.stringify({ version, why, where: where() }));`;
+
+  let found: unknown[];
+  try {
+    found = [runScript(script), runScript(script)];
+  } finally {
+    disable();
+  }
+
+  const alike = {
+    version: 0,
+    why: expect.stringContaining('set controlGroups'),
+    where: `/${basename(group)}`,
+  };
+  expect(found).toEqual([alike, alike]);
+});
+
+test('what lies in a place is in every hierarchy below the same group, which stays', async () => {
+  const place = `/elide-test-${process.pid}`;
+  const control = ControlGroups.open(undefined, place);
+  const own = directoriesOf(control);
+
+  await control.close();
+
+  const inPlace = own.filter((directory) => basename(dirname(directory)) === basename(place));
+  expect(inPlace).toEqual(own);
+  expect(own.map((directory) => [existsSync(directory), existsSync(dirname(directory))])).toEqual(
+    own.map(() => [false, true]),
+  );
+  removePlace(place);
 });
