@@ -18,6 +18,8 @@ import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
 import { TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 
+const DIST = join(import.meta.dirname, '../../dist/src');
+
 /** Starts a daemon that must refuse; resolves with its message. */
 async function refusal(config: Parameters<typeof createDaemon>[0]): Promise<string> {
   try {
@@ -311,4 +313,22 @@ test('the state directory of a stopped daemon can be used again', async () => {
   await using again = await TestDaemon.start({ stateDir });
   const session = await again.session();
   expect((await session.run('console.log(1)')).stdout).toBe('1\n');
+});
+
+/** A Node of this machine that is too old, or, where there is none, this one with the word of such a one. */
+function olderNode(): string[] {
+  const programs = (process.env.PATH ?? '').split(':').map((directory) => join(directory, 'node'));
+  const major = (node: string) => Number.parseInt(execFileSync(node, ['-p', 'process.versions.node']).toString(), 10);
+  const older = programs.filter((path) => existsSync(path)).find((node) => major(node) < 24);
+  const pretence = 'Object.defineProperty(process.versions, "node", { value: "20.0.0" })';
+  return older === undefined ? [process.execPath, '--import', `data:text/javascript,${pretence}`] : [older];
+}
+
+test.each(['main.js', 'cli/main.js'])('%s says in one line that a Node is too old', (program) => {
+  const [node = '', ...flags] = olderNode();
+
+  const { status, stderr } = spawnSync(node, [...flags, join(DIST, program), '--version'], { encoding: 'utf8' });
+
+  expect(stderr).toMatch(/^elide-daemon needs Node 24 or later; \S+ is v[\d.]+\n$/);
+  expect(status).toBe(1);
 });
