@@ -5,6 +5,7 @@ export { ClientError, UnreachableError } from './client-error.ts';
 export { Command, type CommandPlace, type CommandProgram, isCommandOfAnother } from './command.ts';
 export type { DaemonAddress, TcpAddress, TlsFiles } from './connection.ts';
 export type { ExecutionSummary } from './convert.ts';
+export { executeCut } from './cut-memory.ts';
 export { languageOf } from './language.ts';
 export { LeftExecutions } from './left-executions.ts';
 export { type Followed, MetricsFeed } from './metrics-feed.ts';

@@ -7,14 +7,14 @@ export async function within(limitMs: number, promise: Promise<unknown>): Promis
 }
 
 /**
- * Waits at most so long for the daemon to take something. Where it has not answered by then, as one that is stopped,
- * rejects with an `UnavailableError`, and calls `late` if it is taken all the same.
+ * Waits at most so long for the daemon to take something, and resolves with that. Where it has not answered by then, as one
+ * that is stopped, rejects with an `UnavailableError`, and calls `late` if it is taken all the same.
  */
-export async function takenWithin(limitMs: number, taken: Promise<unknown>, late: () => void): Promise<void> {
+export async function takenWithin<T>(limitMs: number, taken: Promise<T>, late: () => void): Promise<T> {
   const limit = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     limit.reject(new UnavailableError('the daemon does not answer'));
     taken.then(late, () => {});
   }, limitMs);
-  await Promise.race([taken, limit.promise]).finally(() => clearTimeout(timer));
+  return Promise.race([taken, limit.promise]).finally(() => clearTimeout(timer));
 }

@@ -92,16 +92,18 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
   };
 
   const start = async (config: TaskConfig, signal: AbortSignal): Promise<Task> => {
-    const { snippet, unmet } = await prepare(config, node.config, node.sessionId);
-    const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
+    const { snippet: wanted, unmet } = await prepare(config, node.config, node.sessionId);
     await within(START_WAIT_MS, endOthers(config));
-    const submit = () => requireDaemonsUser(config, node.address).then(() => node.execute(snippet));
-    const end = () => void abandon(node.client, sessionId, config.id);
-    await takenWithin(START_ANSWER_MS, retry(submit, { limitMs: START_RETRY_MS }), end);
+    const submit = () => requireDaemonsUser(config, node.address).then(() => node.execute(wanted));
+    const end = () => void abandon(node.client, wanted.sessionId, config.id);
+    const snippet = await takenWithin(START_ANSWER_MS, retry(submit, { limitMs: START_RETRY_MS }), end);
+    const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = follow(config, { version: 1, place }, 0);
     await within(START_WAIT_MS, task.settled.promise);
     if (unmet !== undefined) tell(config, unmet);
+    const cut = `memory is cut to ${memoryLimitMb} MiB, the ceiling of session "${sessionId}"`;
+    if (memoryLimitMb !== wanted.memoryLimitMb) tell(config, cut);
     if (signal.aborted) throw new UnavailableError('the agent has gone');
     if (task.result?.reason !== 'start_failed') return task;
     throw new UnavailableError(task.result.message ?? 'the task could not be started');

@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { DaemonClient, DaemonSpawner, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
+import { DaemonClient, DaemonSpawner, executeCut, MetricsFeed, presence, UnreachableError } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
@@ -56,10 +56,10 @@ export class NodeDaemon {
     return this.config.daemon_socket || process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock';
   }
 
-  /** Hands in a snippet, in a session that may have to be made for it. */
-  async execute(snippet: Snippet): Promise<void> {
-    const execute = () => this.client.executeSnippet(snippet);
-    await execute().catch((error) => {
+  /** Hands in a snippet, in a session that may have to be made for it; resolves with what was accepted. */
+  async execute(snippet: Snippet): Promise<Snippet> {
+    const execute = () => executeCut(this.client, snippet);
+    return execute().catch((error) => {
       if (!(error instanceof NotFoundError)) throw error;
       return this.#openSession().then(execute);
     });

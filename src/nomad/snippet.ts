@@ -18,8 +18,6 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
   const options = TASK.decode(task.msgpackDriverConfig);
   const { memory_limit, timeout, on_timeout, output_limit } = options.elide_opts ?? {};
   const signal = on_timeout && on_timeout !== 'cancel' && on_timeout !== 'kill' ? on_timeout : undefined;
-  const memoryMb = memoryMbOf(task);
-  const ceilingMb = plugin.session_config?.memory_limit_mb || memoryMb;
   const snippet: Snippet = {
     ...(await programOf(options, task)),
     sessionId,
@@ -29,7 +27,7 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
     env: { ...task.env, ...options.env },
     workingDirectory: taskDirectoryOf(task),
     isolation: options.isolation ?? 'process',
-    memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryMb && Math.min(memoryMb, ceilingMb as number),
+    memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryMbOf(task),
     timeoutMs: timeout || undefined,
     onTimeout: signal ? 'signal' : ((on_timeout || undefined) as Snippet['onTimeout']),
     timeoutSignal: signal,

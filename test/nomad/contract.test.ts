@@ -335,6 +335,15 @@ describe('the fingerprint', () => {
   });
 });
 
+/** What a plugin tells of a task from now on. */
+function messagesOf(plugin: PluginHost, task: TaskConfig): string[] {
+  const messages: string[] = [];
+  const call = plugin.driver.taskEvents({});
+  call.on('error', () => {});
+  call.on('data', ({ taskId, message }) => taskId === task.id && messages.push(message));
+  return messages;
+}
+
 describe('a task', () => {
   test.each([
     ['javascript', 'console.log("out"); console.error("err"); process.exitCode = 7'],
@@ -680,6 +689,28 @@ describe('a task', () => {
     }
   });
 
+  test.each([
+    ['the daemon’s', { executionCeilings: { memoryLimitMb: 64 } }, [undefined, undefined], {}],
+    ['its configuration’s', {}, [64, 64], { elide_opts: { memory_limit: '2048' } }],
+    ['which it keeps while a task runs', {}, [64, 2048], {}],
+  ])('memory beyond its session’s, %s, is cut to that, which is told', async (_whose, node, figures, options) => {
+    await using own = await TestDaemon.start(node);
+    const [first, next] = figures.map((memory_limit_mb) => ({ session_id: 's', session_config: { memory_limit_mb } }));
+    await using before = await PluginHost.start({ daemon_socket: own.endpoints.socket, ...first });
+    await before.start(javascript(SLEEP));
+    await using after = await PluginHost.start({ daemon_socket: own.endpoints.socket, ...next });
+    await fingerprints(after, (all) => all.at(-1)?.health === Health.HEALTHY);
+    const task = javascript('const all = []; for (;;) all.push(Buffer.alloc(1e6, 1))', options);
+    const allocatedResources = { cpu: undefined, memory: { memoryMb: 2048n, memoryMaxMb: 0n }, networks: [] };
+    task.resources = { allocatedResources, linuxResources: undefined, ports: [] };
+    const told = messagesOf(after, task);
+
+    const { result } = await after.run(task);
+
+    expect(result).toMatchObject({ oomKilled: true });
+    await eventually('it is told', () => told.includes('memory is cut to 64 MiB, the ceiling of session "s"'));
+  });
+
   test('the run limit ends it, as a failure with its reason', async () => {
     const elide_opts = { timeout: '300ms', on_timeout: 'SIGUSR2' };
     const task = javascript('process.on("SIGUSR2", () => process.exit(0)); setInterval(() => {}, 1000)', {
@@ -877,22 +908,15 @@ test('events tell each state, and why it ended', async () => {
 test('what the session is to have and the daemon has not is told once of each task, not again by its next driver', async () => {
   const { socket } = daemon.endpoints;
   const config = { daemon_socket: socket, session_id: 'asks', session_config: { enabled_intrinsics: ['io', 'env'] } };
-  const follow = (of: PluginHost) => {
-    const messages: string[] = [];
-    const call = of.driver.taskEvents({});
-    call.on('error', () => {});
-    call.on('data', ({ taskId, message }) => taskId === task.id && messages.push(message));
-    return messages;
-  };
   const task = javascript(SLEEP, { elide_opts: { intrinsics: ['io'] } });
   await using first = await PluginHost.start(config);
-  const told = follow(first);
+  const told = messagesOf(first, task);
   const { handle } = await first.start(task);
   await eventually('it is told', () =>
     told.some((message) => message.startsWith('asked for and not there: io, env; ')),
   );
   await using second = await PluginHost.start(config);
-  const toldAgain = follow(second);
+  const toldAgain = messagesOf(second, task);
 
   await second.recover(handle);
   await second.stop(task.id, '', 0);
