@@ -94,9 +94,11 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
   const start = async (config: TaskConfig, signal: AbortSignal): Promise<Task> => {
     const { snippet: wanted, unmet } = await prepare(config, node.config, node.sessionId);
     await within(START_WAIT_MS, endOthers(config));
-    const submit = () => requireDaemonsUser(config, node.address).then(() => node.execute(wanted));
+    const submit = (over: AbortSignal) =>
+      requireDaemonsUser(config, node.address).then(() => node.execute(wanted, over));
+    const take = (over: AbortSignal) => retry(() => submit(over), { limitMs: START_RETRY_MS, signal: over });
     const end = () => void abandon(node.client, wanted.sessionId, config.id);
-    const snippet = await takenWithin(START_ANSWER_MS, retry(submit, { limitMs: START_RETRY_MS }), end);
+    const snippet = await takenWithin(START_ANSWER_MS, take, end);
     const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = follow(config, { version: 1, place }, 0);

@@ -56,9 +56,9 @@ export class NodeDaemon {
     return this.config.daemon_socket || process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock';
   }
 
-  /** Hands in a snippet, in a session that may have to be made for it; resolves with what was accepted. */
-  async execute(snippet: Snippet): Promise<Snippet> {
-    const execute = () => executeCut(this.client, snippet);
+  /** Hands in a snippet, in a session that may have to be made for it; as `executeCut` does. */
+  async execute(snippet: Snippet, signal: AbortSignal): Promise<Snippet> {
+    const execute = () => executeCut(this.client, snippet, signal);
     return execute().catch((error) => {
       if (!(error instanceof NotFoundError)) throw error;
       return this.#openSession().then(execute);

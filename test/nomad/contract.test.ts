@@ -575,26 +575,49 @@ describe('a task', () => {
     await closed;
   });
 
-  test('that a daemon takes after it did not answer does not run: the start was worth another try', {
-    timeout: 60_000,
-  }, async () => {
-    await using own = await DaemonProcess.start();
-    await using other = await PluginHost.start({ daemon_socket: own.socket, session_id: 's' });
-    await fingerprints(other, (all) => all.at(-1)?.health === Health.HEALTHY);
-    const task = javascript(SLEEP);
+  describe('that a daemon did not answer, as it was stopped: the start was worth another try', () => {
+    /** Its answer. */
+    const startedWhileStopped = async (own: DaemonProcess, other: PluginHost, task: TaskConfig): Promise<unknown> => {
+      await fingerprints(other, (all) => all.at(-1)?.health === Health.HEALTHY);
+      own.child.kill('SIGSTOP');
+      const late = setTimeout(() => own.child.kill('SIGCONT'), 30_000);
+      const error = await other.start(task).catch((caught) => caught);
+      clearTimeout(late);
+      return error;
+    };
+    const UNANSWERED = { code: status.FAILED_PRECONDITION, details: 'the daemon does not answer' };
 
-    own.child.kill('SIGSTOP');
-    const started = other.start(task).catch((error) => error);
-    const late = setTimeout(() => own.child.kill('SIGCONT'), 30_000);
-    const error = await started;
-    clearTimeout(late);
-    own.child.kill('SIGCONT');
+    test('does not run where it takes it after all', { timeout: 60_000 }, async () => {
+      await using own = await DaemonProcess.start();
+      await using other = await PluginHost.start({ daemon_socket: own.socket, session_id: 's' });
+      const task = javascript(SLEEP);
 
-    expect(error).toMatchObject({ code: status.FAILED_PRECONDITION, details: 'the daemon does not answer' });
-    using client = connectDaemon({ socket: own.socket });
-    const reason = async () => (await client.getExecutionStatus('s', task.id)).result?.reason;
-    await eventually('it is ended', async () => (await reason()) === 'cancelled');
-    await expect(other.inspect(task.id)).rejects.toThrow('task not found');
+      const error = await startedWhileStopped(own, other, task);
+      own.child.kill('SIGCONT');
+
+      expect(error).toMatchObject(UNANSWERED);
+      using client = connectDaemon({ socket: own.socket });
+      const reason = async () => (await client.getExecutionStatus('s', task.id)).result?.reason;
+      await eventually('it is ended', async () => (await reason()) === 'cancelled');
+      await expect(other.inspect(task.id)).rejects.toThrow('task not found');
+    });
+
+    test('is not handed in to the next one', { timeout: 60_000 }, async () => {
+      const [socket, places] = placesIn(temporaryDirectory());
+      const first = await DaemonProcess.start(...places);
+      await using other = await PluginHost.start({ daemon_socket: socket, session_id: 's' });
+      const [task, next] = [javascript('require("node:fs").writeFileSync("ran", "")'), javascript('process.exit(4)')];
+
+      const error = await startedWhileStopped(first, other, task);
+      await first.stop('SIGKILL');
+      await using _second = await DaemonProcess.start(...places);
+
+      expect(error).toMatchObject(UNANSWERED);
+      expect(await other.run(next)).toMatchObject({ result: { exitCode: 4 } });
+      using client = connectDaemon({ socket });
+      await expect(client.getExecutionStatus('s', task.id)).rejects.toThrow(`"${task.id}" not found`);
+      expect(existsSync(join(task.allocDir, 'task/ran'))).toBe(false);
+    });
   });
 
   test('that begins while its agent dies does not run on: the next agent starts it anew', async () => {
