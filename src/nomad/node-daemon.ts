@@ -5,6 +5,7 @@ import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
 import { attributesOf } from '../plugin/attributes.ts';
 import { coreSpeedMhz } from '../plugin/base-plugin.ts';
+import { addressOf, contradictionIn } from '../plugin/daemon-settings.ts';
 import { type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
 import { log } from '../plugin/log.ts';
 import type { Snippet } from '../supervisor/requests.ts';
@@ -30,7 +31,7 @@ export class NodeDaemon {
 
   configure(config: PluginConfig, wrong: string | undefined, topology: ClientTopology | undefined): void {
     this.config = config;
-    this.closed = config.enabled === false ? 'disabled' : wrong;
+    this.closed = config.enabled === false ? 'disabled' : (wrong ?? contradictionIn(config));
     this.coreSpeedMhz = coreSpeedMhz(topology);
     this.#stays ||= topology !== undefined;
     this.#client?.close();
@@ -38,9 +39,7 @@ export class NodeDaemon {
   }
 
   get address() {
-    const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = this.config;
-    const tls = files && { caFile: files.ca_file, certFile: files.cert_file, keyFile: files.key_file };
-    return tcp && !socket ? { tcp, tls, tokenFile } : { socket: this.#socket };
+    return addressOf(this.config);
   }
 
   get client(): DaemonClient {
@@ -50,10 +49,6 @@ export class NodeDaemon {
 
   get sessionId(): string {
     return this.config.session_id || `nomad-${hostname() || 'unknown'}`;
-  }
-
-  get #socket(): string {
-    return this.config.daemon_socket || process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock';
   }
 
   /** Hands in a snippet, in a session that may have to be made for it; as `executeCut` does. */
@@ -103,11 +98,10 @@ export class NodeDaemon {
 
   /** Starts a daemon where that is configured; answers with what to say of it. */
   #spawn(): string | undefined {
-    const { daemon, daemon_path: path, daemon_args: args } = this.config;
-    if (daemon !== 'spawn' || !path || !this.#stays) return undefined;
+    const { address, config } = this;
+    const { daemon, daemon_path: path, daemon_args: args = [] } = config;
+    if (daemon !== 'spawn' || !path || 'tcp' in address || !this.#stays) return undefined;
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(PLUGIN|NOMAD)_/.test(name)));
-    const onError = ({ message }: Error) => log('error', `daemon_path: ${message}`);
-    this.#spawner.spawn(path, ['--socket', this.#socket, ...(args ?? [])], env, onError);
-    return 'the daemon is starting';
+    return this.#spawner.spawn(path, ['--socket', address.socket, ...args], env);
   }
 }

@@ -12,11 +12,11 @@ test('what somebody has put in the place of the log is not written to, and nothi
   const log = join(directory, `elide-daemon-${process.getuid?.()}.log`);
   writeFileSync(join(directory, 'precious'), 'mine');
   symlinkSync(join(directory, 'precious'), log);
-  const errors: Error[] = [];
 
-  new DaemonSpawner().spawn('/bin/echo', ['started'], {}, (error) => errors.push(error));
+  const told = new DaemonSpawner().spawn('/bin/echo', ['started'], {});
 
-  expect(errors).toEqual([expect.objectContaining({ code: 'ELOOP', message: expect.stringContaining(log) })]);
+  expect(told).toMatch(/^the daemon cannot be started: ELOOP: /);
+  expect(told).toContain(log);
   expect(readFileSync(join(directory, 'precious'), 'utf8')).toBe('mine');
 });
 
@@ -24,25 +24,26 @@ test('a program whose path leads through a file is told of as one that is not th
   const directory = temporaryDirectory();
   vi.stubEnv('TMPDIR', directory);
   writeFileSync(join(directory, 'file'), '');
-  const errors: Error[] = [];
 
-  new DaemonSpawner().spawn(join(directory, 'file', 'daemon'), [], {}, (error) => errors.push(error));
+  const told = new DaemonSpawner().spawn(join(directory, 'file', 'daemon'), [], {});
 
-  expect(errors).toEqual([expect.objectContaining({ code: 'ENOTDIR' })]);
+  expect(told).toMatch(/^the daemon cannot be started: .*ENOTDIR/);
   expect(openFiles().filter((path) => path.startsWith(directory))).toEqual([]);
 });
 
-test('a program that is not there is told of; another one logs', async () => {
+test('a program that is not there is told of; another one logs, and its end is told of', async () => {
   const directory = temporaryDirectory();
   vi.stubEnv('TMPDIR', directory);
-  const errors: Error[] = [];
-  const onError = (error: Error) => errors.push(error);
-
-  new DaemonSpawner().spawn(join(directory, 'none'), [], {}, onError);
-  new DaemonSpawner().spawn('/bin/echo', ['started'], {}, onError);
-
-  await eventually('both are told of', () => errors.length === 1);
-  expect(errors).toEqual([expect.objectContaining({ code: 'ENOENT' })]);
   const log = join(directory, `elide-daemon-${process.getuid?.()}.log`);
-  await eventually('it has written', () => readFileSync(log, 'utf8') === 'started\n');
+  const start = (path: string) => {
+    const spawner = new DaemonSpawner();
+    return () => spawner.spawn(path, ['started'], {});
+  };
+  const [none, echo] = [start(join(directory, 'none')), start('/bin/echo')];
+
+  expect([none(), echo()]).toEqual(['the daemon is starting', 'the daemon is starting']);
+
+  const missing = `the daemon cannot be started: spawn ${join(directory, 'none')} ENOENT`;
+  await eventually('both are told of', () => none() === missing && echo() === `the daemon ended with 0, see ${log}`);
+  expect(readFileSync(log, 'utf8')).toBe('started\n');
 });

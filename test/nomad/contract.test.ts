@@ -175,6 +175,9 @@ describe('the base plugin', () => {
     [{ log_max_files: 5000 }, /log_max_files: .*1000/],
     [{ log_max_file_size: '1000B' }, /log_max_file_size: it must be 1024 to/],
     [{ log_max_files: -1, log_max_file_size: 'big' }, /log_max_files: .*log_max_file_size: it must be a size/],
+    [{ daemon: 'spawn' }, /daemon = "spawn" needs daemon_path/],
+    [{ daemon_token_file: '/token' }, /daemon_token_file .*daemon_address/],
+    [{ daemon_tls: {}, daemon_address: '127.0.0.1:1' }, /daemon_tls .*daemon_socket/],
   ])('a configuration with %o does not stop the agent: the driver is unhealthy, and says why', async (wrong, why) => {
     await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, ...wrong });
 
@@ -332,6 +335,61 @@ describe('the fingerprint', () => {
     expect(descriptors).toEqual(['/dev/null', expect.stringContaining('.log'), expect.stringContaining('.log')]);
     process.kill(pid);
     await eventually('it has stopped', () => !isAlive(pid));
+  });
+});
+
+describe('a daemon that is to be started', () => {
+  const programIn = (directory: string, script: string): string => {
+    const program = join(directory, 'program');
+    writeFileSync(program, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    return program;
+  };
+
+  test('by a program that is not there is said to be', async () => {
+    const directory = temporaryDirectory();
+    const config = { daemon: 'spawn', daemon_socket: join(directory, 'd.sock'), daemon_path: join(directory, 'none') };
+    await using other = await PluginHost.start(config);
+
+    const found = await fingerprints(other, (all) => all.length === 2);
+
+    expect(found.map(({ health }) => health)).toEqual([Health.UNDETECTED, Health.UNDETECTED]);
+    expect(found[1]?.healthDescription).toBe(`the daemon cannot be started: spawn ${config.daemon_path} ENOENT`);
+  });
+
+  test('and ends at once is told of once, and started again', { timeout: 40_000 }, async () => {
+    const directory = temporaryDirectory();
+    const starts = join(directory, 'starts');
+    const program = programIn(directory, `echo >> '${starts}'; exit 3`);
+    const config = { daemon: 'spawn', daemon_socket: join(directory, 'd.sock'), daemon_path: program };
+    await using other = await PluginHost.start(config, { TMPDIR: directory });
+    const told: string[] = [];
+    const call = other.driver.fingerprint({});
+    call.on('error', () => {});
+    call.on('data', ({ healthDescription }) => told.push(healthDescription));
+
+    const isStartedAgain = () => existsSync(starts) && readFileSync(starts).length === 2;
+    await eventually('it is started again', () => told.length > 1 && isStartedAgain(), 30_000);
+    call.cancel();
+
+    const log = join(directory, `elide-daemon-${process.getuid?.()}.log`);
+    expect(told).toEqual(['the daemon is starting', `the daemon ended with 3, see ${log}`]);
+  });
+
+  test('is not, where the driver would look for it elsewhere: both settings are named', async () => {
+    const directory = temporaryDirectory();
+    const program = programIn(directory, `touch '${join(directory, 'started')}'`);
+    await using other = await PluginHost.start({
+      daemon: 'spawn',
+      daemon_path: program,
+      daemon_address: '127.0.0.1:1',
+    });
+
+    const [found] = await fingerprints(other, () => true);
+
+    const why = /daemon = "spawn" .*daemon_address/;
+    expect([found?.health, found?.healthDescription]).toEqual([Health.UNHEALTHY, expect.stringMatching(why)]);
+    await expect(other.start(javascript('1'))).rejects.toThrow(why);
+    expect(existsSync(join(directory, 'started'))).toBe(false);
   });
 });
 
