@@ -26,13 +26,17 @@ export function killTrees(roots: Iterable<number>): Set<number> {
     const tookMs = performance.now() - startedMs;
     return tookMs < STOP_LIMIT_MS && isRunning(pid) && (tookMs < HELD_LIMIT_MS || !isHeld(pid));
   };
+  const isNew = (pid: number) => !tree.has(pid);
   for (let found = [...tree]; found.length > 0; ) {
     for (const pid of found) send(pid, 'SIGSTOP');
     while (found.some(mayStop));
-    const late = performance.now() - startedMs < HELD_LIMIT_MS ? [] : [...tree].filter(isRunning);
-    const isNew = (pid: number) => !tree.has(pid);
-    found = [...tree].flatMap(childrenOf).filter(isNew);
-    if (found.length === 0) found = late.flatMap(killAndLook).filter(isNew);
+    found = found.flatMap(childrenOf).filter(isNew);
+    // All of it only once nothing is below: a chain is as deep as its guest likes.
+    if (found.length === 0) {
+      const late = performance.now() - startedMs < HELD_LIMIT_MS ? [] : [...tree].filter(isRunning);
+      found = [...tree].flatMap(childrenOf).filter(isNew);
+      if (found.length === 0) found = late.flatMap(killAndLook).filter(isNew);
+    }
     for (const pid of found) tree.add(pid);
   }
   for (const pid of tree) send(pid, 'SIGKILL');

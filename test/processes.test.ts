@@ -49,6 +49,22 @@ test('a tree is killed with all that it makes meanwhile', async () => {
   expect(processesWith(command)).toEqual([]);
 });
 
+test('a chain is killed in a moment, however deep it is', { timeout: 120_000 }, async () => {
+  const command = uniqueSleep();
+  const root = startSession(`f() { if [ $1 -gt 0 ]; then (f $(($1 - 1))); else ${command}; fi; :; }; f 300`);
+  await eventually('it is there', () => treeOf([root]).size > 300, 60_000);
+  const before = process.cpuUsage();
+
+  const killed = killTrees([root]);
+
+  // Of a processor: how many others use it does not count.
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 1e6).toBeLessThan(1);
+  expect(killed.size).toBeGreaterThan(300);
+  await untilGone(killed);
+  expect(processesWith(command)).toEqual([]);
+});
+
 test('what cannot be stopped in time is killed all the same, with what it makes meanwhile', {
   timeout: 60_000,
 }, async () => {
