@@ -74,7 +74,7 @@ export function treeOf(roots: Iterable<number>): Set<number> {
 
 /** How many children of a process have ended and were not waited for. */
 export function zombiesOf(pid: number): number {
-  return childrenOf(pid).filter((child) => isEnded(fieldsOf(child) ?? [''])).length;
+  return childrenOf(pid).filter((child) => statOf(child)?.ended).length;
 }
 
 /** A kernel may be built without these lists. */
@@ -83,9 +83,13 @@ export const LISTS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/childre
 /** Process ids of a process's children, of whichever thread; empty for one that is gone. */
 export function childrenOf(pid: number): number[] {
   if (!LISTS_CHILDREN) return processes(({ parent }) => parent === pid).map((child) => child.pid);
+  return threadsOf(pid).flatMap((thread) => listOf(`/proc/${pid}/task/${thread}/children`));
+}
+
+/** Kernel ids of a process's threads; empty for one that is gone. */
+export function threadsOf(pid: number): string[] {
   try {
-    const tasks = withDescriptor(() => readdirSync(`/proc/${pid}/task`));
-    return tasks.flatMap((task) => listOf(`/proc/${pid}/task/${task}/children`));
+    return withDescriptor(() => readdirSync(`/proc/${pid}/task`));
   } catch {
     return [];
   }
@@ -152,13 +156,13 @@ export async function endSessionOf(name: string): Promise<void> {
 
 /** False for a process that has stopped, ended or gone. */
 function isRunning(pid: number): boolean {
-  const [state = 'X'] = fieldsOf(pid) ?? [];
-  return !'TtZX'.includes(state);
+  const fields = fieldsOf(pid);
+  return fields !== undefined && !isEnded(pid, fields) && !'Tt'.includes(fields[0] as string);
 }
 
-/** In a wait that no signal but the last ends, if any does. */
+/** In a wait that no signal but the last ends, if any does; or its first thread has ended, and nobody sees the others stop. */
 function isHeld(pid: number): boolean {
-  return fieldsOf(pid)?.[0] === 'D';
+  return 'DZ'.includes(fieldsOf(pid)?.[0] ?? 'X');
 }
 
 /** True while the process exists and has not ended; a zombie has ended. Linux only: reads /proc. */
@@ -174,7 +178,7 @@ export function startTimeOf(pid: number): string | undefined {
 /** True while that very process exists and has not ended: a process id is used again. */
 export function isSameProcess(pid: number, startTime: string | undefined): boolean {
   const fields = fieldsOf(pid);
-  return fields !== undefined && !isEnded(fields) && fields[19] === startTime;
+  return fields !== undefined && !isEnded(pid, fields) && fields[19] === startTime;
 }
 
 /** Whether a process was started by this one; once that is gone, whether it may have been: then the first of all has it. */
@@ -204,17 +208,20 @@ function processes(wanted: (stat: ProcessStat) => boolean): ProcessStat[] {
 
 function statOf(pid: number): ProcessStat | undefined {
   const fields = fieldsOf(pid);
-  return fields && { pid, parent: Number(fields[1]), session: Number(fields[3]), ended: isEnded(fields) };
+  return fields && { pid, parent: Number(fields[1]), session: Number(fields[3]), ended: isEnded(pid, fields) };
 }
 
-/** proc_pid_stat(5) from the state on; undefined for a process that is gone. */
-function fieldsOf(pid: number): string[] | undefined {
+/** proc_pid_stat(5) from the state on; undefined for a process, or a thread (`PID/task/TID`), that is gone. */
+function fieldsOf(pid: number | string): string[] | undefined {
   const stat = readKernelFile(`/proc/${pid}/stat`);
   return stat === undefined ? undefined : statFields(stat);
 }
 
-function isEnded([state]: string[]): boolean {
-  return state === 'Z' || state === 'X';
+/** Not while only the first of its threads has, which is a zombie until the last one is gone. */
+function isEnded(pid: number, fields: string[]): boolean {
+  if (fields[0] !== 'Z' && fields[0] !== 'X') return false;
+  // Whoever traces one of the others may leave that a zombie too.
+  return Number(fields[17]) <= 1 || threadsOf(pid).every((thread) => fieldsOf(`${pid}/task/${thread}`)?.[0] === 'Z');
 }
 
 /** False for what no guest can be, whoever says so: this process, the first of all, and what stands for many (0, -1). */

@@ -11,6 +11,7 @@ import {
   killTrees,
   processName,
   startTimeOf,
+  threadsOf,
   treeOf,
   untilGone,
 } from '../src/processes.ts';
@@ -25,7 +26,7 @@ afterEach(async () => {
 const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
 
 /** As proc_pid_stat(5) has it. */
-const stateOf = (pid: number) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.[0];
+const stateOf = (pid: number | string) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.[0];
 
 /** Starts a shell script as the leader of a session of its own. */
 function startSession(script: string): number {
@@ -110,6 +111,47 @@ test('a session is gone with those that left their parent', async () => {
   await killSessionUntilGone(leader);
 
   expect(processesWith(command)).toEqual([]);
+});
+
+test('a process whose first thread has ended has not, until the last one has', async () => {
+  const leader = startSession(`exec python3 -IS -c "
+import _thread, ctypes, time
+_thread.start_new_thread(time.sleep, (600,))
+ctypes.CDLL(None).pthread_exit(None)"`);
+  await eventually('its first thread has ended', () => stateOf(leader) === 'Z');
+
+  expect(isAlive(leader)).toBe(true);
+  expect(isSameProcess(leader, startTimeOf(leader))).toBe(true);
+  await killSessionUntilGone(leader);
+  expect(isAlive(leader)).toBe(false);
+});
+
+test('a process has ended when only zombies are left of it, even if somebody keeps those of its threads', async () => {
+  // Another process that traces the second thread of the first one, and waits for nothing.
+  const tracer = startSession(`exec python3 -IS -c "
+import _thread, ctypes, os, time
+PTRACE_SEIZE = 0x4206
+r, w = os.pipe()
+traced = os.fork()
+if traced == 0:
+    os.setsid()
+    _thread.start_new_thread(lambda: (os.write(w, b'%d' % _thread.get_native_id()), time.sleep(600)), ())
+    time.sleep(600)
+ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(os.read(r, 20)), None, None)
+os.kill(traced, 9)
+time.sleep(600)"`);
+  const killed = () =>
+    [...treeOf([tracer])].find((pid) => {
+      const threads = threadsOf(pid);
+      return threads.length === 2 && threads.every((thread) => stateOf(`${pid}/task/${thread}`) === 'Z');
+    });
+  await eventually('only zombies are left', () => killed() !== undefined);
+  const traced = killed() as number;
+
+  await killSessionUntilGone(traced);
+
+  expect(isAlive(traced)).toBe(false);
+  expect(threadsOf(traced)).toHaveLength(2);
 });
 
 test('many sessions are ended together, each when nothing of it is left, and one of them asked for twice as well', async () => {

@@ -1,5 +1,5 @@
 import { ProcFile, readKernelFile, statFields } from '../proc-file.ts';
-import { childrenOf, LISTS_CHILDREN } from '../processes.ts';
+import { childrenOf, LISTS_CHILDREN, threadsOf } from '../processes.ts';
 
 /** Clock ticks a second in /proc/PID/stat: 100 on every architecture of Linux that Node runs on. */
 const TICKS = 100;
@@ -114,13 +114,13 @@ export class ProcessMeter {
     const stat = this.#stat.read();
     if (stat === undefined) return false;
     const state = stat.lastIndexOf(')') + 2;
-    this.ended = 'ZX'.includes(stat.charAt(state));
     const figures = stat.slice(state + 1);
     const changed = figures !== this.#figures;
     if (changed) {
       this.#figures = figures;
       this.#take(statFields(stat).map(Number));
     }
+    this.ended = 'ZX'.includes(stat.charAt(state)) && this.threads <= 1;
     if (!memory || this.ended) return true;
     const nowMs = performance.now();
     if (!changed && nowMs - this.#measuredMs < REFRESH_MS) return true;
@@ -155,6 +155,18 @@ export class ProcessMeter {
 type Ticks = [number, number, number, number];
 
 function proportionalBytes(pid: number): number {
-  const rollup = readKernelFile(`/proc/${pid}/smaps_rollup`) ?? '';
+  const rollup = rollupOf(`/proc/${pid}`) ?? rollupOfThread(pid) ?? '';
   return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1] ?? 0) * 1024;
+}
+
+/** A process whose first thread has ended shows its memory only below one of the others. */
+function rollupOfThread(pid: number): string | undefined {
+  const rollups = threadsOf(pid)
+    .values()
+    .map((thread) => rollupOf(`/proc/${pid}/task/${thread}`));
+  return rollups.find((rollup) => rollup !== undefined);
+}
+
+function rollupOf(directory: string): string | undefined {
+  return readKernelFile(`${directory}/smaps_rollup`);
 }

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionResult } from '../../machines/execution.ts';
+import { threadsOf } from '../../src/processes.ts';
 import { eventually, isAlive, TestDaemon, type TestExecution, type TestSession } from '../support/daemon.ts';
 import type { HostileGuest } from './guest.ts';
 import { Witness } from './witness.ts';
@@ -227,9 +228,10 @@ async function headOf(execution: TestExecution): Promise<Buffer> {
 
 /** Living processes with a guest's mark in their environment or arguments; kills them, so that the next guest finds none. */
 function processesOf(mark: string): string[] {
-  const found = processIds().filter(
-    (pid) => isAlive(pid) && (read(`/proc/${pid}/environ`) + read(`/proc/${pid}/cmdline`)).includes(mark),
-  );
+  // Of one whose first thread has ended only the others tell.
+  const texts = (pid: number) =>
+    threadsOf(pid).flatMap((thread) => ['environ', 'cmdline'].map((name) => `/proc/${pid}/task/${thread}/${name}`));
+  const found = processIds().filter((pid) => isAlive(pid) && texts(pid).some((path) => read(path).includes(mark)));
   const described = found.map(describe);
   for (const pid of found) kill(pid);
   return described;

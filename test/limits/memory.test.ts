@@ -14,6 +14,16 @@ beforeAll(async () => {
 });
 afterAll(() => node[Symbol.asyncDispose]());
 
+/** Grows as well. To the kernel its first thread is a zombie. */
+const WITHOUT_FIRST_THREAD = `
+import ctypes, threading, time
+def grow():
+    held = []
+    while True:
+        held.append(bytearray(b'x') * (4 << 20)); time.sleep(0.005)
+threading.Thread(target=grow).start()
+ctypes.CDLL(None).pthread_exit(None)`;
+
 /** Grows by some MiB every few ms, and never ends by itself. */
 const GROWING: ['javascript' | 'python', string, string][] = [
   ['javascript', 'buffers', 'const held = []; setInterval(() => held.push(Buffer.alloc(4 << 20, 1)), 5);'],
@@ -41,6 +51,11 @@ const GROWING: ['javascript' | 'python', string, string][] = [
     'javascript',
     'a child process',
     `require('child_process').spawn('python3', ['-c', 'import time\\nheld = []\\nwhile True:\\n    held.append(bytearray(b"x") * (4 << 20)); time.sleep(0.005)']); setInterval(() => {}, 1000);`,
+  ],
+  [
+    'javascript',
+    'a child process whose first thread has ended',
+    `require('child_process').spawn('python3', ['-c', ${JSON.stringify(WITHOUT_FIRST_THREAD)}]); setInterval(() => {}, 1000);`,
   ],
   [
     'python',

@@ -21,6 +21,17 @@ def run_away():
     os.wait()
 run_away()`;
 
+/** To the kernel the first thread of this process is a zombie from then on, and the process lives in another one. */
+const WITHOUT_FIRST_THREAD = `
+import ctypes, os, threading, time
+def live():
+    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z": time.sleep(0.01)
+    print("up", flush=True)
+    time.sleep(1000)
+os.setpgid(0, 0)
+threading.Thread(target=live).start()
+ctypes.CDLL(None).pthread_exit(None)`;
+
 /** Programs that make processes, and programs that end or stop those they live by. */
 export const processes: Family = {
   family: 'processes',
@@ -37,6 +48,12 @@ export const processes: Family = {
       code: child('setsid sh -c "echo up; sleep $MARK & wait" & exit 0'),
       ...FORCED,
       leaves: 'a JavaScript cell is no subreaper, and knows only its direct children',
+    },
+    {
+      name: 'a child whose first thread has ended, in a process group of its own',
+      language: 'javascript',
+      code: child(`exec python3 -c '${WITHOUT_FIRST_THREAD}'`, '{}'),
+      ...FORCED,
     },
     {
       name: 'a child that outlives the program and has its output',
