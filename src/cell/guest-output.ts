@@ -4,9 +4,14 @@ import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { keptOf } from '../output/kept.ts';
 import { bytesIn, closeDestination } from '../output/output-destination.ts';
+import { killTrees, untilGone } from '../processes.ts';
+import { writersOf } from './file-writers.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
+
+/** How long those are looked for that have the output of a guest that is gone. */
+const WRITERS_LIMIT_MS = 5_000;
 
 /** How much of the end of standard error is of interest. */
 const LAST_WORDS_BYTES = 8_192;
@@ -72,6 +77,21 @@ export class GuestOutput {
       this.#cut();
     } catch {
       // The next look tries again: what a guest has done to its files is no matter of its neighbours.
+    }
+  }
+
+  /**
+   * Ends what a guest that is gone has left of processes that have its output, as far as it told that there might be any:
+   * some have run away from their parent, and nobody would keep them to a limit.
+   */
+  async endWriters(): Promise<void> {
+    const { stdout, stderr, rotation } = this.descriptors;
+    if (rotation !== undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
+    const endMs = performance.now() + WRITERS_LIMIT_MS;
+    while (performance.now() < endMs) {
+      const left = await writersOf([stdout, stderr]);
+      if (left.length === 0) return;
+      await untilGone(killTrees(left), endMs - performance.now());
     }
   }
 

@@ -282,6 +282,7 @@ class JavaScriptGuest implements Guest {
     const children = this.#measured?.end();
     if (children !== undefined && children.size > 0) this.#kill(children);
     await untilGone(this.#killed, CHILD_LIMIT_MS);
+    await this.#output?.endWriters();
     if (end.error !== undefined && begun && !isHeapLimit(end)) this.#reportError(end.error);
     this.#finish(this.#exitOf(end, begun), isHeapLimit(end));
   }

@@ -327,6 +327,7 @@ class ProcessGuest implements Guest {
     await untilGone(left, CHILD_LIMIT_MS);
     // What else it has started is in its session, or ran away from that: then its control group has it.
     if (pid !== undefined && (hasGroup || this.#hasChildren)) await killSessionUntilGone(pid);
+    await this.#output?.endWriters();
     this.#finish(this.#isTooDeep(signal) ? this.#endTooDeep() : this.#exitOf(code, signal, error));
   }
 

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { eventually, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
 import { ENGINES, languageOf } from '../support/engines.ts';
 
 let node: TestDaemon;
@@ -133,6 +133,23 @@ test.each([
   expect(stdout).toHaveLength(LIMIT);
   expect(result.usage?.droppedBytes).toBeGreaterThan(0);
 });
+
+test.each(['javascript', 'process'] as const)(
+  'what runs away from a %s guest with its output is gone with it, and fills no disk',
+  async (engine) => {
+    const command = `sleep 0.01${Math.floor(Math.random() * 1e9)}`;
+    const writer = `: > up; while ${command}; do head -c 100000 /dev/zero; done`;
+    const code = `const { existsSync } = require('node:fs');
+      require('node:child_process').spawn('sh', ['-c', "setsid sh -c '${writer}' & exit 0"], { stdio: 'inherit' });
+      setInterval(() => existsSync('up') && process.exit(), 10);`;
+
+    const running = await session.submit({ ...languageOf(engine), code, outputLimitBytes: LIMIT });
+    const { stdout } = await running.end();
+
+    expect(processesWith(command)).toEqual([]);
+    expect(stdout.length).toBeLessThanOrEqual(LIMIT);
+  },
+);
 
 test('what a process writes to its files by a way of its own counts, and is cut off at its end', async () => {
   const code = `const fs = require('node:fs');
