@@ -4,8 +4,13 @@ import { bootId } from './clock.ts';
 import { readKernelFile, statFields } from './proc-file.ts';
 import { withDescriptor } from './spare-descriptor.ts';
 
-/** How often a killed process is looked at until it is gone, in ms. */
+/**
+ * How soon a killed process is looked at again until it is gone, in ms. The kernel may hold one for ever: as long as nothing
+ * changes each look is that much later than the one before.
+ */
 const LOOK_MS = 2;
+const LOOK_GROWTH = 2;
+const LONGEST_LOOK_MS = 1_000;
 
 /**
  * How long the processes of a tree may take to stop before it is killed as far as it is known, in ms: those in a wait that
@@ -52,7 +57,13 @@ function killAndLook(pid: number): number[] {
 /** Resolves when all of these processes, which were killed, are gone, or when the limit has passed. */
 export async function untilGone(pids: Iterable<number>, limitMs = Number.POSITIVE_INFINITY): Promise<void> {
   const endMs = performance.now() + limitMs;
-  for (const pid of pids) while (isAlive(pid) && performance.now() < endMs) await wait(LOOK_MS);
+  for (const pid of pids) {
+    for (let ms = LOOK_MS; isAlive(pid) && performance.now() < endMs; ms = later(ms)) await wait(ms);
+  }
+}
+
+function later(lookMs: number): number {
+  return Math.min(lookMs * LOOK_GROWTH, LONGEST_LOOK_MS);
 }
 
 /** The children that one thread of this process has started; they are the process's as well. */
@@ -98,6 +109,8 @@ export function threadsOf(pid: number): string[] {
 /** Sessions of processes (`setsid`) that are being ended, by their leaders. */
 const ending = new Map<number, PromiseWithResolvers<void>>();
 let endsSessions = false;
+/** Has them looked at within {@link LOOK_MS}. */
+let lookSoon = () => {};
 
 /**
  * Kills a session of processes, and resolves when all of them are gone (or only zombies are left). Never gives up: what the
@@ -109,14 +122,17 @@ export function killSessionUntilGone(leader: number): Promise<void> {
   if (known !== undefined) return known.promise;
   const end = Promise.withResolvers<void>();
   ending.set(leader, end);
-  if (!endsSessions) void endSessions();
+  if (endsSessions) lookSoon();
+  else void endSessions();
   return end.promise;
 }
 
 /** All at once: a look at every process there is costs as much for one session as for a thousand. */
 async function endSessions(): Promise<void> {
   endsSessions = true;
-  for (await nextTurn(); ending.size > 0; await wait(LOOK_MS)) {
+  let lookMs = LOOK_MS;
+  let before = '';
+  for (await nextTurn(); ending.size > 0; await untilLook(lookMs)) {
     const leaders = new Set(ending.keys());
     let left: ProcessStat[];
     try {
@@ -125,6 +141,9 @@ async function endSessions(): Promise<void> {
       // They cannot be seen now.
       continue;
     }
+    const now = `${[...leaders]} ${left.map(({ pid }) => pid)}`;
+    lookMs = now === before ? later(lookMs) : LOOK_MS;
+    before = now;
     for (const { pid, session } of left) {
       send(pid, 'SIGKILL');
       leaders.delete(session);
@@ -135,6 +154,15 @@ async function endSessions(): Promise<void> {
     }
   }
   endsSessions = false;
+}
+
+/** Resolves after that time, or soon after another session is to be ended. */
+async function untilLook(ms: number): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  lookSoon = () => setTimeout(resolve, LOOK_MS);
+  await promise;
+  clearTimeout(timer);
 }
 
 /** Names a process for good, over every use of its id and every start of the machine; undefined when it is gone. */

@@ -1,8 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
+import { readKernelFile } from '../src/proc-file.ts';
 import {
   endSessionOf,
   isAlive,
@@ -25,8 +26,8 @@ afterEach(async () => {
 /** A command line that no other process on this machine has. */
 const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
 
-/** As proc_pid_stat(5) has it. */
-const stateOf = (pid: number | string) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.[0];
+/** As proc_pid_stat(5) has it; undefined for one that is gone. */
+const stateOf = (pid: number | string) => readKernelFile(`/proc/${pid}/stat`)?.split(') ').at(-1)?.[0];
 
 /** Starts a shell script as the leader of a session of its own. */
 function startSession(script: string): number {
@@ -152,6 +153,40 @@ time.sleep(600)"`);
 
   expect(isAlive(traced)).toBe(false);
   expect(threadsOf(traced)).toHaveLength(2);
+});
+
+test('one that the kernel does not let die costs next to nothing, and keeps no other session waiting', {
+  timeout: 60_000,
+}, async () => {
+  // Its tracer has it stop at its exit, SIGKILL or not, and never lets it go on.
+  const tracer = startSession(`exec python3 -IS -c "
+import ctypes, os, time
+PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 0x4206, 0x40
+held = os.fork()
+if held == 0:
+    os.setsid()
+    time.sleep(600)
+while os.getsid(held) != held: time.sleep(0.01)
+ctypes.CDLL(None).ptrace(PTRACE_SEIZE, held, None, ctypes.c_void_p(PTRACE_O_TRACEEXIT))
+os.kill(held, 9)
+time.sleep(600)"`);
+  const stopped = () => [...treeOf([tracer])].find((pid) => pid !== tracer && stateOf(pid) === 't');
+  await eventually('it is stopped', () => stopped() !== undefined);
+  const held = killSessionUntilGone(stopped() as number);
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  const before = process.cpuUsage();
+
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 2e6).toBeLessThan(0.2);
+  const command = uniqueSleep();
+  const other = startSession(`(${command} &) ; ${command}`);
+  await eventually('it runs', () => processesWith(command).length >= 2);
+  await killSessionUntilGone(other);
+  expect(processesWith(command)).toEqual([]);
+  await killSessionUntilGone(tracer);
+  await held;
 });
 
 test('many sessions are ended together, each when nothing of it is left, and one of them asked for twice as well', async () => {
