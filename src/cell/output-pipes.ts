@@ -45,21 +45,37 @@ export class OutputPipes {
     const { signal } = this.#given;
     // Opened also when there is nothing to write: a reader waits for each of its pipes.
     let pipe = await openPipe(path, signal);
+    let isWritten = false;
     try {
       for await (const data of new Spool(from).read(this.#ended.promise, signal)) {
-        for (let rest = data; pipe !== undefined && rest.byteLength > 0; ) {
-          rest = await write(pipe, rest, signal);
-          if (rest.byteLength === 0) break;
-          // What lies in it is lost once nobody has it open, so it stays open until there is another reader.
-          const left: number = pipe;
-          pipe = await openPipe(path, signal);
-          closeSync(left);
+        for (let rest = data; pipe !== undefined && rest.byteLength > 0; isWritten = true) {
+          rest = await this.#write(pipe, rest);
+          if (rest.byteLength > 0) pipe = await openAgain(pipe, path, signal);
         }
-        this.#taken += 1;
       }
+      // Its last reader may have left something in it, of which no write tells any more.
+      if (pipe !== undefined && isWritten) pipe = await openAgain(pipe, path, signal);
     } finally {
       if (pipe !== undefined) closeSync(pipe);
     }
+  }
+
+  /** Resolves when all is in the pipe, or with what is not when its reader has gone. */
+  async #write(pipe: number, data: Buffer): Promise<Buffer> {
+    const { signal } = this.#given;
+    let rest = data;
+    for (let waitMs = FIRST_RETRY_MS; rest.byteLength > 0 && !signal.aborted; ) {
+      try {
+        rest = rest.subarray(writeSync(pipe, rest));
+        this.#taken += 1;
+        waitMs = FIRST_RETRY_MS;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') break;
+        await sleep(waitMs, undefined, { signal }).catch(() => {});
+        waitMs = Math.min(2 * waitMs, RETRY_MS);
+      }
+    }
+    return rest;
   }
 }
 
@@ -80,18 +96,9 @@ async function openPipe(path: string, signal: AbortSignal): Promise<number | und
   return undefined;
 }
 
-/** Resolves when all is in the pipe, or with what is not when its reader has gone. */
-async function write(pipe: number, data: Buffer, signal: AbortSignal): Promise<Buffer> {
-  let rest = data;
-  for (let waitMs = FIRST_RETRY_MS; rest.byteLength > 0 && !signal.aborted; ) {
-    try {
-      rest = rest.subarray(writeSync(pipe, rest));
-      waitMs = FIRST_RETRY_MS;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') break;
-      await sleep(waitMs, undefined, { signal }).catch(() => {});
-      waitMs = Math.min(2 * waitMs, RETRY_MS);
-    }
-  }
-  return rest;
+/** What lies in a pipe is lost once nobody has it open, so it stays open until there is another reader. */
+async function openAgain(pipe: number, path: string, signal: AbortSignal): Promise<number | undefined> {
+  const opened = await openPipe(path, signal);
+  closeSync(pipe);
+  return opened;
 }

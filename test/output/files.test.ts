@@ -2,16 +2,21 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
+  closeSync,
+  constants,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setTimeout as wait } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
 import type { OutputFiles } from '../../src/supervisor/requests.ts';
@@ -157,6 +162,18 @@ describe('pipes', () => {
   }
 
   const reader = (path: string) => spawn('cat', [path], { stdio: ['ignore', 'pipe', 'inherit'] });
+
+  const NONBLOCKING = constants.O_RDONLY | constants.O_NONBLOCK;
+
+  /** A page of what is in a pipe, or what there is. */
+  function taken(pipe: number): Buffer {
+    const page = Buffer.alloc(4096);
+    try {
+      return page.subarray(0, readSync(pipe, page));
+    } catch {
+      return page.subarray(0, 0);
+    }
+  }
 
   /** What waits for readers, in bytes. */
   function waiting(): number {
@@ -326,6 +343,49 @@ describe('pipes', () => {
     await execution.cancel({ graceMs: 0 });
 
     expect(read).toBe(Array.from({ length: count }, (_, i) => `${String(i).padStart(9, '0')}\n`).join(''));
+    err.kill();
+  });
+
+  test('what a reader leaves in a pipe is there for the next one, also when the guest has ended meanwhile', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const workingDirectory = daemon.directory();
+    const code = `console.log('one');
+      const { existsSync } = require('node:fs');
+      setInterval(() => { if (existsSync('go')) process.exit(); }, 5)`;
+    const look = 'import os, select, sys; select.select([os.open(sys.argv[1], os.O_RDONLY)], [], [])';
+    const err = reader(pipes.stderr);
+
+    const execution = await session.submit({ code, workingDirectory, outputFiles: pipes });
+    await once(spawn('python3', ['-c', look, pipes.stdout], { stdio: 'inherit' }), 'exit');
+    writeFileSync(join(workingDirectory, 'go'), '');
+    const ended = execution.end();
+    await Promise.race([ended, once(err, 'exit').then(() => wait(200))]);
+    const next = openSync(pipes.stdout, NONBLOCKING);
+    await ended;
+
+    expect(String(taken(next))).toBe('one\n');
+    closeSync(next);
+  });
+
+  test('a reader that takes little at a time gets everything', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const length = 150_000;
+    const err = reader(pipes.stderr);
+    const out = openSync(pipes.stdout, NONBLOCKING);
+
+    const execution = await session.submit({ code: `process.stdout.write('x'.repeat(${length}))`, outputFiles: pipes });
+    let read = 0;
+    let isOver = false;
+    const ended = execution.end().then(() => {
+      isOver = true;
+    });
+    // A chunk takes longer than an end waits for a reader that takes nothing, a page does not.
+    for (; !isOver; read += taken(out).byteLength) await wait(300);
+    await ended;
+    for (let more = taken(out); more.byteLength > 0; more = taken(out)) read += more.byteLength;
+    closeSync(out);
+
+    expect(read).toBe(length);
     err.kill();
   });
 
