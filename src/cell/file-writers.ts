@@ -1,4 +1,4 @@
-import { type BigIntStats, fstatSync, lstatSync, readdirSync, statSync } from 'node:fs';
+import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { childrenOf, threadsOf } from '../processes.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
@@ -13,8 +13,8 @@ const WRITABLE = 0o200;
  * Processes that can write to one of these files, which are open here. Not this one and its children: one that is just
  * being started has for a moment whatever its parent has open.
  */
-export async function writersOf(descriptors: readonly number[]): Promise<number[]> {
-  const files = new Set(descriptors.map((fd) => identityOf(fstatSync(fd, { bigint: true }))));
+export async function writersOf(opened: readonly Stats[]): Promise<number[]> {
+  const files = new Set(opened.map(identityOf));
   const found: number[] = [];
   const names = withDescriptor(() => readdirSync('/proc')).filter((name) => /^\d+$/.test(name));
   for (const [index, pid] of names.map(Number).entries()) {
@@ -38,12 +38,12 @@ function descriptorsOf(pid: number): string[] {
 /** The file that a descriptor below /proc writes to; of none, as of one that is closed or may not be seen, ''. */
 function writtenBy(path: string): string {
   try {
-    return (lstatSync(path).mode & WRITABLE) === 0 ? '' : identityOf(statSync(path, { bigint: true }));
+    return (lstatSync(path).mode & WRITABLE) === 0 ? '' : identityOf(statSync(path));
   } catch {
     return '';
   }
 }
 
-function identityOf({ dev, ino }: BigIntStats): string {
+function identityOf({ dev, ino }: Stats): string {
   return `${dev} ${ino}`;
 }

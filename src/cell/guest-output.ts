@@ -1,9 +1,9 @@
-import { fstatSync, ftruncateSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, readSync, type Stats } from 'node:fs';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { keptOf } from '../output/kept.ts';
-import { bytesIn, closeDestination } from '../output/output-destination.ts';
+import type { OutputName } from '../output/sealed-output.ts';
 import { killTrees, untilGone } from '../processes.ts';
 import { writersOf } from './file-writers.ts';
 
@@ -27,13 +27,15 @@ export class GuestOutput {
   readonly #shared: Int32Array;
   readonly #limitBytes: number | undefined;
   readonly #onExceeded: () => void;
+  /** What the descriptors are of, until they are closed; nothing where the files are rotated. */
+  readonly #opened = new Map<OutputName, Stats>();
+  /** How much there was of each stream when that was measured last. */
+  #bytes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #timer: NodeJS.Timeout | undefined;
   #told = false;
   /** What standard error ended with when it was cut. */
   #cutOff = '';
-  /** Once it is closed: what was in the files then. */
-  #closedAt: Record<OutputStream, number> | undefined;
 
   /** Takes over the opened files. Throws when one cannot be written to; `onExceeded` is called at most once. */
   constructor(
@@ -47,6 +49,9 @@ export class GuestOutput {
     this.#shared = shared;
     this.#limitBytes = limitBytes;
     this.#onExceeded = onExceeded;
+    if (descriptors.rotation === undefined) {
+      for (const name of ['stdout', 'stderr', 'marks'] as const) this.#opened.set(name, fstatSync(descriptors[name]));
+    }
     if (limitBytes !== undefined) void this.#watch();
   }
 
@@ -63,16 +68,15 @@ export class GuestOutput {
     return (this.#cutOff + buffer.toString('latin1', 0, count)).slice(-LAST_WORDS_BYTES);
   }
 
-  /** How many bytes of each stream there are, or were when it was closed. */
+  /** How many bytes of each stream there are, or were when it was closed; 0 where the files are rotated. */
   get bytes(): Record<OutputStream, number> {
-    return this.#closedAt ?? bytesIn(this.descriptors);
+    return this.#measure();
   }
 
   /** To be called now and then: not everybody who writes past the writer announces that. */
   look(): void {
     // Rotated files are not cut: what was written past their writer is theirs to keep.
-    if (this.#limitBytes === undefined || this.descriptors.rotation !== undefined) return;
-    if (this.#closedAt !== undefined) return;
+    if (this.#limitBytes === undefined || this.#opened.size === 0) return;
     try {
       this.#cut();
     } catch {
@@ -85,11 +89,11 @@ export class GuestOutput {
    * some have run away from their parent, and nobody would keep them to a limit.
    */
   async endWriters(): Promise<void> {
-    const { stdout, stderr, rotation } = this.descriptors;
-    if (rotation !== undefined || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
+    if ((Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
+    const files = (['stdout', 'stderr'] as const).flatMap((stream) => this.#found(stream) ?? []);
     const endMs = performance.now() + WRITERS_LIMIT_MS;
-    while (performance.now() < endMs) {
-      const left = await writersOf([stdout, stderr]);
+    while (files.length > 0 && performance.now() < endMs) {
+      const left = await writersOf(files);
       if (left.length === 0) return;
       await untilGone(killTrees(left), endMs - performance.now());
     }
@@ -102,8 +106,27 @@ export class GuestOutput {
     clearInterval(this.#timer);
     announceOutput(this.#shared, OUTPUT.ended);
     this.writer.close();
-    this.#closedAt = bytesIn(this.descriptors);
-    closeDestination(this.descriptors);
+    this.#measure();
+    for (const name of this.#opened.keys()) if (this.#found(name) !== undefined) closeSync(this.descriptors[name]);
+    this.#opened.clear();
+  }
+
+  #measure(): Record<OutputStream, number> {
+    const of = (stream: OutputStream) => this.#found(stream)?.size ?? this.#bytes[stream];
+    this.#bytes = { stdout: of('stdout'), stderr: of('stderr') };
+    return this.#bytes;
+  }
+
+  /** Undefined for what is closed: a guest that is a thread can do that too, and the number may be another file's then. */
+  #found(name: OutputName): Stats | undefined {
+    const opened = this.#opened.get(name);
+    if (opened === undefined) return undefined;
+    try {
+      const found = fstatSync(this.descriptors[name]);
+      return found.ino === opened.ino && found.dev === opened.dev ? found : undefined;
+    } catch {
+      return undefined;
+    }
   }
 
   async #watch(): Promise<void> {
@@ -123,17 +146,19 @@ export class GuestOutput {
 
   /** Cuts the files back to the limit. */
   #cut(): void {
-    const sizes = bytesIn(this.descriptors);
+    const sizes = this.#measure();
     const excess = sizes.stdout + sizes.stderr - (this.#limitBytes as number);
     if (excess > 0) {
       announceOutput(this.#shared, OUTPUT.direct);
       dropOutput(this.#shared, excess);
     }
     const kept = keptOf(sizes, this.#limitBytes as number, this.#sizes);
-    if (kept.stderr < sizes.stderr) this.#cutOff = this.lastWords();
     for (const stream of ['stdout', 'stderr'] as const) {
-      if (kept[stream] < sizes[stream]) ftruncateSync(this.descriptors[stream], kept[stream]);
+      if (kept[stream] === sizes[stream] || this.#found(stream) === undefined) continue;
+      if (stream === 'stderr') this.#cutOff = this.lastWords();
+      ftruncateSync(this.descriptors[stream], kept[stream]);
     }
+    this.#bytes = kept;
     this.#sizes = kept;
   }
 }

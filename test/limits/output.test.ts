@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
@@ -238,6 +238,56 @@ while True: time.sleep(1000)`,
     expect(result.reason).toBe('cell_lost');
     expect(stdout).toBe(`ready\n${'late\n'.repeat(10_000)}`);
     expect(stderr).toBe('late too\n');
+  },
+);
+
+test.each([
+  [undefined, 0],
+  [LIMIT, 0],
+  [undefined, 100],
+  [LIMIT, 100],
+])(
+  'a guest with a limit of %s bytes that closes the file of its own output harms no neighbour that opens %i then',
+  async (outputLimitBytes, opened) => {
+    const own = await node.session();
+    const workingDirectory = node.directory();
+    const until = `const fs = require('node:fs');
+      const until = (name, then) => {
+        const timer = setInterval(() => fs.existsSync(name) && then(clearInterval(timer)), 5);
+      };`;
+    const neighbour = await own.submit({
+      workingDirectory,
+      code: `${until}
+        until('closed', () => {
+          // One of many has the number that is free now.
+          const files = Array.from({ length: ${opened} }, (_, n) => fs.openSync('file' + n, 'w'));
+          fs.writeFileSync('opened', '');
+          until('go', () => files.forEach((fd) => fs.closeSync(fd)));
+        });`,
+    });
+    await neighbour.reached('running');
+    const closing = await own.submit({
+      workingDirectory,
+      outputLimitBytes,
+      code: `${until}
+        console.log('mine');
+        for (const fd of fs.readdirSync('/proc/self/fd')) {
+          try {
+            const path = fs.readlinkSync('/proc/self/fd/' + fd);
+            if (path.endsWith('/stdout') && fs.readFileSync(path, 'utf8') === 'mine\\n') fs.closeSync(Number(fd));
+          } catch {}
+        }
+        fs.writeFileSync('closed', '');
+        until('opened', () => {});`,
+    });
+
+    const { result, stdout } = await closing.end();
+    writeFileSync(join(workingDirectory, 'go'), '');
+
+    // Node warns of it, and may not get that written.
+    expect(result.reason).toMatch(/completed|failed/);
+    expect(stdout).toBe('mine\n');
+    expect((await neighbour.end()).result.reason).toBe('completed');
   },
 );
 
