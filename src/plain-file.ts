@@ -7,8 +7,13 @@ import { withDescriptor } from './spare-descriptor.ts';
 /** Opening a pipe would wait for somebody who writes to it. */
 const READ = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
-/** How opening fails where there is nothing, a link, or a socket. */
-const NO_FILE = new Set(['ENOENT', 'ELOOP', 'ENXIO']);
+/** How opening fails where there is nothing, a link, a socket, or no directory for it. */
+const NO_FILE = new Set(['ENOENT', 'ELOOP', 'ENXIO', 'ENOTDIR']);
+
+/** Whether an error says that there is no such file. */
+export function isNoFile(error: unknown): boolean {
+  return NO_FILE.has((error as NodeJS.ErrnoException).code ?? '');
+}
 
 /** Opens a file for reading; undefined where there is none, or no plain one. Rejects when it cannot be read. */
 export async function openPlainFile(path: string): Promise<FileHandle | undefined> {
@@ -16,7 +21,7 @@ export async function openPlainFile(path: string): Promise<FileHandle | undefine
   try {
     handle = await open(path, READ);
   } catch (error) {
-    if (NO_FILE.has((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+    if (isNoFile(error)) return undefined;
     throw error;
   }
   if (fstatSync(handle.fd).isFile()) return handle;

@@ -2,7 +2,7 @@ import { statSync, truncateSync } from 'node:fs';
 import { lstat, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
-import { openPlainFile } from '../plain-file.ts';
+import { isNoFile, openPlainFile } from '../plain-file.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
 import { keptOf } from './kept.ts';
@@ -280,7 +280,7 @@ async function sizeIfThere(path: string): Promise<number | undefined> {
     const found = await lstat(path);
     return found.isFile() ? found.size : undefined;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (isNoFile(error)) return undefined;
     throw error;
   }
 }

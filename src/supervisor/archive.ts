@@ -272,17 +272,24 @@ export class Archive {
 
   async #lookAtOutput(): Promise<void> {
     const looked: (UnfinishedOutput & { record: ExecutionRecord })[] = [];
+    const failures: unknown[] = [];
     for (const record of this.#options.registry.running()) {
       if (record.writesElsewhere) continue;
       const sleep = record.sleep?.();
       // Who sleeps writes nothing: its files are looked at once.
       const seen = sleep && this.#seenAsleep.get(sleep)?.get(record);
-      const bytes = seen ?? (await this.#lookAtFiles(record, sleep));
-      const { sessionKey, executionKey } = record.accepted;
-      looked.push({ sessionKey, executionKey, bytes, record });
+      try {
+        const bytes = seen ?? (await this.#lookAtFiles(record, sleep));
+        const { sessionKey, executionKey } = record.accepted;
+        looked.push({ sessionKey, executionKey, bytes, record });
+      } catch (error) {
+        // What a guest has done to its own files keeps nobody from looking at those of others.
+        failures.push(error);
+      }
     }
     // Some may have ended meanwhile.
     this.#retention.noteUnfinished(looked.filter(({ record }) => record.measure !== undefined));
+    if (failures.length > 0) throw failures[0];
   }
 
   /** How many bytes one has that runs. */

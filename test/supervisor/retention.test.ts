@@ -1,11 +1,13 @@
-import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { chmodSync, existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { connectDaemon } from '../../src/client/index.ts';
 import type { FinishedEntry } from '../../src/journal/entries.ts';
 import { Retention, type RetentionLimits } from '../../src/supervisor/retention.ts';
 import { eventually, openFiles, TestDaemon, TestSession } from '../support/daemon.ts';
+import { DaemonProcess } from '../support/daemon-process.ts';
 
 /** Writes so much that it stays in files. */
 const LARGE = "process.stdout.write('x'.repeat(5_000));";
@@ -234,6 +236,48 @@ test('what runs takes room from what has finished, and is never evicted; output 
   for (const one of [running, large]) expect((await one.snapshot()).state).toBe('running');
   expect((await large.output()).stdout).toHaveLength(60_000);
   await session.close();
+});
+
+test('a guest whose output cannot be looked at keeps no room from others, and loses its own', {
+  timeout: 60_000,
+}, async () => {
+  await using node = await DaemonProcess.startWithoutRights();
+  using client = connectDaemon({ socket: node.socket });
+  await client.createSession('s', { outputBudgetBytes: 50_000 });
+  await client.createSession('other');
+  const submit = (sessionId: string, executionId: string, bytes: number, then = '') => {
+    const code = `process.stdout.write('x'.repeat(${bytes})); ${then}`;
+    return client.executeSnippet({ sessionId, executionId, language: 'javascript', code });
+  };
+  const output = join(node.directory, 'state', 'daemon', 'output');
+  /** Where a guest writes its output that stays. */
+  const started = async (sessionId: string, executionId: string, bytes: number) => {
+    const before = readdirSync(output, { recursive: true, encoding: 'utf8' });
+    await submit(sessionId, executionId, bytes, 'setInterval(() => {}, 1000);');
+    await eventually('all is written', async () => {
+      return (await client.getExecutionStatus(sessionId, executionId)).stdoutBytes === bytes;
+    });
+    const made = readdirSync(output, { recursive: true, encoding: 'utf8' }).filter((path) => !before.includes(path));
+    return join(output, dirname(made.find((path) => path.endsWith('stdout')) as string));
+  };
+  await submit('s', 'finished', 10_000);
+  await client.wait('s', 'finished');
+
+  const replaced = await started('other', 'replaced', 10);
+  rmSync(replaced, { recursive: true });
+  writeFileSync(replaced, '');
+  const locked = await started('other', 'locked', 10);
+  chmodSync(locked, 0o000);
+  await started('s', 'large', 60_000);
+
+  const evicted = async () => (await client.getExecutionStatus('s', 'finished')).outputEvicted;
+  // A look that took long is not soon followed by another.
+  await eventually('what has finished makes room', evicted, 30_000);
+  await client.cancelExecution('other', 'replaced', { graceMs: 0 });
+  await client.wait('other', 'replaced');
+  expect(await client.getExecutionStatus('other', 'replaced')).toMatchObject({ stdoutBytes: 10 });
+  await expect(Array.fromAsync(client.streamOutput('other', 'replaced'))).rejects.toMatchObject({ code: 'data_loss' });
+  chmodSync(locked, 0o700);
 });
 
 test('what has slept takes room again as soon as it writes', async () => {
