@@ -132,7 +132,7 @@ export class OutputFiles {
     };
     ended.then(end, end);
     signal.addEventListener('abort', end);
-    const reader = new InterleavedReader((name) => this.#open(name), range, looked);
+    const reader = new InterleavedReader((name) => this.#open(name), range, looked, signal);
     try {
       for (;;) {
         // Looked at before reading: what is written by the end is read after it.
@@ -168,6 +168,7 @@ export class OutputFiles {
 class InterleavedReader {
   readonly #open: (name: OutputName) => Promise<OutputFile | undefined>;
   readonly #looked: (sizes: Record<OutputStream, number>) => void;
+  readonly #signal: AbortSignal;
   readonly #streams: ReadonlySet<OutputStream>;
   readonly #limitBytes: number;
   readonly #files = new Map<OutputName, OutputFile>();
@@ -183,8 +184,10 @@ class InterleavedReader {
     open: (name: OutputName) => Promise<OutputFile | undefined>,
     range: OutputRange,
     looked: (sizes: Record<OutputStream, number>) => void,
+    signal: AbortSignal,
   ) {
     this.#open = open;
+    this.#signal = signal;
     this.#looked = looked;
     this.#streams = range.streams;
     this.#limitBytes = range.limitBytes ?? Number.POSITIVE_INFINITY;
@@ -255,7 +258,7 @@ class InterleavedReader {
   }
 
   async #nextMark(stream: OutputStream, end: number): Promise<Mark | undefined> {
-    return this.#marks[stream].next(await this.#file('marks'), end);
+    return this.#marks[stream].next(await this.#file('marks'), end, this.#signal);
   }
 
   async #readBytes(stream: OutputStream, position: number, length: number): Promise<Buffer> {

@@ -14,6 +14,8 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { Marks } from '../../src/output/marks.ts';
+import type { OutputFile } from '../../src/output/output-file.ts';
 import { OutputFiles } from '../../src/output/output-files.ts';
 import { MOST_SEALED_BYTES, removeSmallOutput, smallOutput } from '../../src/output/sealed-output.ts';
 import { textOf } from '../../src/output/utf8.ts';
@@ -234,7 +236,7 @@ test.skipIf(!MAY_MOUNT)('what a full disk takes of a mark puts no later one out 
 const MILLION_MARKS = 24e6;
 
 test.each<[string, (marks: number) => void]>([
-  ['that take no room', (marks) => ftruncateSync(marks, 3 * MILLION_MARKS)],
+  ['that take no room', (marks) => ftruncateSync(marks, 2 ** 40)],
   [
     'that are ahead of all bytes',
     (marks) => {
@@ -275,6 +277,24 @@ test.each<[string, (marks: number) => void]>([
     expect(process.resourceUsage().maxRSS - peakBefore).toBeLessThan(100 * 1024);
   },
 );
+
+test('marks are read no further when their reader has gone', async () => {
+  const gone = new AbortController();
+  let reads = 0;
+  const file: OutputFile = {
+    stat: async () => ({ size: 1e6, bornMs: 0 }),
+    // All are of standard error.
+    read: async (_, length) => {
+      reads += 1;
+      if (reads === 3) gone.abort();
+      return Buffer.from(new Float64Array(length / 8).fill(2).buffer);
+    },
+    close: async () => {},
+  };
+
+  expect(await new Marks('stdout').next(file, 1e6, gone.signal)).toBeUndefined();
+  expect(reads).toBe(3);
+});
 
 /** As the journal's thread does it: the files of an output go, what they held is found from then on. */
 function seal({ directory }: Output): OutputFiles {
