@@ -1,4 +1,4 @@
-import { closeSync, fstatSync } from 'node:fs';
+import { closeSync, constants, fstatSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type OutputDescriptors,
@@ -22,7 +22,9 @@ export function openDestination(directory: string, files: OutputFiles | undefine
   }
   const opened: number[] = [];
   try {
-    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openToAppend(join(directory, name), 0o666));
+    for (const name of ['stdout', 'stderr', 'marks']) {
+      opened.push(openToAppend(join(directory, name), 0o666, constants.O_NOFOLLOW));
+    }
   } catch (error) {
     for (const fd of opened) closeSync(fd);
     throw error;

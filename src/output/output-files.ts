@@ -1,4 +1,4 @@
-import { statSync, truncateSync } from 'node:fs';
+import { closeSync, constants, ftruncateSync, lstatSync, openSync } from 'node:fs';
 import { lstat, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
@@ -53,10 +53,11 @@ export function cutOutput(directory: string, limitBytes: number): Partial<Record
   return sizes;
 }
 
-/** Undefined for what is not there, or not to be seen. */
+/** Undefined for what is not there, not to be seen, or no plain file. */
 function sizeOf(path: string): number | undefined {
   try {
-    return statSync(path).size;
+    const found = lstatSync(path);
+    return found.isFile() ? found.size : undefined;
   } catch {
     return undefined;
   }
@@ -65,7 +66,14 @@ function sizeOf(path: string): number | undefined {
 /** False where the disk does not let it: what is too much stays. */
 function cut(path: string, bytes: number): boolean {
   try {
-    withDescriptor(() => truncateSync(path, bytes));
+    withDescriptor(() => {
+      const fd = openSync(path, constants.O_WRONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      try {
+        ftruncateSync(fd, bytes);
+      } finally {
+        closeSync(fd);
+      }
+    });
     return true;
   } catch {
     return false;
