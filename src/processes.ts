@@ -5,11 +5,11 @@ import { readKernelFile, statFields } from './proc-file.ts';
 import { withDescriptor } from './spare-descriptor.ts';
 
 /**
- * How soon a killed process is looked at again until it is gone, in ms. The kernel may hold one for ever: as long as nothing
- * changes each look is that much later than the one before.
+ * How soon a killed process is looked at again until it is gone, in ms. The kernel may hold one for ever: where nothing has
+ * changed for long, after this share of that time.
  */
 const LOOK_MS = 2;
-const LOOK_GROWTH = 2;
+const LOOK_SHARE = 1 / 8;
 const LONGEST_LOOK_MS = 1_000;
 
 /**
@@ -58,12 +58,14 @@ function killAndLook(pid: number): number[] {
 export async function untilGone(pids: Iterable<number>, limitMs = Number.POSITIVE_INFINITY): Promise<void> {
   const endMs = performance.now() + limitMs;
   for (const pid of pids) {
-    for (let ms = LOOK_MS; isAlive(pid) && performance.now() < endMs; ms = later(ms)) await wait(ms);
+    const beganMs = performance.now();
+    while (isAlive(pid) && performance.now() < endMs) await wait(lookAfter(beganMs));
   }
 }
 
-function later(lookMs: number): number {
-  return Math.min(lookMs * LOOK_GROWTH, LONGEST_LOOK_MS);
+/** In how many ms to look again at what has not changed since then. */
+function lookAfter(sinceMs: number): number {
+  return Math.min(Math.max(LOOK_MS, (performance.now() - sinceMs) * LOOK_SHARE), LONGEST_LOOK_MS);
 }
 
 /** The children that one thread of this process has started; they are the process's as well. */
@@ -130,9 +132,9 @@ export function killSessionUntilGone(leader: number): Promise<void> {
 /** All at once: a look at every process there is costs as much for one session as for a thousand. */
 async function endSessions(): Promise<void> {
   endsSessions = true;
-  let lookMs = LOOK_MS;
   let before = '';
-  for (await nextTurn(); ending.size > 0; await untilLook(lookMs)) {
+  let sinceMs = performance.now();
+  for (await nextTurn(); ending.size > 0; await untilLook(lookAfter(sinceMs))) {
     const leaders = new Set(ending.keys());
     let left: ProcessStat[];
     try {
@@ -142,7 +144,7 @@ async function endSessions(): Promise<void> {
       continue;
     }
     const now = `${[...leaders]} ${left.map(({ pid }) => pid)}`;
-    lookMs = now === before ? later(lookMs) : LOOK_MS;
+    if (now !== before) sinceMs = performance.now();
     before = now;
     for (const { pid, session } of left) {
       send(pid, 'SIGKILL');
