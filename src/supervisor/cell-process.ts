@@ -41,6 +41,7 @@ import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
 import { CellSleep } from './cell-sleep.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
+import { StartsUnderWay } from './starts-under-way.ts';
 
 /** How long a cell may take to say what its guests use, in ms. */
 const MEASURE_LIMIT_MS = 500;
@@ -161,6 +162,7 @@ export class CellProcess {
   #measuring: Promise<Map<string, Usage>> | undefined;
   #measured = () => {};
   readonly #sleep: CellSleep;
+  readonly #starts = new StartsUnderWay();
   /** Executions whose end was told and is not kept safe yet: until then a later daemon may need the cell's record. */
   readonly #unacknowledged = new Set<string>();
   /** Processes that were killed with the cell. */
@@ -217,6 +219,7 @@ export class CellProcess {
     this.#wake();
     this.#sleep.onStart();
     this.#observe(request.executionKey, request, observer);
+    this.#starts.sent(request.executionKey, request.code);
     this.#send({ $case: 'start', value: request });
   }
 
@@ -301,6 +304,11 @@ export class CellProcess {
     this.#sleep.rouse(executionKey);
     this.#send({ $case: 'input', value: { executionKey, data, end, position: bigintOf(position) } });
     return promise;
+  }
+
+  /** Whether there is a reason why the cell may not tell of an end yet. */
+  get isHeldUp(): boolean {
+    return this.#starts.mayHoldUp;
   }
 
   /** How many contexts the cell is to keep booted ahead at most, from now on. */
@@ -435,6 +443,7 @@ export class CellProcess {
         break;
       case 'started': {
         const { executionKey, pid, thread, atMs, monotonicMs } = body.value;
+        this.#starts.answered(executionKey);
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) {
           this.#keepEarly(executionKey, body);
@@ -492,6 +501,7 @@ export class CellProcess {
     const guest = this.#guests.get(exited.executionKey);
     if (guest === undefined) return;
     this.#guests.delete(exited.executionKey);
+    this.#starts.answered(exited.executionKey);
     this.#sleep.onExit(exited.executionKey);
     guest.remains?.close();
     for (const taken of guest.inputs) taken();

@@ -109,15 +109,16 @@ const GONE: CellPlace = {
   measure: async () => new Map(),
   sleepOf: () => undefined,
   killGuest: () => {},
+  isHeldUp: () => false,
   write: async () => {},
   killCell: () => {},
   release: () => {},
 };
 
 /**
- * A guest that was killed has so many times its limit to be gone before its cell is killed, unless it is known to be stuck.
- * The limit of one that is a process is as many times that of a thread: the kernel kills it, and a cell that is busy, whose
- * other guests would go with it, is late only with its word.
+ * The limit of a guest that is a process is so many times that of a thread: the kernel kills it, and a cell that is busy,
+ * whose other guests would go with it, is late only with its word. As many times that again any guest that was killed has
+ * to be gone before its cell is killed, unless it is known to be stuck.
  */
 const PATIENCE = 10;
 
@@ -246,7 +247,7 @@ export class SessionSupervisor implements Waiting {
       machine: machines.execution,
       limits: {
         startLimitMs,
-        forcedLimitMs: PATIENCE * this.#forcedLimitMs(kindOf(accepted)),
+        forcedLimitMs: PATIENCE * this.#forcedLimitMs('process'),
       },
       journal,
       resumed,
@@ -460,7 +461,8 @@ export class SessionSupervisor implements Waiting {
         const stuck = () => sendBack({ type: 'guest.stuck' });
         // Of what goes with its cell, and of what is beside it there, nobody else will tell what it used.
         const look = () => void place?.measure();
-        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), stuck, look);
+        const isHeldUp = () => place?.isHeldUp() === true;
+        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), stuck, look, isHeldUp);
       });
     };
     receive((command) => {

@@ -8,12 +8,18 @@ const SHORTEST_MS = 5;
 /**
  * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it.
  * What does not count is the time in which this process, or the first thread of one of `pids`, waited for a processor: a
- * cell that gets none is not stuck, and its other guests would go with it. Calls `late` once when half of that is over.
- * Returns what ends the watch.
+ * cell that gets none is not stuck, and its other guests would go with it; nor that in which something else, as `isHeldUp`
+ * says, keeps it from telling. Calls `late` once when half of that is over. Returns what ends the watch.
  */
-export function watchForStuck(pids: number[], limitMs: number, stuck: () => void, late = () => {}): () => void {
+export function watchForStuck(
+  pids: number[],
+  limitMs: number,
+  stuck: () => void,
+  late = () => {},
+  isHeldUp = () => false,
+): () => void {
   const threads = pids.map((pid) => new FirstThread(pid));
-  /** The newest first, and how much of each was waited: by this process, and by each thread. */
+  /** The newest first, and how much of each was waited: by this process, or for what holds all up, and by each thread. */
   const parts: { tookMs: number; waitedMs: number[] }[] = [];
   let leftMs = limitMs;
   let isLate = false;
@@ -22,7 +28,8 @@ export function watchForStuck(pids: number[], limitMs: number, stuck: () => void
   const look = (partMs: number) => {
     const tookMs = performance.now() - lookedMs;
     lookedMs += tookMs;
-    parts.unshift({ tookMs, waitedMs: [tookMs - partMs - SHORTEST_MS, ...threads.map(() => 0)] });
+    const ownMs = isHeldUp() ? tookMs : tookMs - partMs - SHORTEST_MS;
+    parts.unshift({ tookMs, waitedMs: [ownMs, ...threads.map(() => 0)] });
     for (const [index, thread] of threads.entries()) setAgainst(parts, index + 1, thread.waitedMs());
     leftMs = limitMs - parts.reduce((sum, part) => sum + part.tookMs - Math.max(0, ...part.waitedMs), 0);
     if (!isLate && leftMs < limitMs / 2) {

@@ -304,6 +304,30 @@ test.each([
   },
 );
 
+test('a cell that makes JavaScript of a large program is not killed for the guest that is forced meanwhile', async () => {
+  await using node = await TestDaemon.start({ forcedLimitMs: undefined });
+  const session = await node.session();
+  const neighbour = await session.ready(IDLE);
+  const guest = await session.ready(IDLE);
+  const lines = Array.from(
+    { length: 12_000 },
+    (_, i) => `export function f${i}(a: number, b: string): string {
+    enum E { A, B }
+    return a + b + E.A;
+  }`,
+  );
+  const isWritten = () =>
+    readdirSync(join(node.root, 's', 'work'), { recursive: true }).some((name) => String(name).endsWith('.ts'));
+
+  await session.submit({ language: 'typescript', code: lines.join('\n') });
+  await eventually('the cell is at the large program', isWritten);
+  await guest.cancel({ graceMs: 0 });
+  const { result } = await guest.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test.each([
   ['threads', { code: IDLE }, 250],
   ['processes', PYTHON_IDLE, 10],

@@ -18,13 +18,15 @@ function ranMs(pid: number): number {
 }
 
 /** After how many ms the watch of these processes says that one is stuck. */
-function stuckAfter(children: { pid: number }[], limitMs = LIMIT_MS): Promise<number> {
+function stuckAfter(children: { pid: number }[], limitMs = LIMIT_MS, isHeldUp = () => false): Promise<number> {
   const startedMs = performance.now();
   const { promise, resolve } = Promise.withResolvers<number>();
   const end = watchForStuck(
     children.map(({ pid }) => pid),
     limitMs,
     () => resolve(performance.now() - startedMs),
+    undefined,
+    isHeldUp,
   );
   onTestFinished(end);
   return promise;
@@ -57,6 +59,18 @@ test('the time in which one of them waits for a processor does not count', async
   expect(first).toBe('idle');
   // Until the first look, a fifth of the limit, nothing is known.
   expect(hadMs).toBeGreaterThan(LIMIT_MS / 2);
+});
+
+test('the time in which something else holds it up does not count', async () => {
+  const idle = run('exec sleep 600');
+  let isHeldUp = true;
+
+  const heldUp = stuckAfter([idle], LIMIT_MS, () => isHeldUp).then(() => 'held up');
+  const first = await Promise.race([heldUp, stuckAfter([idle], 3 * LIMIT_MS).then(() => 'idle')]);
+  isHeldUp = false;
+
+  expect(first).toBe('idle');
+  expect(await heldUp).toBe('held up');
 });
 
 test('it says nothing once it was ended, and takes a process that is gone for stuck', async () => {
