@@ -104,7 +104,7 @@ export interface OutputPipes {
   stderr: { fd: number; inode: number };
 }
 
-/** What a guest tells its cell. Each but `handed` is called at most once, `started` before `exited`. */
+/** What a guest tells its cell. Each but `handed` and `killed` is called at most once, `started` before `exited`. */
 export interface GuestEvents {
   /**
    * A process that outlives its cell is about to be given the program, another one again where that failed to boot. Throws
@@ -113,6 +113,8 @@ export interface GuestEvents {
   handed?(pid: number): void;
   /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread, `pipes` what the engine reads its output from, if it does. */
   started(info: { pid?: number; thread?: number; pipes?: OutputPipes }): void;
+  /** These processes, all that were killed with it so far, are gone before it is told to be. */
+  killed?(pids: number[]): void;
   /** Output was dropped at the limit for the first time. */
   outputExceeded(): void;
   /** The thread or process, and every process below it, is gone; all its output is in the files. */

@@ -72,6 +72,7 @@ export class JavaScriptEngine implements Engine {
   start(request: StartRequest, events: GuestEvents): Guest {
     const guest = new JavaScriptGuest(request, this.#pool, this.#meter, {
       started: (info) => events.started(info),
+      killed: (pids) => events.killed?.(pids),
       outputExceeded: () => events.outputExceeded(),
       exited: (exit) => {
         this.#guests.delete(guest);
@@ -265,13 +266,18 @@ class JavaScriptGuest implements Guest {
   #release(): void {
     if (this.#ended || this.#finished) return;
     const threads = this.#shared.subarray(SHARED.threads, SHARED.threads + THREAD_SLOTS).filter((thread) => thread > 0);
-    this.#kill([...threads].flatMap(childrenOfThread));
+    this.#kill([...threads].flatMap(childrenOfThread).filter((pid) => !this.#killed.has(pid)));
     // One below the program's own thread hears last that it has to end, and may make another child before.
     setTimeout(() => this.#release(), RELEASE_MS).unref();
   }
 
   #kill(processes: Iterable<number>): void {
-    for (const pid of killTrees(processes)) this.#killed.add(pid);
+    const roots = [...processes];
+    if (roots.length === 0) return;
+    // Told before as well: until all of a tree have stopped the cell does nothing else.
+    this.#events.killed?.([...this.#killed, ...roots]);
+    for (const pid of killTrees(roots)) this.#killed.add(pid);
+    this.#events.killed?.([...this.#killed]);
   }
 
   async #end(end: ContextEnd): Promise<void> {
@@ -279,8 +285,7 @@ class JavaScriptGuest implements Guest {
     const begun = Atomics.load(this.#shared, SHARED.begun) === 1;
     // The thread may end before its message is read here.
     if (begun) this.#start();
-    const children = this.#measured?.end();
-    if (children !== undefined && children.size > 0) this.#kill(children);
+    this.#kill(this.#measured?.end() ?? []);
     await untilGone(this.#killed, CHILD_LIMIT_MS);
     await this.#output?.endWriters();
     if (end.error !== undefined && begun && !isHeapLimit(end)) this.#reportError(end.error);

@@ -6,6 +6,7 @@ import {
   Exited,
   FromCell,
   Hello,
+  type Killed,
   type LimitReached,
   type Pipe,
   type Start,
@@ -82,6 +83,7 @@ let claiming: Promise<void> | undefined;
 interface RunningGuest {
   guest: Guest;
   started: Started | undefined;
+  killed: Killed | undefined;
   /** The limits it has passed: a later daemon has not heard, and the one that has may not have written it down. */
   passed: LimitReached[];
   input: GuestInput;
@@ -149,8 +151,9 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   claiming ??= setUp(hello);
   await claiming;
   if (daemon !== connection) return;
-  for (const { started, passed } of guests.values()) {
+  for (const { started, killed, passed } of guests.values()) {
     if (started) report({ body: { $case: 'started', value: started } });
+    if (killed) report({ body: { $case: 'killed', value: killed } });
     for (const value of passed) report({ body: { $case: 'limitReached', value } });
   }
   for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
@@ -261,6 +264,11 @@ function start(request: Start): void {
       running.started = value;
       report({ body: { $case: 'started', value } });
     },
+    killed: (pids) => {
+      const value = { executionKey, pids };
+      running.killed = value;
+      report({ body: { $case: 'killed', value } });
+    },
     outputExceeded: () => {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
     },
@@ -283,6 +291,7 @@ function start(request: Start): void {
   const running: RunningGuest = {
     guest,
     started: undefined,
+    killed: undefined,
     passed: [],
     input: new GuestInput(guest),
     stop: undefined,

@@ -25,6 +25,7 @@ import { CELL_MAIN } from '../package-root.ts';
 import { readPlainFile } from '../plain-file.ts';
 import {
   endSessionOf,
+  isAlive,
   isSameProcess,
   killSessionUntilGone,
   killTrees,
@@ -134,6 +135,8 @@ interface RemoteGuest extends Destination {
   process: string | undefined;
   /** Node's id of a guest that is a thread; 0 otherwise. */
   thread: number;
+  /** What it had started and was killed with it: it does not end before. */
+  killed: number[];
   /** What it used when the cell was asked last. */
   usage: Usage | undefined;
   /** What the cell has not read yet of the output of a guest that is a process. */
@@ -306,9 +309,9 @@ export class CellProcess {
     return promise;
   }
 
-  /** Whether there is a reason why the cell may not tell of an end yet. */
-  get isHeldUp(): boolean {
-    return this.#starts.mayHoldUp;
+  /** Whether there is a reason why the cell may not tell of the end of this guest yet. */
+  isHeldUp(executionKey: string): boolean {
+    return this.#starts.mayHoldUp || this.#guests.get(executionKey)?.killed.some(isAlive) === true;
   }
 
   /** How many contexts the cell is to keep booted ahead at most, from now on. */
@@ -336,7 +339,7 @@ export class CellProcess {
   }
 
   #observe(executionKey: string, { outputDir, outputFiles }: Destination, observer: GuestObserver): void {
-    const unknown = { pid: 0, process: undefined, thread: 0, usage: undefined, remains: undefined };
+    const unknown = { pid: 0, process: undefined, thread: 0, killed: [], usage: undefined, remains: undefined };
     this.#guests.set(executionKey, { ...unknown, observer, outputDir, outputFiles, inputs: [] });
   }
 
@@ -454,6 +457,13 @@ export class CellProcess {
         guest.thread = thread;
         guest.remains = this.#remainsOf(body.value);
         guest.observer.started({ pid, process: guest.process, at: { atMs, monotonicMs } });
+        break;
+      }
+      case 'killed': {
+        const { executionKey, pids } = body.value;
+        const guest = this.#guests.get(executionKey);
+        if (guest === undefined) this.#keepEarly(executionKey, body);
+        else guest.killed = pids;
         break;
       }
       case 'exited':

@@ -55,8 +55,8 @@ export interface CellPlace {
   /** While a guest does nothing, the same object all the time, and another one next time. */
   sleepOf(executionKey: string): object | undefined;
   killGuest(executionKey: string, reason: StopReason): void;
-  /** Whether there is a reason why its cell may not tell of an end yet. */
-  isHeldUp(): boolean;
+  /** Whether there is a reason why its cell may not tell of the end of this guest yet. */
+  isHeldUp(executionKey: string): boolean;
   write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void>;
   killCell(): void;
   /** Gives the place back; call once, when the guest is gone. */
@@ -190,7 +190,7 @@ export class CellSupervisor {
       measure: () => process.measure(),
       sleepOf: (executionKey) => process.sleepOf(executionKey),
       killGuest: (executionKey, reason) => process.killGuest(executionKey, reason),
-      isHeldUp: () => process.isHeldUp,
+      isHeldUp: (executionKey) => process.isHeldUp(executionKey),
       write: (...input) => process.write(...input),
       killCell: () => actor.send({ type: 'cell.kill' }),
       release,

@@ -461,7 +461,7 @@ export class SessionSupervisor implements Waiting {
         const stuck = () => sendBack({ type: 'guest.stuck' });
         // Of what goes with its cell, and of what is beside it there, nobody else will tell what it used.
         const look = () => void place?.measure();
-        const isHeldUp = () => place?.isHeldUp() === true;
+        const isHeldUp = () => place?.isHeldUp(executionKey) === true;
         endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), stuck, look, isHeldUp);
       });
     };

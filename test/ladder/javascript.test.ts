@@ -238,6 +238,26 @@ test.each([
   expect(processesWith(command)).toEqual([]);
 });
 
+test.each([
+  ['beside the program', "spawn('python3', program, { stdio: 'inherit' }); setInterval(() => {}, 1000);"],
+  ['that the program waits for', "spawnSync('python3', program, { stdio: 'inherit' });"],
+])('a large child %s, which takes the kernel a while to end, costs no neighbour its cell', async (_, run) => {
+  await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
+  const session = await usual.session();
+  const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const running = await session.ready(`
+    const { spawn, spawnSync } = require('node:child_process');
+    process.on('SIGTERM', () => {});
+    const program = ['-c', 'import time\\nheld = bytearray(2 ** 30)\\nfor at in range(0, 2 ** 30, 4096): held[at] = 1\\nprint("ready", flush=True)\\ntime.sleep(600)'];
+    ${run}`);
+
+  await running.cancel({ graceMs: 0 });
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test('children that run beside the program are gone with it', async () => {
   const session = await node.session();
   const command = uniqueSleep();

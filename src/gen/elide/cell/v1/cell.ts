@@ -37,6 +37,7 @@ export interface FromCell {
     | { $case: "measured"; value: Measured }
     | { $case: "worn"; value: Worn }
     | { $case: "dozing"; value: Dozing }
+    | { $case: "killed"; value: Killed }
     | undefined;
 }
 
@@ -240,6 +241,15 @@ export interface LimitReached {
   /** When that was, as in Started; 0: an older cell, which does not know. */
   atMs: number;
   monotonicMs: number;
+}
+
+/**
+ * Processes that a guest which is a thread had started, all that were killed with it so far: it does not end before they
+ * do. Said again to each later daemon while the guest is there.
+ */
+export interface Killed {
+  executionKey: string;
+  pids: number[];
 }
 
 /** What a guest, its child processes included, uses or used. */
@@ -545,6 +555,9 @@ export const FromCell: MessageFns<FromCell> = {
       case "dozing":
         Dozing.encode(message.body.value, writer.uint32(74).fork()).join();
         break;
+      case "killed":
+        Killed.encode(message.body.value, writer.uint32(82).fork()).join();
+        break;
     }
     return writer;
   },
@@ -634,6 +647,14 @@ export const FromCell: MessageFns<FromCell> = {
             message.body = { $case: "dozing", value: Dozing.decode(reader, reader.uint32()) };
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.body = { $case: "killed", value: Killed.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -703,6 +724,12 @@ export const FromCell: MessageFns<FromCell> = {
       case "dozing": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "dozing", value: Dozing.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "killed": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "killed", value: Killed.fromPartial(object.body.value) };
         }
         break;
       }
@@ -2742,6 +2769,87 @@ export const LimitReached: MessageFns<LimitReached> = {
     message.message = object.message ?? "";
     message.atMs = object.atMs ?? 0;
     message.monotonicMs = object.monotonicMs ?? 0;
+    return message;
+  },
+};
+
+function createBaseKilled(): Killed {
+  return { executionKey: "", pids: [] };
+}
+
+export const Killed: MessageFns<Killed> = {
+  encode(message: Killed, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.executionKey !== "") {
+      writer.uint32(10).string(message.executionKey);
+    }
+    if (message.pids.length !== 0) {
+      writer.uint32(18).fork();
+      for (const v of message.pids) {
+        writer.int32(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Killed {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseKilled();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executionKey = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag === 16) {
+              message.pids.push(reader.int32());
+
+              continue;
+            }
+
+            if (tag === 18) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.pids.push(reader.int32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Killed>, I>>(base?: I): Killed {
+    return Killed.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Killed>, I>>(object: I): Killed {
+    const message = createBaseKilled();
+    message.executionKey = object.executionKey ?? "";
+    message.pids = object.pids?.map((e) => e) || [];
     return message;
   },
 };
