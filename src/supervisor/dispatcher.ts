@@ -1,3 +1,6 @@
+/** When all that may start at one time do, and none has for so long, in ms, they are held up, and use no processor. */
+const STALLED_MS = 500;
+
 /** A queue that wants places: a session. */
 export interface Waiting {
   /** Its share of the places when several want them. */
@@ -10,7 +13,7 @@ export interface Waiting {
  * Gives out the node's places for executions, by weight to every session that has one waiting: next is the one that has
  * had least for its weight, and one that comes new is never behind (start-time fair queueing, Goyal et al. 1996). Two
  * limits: how many run, and how many of them are starting at one time (a start is mostly CPU: a thousand at once would
- * all be late).
+ * all be late). Those that are held up lose their places for starting to a new round of others.
  */
 export class Dispatcher {
   readonly #maxActive: number;
@@ -20,7 +23,10 @@ export class Dispatcher {
   /** The figure of the session that was served last: never less than that of any before it. */
   #now = 0;
   #active = 0;
+  /** Of this round. */
   #starting = 0;
+  #round = 0;
+  #stalled: NodeJS.Timeout | undefined;
   #pumping = false;
 
   constructor(options: { maxActive: number; maxStarting: number }) {
@@ -30,6 +36,11 @@ export class Dispatcher {
 
   get active(): number {
     return this.#active;
+  }
+
+  /** Of those that are dispatched now. */
+  get round(): number {
+    return this.#round;
   }
 
   /** This session has an execution waiting. */
@@ -44,9 +55,12 @@ export class Dispatcher {
     this.#starting += 1;
   }
 
-  /** An execution that was dispatched has started, or ended without starting. */
-  started(): void {
+  /** An execution that was dispatched in this round has started, or ended without starting. */
+  started(round: number): void {
+    if (round !== this.#round) return;
     this.#starting -= 1;
+    clearTimeout(this.#stalled);
+    this.#stalled = undefined;
     this.#pump();
   }
 
@@ -71,9 +85,18 @@ export class Dispatcher {
         if (!this.#give(waiting)) continue;
         this.#ring.set(waiting, served + 1 / waiting.weight);
       }
+      if (this.#starting >= this.#maxStarting)
+        this.#stalled ??= setTimeout(() => this.#nextRound(), STALLED_MS).unref();
     } finally {
       this.#pumping = false;
     }
+  }
+
+  #nextRound(): void {
+    this.#stalled = undefined;
+    this.#round += 1;
+    this.#starting = 0;
+    this.#pump();
   }
 
   #next(): [Waiting, served: number] | undefined {

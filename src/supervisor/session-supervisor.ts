@@ -241,6 +241,7 @@ export class SessionSupervisor implements Waiting {
     const { machines, limits, journal, dispatcher } = this.#options;
     const { startLimitMs } = limits;
     let [starting, active] = [true, true];
+    let round: number | undefined;
     const record = new ExecutionRecord({
       accepted,
       request,
@@ -255,10 +256,11 @@ export class SessionSupervisor implements Waiting {
         // At once, not when it is journaled: a place that comes free meanwhile is for one that still waits.
         if (state === 'exited') this.#queue.delete(reached);
         if (!reached.dispatched) return;
+        round ??= dispatcher.round;
         // A stop before that leaves its cell as busy as before: those that wait would only be in its way.
         if (starting && (started || state === 'exited')) {
           starting = false;
-          dispatcher.started();
+          dispatcher.started(round);
         }
         if (active && state === 'exited') {
           active = false;
@@ -412,6 +414,7 @@ export class SessionSupervisor implements Waiting {
   /** Leaves everything as it is to the next daemon. */
   detach(): void {
     clearTimeout(this.#restart);
+    this.#queue.clear();
     for (const { actor } of this.#live.values()) actor.stop();
     this.#actor.stop();
     this.#cells.detach();

@@ -346,6 +346,21 @@ test.each([
   expect((await neighbour.snapshot()).state).toBe('running');
 });
 
+test('starts that a cell holds up keep no other session from starting', async () => {
+  await using node = await TestDaemon.start({ maxStarting: 2, startLimitMs: 20_000 });
+  const [session, other] = [await node.session(), await node.session()];
+  await session.ready(IDLE);
+
+  const wake = await holdUp(await session.cellPid());
+  const held = [await session.submit('0'), await session.submit('0'), await session.submit('0')];
+  const { result } = await other.run('0');
+  const meanwhile = await Promise.all(held.map((execution) => execution.snapshot()));
+  wake();
+
+  expect(result.reason).toBe('completed');
+  expect(meanwhile.map(({ state }) => state)).toEqual(['pending', 'pending', 'pending']);
+});
+
 test('a stopped cell does not keep its session from closing', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();

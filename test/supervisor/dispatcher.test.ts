@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { Dispatcher, type Waiting } from '../../src/supervisor/dispatcher.ts';
 
 /** A session with so many executions waiting, which notes what is dispatched. */
@@ -22,7 +22,7 @@ test('no more run than may, and each end makes place for one', () => {
 
   dispatcher.offer(queue('a', 5, log));
   expect(log).toHaveLength(3);
-  dispatcher.started();
+  dispatcher.started(dispatcher.round);
   expect(log).toHaveLength(3);
   dispatcher.exited();
   expect(log).toHaveLength(4);
@@ -35,8 +35,43 @@ test('no more start at one time than may', () => {
 
   dispatcher.offer(queue('a', 5, log));
   expect(log).toHaveLength(2);
-  dispatcher.started();
+  dispatcher.started(dispatcher.round);
   expect(log).toHaveLength(3);
+});
+
+test('starts that are held up take no place of others, and give it back once', () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 100, maxStarting: 2 });
+  dispatcher.offer(queue('stuck', 2, log));
+  const { round } = dispatcher;
+  dispatcher.offer(queue('b', 5, log));
+
+  vi.advanceTimersByTime(400);
+  expect(log).toEqual(['stuck', 'stuck']);
+  vi.advanceTimersByTime(100);
+  expect(log).toEqual(['stuck', 'stuck', 'b', 'b']);
+
+  dispatcher.started(round);
+  expect(log).toHaveLength(4);
+  dispatcher.started(dispatcher.round);
+  expect(log).toHaveLength(5);
+});
+
+test('starts that come to their ends, however slowly, are no more at one time than may be', () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const log: string[] = [];
+  const dispatcher = new Dispatcher({ maxActive: 100, maxStarting: 2 });
+  dispatcher.offer(queue('a', 10, log));
+
+  for (let starts = 0; starts < 5; starts += 1) {
+    vi.advanceTimersByTime(400);
+    dispatcher.started(dispatcher.round);
+  }
+
+  expect(log).toHaveLength(7);
 });
 
 test('sessions take turns, however many one has waiting', () => {
@@ -47,7 +82,7 @@ test('sessions take turns, however many one has waiting', () => {
   dispatcher.offer(queue('b', 3, log));
   dispatcher.offer(queue('c', 3, log));
   for (let ends = 0; ends < 9; ends += 1) {
-    dispatcher.started();
+    dispatcher.started(dispatcher.round);
     dispatcher.exited();
   }
 
@@ -58,7 +93,7 @@ test('the first execution of a session waits for one end, however long another w
   const log: string[] = [];
   const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
   const end = () => {
-    dispatcher.started();
+    dispatcher.started(dispatcher.round);
     dispatcher.exited();
   };
   dispatcher.offer(queue('big', 1_000, log, 1_000));
@@ -77,7 +112,7 @@ test('sessions that compete get places by their weight', () => {
 
   for (const [name, weight] of Object.entries(weights)) dispatcher.offer(queue(name, 1_000, log, weight));
   while (log.length < 600) {
-    dispatcher.started();
+    dispatcher.started(dispatcher.round);
     dispatcher.exited();
   }
 
@@ -92,7 +127,7 @@ test('a session that was idle has no claim to what it did not use', () => {
   const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
   const late = queue('late', 1, log);
   const end = () => {
-    dispatcher.started();
+    dispatcher.started(dispatcher.round);
     dispatcher.exited();
   };
   dispatcher.offer(late);
@@ -118,7 +153,7 @@ test('an execution that ends while it is dispatched gives its place back at once
     dispatchNext() {
       if (left === 0) return false;
       left -= 1;
-      dispatcher.started();
+      dispatcher.started(dispatcher.round);
       dispatcher.exited();
       return true;
     },
@@ -171,7 +206,7 @@ test('whatever happens in whatever order: the limits hold, and a free place is n
           } else if (kind === 'started' && starting > 0) {
             starting -= 1;
             running += 1;
-            dispatcher.started();
+            dispatcher.started(dispatcher.round);
           } else if (kind === 'exited' && running > 0) {
             running -= 1;
             dispatcher.exited();
