@@ -137,9 +137,10 @@ function waitForDaemon(): void {
 
 /** A daemon that knows the token takes the cell; an older connection of its own is dropped. */
 async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): Promise<void> {
-  const { engine: kind, sessionKey } = made;
+  const { engine: kind, sessionKey, cgroups } = made;
   const executionKeys = [...new Set([...guests.keys(), ...ends.kept().map(({ executionKey }) => executionKey)])];
-  const welcome = { protocolVersion: PROTOCOL_VERSION, pid: process.pid, engine: kind, sessionKey, executionKeys };
+  const own = { pid: process.pid, engine: kind, sessionKey, controllers: Object.keys(cgroups) };
+  const welcome = { protocolVersion: PROTOCOL_VERSION, ...own, executionKeys };
   connection.send({ body: { $case: 'welcome', value: welcome } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;
   orphanGraceMs = hello.orphanGraceMs;

@@ -128,6 +128,7 @@ async function claim(
     connection.destroy();
     return undefined;
   }
-  const { sessionKey, executionKeys } = made;
-  return { cellKey, pid, startTime, connection, said, sessionKey, kind: made.engine as EngineKind, executionKeys };
+  const { sessionKey, executionKeys, controllers } = made;
+  const kind = made.engine as EngineKind;
+  return { cellKey, pid, startTime, connection, said, sessionKey, kind, controllers, executionKeys };
 }

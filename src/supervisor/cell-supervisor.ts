@@ -93,6 +93,8 @@ interface Cell {
 export interface AdoptableCell extends FoundCell {
   sessionKey: string;
   kind: EngineKind;
+  /** Of the control groups that it may make for its guests. */
+  controllers: string[];
 }
 
 /** Cell keys: names of fixed length, part of a socket's path. */
@@ -100,6 +102,9 @@ const CELL_KEY_CHARS = 10;
 
 /** After the end of a guest: how long no other one ends until warm contexts go to the cells that are the next now, in ms. */
 const CALM_MS = 200;
+
+/** Controllers that hold limits of guests which are processes. */
+const LIMITING = ['memory', 'pids'] as const;
 
 const CELL_STATES = { pending: 'starting', running: 'ready', signaled: 'stopping' } as const;
 
@@ -281,7 +286,7 @@ export class CellSupervisor {
     }
   }
 
-  #start(kind: EngineKind, found?: FoundCell): Cell {
+  #start(kind: EngineKind, found?: AdoptableCell): Cell {
     const options = this.#options;
     const cellKey = found?.cellKey ?? nanoid(CELL_KEY_CHARS);
     const ready = Promise.withResolvers<void>();
@@ -325,7 +330,7 @@ export class CellSupervisor {
       exited: exited.promise,
       holds: found && new Set(found.executionKeys),
       guests: 0,
-      worn: false,
+      worn: found !== undefined && !this.#holdsLimits(found),
       warm: found === undefined ? 0 : -1,
     };
     actor.subscribe({
@@ -347,6 +352,12 @@ export class CellSupervisor {
     this.#cells.add(cell);
     actor.start();
     return cell;
+  }
+
+  /** Whether an adopted cell has all the control groups that limits of new guests are said to be held by. */
+  #holdsLimits({ kind, controllers }: AdoptableCell): boolean {
+    const offered = this.#options.controlGroups.controllers;
+    return kind === 'javascript' || LIMITING.every((name) => !offered.has(name) || controllers.includes(name));
   }
 
   #hello({ kind, warm }: Cell): HelloOptions {

@@ -191,6 +191,30 @@ test.each([
   expect(readdirSync(directory)).toEqual([]);
 });
 
+test('a cell that was made without control groups gets no guests whose limits the next daemon holds by them', async () => {
+  await using node = await FaultNode.start({ controlGroups: false });
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'kept', language: 'python', code: COUNTER.python, stdin: true });
+  const code = `
+import os, time
+try:
+    for count in range(10):
+        if os.fork() == 0: time.sleep(600)
+    print('all were forked')
+except OSError as error: print(error)`;
+
+  await node.end();
+  await node.start({});
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'python', code, processLimit: 3 });
+  const { warnings } = await node.client.wait('s', 'e');
+  const stdout = await node.stdout('e');
+  await node.client.writeInput('s', 'kept', Buffer.from('end\n'));
+
+  // Where there are none for this daemon either, it says so.
+  expect(stdout.includes('all were forked')).toBe(warnings.length > 0);
+  expect((await node.client.wait('s', 'kept')).result).toMatchObject({ exitCode: 7 });
+});
+
 test('another process that has the id of a guest, or of its cell, by now is left alone', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');

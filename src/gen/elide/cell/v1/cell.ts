@@ -85,6 +85,8 @@ export interface Welcome {
   sessionKey: string;
   /** Every execution it holds, those included whose end is not acknowledged. Started and Exited of each follow. */
   executionKeys: string[];
+  /** The controllers of the control groups that it may make for its guests: see Hello.cgroups. */
+  controllers: string[];
 }
 
 /** The engine is set up, and everything was told that an earlier daemon may not have heard; starts may come. */
@@ -1035,7 +1037,7 @@ export const Hello_CgroupsEntry: MessageFns<Hello_CgroupsEntry> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", executionKeys: [] };
+  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", executionKeys: [], controllers: [] };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -1054,6 +1056,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     for (const v of message.executionKeys) {
       writer.uint32(50).string(v!);
+    }
+    for (const v of message.controllers) {
+      writer.uint32(58).string(v!);
     }
     return writer;
   },
@@ -1111,6 +1116,14 @@ export const Welcome: MessageFns<Welcome> = {
             message.executionKeys.push(reader.string());
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.controllers.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1133,6 +1146,7 @@ export const Welcome: MessageFns<Welcome> = {
     message.engine = object.engine ?? "";
     message.sessionKey = object.sessionKey ?? "";
     message.executionKeys = object.executionKeys?.map((e) => e) || [];
+    message.controllers = object.controllers?.map((e) => e) || [];
     return message;
   },
 };
