@@ -68,6 +68,11 @@ function lookAfter(sinceMs: number): number {
   return Math.min(Math.max(LOOK_MS, (performance.now() - sinceMs) * LOOK_SHARE), LONGEST_LOOK_MS);
 }
 
+/** Has a process go on that is stopped. */
+export function wake(pid: number): void {
+  send(pid, 'SIGCONT');
+}
+
 /** The children that one thread of this process has started; they are the process's as well. */
 export function childrenOfThread(threadId: number): number[] {
   return listOf(`/proc/self/task/${threadId}/children`);

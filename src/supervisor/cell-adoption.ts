@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
 import { readPlainFile } from '../plain-file.ts';
-import { endSessionOf, killTrees, startTimeOf, untilGone } from '../processes.ts';
+import { endSessionOf, killTrees, startTimeOf, untilGone, wake } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
@@ -36,16 +36,16 @@ export interface FoundCells {
 export async function findCells(directory: string, orphanGraceMs: number): Promise<FoundCells> {
   const names = readdirSync(directory);
   const cellKeys = new Set(names.map((name) => name.replace(/\.\w+$/, '')));
-  const pids = cellProcesses();
+  const processes = cellProcesses();
   const ends = new Map<string, Exited>();
   const gone: string[] = [];
   const left: string[] = [];
   const claims = [...cellKeys].map(async (cellKey) => {
     const files = cellFiles(directory, cellKey);
-    const pid = pids.get(files.socket);
-    const cell = pid === undefined ? undefined : await claim(cellKey, pid, files, orphanGraceMs);
+    const pids = processes.get(files.socket) ?? [];
+    const cell = pids.length === 0 ? undefined : await claim(cellKey, pids, files, orphanGraceMs);
     if (cell !== undefined) return cell;
-    if (pid !== undefined) await untilGone(killTrees([pid]), KILL_LIMIT_MS);
+    await untilGone(killTrees(pids), KILL_LIMIT_MS);
     const name = readPlainFile(files.process, MOST_BYTES)?.toString();
     if (name !== undefined) await endSessionOf(name);
     await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
@@ -64,14 +64,17 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
   return { cells, ends, gone, left };
 }
 
-/** Every process that was started for a cell, by its socket: a process id that is used again has another command line. */
-function cellProcesses(): Map<string, number> {
-  const found = new Map<string, number>();
+/**
+ * Every process that was started for a cell, by its socket: a process id that is used again has another command line. Guests
+ * may have started others that look the same.
+ */
+function cellProcesses(): Map<string, number[]> {
+  const found = new Map<string, number[]>();
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
     // SOCKET and TOKEN_FILE are the last two arguments, with a NUL behind each.
     const socket = commandOf(entry).split('\0').at(-3);
-    if (socket !== undefined) found.set(socket, Number(entry));
+    if (socket !== undefined) found.set(socket, [...(found.get(socket) ?? []), Number(entry)]);
   }
   return found;
 }
@@ -88,18 +91,14 @@ function commandOf(pid: string): string {
 /** Undefined when the cell is of no use: it does not answer, or no daemon ever made it anything. */
 async function claim(
   cellKey: string,
-  pid: number,
+  pids: number[],
   files: ReturnType<typeof cellFiles>,
   orphanGraceMs: number,
 ): Promise<AdoptableCell | undefined> {
   const token = readPlainFile(files.token, MOST_BYTES)?.toString();
   if (token === undefined) return undefined;
-  try {
-    // A guest can stop the process it runs in, which then does not answer.
-    process.kill(pid, 'SIGCONT');
-  } catch {
-    return undefined;
-  }
+  // A guest can stop the process it runs in, which then does not answer.
+  for (const pid of pids) wake(pid);
   const connection = new FramedSocket<FromCell, ToCell>(connect(files.socket), FromCell, ToCell);
   const answered = Promise.withResolvers<Welcome | undefined>();
   const said: FromCell[] = [];
@@ -119,16 +118,16 @@ async function claim(
   if (made !== undefined && made.protocolVersion !== PROTOCOL_VERSION) {
     connection.destroy();
     throw new StartupError(
-      `cell ${cellKey} (process ${pid}) of an older daemon speaks version ${made.protocolVersion} of the protocol, ` +
+      `cell ${cellKey} (process ${made.pid}) of an older daemon speaks version ${made.protocolVersion} of the protocol, ` +
         `this daemon version ${PROTOCOL_VERSION}; it was left alone: start the daemon that made it, or end it`,
     );
   }
-  const startTime = startTimeOf(pid);
-  if (made === undefined || made.sessionKey === '' || startTime === undefined) {
+  const startTime = made && startTimeOf(made.pid);
+  if (made === undefined || made.sessionKey === '' || startTime === undefined || !pids.includes(made.pid)) {
     connection.destroy();
     return undefined;
   }
-  const { sessionKey, executionKeys, controllers } = made;
+  const { pid, sessionKey, executionKeys, controllers } = made;
   const kind = made.engine as EngineKind;
   return { cellKey, pid, startTime, connection, said, sessionKey, kind, controllers, executionKeys };
 }

@@ -215,6 +215,50 @@ except OSError as error: print(error)`;
   expect((await node.client.wait('s', 'kept')).result).toMatchObject({ exitCode: 7 });
 });
 
+/** Processes that look as if they were started for the node's one cell. */
+function impostorsOf(node: FaultNode): number[] {
+  const directory = join(node.stateDir, 'daemon', 'cells');
+  const [socket = ''] = readdirSync(directory).filter((name) => name.endsWith('.sock'));
+  const places = [socket, socket.replace('.sock', '.token')].map((name) => join(directory, name));
+  return [1, 2].map(() => {
+    const child = spawn('sh', ['-c', 'sleep 600; :', ...places], { detached: true, stdio: 'ignore' });
+    onTestFinished(() => void (child.exitCode ?? child.signalCode ?? process.kill(-(child.pid as number), 'SIGKILL')));
+    return child.pid as number;
+  });
+}
+
+test('a cell is taken over, and can be ended, whatever else says that it is its process', async () => {
+  await using node = await FaultNode.start({ controlGroups: false });
+  await node.client.createSession('s');
+  const code = `console.log('ready');
+    setTimeout(() => require('node:crypto').pbkdf2Sync('a', 'b', 2 ** 31 - 1, 64, 'sha512'), 50);`;
+  await node.ready({ executionId: 'stuck', code });
+  const [cell] = node.cellPids();
+  await node.end();
+  impostorsOf(node);
+
+  await node.start();
+
+  const { cells } = await node.client.getSession('s');
+  expect(cells.map(({ pid }) => pid)).toEqual([cell]);
+  await node.client.cancelExecution('s', 'stuck', { graceMs: 0 });
+  expect((await node.client.wait('s', 'stuck')).result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
+});
+
+test('where no cell answers, all that says it is its process is ended', async () => {
+  await using node = await FaultNode.start({ controlGroups: false });
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  await node.end();
+  const impostors = impostorsOf(node);
+  for (const pid of node.cellPids()) if (!impostors.includes(pid)) process.kill(pid, 'SIGKILL');
+
+  await node.start();
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'daemon_lost' });
+  expect(impostors.filter(isAlive)).toEqual([]);
+});
+
 test('another process that has the id of a guest, or of its cell, by now is left alone', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
