@@ -19,7 +19,7 @@ import { processName, zombiesOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { keepDescriptor } from '../spare-descriptor.ts';
 import { EndRecord } from '../wire/end-record.ts';
-import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
+import { FramedSocket, PROTOCOL_VERSION, TO_CELL_BYTES } from '../wire/framing.ts';
 import { ProcessRecord } from '../wire/process-record.ts';
 import { type Engine, type Guest, type GuestLimits, type GuestUsage, NO_OUTPUT, type StartRequest } from './engine.ts';
 import { GuestGroups } from './guest-groups.ts';
@@ -39,6 +39,10 @@ const fileOf = (ending: string) => socketPath.replace(/\.sock$/, ending);
 
 /** How long a cell that no daemon ever spoke to lives, in ms. */
 const UNCLAIMED_MS = 30_000;
+
+/** How long a connection may be without the token, in ms, and its longest frame until it has shown that, in bytes. */
+const HELLO_LIMIT_MS = 10_000;
+const HELLO_BYTES = 64 * 1024;
 
 /** How long a cell without guests and without a daemon lives at most, in ms. */
 const EMPTY_GRACE_MS = 10_000;
@@ -112,6 +116,9 @@ server.listen(socketPath, () => {
 
 function accept(socket: Socket): void {
   const connection = new FramedSocket<ToCell, FromCell>(socket, ToCell, FromCell);
+  // Guests of other cells can connect as well.
+  connection.maxFrameBytes = HELLO_BYTES;
+  const limit = setTimeout(() => connection !== daemon && connection.destroy(), HELLO_LIMIT_MS);
   connection.on('message', ({ body }) => {
     if (connection === daemon) {
       if (body !== undefined) obey(body);
@@ -122,6 +129,7 @@ function accept(socket: Socket): void {
     }
   });
   connection.on('close', () => {
+    clearTimeout(limit);
     if (connection !== daemon) return;
     daemon = undefined;
     if (meter !== undefined) meter.mayDoze = false;
@@ -147,6 +155,7 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   clearTimeout(orphanTimer);
   const before = daemon;
   daemon = connection;
+  connection.maxFrameBytes = TO_CELL_BYTES;
   before?.destroy();
   told.clear();
   claiming ??= setUp(hello);

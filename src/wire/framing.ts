@@ -4,8 +4,10 @@ import type { Socket } from 'node:net';
 /** The version both sides of a cell's socket speak. */
 export const PROTOCOL_VERSION = 2;
 
-/** Frames above this are garbage, not messages: the largest code (64 MiB by default, 1 GiB at most) and its envelope. */
-const MAX_FRAME_BYTES = 1024 * 1024 * 1024 + 16 * 1024 * 1024;
+/** The largest frame that a cell sends, in bytes: the figures of a hundred thousand guests. */
+const FROM_CELL_BYTES = 16 * 1024 * 1024;
+/** The largest that it is sent: code, or input of any length, and the envelope. */
+export const TO_CELL_BYTES = 1024 * 1024 * 1024 + 16 * 1024 * 1024;
 const HEADER_BYTES = 4;
 
 /** A ts-proto message type. */
@@ -22,6 +24,8 @@ export class FramedSocket<In, Out> extends EventEmitter<{ message: [In]; close: 
   readonly #socket: Socket;
   readonly #outgoing: Codec<Out>;
   readonly #incoming: Codec<In>;
+  /** A longer frame than this is garbage, not a message, and is not waited for. */
+  maxFrameBytes = FROM_CELL_BYTES;
   #chunks: Buffer[] = [];
   #bytes = 0;
   #failure: Error | undefined;
@@ -77,7 +81,7 @@ export class FramedSocket<In, Out> extends EventEmitter<{ message: [In]; close: 
     if (this.#bytes < HEADER_BYTES) return undefined;
     const head = this.#join(HEADER_BYTES);
     const length = head.readUInt32BE();
-    if (length > MAX_FRAME_BYTES) throw new RangeError(`a frame of ${length} bytes`);
+    if (length > this.maxFrameBytes) throw new RangeError(`a frame of ${length} bytes`);
     if (this.#bytes < HEADER_BYTES + length) return undefined;
     const joined = this.#join(HEADER_BYTES + length);
     const rest = joined.subarray(HEADER_BYTES + length);

@@ -373,6 +373,9 @@ test('a stopped cell does not keep its session from closing', async () => {
   expect(isAlive(pid)).toBe(false);
 });
 
+/** The head of a frame so long. */
+const A_GIBIBYTE = Buffer.from([0x40, 0, 0, 0]);
+
 /** The path of the one cell's socket below a daemon's state directory. */
 function cellSocket(node: TestDaemon): string {
   const directory = join(node.root, 's', 'daemon', 'cells');
@@ -419,6 +422,41 @@ test('garbage on a cell socket ends that connection and harms nothing', async ()
 
   expect(statSync(path).mode & 0o777).toBe(0o600);
   await stillWorks(session, running);
+});
+
+test('who has not shown the token of a cell is not listened to for long, nor to a long frame', {
+  timeout: 40_000,
+}, async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  const [silent, long] = [connect(cellSocket(node)), connect(cellSocket(node))];
+  const ended: string[] = [];
+  const ends = [closed(silent).then(() => ended.push('silent')), closed(long).then(() => ended.push('long'))];
+
+  long.write(A_GIBIBYTE);
+  await Promise.all(ends);
+
+  expect(ended).toEqual(['long', 'silent']);
+  await stillWorks(session, running);
+});
+
+test('a cell whose connection says that a gibibyte follows is ended, and nothing is waited for', async () => {
+  await using node = await TestDaemon.start();
+  const [session, other] = [await node.session(), await node.session()];
+  const neighbour = await other.ready(IDLE);
+
+  const { result } = await session.run(`
+    const fs = require('node:fs');
+    const targetOf = (fd) => { try { return fs.readlinkSync('/proc/self/fd/' + fd); } catch { return ''; } };
+    for (const fd of fs.readdirSync('/proc/self/fd').filter((fd) => targetOf(fd).startsWith('socket:')).map(Number)) {
+      // The one it listens on takes nothing.
+      try { fs.writeSync(fd, Buffer.from([${[...A_GIBIBYTE]}])); } catch {}
+    }
+    setInterval(() => {}, 1000);`);
+
+  expect(result.reason).toBe('cell_lost');
+  await stillWorks(other, neighbour);
 });
 
 test('a cell obeys nobody without its token', async () => {
