@@ -1,7 +1,15 @@
 import { execFile } from 'node:child_process';
 import { rmSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { opendir, rmdir, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
+
+/** More files than so many are worth a program to remove them, of which so many run at a time. */
+const MOST_FILES = 200;
+const MOST_PROGRAMS = 2;
+
+let programs = 0;
+const waiting: (() => void)[] = [];
 
 /** Removes a file of our own, if it is there. On a disk that cannot be written it stays, and harms nothing. */
 export function removeFile(path: string): void {
@@ -13,18 +21,51 @@ export function removeFile(path: string): void {
 }
 
 /**
- * Removes a directory that a guest has filled as it liked; one deeper than any path can say, by a program that climbs down.
- * Resolves with whether it is gone.
+ * Removes a directory that a guest has filled as it liked. What is large, or deeper than any path can say, is left to a
+ * program, so that it holds nothing up here. Resolves with whether it is gone.
  */
 export async function removeTree(path: string): Promise<boolean> {
   try {
-    await rm(path, { recursive: true, force: true, maxRetries: 3 });
+    await removeFew(path, { left: MOST_FILES });
     return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EROFS') return false;
-    return promisify(execFile)('rm', ['-rf', '--', path]).then(
-      () => true,
-      () => false,
-    );
+    return (error as NodeJS.ErrnoException).code !== 'EROFS' && removeByProgram(path);
+  }
+}
+
+/** Removes one after the other what is there. Rejects where that is more than `budget` has left. */
+async function removeFew(path: string, budget: { left: number }): Promise<void> {
+  try {
+    await unlink(path);
+    return;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return;
+    if (code !== 'EISDIR') throw error;
+  }
+  // One directory is open at a time, however deep they are.
+  const names: string[] = [];
+  for await (const { name } of await opendir(path)) {
+    budget.left -= 1;
+    if (budget.left < 0) throw new RangeError(`too many files in ${path}`);
+    names.push(name);
+  }
+  for (const name of names) await removeFew(join(path, name), budget);
+  await rmdir(path);
+}
+
+async function removeByProgram(path: string): Promise<boolean> {
+  if (programs < MOST_PROGRAMS) programs += 1;
+  else await new Promise<void>((resolve) => waiting.push(resolve));
+  try {
+    await promisify(execFile)('rm', ['-rf', '--', path]);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    // Its place is the next one's.
+    const next = waiting.shift();
+    if (next === undefined) programs -= 1;
+    else next();
   }
 }

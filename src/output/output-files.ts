@@ -1,8 +1,9 @@
 import { closeSync, constants, ftruncateSync, lstatSync, openSync } from 'node:fs';
-import { lstat, rm } from 'node:fs/promises';
+import { lstat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { isNoFile, openPlainFile } from '../plain-file.ts';
+import { removeTree } from '../remove-tree.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
 import { keptOf } from './kept.ts';
@@ -119,7 +120,7 @@ export class OutputFiles {
   }
 
   async remove(): Promise<void> {
-    await rm(this.#directory, { recursive: true, force: true });
+    if (!(await removeTree(this.#directory))) throw new Error(`${this.#directory} is still there`);
   }
 
   /**

@@ -48,6 +48,25 @@ test('what guests leave in their private directories is removed with them', asyn
   expect(existsSync('/etc/passwd')).toBe(true);
 });
 
+test('a great many files are removed without a great many requests of the daemon at a time', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const { stdout } = await session.run(`
+    const fs = require('node:fs');
+    for (let index = 0; index < 1_000; index += 1) fs.closeSync(fs.openSync('file-' + index, 'w'));
+    console.log(process.cwd());`);
+  const cwd = stdout.trim();
+  let most = 0;
+
+  await eventually('the private directory is gone', () => {
+    const requests = process.getActiveResourcesInfo().filter((name) => name.startsWith('FSReq'));
+    most = Math.max(most, requests.length);
+    return !existsSync(cwd);
+  });
+
+  expect(most).toBeLessThan(100);
+});
+
 /** Directories of sessions that there are, for output and for what guests work with. */
 function sessionDirectories({ root }: TestDaemon): { output: string[]; work: string[] } {
   return { output: readdirSync(join(root, 's', 'daemon', 'output')), work: readdirSync(join(root, 's', 'work')) };
@@ -283,7 +302,7 @@ test('a guest whose output cannot be looked at keeps no room from others, and lo
 test('what has slept takes room again as soon as it writes', async () => {
   await using node = await TestDaemon.start({ outputBudgetBytes: 50_000 });
   const session = await node.session();
-  await session.run({ executionId: 'finished', code: "process.stdout.write('x'.repeat(20_000));" });
+  await session.run({ executionId: 'finished', code: "process.stdout.write('x'.repeat(5_000));" });
   const code = `process.on('SIGHUP', () => process.stdout.write('x'.repeat(40_000)));
     console.log('ready'); setInterval(() => {}, 1e6);`;
   const sleeper = await session.ready({ code });
