@@ -3,8 +3,9 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { removeTree } from '../remove-tree.ts';
 
-/** How often one that cannot be removed, as on a read-only disk, is tried again, in ms. */
+/** After how long one that cannot be removed, as on a read-only disk, is tried again, in ms: twice as long each time. */
 const REMOVE_RETRY_MS = 1_000;
+const LONGEST_RETRY_MS = 300_000;
 
 /** The directories of one guest, which go with it. */
 export class Workspace {
@@ -25,7 +26,9 @@ export class Workspace {
    */
   async remove(sourceFileName: string, isWanted: () => boolean): Promise<void> {
     if (await this.#removeGiven(sourceFileName)) return;
-    while (!(await removeTree(this.#path)) && isWanted()) await sleep(REMOVE_RETRY_MS, undefined, { ref: false });
+    for (let waitMs = REMOVE_RETRY_MS; !(await removeTree(this.#path)) && isWanted(); waitMs *= 2) {
+      await sleep(Math.min(waitMs, LONGEST_RETRY_MS), undefined, { ref: false });
+    }
   }
 
   /**

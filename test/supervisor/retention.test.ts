@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
@@ -65,6 +65,31 @@ test('a great many files are removed without a great many requests of the daemon
   });
 
   expect(most).toBeLessThan(100);
+});
+
+test('what guests have locked is removed, also by a daemon without rights, and nothing behind a link is opened', async () => {
+  await using own = await DaemonProcess.startWithoutRights();
+  using client = connectDaemon({ socket: own.socket });
+  await client.createSession('s');
+  const elsewhere = join(own.directory, 'elsewhere');
+  const code = `
+    const fs = require('node:fs');
+    fs.mkdirSync('module/part/closed', { recursive: true });
+    fs.writeFileSync('module/part/file', '');
+    fs.mkdirSync('${elsewhere}', { mode: 0o500 });
+    fs.symlinkSync('${elsewhere}', 'module/link');
+    for (const [name, mode] of [['/closed', 0o000], ['', 0o555]]) fs.chmodSync('module/part' + name, mode);
+    console.log(process.cwd());`;
+  await client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code });
+  await client.wait('s', 'e');
+  const said: string[] = [];
+  for await (const { data } of client.streamOutput('s', 'e')) said.push(`${data}`);
+  const cwd = said.join('').trim();
+
+  await eventually('the private directory is gone', () => !existsSync(cwd));
+
+  expect(cwd).toContain(own.directory);
+  expect(statSync(elsewhere).mode & 0o777).toBe(0o500);
 });
 
 /** Directories of sessions that there are, for output and for what guests work with. */
