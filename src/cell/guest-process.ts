@@ -18,6 +18,10 @@ const LAST_WORDS_MS = 50;
 /** No message is longer. */
 const LONGEST_LINE_CHARS = 400;
 
+/** So many messages are heard at once: what a child is, is looked up. The next ones have to wait, in ms. */
+const MESSAGES_AT_ONCE = 32;
+const PAUSE_MS = 1;
+
 /** How a process ended. */
 export interface ProcessEnd {
   code: number | null;
@@ -38,6 +42,7 @@ export class GuestProcess implements PooledContext {
   listener: (message: ProcessMessage) => void = () => {};
   readonly #child: ChildProcess;
   readonly #control: Socket;
+  readonly #onBooted: () => void;
   #received = '';
   #task: ProcessTask | undefined;
   #handedOver = false;
@@ -46,6 +51,7 @@ export class GuestProcess implements PooledContext {
   /** `programPath`: the built `workers/process.ts`. Throws where no descriptors are left for it. */
   constructor(programPath: string, heapLimitMb: number | undefined, onBooted: () => void) {
     this.heapLimitMb = heapLimitMb;
+    this.#onBooted = onBooted;
     this.#child = spawnChild(process.execPath, [...FLAGS, ...heapFlags(heapLimitMb), programPath], {
       cwd: '/',
       env: {},
@@ -59,16 +65,8 @@ export class GuestProcess implements PooledContext {
     for (const socket of [this.input, this.#control]) socket.on('error', () => {}); // its end tells
     this.#control.setEncoding('latin1');
     this.#control.on('data', (text: unknown) => {
-      const lines = (this.#received + text).split('\n');
-      // Whoever writes no lines at all is not heard.
-      this.#received = (lines.pop() as string).slice(-LONGEST_LINE_CHARS);
-      for (const message of lines.map(parse)) {
-        if (message?.type === 'warm' && this.#state === 'booting') {
-          this.#state = 'booted';
-          this.#handOver();
-          onBooted();
-        } else if (message !== undefined) this.listener(message);
-      }
+      this.#received += text;
+      this.#hear();
     });
     const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
     this.ended = promise;
@@ -80,7 +78,7 @@ export class GuestProcess implements PooledContext {
     // Not before all that it said was heard.
     this.#child.once('exit', (code, signal) => {
       if (this.#control.destroyed) end({ code, signal });
-      else this.#control.once('close', () => end({ code, signal })).resume();
+      else this.#control.once('close', () => end({ code, signal }));
       // A timer of a busy process may fire before it looked at the socket even once.
       setTimeout(() => setImmediate(() => this.#control.destroy()), LAST_WORDS_MS).unref();
     });
@@ -99,6 +97,28 @@ export class GuestProcess implements PooledContext {
   run(task: ProcessTask): void {
     this.#task = task;
     if (this.#state === 'booted') this.#handOver();
+  }
+
+  /** The program can find the channel, and say anything for ever: others are to be heard in between. */
+  #hear(): void {
+    for (let count = 0; count < MESSAGES_AT_ONCE; count += 1) {
+      const length = this.#received.indexOf('\n') + 1;
+      if (length === 0) {
+        // Whoever writes no lines at all is not heard.
+        this.#received = this.#received.slice(-LONGEST_LINE_CHARS);
+        this.#control.resume();
+        return;
+      }
+      const message = parse(this.#received.slice(0, length));
+      this.#received = this.#received.slice(length);
+      if (message?.type === 'warm' && this.#state === 'booting') {
+        this.#state = 'booted';
+        this.#handOver();
+        this.#onBooted();
+      } else if (message !== undefined) this.listener(message);
+    }
+    this.#control.pause();
+    setTimeout(() => this.#hear(), PAUSE_MS);
   }
 
   #handOver(): void {

@@ -251,6 +251,18 @@ export const lies: Family = {
       alone: true,
     },
     {
+      name: 'more and more children told of on its channel to the cell',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        'for (;;) try { writeSync(3, lines); } catch {}',
+        `const { writeSync } = require('node:fs');
+        const lines = [process.ppid, process.pid, 1].map((pid) => JSON.stringify({ type: 'child', pid }) + '\\n').join('').repeat(800);`,
+      ),
+      ...FORCED,
+      alone: true,
+    },
+    {
       name: 'the figures it shares with its cell, forged',
       language: 'javascript',
       code: stubborn(
