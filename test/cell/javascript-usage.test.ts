@@ -200,6 +200,31 @@ test('a child process that a killed program waited for is not charged to its nei
   expect(cpuMs(usage as GuestUsage)).toBeLessThan(300);
 });
 
+test.each([
+  ['itself', "execSync('true'); console.log('reaped')"],
+  ['in a thread', `new Worker("require('child_process').execSync('true'); console.log('reaped')", { eval: true })`],
+])(
+  'a program that waits for a child %s is charged with no more than that, whatever another made of the account',
+  async (_, code) => {
+    await using harness = new Harness();
+    const running =
+      harness.start(`const { execSync } = require('child_process'); const { Worker } = require('worker_threads');
+    process.on('SIGUSR2', () => { ${code} }); setInterval(() => {}, 1e6); console.log('ready')`);
+    await running.printed('ready');
+    const { out } = await harness.run(`const { Worker, getEnvironmentData } = require('worker_threads');
+    new Worker('', { eval: true });
+    console.log(getEnvironmentData('elide.program').reaped.fill(-(10n ** 12n)).length)`);
+    expect(out).toBe('2\n');
+
+    running.guest.notify('SIGUSR2');
+    await running.printed('reaped');
+
+    expect(cpuMs(await running.guest.usage())).toBeLessThan(5000);
+    running.guest.kill();
+    expect(cpuMs((await running.result).usage as GuestUsage)).toBeLessThan(5000);
+  },
+);
+
 /** A WebAssembly module that holds 1526 pages, fills 100 MB of them with ones when it starts, and exports nothing. */
 const HIDDEN = `new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from([0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0,
   5, 4, 1, 0, 246, 11, 8, 1, 0, 10, 16, 1, 14, 0, 65, 0, 65, 1, 65, 128, 128, 216, 47, 252, 11, 0, 11])))`;

@@ -6,11 +6,13 @@ import { onOutputChange, outputLimit } from './output-limit.ts';
 import { program, setWorkingDirectory } from './program.ts';
 import { figuresOf } from './shared.ts';
 import { replaceSurface } from './surface.ts';
-import { joinProgram } from './usage.ts';
+import { joinProgram, noteReaped } from './usage.ts';
 
 // Runs in a thread that a guest started, before the guest's file.
 const { cwd, ...rest } = getEnvironmentData(NESTED_KEY) as unknown as NestedProgram;
 setEnvironmentData(NESTED_KEY, undefined);
+// What children had used before is not for this thread to take: it has no program yet.
+noteReaped();
 Object.assign(program, rest);
 setWorkingDirectory(cwd);
 program.figures = figuresOf(program.shared);

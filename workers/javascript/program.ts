@@ -1,7 +1,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadMessage } from '../../src/cell/messages.ts';
 import type { OutputDescriptors, OutputWriter } from '../output-writer.ts';
-import { figuresOf, SHARED, SHARED_BYTES } from './shared.ts';
+import { figuresOf, REAPED_BYTES, SHARED, SHARED_BYTES } from './shared.ts';
 
 /**
  * What this thread knows of the one program it runs. The parts of the guest's surface are put in place while the thread
@@ -29,7 +29,7 @@ export interface Program {
   /** The part of `shared` that `FIGURE` lays out. */
   figures: BigInt64Array;
   /** See `REAPED_BYTES`. */
-  reaped: BigInt64Array | undefined;
+  reaped: BigInt64Array;
   /** Of both output streams together; undefined: no limit. */
   outputBytes: number | undefined;
   /** How many child processes may run at one time; undefined: no limit. */
@@ -55,7 +55,7 @@ export const program: Program = {
   shared: noProgram,
   slot: SHARED.threads,
   figures: figuresOf(noProgram),
-  reaped: undefined,
+  reaped: new BigInt64Array(REAPED_BYTES / BigInt64Array.BYTES_PER_ELEMENT),
   outputBytes: undefined,
   maxChildren: undefined,
   noteChild: undefined,

@@ -10,6 +10,9 @@ const { lastIndexOf, slice, split } = String.prototype;
 /** Microseconds of a clock tick in /proc/PID/stat: a hundred a second on every architecture of Linux that Node runs on. */
 const TICK_US = 10_000;
 
+/** What this thread has seen of that account: whatever a program has written into `reaped`, more than since then is nobody's. */
+const seen: [user: bigint, system: bigint] = [toBigInt(0), toBigInt(0)];
+
 /**
  * Adds to these figures what the kernel has added to the process's account of ended children since somebody last did.
  * `stat` is the process's.
@@ -21,11 +24,13 @@ export function takeReaped(stat: string, reaped: BigInt64Array, figures: BigInt6
   takeOver(reaped, 1, figures, FIGURE.childSystem, toNumber(fields[14]));
 }
 
-function takeOver(reaped: BigInt64Array, at: number, figures: BigInt64Array, figure: number, ticks: number): void {
+function takeOver(reaped: BigInt64Array, at: 0 | 1, figures: BigInt64Array, figure: number, ticks: number): void {
   const now = toBigInt(ticks * TICK_US);
+  const least = seen[at];
+  seen[at] = now;
   for (let before = atomicLoad(reaped, at); before < now; before = atomicLoad(reaped, at)) {
     if (compareExchange(reaped, at, before, now) !== before) continue;
-    atomicAdd(figures, figure, now - before);
+    atomicAdd(figures, figure, now - (before > least ? before : least));
     return;
   }
 }

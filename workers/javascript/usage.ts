@@ -36,6 +36,8 @@ export function noteBoot(): void {
   booted = memoryUsage();
   // Run once ahead, as a program's end is to be quick.
   noteEnd();
+  // What children had used before is not for this thread to take.
+  noteReaped();
 }
 
 /** Notes what this thread has used and holds before guest code runs. */
@@ -104,6 +106,6 @@ export function joinProgram(): void {
  * children is that child's. Exact to 10 ms, unless two threads do so in the same moment: then one gets the other's share.
  */
 export function noteReaped(): void {
-  if (program.reaped === undefined) return;
+  if (program.ownsProcess) return;
   takeReaped(readFileSync('/proc/self/stat', 'latin1'), program.reaped, program.figures);
 }
