@@ -100,6 +100,9 @@ export class GuestMeter {
   readonly #context: ThreadContext;
   readonly #shared: Int32Array;
   readonly #figures: BigInt64Array;
+  /** The kernel's id of its thread, and what that had used by then: read once, for a program can find both and change them. */
+  readonly #thread: number;
+  readonly #start: Cpu;
   /** What its thread held when its program began. */
   readonly booted: { heapBytes: number; externalBytes: number };
   #asking = false;
@@ -134,6 +137,8 @@ export class GuestMeter {
     this.#context = context;
     this.#shared = shared;
     this.#figures = figuresOf(shared);
+    this.#thread = Atomics.load(shared, SHARED.threads);
+    this.#start = this.#cpu('startUser', 'startSystem');
     const [usedBytes, externalBytes] = [this.#figure('startHeap'), this.#figure('startExternal')];
     this.#heap = { usedBytes, totalBytes: usedBytes, externalBytes };
     this.booted = { heapBytes: usedBytes, externalBytes };
@@ -165,7 +170,7 @@ export class GuestMeter {
     this.#tree.close();
     const end = this.#cpu('endUser', 'endSystem');
     if (totalOf(end) > 0) {
-      this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), end));
+      this.#own = later(this.#own, since(this.#start, end));
       this.#heap.usedBytes = this.#figure('endHeap');
       this.#heap.externalBytes = this.#figure('endExternal');
     }
@@ -204,9 +209,9 @@ export class GuestMeter {
   /** Reads what the kernel knows of its threads. */
   look(): void {
     if (this.#ended) return;
-    const own = this.#lookAt(Atomics.load(this.#shared, SHARED.threads));
+    const own = this.#lookAt(this.#thread);
     if (this.#usage !== undefined && !this.#mayHaveNested) return;
-    if (own !== undefined) this.#own = later(this.#own, since(this.#cpu('startUser', 'startSystem'), own));
+    if (own !== undefined) this.#own = later(this.#own, since(this.#start, own));
     this.#lookAtNested();
   }
 

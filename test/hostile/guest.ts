@@ -4,6 +4,7 @@ import type { SessionConfiguration, Snippet } from '../../src/supervisor/request
 /** What limits of single executions are called. */
 export interface ExecutionLimits {
   memoryLimitMb?: number;
+  cpuTimeLimitMs?: number;
   outputLimitBytes?: number;
   outputPolicy?: 'truncate' | 'kill';
 }

@@ -275,6 +275,27 @@ export const lies: Family = {
       ...FORCED,
     },
     {
+      name: 'its CPU time hidden in the memory it shares with its cell',
+      language: 'javascript',
+      code: `
+        const { Worker, getEnvironmentData } = require('node:worker_threads');
+        new Worker('', { eval: true });
+        const { shared } = getEnvironmentData('elide.program');
+        const figures = new BigInt64Array(shared.buffer, shared.buffer.byteLength - 14 * 8);
+        console.log('ready');
+        shared[9] = 0;
+        figures[1] = 2n ** 47n;
+        for (;;);`,
+      ...FORCED,
+      stop: { by: 'itself' },
+      reasons: ['timed_out'],
+      rungs: ['graceful', 'forced'],
+      worksMs: 500,
+      limits: { cpuTimeLimitMs: 500 },
+      snippet: { graceMs: 0 },
+      inProcess: false,
+    },
+    {
       name: 'counts nested too deep to be read, posted on every port it finds',
       language: 'javascript',
       code: `
