@@ -1,4 +1,5 @@
 import { ProcFile, statFields } from '../proc-file.ts';
+import { childrenOf } from '../processes.ts';
 
 /** How often processes that are asleep are looked at, in ms. */
 const PERIOD_MS = 200;
@@ -15,52 +16,66 @@ const EACH = 25;
 const GROWTH_PAGES = 256;
 
 /** proc_pid_stat(5), counted from the state on. */
-const [USER_TICKS, SYSTEM_TICKS, THREADS, RESIDENT_PAGES] = [11, 12, 17, 21];
+const [PARENT, USER_TICKS, SYSTEM_TICKS, THREADS, RESIDENT_PAGES] = [1, 11, 12, 17, 21];
 
 /** A process that does nothing. */
 class Sleeper {
+  readonly #pid: number;
   readonly #stat: ProcFile;
   /** Of a process with one thread it changes with all that it does, and costs a third of the other to read. */
   #ran: ProcFile | undefined;
+  /** Its children, and those of its parent: a Python guest's orphans come to its shepherd. Looked at with one thread only. */
+  readonly #lists: ProcFile[];
   readonly #ticks: number;
   readonly #pages: number;
+  readonly #children: string;
   /** What the file that is watched said at the last look. */
   #seen: string | undefined;
 
   constructor(pid: number) {
+    this.#pid = pid;
     this.#stat = new ProcFile(`/proc/${pid}/stat`);
     this.#ran = new ProcFile(`/proc/${pid}/schedstat`);
     // First: a thread that is started between the two shows in it the next time.
     this.#seen = this.#ran.read();
-    const { ticks, pages } = this.#look();
+    const { parent, ticks, pages } = this.#look();
+    this.#lists = [pid, parent].map((each) => new ProcFile(`/proc/${each}/task/${each}/children`));
     this.#ticks = ticks;
     this.#pages = pages;
+    this.#children = this.#listChildren();
   }
 
-  /** It has used CPU time, a tick of 10 ms at least, or grown by 1 MiB; or it is gone. */
+  /** It has used CPU time, a tick of 10 ms at least, grown by 1 MiB, or started a process, which takes less; or it is gone. */
   get isAwake(): boolean {
     const text = (this.#ran ?? this.#stat).read();
     // Mostly it says the same to the letter.
     if (text !== undefined && text === this.#seen) return false;
     this.#seen = text;
     const { ticks, pages } = this.#look();
-    return ticks !== this.#ticks || pages > this.#pages + GROWTH_PAGES;
+    return ticks !== this.#ticks || pages > this.#pages + GROWTH_PAGES || this.#listChildren() !== this.#children;
   }
 
   close(): void {
     this.#stat.close();
     this.#ran?.close();
+    for (const list of this.#lists) list.close();
+  }
+
+  #listChildren(): string {
+    if (this.#ran === undefined) return childrenOf(this.#pid).join(' ');
+    return this.#lists.map((list) => list.read()).join();
   }
 
   /** Not a number for a process that is gone. */
-  #look(): { ticks: number; pages: number } {
+  #look(): { parent: number; ticks: number; pages: number } {
     const fields = statFields(this.#stat.read() ?? '').map(Number);
     if (fields[THREADS] !== 1) {
       this.#ran?.close();
       this.#ran = undefined;
     }
     const [user = Number.NaN, system = Number.NaN] = [fields[USER_TICKS], fields[SYSTEM_TICKS]];
-    return { ticks: user + system, pages: fields[RESIDENT_PAGES] ?? Number.NaN };
+    const [parent = Number.NaN, pages = Number.NaN] = [fields[PARENT], fields[RESIDENT_PAGES]];
+    return { parent, ticks: user + system, pages };
   }
 }
 

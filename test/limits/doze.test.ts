@@ -103,6 +103,31 @@ test.each(ENGINES)('a sleeping %s guest that computes is ended at its CPU limit'
   expect(userSeconds + systemSeconds).toBeLessThan(2);
 });
 
+test('what a sleeping Python guest leaves to itself is ended at the CPU limit, though its start was next to no work', async () => {
+  using bell = new Bell();
+  const session = await node.session();
+  const guest = await session.ready({
+    language: 'python',
+    code: onLine(
+      '',
+      'import os\nif os.fork() == 0:\n  if os.fork() == 0:\n    while True: pass\n  os._exit(0)\nos.wait()\ntime.sleep(1000)',
+    ).python,
+    cpuTimeLimitMs: 400,
+    graceMs: 0,
+    args: [bell.path],
+  });
+  await asleep(session);
+  // It has been looked at once more by then, and is not for another 10 s.
+  await sleep(6_000);
+
+  await bell.ring();
+
+  const { result } = await guest.end();
+  expect(result).toMatchObject({ reason: 'timed_out' });
+  const { userSeconds = 0, systemSeconds = 0 } = result.usage ?? {};
+  expect(userSeconds + systemSeconds).toBeLessThan(2);
+}, 40_000);
+
 test.each(ENGINES)('what a sleeping %s guest uses is known, and what it used meanwhile', async (engine) => {
   const asked = languageOf(engine);
   using bell = new Bell();

@@ -6,13 +6,14 @@ import { Sleepers } from '../../src/supervisor/sleepers.ts';
 import { eventually } from '../support/eventually.ts';
 
 const PROGRAM = `
-import sys, threading, time
+import os, sys, threading, time
 held = []
 print('ready', flush=True)
 for line in sys.stdin:
     if line == 'compute\\n': sum(range(3_000_000))
     if line == 'thread\\n': threading.Thread(target=lambda: [time.sleep(1), sum(range(3_000_000))]).start()
     if line == 'grow\\n': held.append(bytearray(8 << 20))
+    if line == 'fork\\n' and os.fork() == 0: os.execvp('sleep', ['sleep', '5'])
     print('done', flush=True)
 `;
 
@@ -32,6 +33,7 @@ const ACTS: [what: string, act: (child: ChildProcess) => void][] = [
   ['computes', (child) => child.stdin?.write('compute\n')],
   ['has a thread compute', (child) => child.stdin?.write('thread\n')],
   ['grows', (child) => child.stdin?.write('grow\n')],
+  ['starts a process', (child) => child.stdin?.write('fork\n')],
   ['ends', (child) => child.kill('SIGKILL')],
 ];
 
