@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterAll, expect, test, vi } from 'vitest';
 import { createThreadPool } from '../../src/cell/thread-context.ts';
 import { isAlive } from '../../src/processes.ts';
+import { CHILD_SLOTS, SHARED } from '../../workers/javascript/shared.ts';
 import { Harness, WORKER } from './javascript-harness.ts';
 
 const shared = new Harness();
@@ -218,6 +219,20 @@ test('a program that may be only itself starts no process, one without a limit a
 
   expect((await shared.run(code, { limits: { processes: 1 } })).out).toBe('EAGAIN\n');
   expect((await shared.run(code)).out).toBe('undefined\n');
+});
+
+test.each([
+  ['without a limit', {}],
+  ['with a higher limit', { processes: 2 * CHILD_SLOTS }],
+])('a program %s has no more child processes than are ended with it', async (_, limits) => {
+  const code = `const { Worker, getEnvironmentData } = require('worker_threads');
+    new Worker('', { eval: true });
+    // As if there were so many: none has such an id.
+    getEnvironmentData('elide.program').shared.fill(-1, ${SHARED.children}, ${SHARED.children + CHILD_SLOTS});
+    const child = require('child_process').spawn('sleep', ['5']);
+    child.on('error', ({ code }) => process.exit(console.log(code))).on('spawn', () => process.exit(console.log('spawn')));`;
+
+  expect((await shared.run(code, { limits })).out).toBe('EAGAIN\n');
 });
 
 const TREE = `for (const name of ['SIGTERM', 'SIGUSR1']) process.on(name, () => console.log('program', name));

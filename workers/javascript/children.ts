@@ -94,14 +94,16 @@ function replaceSyncSpawn(): void {
   };
 }
 
-/** Whether the program runs as many child processes as it may. */
+/** Whether the program runs as many child processes as it may, which is no more than are remembered for its end. */
 function isFull(): boolean {
-  if (program.maxChildren === undefined) return false;
+  const { ownsProcess, maxChildren } = program;
+  if (ownsProcess && maxChildren === undefined) return false;
+  const most = maxChildren === undefined || maxChildren > CHILD_SLOTS ? CHILD_SLOTS : maxChildren;
   let count = atomicLoad(program.shared, SHARED.syncChildren);
   for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
     if (atomicLoad(program.shared, slot) !== 0) count += 1;
   }
-  return count >= program.maxChildren;
+  return count >= most;
 }
 
 /** Settles `cwd` and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
