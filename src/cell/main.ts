@@ -58,6 +58,8 @@ const FORCED_OUTPUT_MS = 100;
  * thread. So many of them a cell may collect, looked for at this distance, before it asks to be let go.
  */
 const MOST_ZOMBIES = 64;
+/** Of what is said of an end, in characters: an error may be a guest's own. */
+const LONGEST_MESSAGE = 8_192;
 const WEAR_LOOK_MS = 1_000;
 
 // Its guests are looked at, and brought to their ends, also when they have taken every descriptor.
@@ -282,11 +284,12 @@ function start(request: Start): void {
     outputExceeded: () => {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
     },
-    exited: async ({ exitCode, signal = '', cause = '', message = '', usage }) => {
+    exited: async ({ exitCode, signal = '', cause = '', message: said = '', usage }) => {
       // Of one that was ended by force the rest may follow, or the cell would be ended for it.
       if (pipes !== undefined) await Promise.race([bringRest(pipes), running.forced.promise]);
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
+      const message = said.slice(0, LONGEST_MESSAGE);
       const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
       const memorySoft = running.passed.find(({ limit }) => limit === 'memory_soft');
       reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage), memorySoft });
