@@ -58,9 +58,10 @@ const FORCED_OUTPUT_MS = 100;
  * thread. So many of them a cell may collect, looked for at this distance, before it asks to be let go.
  */
 const MOST_ZOMBIES = 64;
+const WEAR_LOOK_MS = 1_000;
+
 /** Of what is said of an end, in characters: an error may be a guest's own. */
 const LONGEST_MESSAGE = 8_192;
-const WEAR_LOOK_MS = 1_000;
 
 // Its guests are looked at, and brought to their ends, also when they have taken every descriptor.
 keepDescriptor();
