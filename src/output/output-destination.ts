@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync } from 'node:fs';
+import { closeSync, fstatSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type OutputDescriptors,
@@ -13,18 +13,17 @@ import { spoolFiles } from './spool.ts';
 
 /**
  * Opens what a guest's output is written to: the files of its own directory, or the caller's; before the caller's pipes,
- * those of a spool. They can be read as well: nobody can count on opening them once the guest runs. Throws when it cannot.
+ * those of a spool. They can be read as well: nobody can count on opening them once the guest runs. `flags` are added for the
+ * files of its own directory, such as O_NOFOLLOW. Throws when it cannot.
  */
-export function openDestination(directory: string, files: OutputFiles | undefined): OutputDescriptors {
+export function openDestination(directory: string, files: OutputFiles | undefined, flags = 0): OutputDescriptors {
   if (files !== undefined) {
     const rotation = rotationOf(files.maxFiles > 0 ? files : spoolFiles(directory));
     return { stdout: -1, stderr: -1, marks: -1, rotation };
   }
   const opened: number[] = [];
   try {
-    for (const name of ['stdout', 'stderr', 'marks']) {
-      opened.push(openToAppend(join(directory, name), 0o666, constants.O_NOFOLLOW));
-    }
+    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openToAppend(join(directory, name), 0o666, flags));
   } catch (error) {
     for (const fd of opened) closeSync(fd);
     throw error;

@@ -32,7 +32,7 @@ export class PipeRemains {
   /** Appends what is left to where the guest's output went, as far as that is possible. Nobody writes any more. */
   save(directory: string, files: OutputFiles | undefined): void {
     try {
-      const destination = openDestination(directory, files);
+      const destination = openDestination(directory, files, constants.O_NOFOLLOW);
       const writer = new OutputWriter(destination);
       try {
         for (const [stream, fd] of this.#fds) for (const chunk of readAll(fd)) writer.write(stream, chunk);

@@ -754,7 +754,7 @@ test('input for what is gone is answered', async () => {
 
   daemon.send({ $case: 'input', value: { executionKey: 'gone', data: Buffer.from('x'), end: false } });
 
-  expect((await daemon.hears('inputTaken', 'gone')).value).toEqual({ executionKey: 'gone' });
+  expect((await daemon.hears('inputTaken', 'gone')).value).toEqual({ executionKey: 'gone', ended: false });
 });
 
 test('a directory that cannot be made is told as a failed start', async () => {

@@ -327,7 +327,7 @@ test('a guest whose output cannot be looked at keeps no room from others, and lo
 test('what has slept takes room again as soon as it writes', async () => {
   await using node = await TestDaemon.start({ outputBudgetBytes: 50_000 });
   const session = await node.session();
-  await session.run({ executionId: 'finished', code: "process.stdout.write('x'.repeat(5_000));" });
+  await session.run({ executionId: 'finished', code: "process.stdout.write('x'.repeat(20_000));" });
   const code = `process.on('SIGHUP', () => process.stdout.write('x'.repeat(40_000)));
     console.log('ready'); setInterval(() => {}, 1e6);`;
   const sleeper = await session.ready({ code });
