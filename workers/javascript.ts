@@ -103,9 +103,9 @@ export default async function run(task: ThreadTask): Promise<never> {
   // It has brought its one task, and is of no more use to anybody but a program that would post what Piscina cannot read.
   taskPort?.close();
   Atomics.store(program.shared, SHARED.threads, threadId);
-  noteStart();
+  // Not in what the program can find and change.
+  tell({ type: 'started', thread: threadId, ...noteStart() });
   Atomics.store(program.shared, SHARED.begun, 1);
-  tell({ type: 'started' });
   // Neither inside Piscina's promise, which would catch what the program throws, nor with a frame of ours on its stack.
   later(Module.runMain, task.mainPath);
   return never;

@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import { inspect } from 'node:util';
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import {
   HARMLESS_SIGNALS,
   SHARED,
@@ -24,7 +24,7 @@ import {
   type StartRequest,
 } from './engine.ts';
 import { GuestOutput } from './guest-output.ts';
-import type { CellMessage, ProgramTask, ThreadMessage } from './messages.ts';
+import type { CellMessage, ProgramTask, ThreadMessage, ThreadStart } from './messages.ts';
 import { heapLimitMbOf, prepare } from './program-task.ts';
 import {
   type ContextEnd,
@@ -128,8 +128,7 @@ class JavaScriptGuest implements Guest {
     try {
       const { outputDir, outputFiles, limits } = request;
       this.#output = new GuestOutput(openDestination(outputDir, outputFiles), this.#shared, limits.outputBytes, () => {
-        // The thread's message may come later.
-        if (Atomics.load(this.#shared, SHARED.begun) === 1) this.#start();
+        this.#hearOfStart();
         events.outputExceeded();
       });
       const task = prepare(request, outputPathsOf(outputDir, this.#output.descriptors));
@@ -138,7 +137,7 @@ class JavaScriptGuest implements Guest {
       else {
         this.#output.writer.write('stderr', Buffer.from(`${made.message}\n`));
         setImmediate(() => {
-          this.#start();
+          events.started({});
           this.#finish({ exitCode: 1 });
         });
       }
@@ -198,6 +197,7 @@ class JavaScriptGuest implements Guest {
     const context = this.#pool.take(this.#heapLimitMb);
     this.#context = context;
     context.ended.then((end) => {
+      this.#hearOfStart();
       port1.close();
       clearTimeout(this.#startTimer);
       const failed = Atomics.load(this.#shared, SHARED.begun) === 0 && this.#endedBy === undefined;
@@ -226,22 +226,25 @@ class JavaScriptGuest implements Guest {
 
   /** A program can find the port, and post what it likes. */
   #receive(message: ThreadMessage | undefined | null): void {
-    if (message?.type === 'started') this.#start();
+    if (message?.type === 'started') this.#start(message);
     else if (message?.type === 'taken' && typeof message.count === 'number') {
       for (const resolve of this.#writes.splice(0, message.count)) resolve();
     }
   }
 
-  #start(): void {
-    if (this.#started || this.#finished) return;
+  /** The thread's first message, which may be waiting here: it comes before anything else that a program is to be seen by. */
+  #hearOfStart(): void {
+    if (this.#started || this.#control === undefined) return;
+    const waiting = receiveMessageOnPort(this.#control);
+    if (waiting !== undefined) this.#receive(waiting.message);
+  }
+
+  #start(start: ThreadStart): void {
+    if (this.#started || this.#finished || this.#context === undefined) return;
     this.#started = true;
     this.#sent = undefined;
     clearTimeout(this.#startTimer);
-    if (this.#context === undefined) {
-      this.#events.started({});
-      return;
-    }
-    this.#measured = new GuestMeter(this.#meter, this.#context, this.#shared);
+    this.#measured = new GuestMeter(this.#meter, this.#context, this.#shared, start);
     this.#events.started({ thread: this.#context.threadId });
     this.#meter.add(this.#measured);
   }
@@ -282,9 +285,7 @@ class JavaScriptGuest implements Guest {
 
   async #end(end: ContextEnd): Promise<void> {
     this.#ended = true;
-    const begun = Atomics.load(this.#shared, SHARED.begun) === 1;
-    // The thread may end before its message is read here.
-    if (begun) this.#start();
+    const begun = this.#started;
     this.#kill(this.#measured?.end() ?? []);
     await untilGone(this.#killed, CHILD_LIMIT_MS);
     await this.#output?.endWriters();

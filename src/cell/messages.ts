@@ -56,10 +56,17 @@ export type CellMessage =
   | { type: 'signal'; name: NodeJS.Signals; number: number }
   | { type: 'input'; bytes: Uint8Array; end: boolean };
 
+/** What a thread has used of CPU time, in µs, before guest code runs in it (its boot is not the guest's), and its id, the kernel's. */
+export interface ThreadStart {
+  thread: number;
+  user: number;
+  system: number;
+}
+
 /** From the thread to the cell, over the control port. */
 export type ThreadMessage =
-  /** Guest code is about to run. */
-  | { type: 'started' }
+  /** Guest code is about to run: in the thread of that id of the kernel's, which has used so many µs. */
+  | ({ type: 'started' } & ThreadStart)
   /** So many input messages were taken since the last such message. */
   | { type: 'taken'; count: number };
 

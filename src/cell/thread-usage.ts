@@ -12,6 +12,7 @@ import {
 import { readKernelFile } from '../proc-file.ts';
 import { childrenOfThread } from '../processes.ts';
 import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
+import type { ThreadStart } from './messages.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
 import { type Cpu, Task } from './task.ts';
 import type { ThreadContext } from './thread-context.ts';
@@ -100,7 +101,7 @@ export class GuestMeter {
   readonly #context: ThreadContext;
   readonly #shared: Int32Array;
   readonly #figures: BigInt64Array;
-  /** The kernel's id of its thread, and what that had used by then: read once, for a program can find both and change them. */
+  /** The kernel's id of its thread, and what that had used by then. */
   readonly #thread: number;
   readonly #start: Cpu;
   /** What its thread held when its program began. */
@@ -132,13 +133,13 @@ export class GuestMeter {
   #childBytes = 0;
   #peakBytes = 0;
 
-  constructor(meter: ThreadMeter, context: ThreadContext, shared: Int32Array) {
+  constructor(meter: ThreadMeter, context: ThreadContext, shared: Int32Array, { thread, user, system }: ThreadStart) {
     this.#meter = meter;
     this.#context = context;
     this.#shared = shared;
     this.#figures = figuresOf(shared);
-    this.#thread = Atomics.load(shared, SHARED.threads);
-    this.#start = this.#cpu('startUser', 'startSystem');
+    this.#thread = thread;
+    this.#start = { userSeconds: user / 1e6, systemSeconds: system / 1e6 };
     const [usedBytes, externalBytes] = [this.#figure('startHeap'), this.#figure('startExternal')];
     this.#heap = { usedBytes, totalBytes: usedBytes, externalBytes };
     this.booted = { heapBytes: usedBytes, externalBytes };

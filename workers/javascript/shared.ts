@@ -55,25 +55,22 @@ const CELLS_BYTES = Math.ceil((SHARED.starters + THREAD_SLOTS) / 2) * BigInt64Ar
 export const FIGURE = {
   /** Output bytes dropped at the limit. */
   dropped: 0,
-  /** What the thread had used when guest code began: its boot is not the guest's. */
-  startUser: 1,
-  startSystem: 2,
-  /** What it held when it had booted. */
-  startHeap: 3,
-  startExternal: 4,
+  /** What the thread held when it had booted. */
+  startHeap: 1,
+  startExternal: 2,
   /** What the thread had used, and held, when it ended by itself; 0 for one that was ended. */
-  endUser: 5,
-  endSystem: 6,
-  endHeap: 7,
-  endExternal: 8,
+  endUser: 3,
+  endSystem: 4,
+  endHeap: 5,
+  endExternal: 6,
   /** Of child processes that have ended. */
-  childUser: 9,
-  childSystem: 10,
+  childUser: 7,
+  childSystem: 8,
   /** Of threads the guest started that have ended. */
-  threadUser: 11,
-  threadSystem: 12,
+  threadUser: 9,
+  threadSystem: 10,
   /** Output bytes that all threads together have taken room for below the limit. */
-  taken: 13,
+  taken: 11,
 } as const;
 
 /** Bytes of the shared memory. */

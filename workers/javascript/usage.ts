@@ -40,13 +40,11 @@ export function noteBoot(): void {
   noteReaped();
 }
 
-/** Notes what this thread has used and holds before guest code runs. */
-export function noteStart(): void {
-  const { user, system } = threadCpuUsage();
-  atomicStore(program.figures, FIGURE.startUser, toBigInt(user));
-  atomicStore(program.figures, FIGURE.startSystem, toBigInt(system));
+/** Notes what this thread holds before guest code runs; returns what it has used. */
+export function noteStart(): { user: number; system: number } {
   atomicStore(program.figures, FIGURE.startHeap, toBigInt(booted.heapUsed));
   atomicStore(program.figures, FIGURE.startExternal, toBigInt(booted.external));
+  return threadCpuUsage();
 }
 
 /** Notes what this thread has used and holds; called at its end, perhaps more than once. */

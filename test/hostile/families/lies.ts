@@ -270,7 +270,7 @@ export const lies: Family = {
         `const { Worker, getEnvironmentData } = require('node:worker_threads');
         new Worker('', { eval: true });
         const shared = getEnvironmentData('elide.program')?.shared ?? new Int32Array(28);
-        const figures = new BigInt64Array(shared.buffer, shared.buffer.byteLength - 14 * 8);`,
+        const figures = new BigInt64Array(shared.buffer, shared.buffer.byteLength - 12 * 8);`,
       ),
       ...FORCED,
     },
@@ -281,10 +281,8 @@ export const lies: Family = {
         const { Worker, getEnvironmentData } = require('node:worker_threads');
         new Worker('', { eval: true });
         const { shared } = getEnvironmentData('elide.program');
-        const figures = new BigInt64Array(shared.buffer, shared.buffer.byteLength - 14 * 8);
         console.log('ready');
         shared[9] = 0;
-        figures[1] = 2n ** 47n;
         for (;;);`,
       ...FORCED,
       stop: { by: 'itself' },
