@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { burst } from './burst.bench.ts';
 import { choices } from './choices.bench.ts';
 import { endurance, journal, restart } from './durability.bench.ts';
 import { hello, throughput } from './hello.bench.ts';
@@ -15,6 +16,7 @@ import { stops } from './stops.bench.ts';
 const BENCHMARKS = {
   hello,
   throughput,
+  burst,
   output,
   memory,
   queue,

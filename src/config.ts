@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { homedir, totalmem } from 'node:os';
+import { availableParallelism, homedir, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { closest, distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
@@ -92,8 +92,8 @@ const schema = v.strictObject({
     count(1, 1_000_000),
     Math.min(10_000, Math.max(16, Math.floor((availableBytes() * 0.75) / CONTEXT_BYTES))),
   ),
-  /** How many of them may be starting at one time. */
-  maxStarting: v.optional(count(1, 1_000_000), 32),
+  /** How many of them may be starting at one time. Default: 8 for each processor. */
+  maxStarting: v.optional(count(1, 1_000_000), 8 * availableParallelism()),
   /** How many sessions there are at most. */
   maxSessions: v.optional(count(1, 1_000_000), 1_000),
   /** How many executions may wait in a session that does not say, and in all sessions together. */

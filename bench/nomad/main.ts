@@ -1,9 +1,12 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Agent, processes, type TaskSpec, until } from '../../test/nomad/agent.ts';
 import { findNomad } from '../../test/nomad/build-nomad.ts';
+import { AGENT_ENV } from '../../test/nomad/host.ts';
 import { DaemonProcess } from '../../test/support/daemon-process.ts';
 import { PYTHON } from '../daemon-under-test.ts';
 import { show, spreadOf, table } from '../statistics.ts';
@@ -54,6 +57,26 @@ function installFloor(directory: string): void {
   mkdirSync(join(directory, 'plugins'), { recursive: true });
   const command = `exec ${process.execPath} ${fileURLToPath(new URL('floor.ts', import.meta.url))}`;
   writeFileSync(join(directory, 'plugins', 'floor'), `#!/bin/sh\n${command}\n`, { mode: 0o755 });
+}
+
+/** From the start of the driver's executable to its handshake, in ms. */
+async function handshakes(path: string): Promise<number[]> {
+  const ms: number[] = [];
+  while (ms.length < rounds) {
+    const startedMs = performance.now();
+    const child = spawn(path, { env: { ...process.env, ...AGENT_ENV }, stdio: ['ignore', 'pipe', 'ignore'] });
+    await once(child.stdout, 'data');
+    ms.push(performance.now() - startedMs);
+    const exited = once(child, 'exit');
+    child.kill('SIGKILL');
+    await exited;
+  }
+  return ms;
+}
+
+/** What a process holds that is in no file, in MiB. */
+function anonymousMib(pid: number): number {
+  return Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024;
 }
 
 /** From the task's arrival to its end, and from what it printed last to when its end was seen, in ms; it runs for `runsMs`. */
@@ -170,6 +193,7 @@ for (const logs of ['direct', 'nomad']) {
   await using daemon = await DaemonProcess.start();
   const daemonPid = daemon.child.pid as number;
   const [hellos, held, shares]: string[][][] = [[], [], []];
+  const driver: string[] = [];
   {
     const config = `    daemon_socket = "${daemon.socket}"\n    logs = "${logs}"`;
     installFloor(directory);
@@ -179,6 +203,10 @@ for (const logs of ['direct', 'nomad']) {
       config,
       `plugin "floor" {\n  config {\n    logs = "${logs}"\n  }\n}`,
     );
+    const anonymous = () => anonymousMib(agent.pluginPid as number).toFixed(1);
+    if (logs === 'direct') {
+      driver.push(show(spreadOf(await handshakes(join(directory, 'plugins', 'elide')))), anonymous());
+    }
     const floors: number[] = [];
     for (let round = -2; round < rounds; round += 1) {
       const { whole } = await timed(agent, FLOOR);
@@ -231,8 +259,16 @@ for (const logs of ['direct', 'nomad']) {
         shares?.push([`${language}, ${kind}`, ...figures]);
       }
     }
+    driver.push(anonymous());
   }
   console.log(`## logs = "${logs}"\n`);
+  if (logs === 'direct') {
+    const [handshake, before, after] = driver;
+    console.log(
+      `The driver says its handshake ${handshake} ms after its start (aim: below 300), and holds ${before} MiB of`,
+    );
+    console.log(`anonymous memory before the first task, and ${after} after the last (aim: below 45).\n`);
+  }
   console.log(
     `A task that prints and ends, from received to terminated, ${rounds} rounds in turn; and how long after its last`,
   );

@@ -241,7 +241,6 @@ export class SessionSupervisor implements Waiting {
     const { machines, limits, journal, dispatcher } = this.#options;
     const { startLimitMs } = limits;
     let [starting, active] = [true, true];
-    let round: number | undefined;
     const record = new ExecutionRecord({
       accepted,
       request,
@@ -256,11 +255,10 @@ export class SessionSupervisor implements Waiting {
         // At once, not when it is journaled: a place that comes free meanwhile is for one that still waits.
         if (state === 'exited') this.#queue.delete(reached);
         if (!reached.dispatched) return;
-        round ??= dispatcher.round;
         // A stop before that leaves its cell as busy as before: those that wait would only be in its way.
         if (starting && (started || state === 'exited')) {
           starting = false;
-          dispatcher.started(round);
+          dispatcher.started(this);
         }
         if (active && state === 'exited') {
           active = false;
@@ -304,7 +302,7 @@ export class SessionSupervisor implements Waiting {
       observer = guest;
       return place ?? GONE;
     });
-    this.#options.dispatcher.resumed();
+    this.#options.dispatcher.resumed(this);
     this.#dispatch(record);
     const started = events.find(({ state }) => state === 'running');
     if (started !== undefined) record.actor.send({ type: 'guest.started', agoMs: agoMs(started) });

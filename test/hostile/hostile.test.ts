@@ -38,6 +38,9 @@ const FORCED: Record<number, { limitMs: number; waits: number }> = {
   8: { limitMs: 1_000, waits: 4 },
 };
 
+/** What each of those that run beside one may take of a processor before that has started, in ms. */
+const START_MS = 300;
+
 describe.each([1, 8])('%i at a time', (width) => {
   const { limitMs: forcedLimitMs } = FORCED[width] as (typeof FORCED)[number];
   let arena: Arena;
@@ -110,7 +113,8 @@ function expectAsTold(guest: HostileGuest, outcome: Outcome, width: number): voi
   const mayBeForced = rungs.includes('forced') || rungs.includes('cell');
   const { limitMs, waits } = FORCED[width] as (typeof FORCED)[number];
   const forceMs = stop.by !== 'itself' && mayBeForced ? stop.graceMs + limitMs * waits : 0;
-  expect(outcome.tookMs, about).toBeLessThan(guest.endsWithinMs + (guest.worksMs ?? 0) * width + forceMs);
+  const besideMs = START_MS * (width - 1) + (guest.worksMs ?? 0) * width;
+  expect(outcome.tookMs, about).toBeLessThan(guest.endsWithinMs + besideMs + forceMs);
   if (guest.leaves === undefined) expect(outcome.left, 'processes of it that are left').toEqual([]);
   expect(outcome.bystanders, 'bystanders in other sessions').toEqual(['untouched', 'untouched']);
   const fates = guest.neighbours === 'untouched' ? ['untouched'] : ['untouched', 'cell_lost'];

@@ -62,14 +62,19 @@ export class Agent implements AsyncDisposable {
   #child: ChildProcess | undefined;
   #port = 0;
   #jobs = 0;
+  /** Configuration of the client beside its own. */
+  #files: string[] = [];
 
   private constructor(nomad: string, directory: string) {
     this.nomad = nomad;
     this.directory = directory;
   }
 
-  /** With `config` for the driver, as lines of HCL. Resolves when the node is ready; nothing is left when it never is. */
-  static async start(nomad: string, directory: string, config: string, more = ''): Promise<Agent> {
+  /**
+   * With `config` for the driver, as lines of HCL, or with a configuration file that has that too. Resolves when the node is
+   * ready; nothing is left when it never is.
+   */
+  static async start(nomad: string, directory: string, config: string | { file: string }, more = ''): Promise<Agent> {
     const agent = new Agent(nomad, directory);
     leftovers.add(agent);
     try {
@@ -81,7 +86,7 @@ export class Agent implements AsyncDisposable {
     }
   }
 
-  async #start(config: string, more: string): Promise<void> {
+  async #start(config: string | { file: string }, more: string): Promise<void> {
     const { directory } = this;
     mkdirSync(join(directory, 'plugins'), { recursive: true });
     buildPlugin(directory);
@@ -94,9 +99,11 @@ export class Agent implements AsyncDisposable {
       return keys.length > 0;
     });
     this.#port = await freePort();
+    const driver = typeof config === 'string' ? `plugin "elide" {\n  config {\n${config}\n  }\n}` : '';
+    this.#files = typeof config === 'string' ? [] : [config.file];
     writeFileSync(
       join(directory, 'client.hcl'),
-      clientConfiguration(directory, { http: this.#port }, `127.0.0.1:${rpc}`, config, more),
+      clientConfiguration(directory, { http: this.#port }, `127.0.0.1:${rpc}`, `${driver}\n${more}`),
     );
     await this.restart();
   }
@@ -139,7 +146,8 @@ export class Agent implements AsyncDisposable {
 
   #spawn(role: 'server' | 'client'): ChildProcess {
     const log = openSync(join(this.directory, `${role}.log`), 'a');
-    const args = ['agent', `-config=${join(this.directory, `${role}.hcl`)}`];
+    const files = [join(this.directory, `${role}.hcl`), ...(role === 'client' ? this.#files : [])];
+    const args = ['agent', ...files.map((file) => `-config=${file}`)];
     return spawn(this.nomad, args, { stdio: ['ignore', log, log], cwd: this.directory });
   }
 
@@ -302,8 +310,7 @@ function clientConfiguration(
   directory: string,
   ports: Record<string, number>,
   server: string,
-  driver: string,
-  more: string,
+  plugins: string,
 ): string {
   return `${commonConfiguration(directory, 'data', ports)}
 plugin_dir = "${join(directory, 'plugins')}"
@@ -327,12 +334,7 @@ plugin "raw_exec" {
     enabled = true
   }
 }
-plugin "elide" {
-  config {
-${driver}
-  }
-}
-${more}
+${plugins}
 `;
 }
 

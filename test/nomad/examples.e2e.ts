@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -14,6 +14,8 @@ import { findNomad } from './build-nomad.ts';
 const nomad = findNomad();
 
 const EXAMPLES = join(import.meta.dirname, '../../examples/nomad');
+/** Of the daemon in the examples' agent configuration. */
+const SOCKET = '"/run/elide/daemon.sock"';
 const LIMIT_MS = 90_000;
 
 describe.skipIf(nomad === undefined)('examples', { timeout: LIMIT_MS }, () => {
@@ -22,7 +24,12 @@ describe.skipIf(nomad === undefined)('examples', { timeout: LIMIT_MS }, () => {
 
   beforeAll(async () => {
     daemon = await DaemonProcess.start();
-    agent = await Agent.start(nomad as string, temporaryDirectory(), `    daemon_socket = "${daemon.socket}"`);
+    const directory = temporaryDirectory();
+    const file = join(directory, 'agent.hcl');
+    const configuration = readFileSync(join(EXAMPLES, 'agent.hcl'), 'utf8');
+    expect(configuration).toContain(SOCKET);
+    writeFileSync(file, configuration.replace(SOCKET, `"${daemon.socket}"`));
+    agent = await Agent.start(nomad as string, join(directory, 'n'), { file });
   }, LIMIT_MS);
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();

@@ -1,6 +1,18 @@
 import fc from 'fast-check';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { Dispatcher, type Waiting } from '../../src/supervisor/dispatcher.ts';
+
+/** Sessions of which an execution was dispatched and has not started, the oldest first. */
+let starting: Waiting[] = [];
+
+beforeEach(() => {
+  starting = [];
+});
+
+/** The one that was dispatched first has started. */
+function start(dispatcher: Dispatcher): void {
+  dispatcher.started(starting.shift() as Waiting);
+}
 
 /** A session with so many executions waiting, which notes what is dispatched. */
 function queue(name: string, waiting: number, log: string[], weight = 1): Waiting & { left: number } {
@@ -10,6 +22,7 @@ function queue(name: string, waiting: number, log: string[], weight = 1): Waitin
     dispatchNext() {
       if (this.left === 0) return false;
       this.left -= 1;
+      starting.push(this);
       log.push(name);
       return true;
     },
@@ -22,7 +35,7 @@ test('no more run than may, and each end makes place for one', () => {
 
   dispatcher.offer(queue('a', 5, log));
   expect(log).toHaveLength(3);
-  dispatcher.started(dispatcher.round);
+  start(dispatcher);
   expect(log).toHaveLength(3);
   dispatcher.exited();
   expect(log).toHaveLength(4);
@@ -35,40 +48,66 @@ test('no more start at one time than may', () => {
 
   dispatcher.offer(queue('a', 5, log));
   expect(log).toHaveLength(2);
-  dispatcher.started(dispatcher.round);
+  start(dispatcher);
   expect(log).toHaveLength(3);
 });
 
-test('starts that are held up take no place of others, and give it back once', () => {
+/** On a clock that stands still until it is told to go on. */
+function dispatcherOf(options: { maxActive: number; maxStarting: number }): Dispatcher {
   vi.useFakeTimers();
   onTestFinished(() => void vi.useRealTimers());
+  return new Dispatcher(options);
+}
+
+test('starts that are held up take no place of other sessions', () => {
   const log: string[] = [];
-  const dispatcher = new Dispatcher({ maxActive: 100, maxStarting: 2 });
-  dispatcher.offer(queue('stuck', 2, log));
-  const { round } = dispatcher;
-  dispatcher.offer(queue('b', 5, log));
+  const dispatcher = dispatcherOf({ maxActive: 100, maxStarting: 2 });
+  const stuck = queue('stuck', 2, log);
+  const b = queue('b', 5, log);
+  dispatcher.offer(stuck);
+  dispatcher.offer(b);
 
   vi.advanceTimersByTime(400);
   expect(log).toEqual(['stuck', 'stuck']);
   vi.advanceTimersByTime(100);
   expect(log).toEqual(['stuck', 'stuck', 'b', 'b']);
 
-  dispatcher.started(round);
-  expect(log).toHaveLength(4);
-  dispatcher.started(dispatcher.round);
+  dispatcher.started(b);
   expect(log).toHaveLength(5);
+  // They have their places again as soon as one has come to its end: one for each is still to be given back.
+  dispatcher.started(stuck);
+  dispatcher.started(b);
+  expect(log).toHaveLength(5);
+  dispatcher.started(stuck);
+  expect(log).toHaveLength(6);
+});
+
+test('a session whose starts are held up tries one more at a time, and none is in the way of others', () => {
+  const log: string[] = [];
+  const dispatcher = dispatcherOf({ maxActive: 100, maxStarting: 2 });
+  const stuck = queue('stuck', 100, log);
+  dispatcher.offer(stuck);
+
+  for (let more = 1; more <= 5; more += 1) {
+    vi.advanceTimersByTime(500);
+    expect(log).toHaveLength(2 + more);
+  }
+  const other = queue('other', 3, log);
+  dispatcher.offer(other);
+  for (let ends = 0; ends < 3; ends += 1) dispatcher.started(other);
+
+  expect(log.filter((name) => name === 'other')).toHaveLength(3);
 });
 
 test('starts that come to their ends, however slowly, are no more at one time than may be', () => {
-  vi.useFakeTimers();
-  onTestFinished(() => void vi.useRealTimers());
   const log: string[] = [];
-  const dispatcher = new Dispatcher({ maxActive: 100, maxStarting: 2 });
-  dispatcher.offer(queue('a', 10, log));
+  const dispatcher = dispatcherOf({ maxActive: 100, maxStarting: 2 });
+  const slow = queue('a', 10, log);
+  dispatcher.offer(slow);
 
   for (let starts = 0; starts < 5; starts += 1) {
     vi.advanceTimersByTime(400);
-    dispatcher.started(dispatcher.round);
+    dispatcher.started(slow);
   }
 
   expect(log).toHaveLength(7);
@@ -82,7 +121,7 @@ test('sessions take turns, however many one has waiting', () => {
   dispatcher.offer(queue('b', 3, log));
   dispatcher.offer(queue('c', 3, log));
   for (let ends = 0; ends < 9; ends += 1) {
-    dispatcher.started(dispatcher.round);
+    start(dispatcher);
     dispatcher.exited();
   }
 
@@ -93,7 +132,7 @@ test('the first execution of a session waits for one end, however long another w
   const log: string[] = [];
   const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
   const end = () => {
-    dispatcher.started(dispatcher.round);
+    start(dispatcher);
     dispatcher.exited();
   };
   dispatcher.offer(queue('big', 1_000, log, 1_000));
@@ -112,7 +151,7 @@ test('sessions that compete get places by their weight', () => {
 
   for (const [name, weight] of Object.entries(weights)) dispatcher.offer(queue(name, 1_000, log, weight));
   while (log.length < 600) {
-    dispatcher.started(dispatcher.round);
+    start(dispatcher);
     dispatcher.exited();
   }
 
@@ -127,7 +166,7 @@ test('a session that was idle has no claim to what it did not use', () => {
   const dispatcher = new Dispatcher({ maxActive: 1, maxStarting: 100 });
   const late = queue('late', 1, log);
   const end = () => {
-    dispatcher.started(dispatcher.round);
+    start(dispatcher);
     dispatcher.exited();
   };
   dispatcher.offer(late);
@@ -153,7 +192,7 @@ test('an execution that ends while it is dispatched gives its place back at once
     dispatchNext() {
       if (left === 0) return false;
       left -= 1;
-      dispatcher.started(dispatcher.round);
+      dispatcher.started(this);
       dispatcher.exited();
       return true;
     },
@@ -193,30 +232,31 @@ test('whatever happens in whatever order: the limits hold, and a free place is n
       fc.integer({ min: 1, max: 4 }),
       fc.array(step, { maxLength: 60 }),
       (maxActive, maxStarting, steps) => {
+        starting = [];
         const log: string[] = [];
         const dispatcher = new Dispatcher({ maxActive, maxStarting });
         const queues: { left: number }[] = [];
-        let [starting, running] = [0, 0];
+        let [begun, running] = [0, 0];
         for (const { kind, ...rest } of steps) {
           const before = log.length;
           if (kind === 'offer') {
             const added = queue('q', (rest as { count: number }).count, log);
             queues.push(added);
             dispatcher.offer(added);
-          } else if (kind === 'started' && starting > 0) {
-            starting -= 1;
+          } else if (kind === 'started' && begun > 0) {
+            begun -= 1;
             running += 1;
-            dispatcher.started(dispatcher.round);
+            start(dispatcher);
           } else if (kind === 'exited' && running > 0) {
             running -= 1;
             dispatcher.exited();
           }
-          starting += log.length - before;
+          begun += log.length - before;
 
-          expect(starting).toBeLessThanOrEqual(maxStarting);
-          expect(starting + running).toBeLessThanOrEqual(maxActive);
-          expect(dispatcher.active).toBe(starting + running);
-          const free = starting < maxStarting && starting + running < maxActive;
+          expect(begun).toBeLessThanOrEqual(maxStarting);
+          expect(begun + running).toBeLessThanOrEqual(maxActive);
+          expect(dispatcher.active).toBe(begun + running);
+          const free = begun < maxStarting && begun + running < maxActive;
           if (free) expect(queues.every(({ left }) => left === 0)).toBe(true);
         }
       },

@@ -288,7 +288,7 @@ export const lies: Family = {
       stop: { by: 'itself' },
       reasons: ['timed_out'],
       rungs: ['graceful', 'forced'],
-      worksMs: 500,
+      worksMs: 1_000,
       limits: { cpuTimeLimitMs: 500 },
       snippet: { graceMs: 0 },
       inProcess: false,
