@@ -309,7 +309,15 @@ export const executionMachine = setup({
           after: {
             startLimit: {
               target: '#execution.signaled.forced',
-              actions: { type: 'keepStop', params: { reason: 'start_failed', signal: 'SIGKILL', graceMs: 0 } },
+              actions: {
+                type: 'keepStop',
+                params: ({ context: { startLimitMs } }) => ({
+                  reason: 'start_failed',
+                  signal: 'SIGKILL',
+                  graceMs: 0,
+                  message: `no guest code had begun ${startLimitMs} ms after its dispatch`,
+                }),
+              },
             },
           },
         },

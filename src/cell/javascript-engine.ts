@@ -35,8 +35,8 @@ import {
 } from './thread-context.ts';
 import { GuestMeter, ThreadMeter } from './thread-usage.ts';
 
-/** A thread that has not begun after this long is given up: its file hangs while it loads. */
-const START_TIMEOUT_MS = 10_000;
+/** A thread that has not begun after this long is given up: its file hangs while it loads. The daemon's limit is shorter. */
+const START_TIMEOUT_MS = 60_000;
 
 /** How long killed child processes may take to be gone before the end of the execution is told all the same. */
 const CHILD_LIMIT_MS = 10_000;

@@ -33,8 +33,8 @@ import type { ProcessMessage, ProgramTask } from './messages.ts';
 import { ProcessUsage } from './process-usage.ts';
 import { heapLimitMbOf, prepare } from './program-task.ts';
 
-/** A process that has not begun after this long is given up. */
-const START_LIMIT_MS = 10_000;
+/** A process that has not begun after this long is given up. The daemon's limit is shorter. */
+const START_LIMIT_MS = 60_000;
 
 /** How many processes may fail to boot before a start is given up. */
 const MAX_BOOTS = 3;

@@ -1,4 +1,4 @@
-/** When none of a session's starts has come to its end for so long, in ms, they may be held up, and use no processor. */
+/** A session none of whose starts has begun to run for so long, in ms, is stalled: they may be held up, and use no processor. */
 const STALLED_MS = 500;
 
 /** A queue that wants places: a session. */
@@ -9,12 +9,23 @@ export interface Waiting {
   dispatchNext(): boolean;
 }
 
+/** What is starting of one session. */
+interface Starts {
+  count: number;
+  stalled: boolean;
+  watch: NodeJS.Timeout;
+}
+
 /**
  * Gives out the node's places for executions, by weight to every session that has one waiting: next is the one that has
  * had least for its weight, and one that comes new is never behind (start-time fair queueing, Goyal et al. 1996). Two
  * limits: how many run, and how many of them are starting at one time (a start is mostly CPU: a thousand at once would
- * all be late). A session whose starts are held up, by a stopped cell, say, takes no place of others meanwhile, and itself
- * may try one more at a time: should they only wait for a processor, many more would have them all wait longer still.
+ * all be late).
+ *
+ * Starts that are held up, in a stopped cell, say, would take these places from all other sessions; others only wait for a
+ * processor, and the more there were beside them, the longer all would wait. The two look alike. So while a session is
+ * stalled there is one place more every {@link STALLED_MS}, up to twice as many, and no more than stalled ones take. It gets
+ * half of them at most, and after everybody else.
  */
 export class Dispatcher {
   readonly #maxActive: number;
@@ -26,6 +37,10 @@ export class Dispatcher {
   #active = 0;
   /** Of sessions that have any. */
   readonly #starts = new Map<Waiting, Starts>();
+  #starting = 0;
+  /** Places for starting beyond the usual ones. */
+  #more = 0;
+  #growth: NodeJS.Timeout | undefined;
   #pumping = false;
 
   constructor(options: { maxActive: number; maxStarting: number }) {
@@ -48,12 +63,15 @@ export class Dispatcher {
     this.#take(waiting);
   }
 
-  /** An execution that was dispatched has started, or ended without starting. */
-  started(waiting: Waiting): void {
+  /** An execution that was dispatched has started, or ended without: then `begun` is false. */
+  started(waiting: Waiting, begun: boolean): void {
     this.#leave(waiting);
     const starts = this.#starts.get(waiting);
-    if (starts !== undefined) Object.assign(starts, { passedBy: 0, most: Number.POSITIVE_INFINITY });
-    starts?.watch.refresh();
+    if (begun && starts !== undefined) {
+      starts.stalled = false;
+      starts.watch.refresh();
+    }
+    this.#more = Math.min(this.#more, this.#stalled);
     this.#pump();
   }
 
@@ -63,11 +81,11 @@ export class Dispatcher {
     this.#pump();
   }
 
-  /** Whether as many are starting as may, those apart that are passed by. */
-  get #isFull(): boolean {
-    let counted = 0;
-    for (const { count, passedBy } of this.#starts.values()) counted += count - passedBy;
-    return counted >= this.#maxStarting;
+  /** How many are starting of sessions that are stalled. */
+  get #stalled(): number {
+    let count = 0;
+    for (const starts of this.#starts.values()) if (starts.stalled) count += starts.count;
+    return count;
   }
 
   #pump(): void {
@@ -75,28 +93,32 @@ export class Dispatcher {
     if (this.#pumping) return;
     this.#pumping = true;
     try {
-      while (this.#active < this.#maxActive && !this.#isFull) {
-        const next = this.#next();
-        if (next === undefined) break;
-        const [waiting, served] = next;
-        this.#now = served;
+      while (this.#active < this.#maxActive) {
+        const waiting = this.#next();
+        if (waiting === undefined) break;
+        // One that could not be served for long has no claim to what it did not get.
+        this.#now = Math.max(this.#now, this.#ring.get(waiting) as number);
         // Out while it is served: a dispatch that throws must not be tried for ever.
         this.#ring.delete(waiting);
-        if (!this.#give(waiting)) continue;
-        this.#ring.set(waiting, served + 1 / waiting.weight);
+        if (this.#give(waiting)) this.#ring.set(waiting, this.#now + 1 / waiting.weight);
       }
     } finally {
       this.#pumping = false;
     }
   }
 
-  #next(): [Waiting, served: number] | undefined {
-    let next: [Waiting, number] | undefined;
+  #next(): Waiting | undefined {
+    const free = this.#maxStarting + this.#more - this.#starting;
+    return (free > 0 ? this.#least(false) : undefined) ?? (free > this.#more / 2 ? this.#least(true) : undefined);
+  }
+
+  /** The session, of those that are stalled or of the others, that has had least. */
+  #least(stalled: boolean): Waiting | undefined {
+    let least: [Waiting | undefined, number] = [undefined, Number.POSITIVE_INFINITY];
     for (const entry of this.#ring) {
-      const { count = 0, most = 1 } = this.#starts.get(entry[0]) ?? {};
-      if (count < most && (next === undefined || entry[1] < next[1])) next = entry;
+      if ((this.#starts.get(entry[0])?.stalled ?? false) === stalled && entry[1] < least[1]) least = entry;
     }
-    return next;
+    return least[0];
   }
 
   /** Gives a place to one execution; false, and no place given, when none waited or the dispatch failed. */
@@ -116,44 +138,39 @@ export class Dispatcher {
 
   #take(waiting: Waiting): void {
     this.#active += 1;
+    this.#starting += 1;
     const starts = this.#starts.get(waiting);
     if (starts !== undefined) {
       starts.count += 1;
       return;
     }
-    const watch = setTimeout(() => this.#passBy(waiting), STALLED_MS).unref();
-    this.#starts.set(waiting, { count: 1, passedBy: 0, most: Number.POSITIVE_INFINITY, watch });
+    const watch = setTimeout(() => this.#stall(waiting), STALLED_MS).unref();
+    this.#starts.set(waiting, { count: 1, stalled: false, watch });
   }
 
   #leave(waiting: Waiting): void {
     const starts = this.#starts.get(waiting);
     if (starts === undefined) return;
+    this.#starting -= 1;
     starts.count -= 1;
-    starts.passedBy = Math.min(starts.passedBy, starts.count);
     if (starts.count > 0) return;
     clearTimeout(starts.watch);
     this.#starts.delete(waiting);
   }
 
-  /** None of these starts has come to its end for a while: where somebody may want their places, they lose them. */
-  #passBy(waiting: Waiting): void {
+  #stall(waiting: Waiting): void {
     const starts = this.#starts.get(waiting);
     if (starts === undefined) return;
-    starts.watch.refresh();
-    if (!this.#isFull && starts.passedBy === 0) return;
-    starts.passedBy = starts.count;
-    starts.most = starts.count + 1;
+    starts.stalled = true;
+    if (this.#growth === undefined) this.#grow();
+  }
+
+  /** As long as a session is stalled. */
+  #grow(): void {
+    const stalled = this.#stalled;
+    const isFull = this.#starting >= this.#maxStarting + this.#more;
+    if (isFull && this.#more < Math.min(stalled, this.#maxStarting)) this.#more += 1;
+    this.#growth = stalled > 0 ? setTimeout(() => this.#grow(), STALLED_MS).unref() : undefined;
     this.#pump();
   }
-}
-
-/** What is starting of one session. */
-interface Starts {
-  count: number;
-  /** So many of them take no place of others. */
-  passedBy: number;
-  /** So many there may be. */
-  most: number;
-  /** Runs when none of them has come to its end for long. */
-  watch: NodeJS.Timeout;
 }

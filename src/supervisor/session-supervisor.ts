@@ -258,7 +258,7 @@ export class SessionSupervisor implements Waiting {
         // A stop before that leaves its cell as busy as before: those that wait would only be in its way.
         if (starting && (started || state === 'exited')) {
           starting = false;
-          dispatcher.started(this);
+          dispatcher.started(this, started);
         }
         if (active && state === 'exited') {
           active = false;

@@ -372,7 +372,8 @@ test('a guest that does not start in time is forced, and failed to start', () =>
   expect(stateOf(actor)).toEqual(stateAt('forced'));
   actor.send({ type: 'guest.exited', exit: { exitCode: -1 } });
 
-  expect(resultOf(actor)).toMatchObject({ reason: 'start_failed' });
+  const message = 'no guest code had begun 3000 ms after its dispatch';
+  expect(resultOf(actor)).toMatchObject({ reason: 'start_failed', message });
 });
 
 test('what the engine knows of an end decides the reason', () => {

@@ -11,7 +11,7 @@ beforeEach(() => {
 
 /** The one that was dispatched first has started. */
 function start(dispatcher: Dispatcher): void {
-  dispatcher.started(starting.shift() as Waiting);
+  dispatcher.started(starting.shift() as Waiting, true);
 }
 
 /** A session with so many executions waiting, which notes what is dispatched. */
@@ -59,44 +59,102 @@ function dispatcherOf(options: { maxActive: number; maxStarting: number }): Disp
   return new Dispatcher(options);
 }
 
-test('starts that are held up take no place of other sessions', () => {
+test('starts that are held up leave places to other sessions, ever more of them', () => {
   const log: string[] = [];
   const dispatcher = dispatcherOf({ maxActive: 100, maxStarting: 2 });
-  const stuck = queue('stuck', 2, log);
-  const b = queue('b', 5, log);
+  const [stuck, other] = [queue('stuck', 2, log), queue('other', 50, log)];
   dispatcher.offer(stuck);
-  dispatcher.offer(b);
+  dispatcher.offer(other);
 
   vi.advanceTimersByTime(400);
   expect(log).toEqual(['stuck', 'stuck']);
   vi.advanceTimersByTime(100);
-  expect(log).toEqual(['stuck', 'stuck', 'b', 'b']);
+  expect(log.slice(2)).toEqual(['other']);
+  // Its place is for its next one at once.
+  dispatcher.started(other, true);
+  expect(log).toHaveLength(4);
+  vi.advanceTimersByTime(500);
+  expect(log).toHaveLength(5);
+  vi.advanceTimersByTime(5_000);
+  expect(log).toHaveLength(5);
 
-  dispatcher.started(b);
+  // They have their places again.
+  dispatcher.started(stuck, true);
   expect(log).toHaveLength(5);
-  // They have their places again as soon as one has come to its end: one for each is still to be given back.
-  dispatcher.started(stuck);
-  dispatcher.started(b);
-  expect(log).toHaveLength(5);
-  dispatcher.started(stuck);
+  dispatcher.started(other, true);
+  dispatcher.started(other, true);
   expect(log).toHaveLength(6);
 });
 
-test('a session whose starts are held up tries one more at a time, and none is in the way of others', () => {
+test('a session whose starts are held up tries more of them, and leaves places to others', () => {
   const log: string[] = [];
-  const dispatcher = dispatcherOf({ maxActive: 100, maxStarting: 2 });
-  const stuck = queue('stuck', 100, log);
-  dispatcher.offer(stuck);
+  const dispatcher = dispatcherOf({ maxActive: 100, maxStarting: 4 });
+  dispatcher.offer(queue('stuck', 100, log));
 
-  for (let more = 1; more <= 5; more += 1) {
-    vi.advanceTimersByTime(500);
-    expect(log).toHaveLength(2 + more);
-  }
-  const other = queue('other', 3, log);
+  vi.advanceTimersByTime(60_000);
+  expect(log).toHaveLength(5);
+  const other = queue('other', 100, log);
   dispatcher.offer(other);
-  for (let ends = 0; ends < 3; ends += 1) dispatcher.started(other);
+  for (let starts = 0; starts < 20; starts += 1) dispatcher.started(other, true);
 
-  expect(log.filter((name) => name === 'other')).toHaveLength(3);
+  expect(log.filter((name) => name === 'other')).toHaveLength(21);
+  expect(log.filter((name) => name === 'stuck')).toHaveLength(5);
+});
+
+test('where starts take long for want of a processor no more are added than as many again, however many sessions want it', () => {
+  const dispatcher = dispatcherOf({ maxActive: 1_000, maxStarting: 4 });
+  let [most, begun] = [0, 0];
+  for (let session = 0; session < 100; session += 1) dispatcher.offer(queue(`s${session}`, 1, []));
+
+  for (; starting.length > 0; begun += 1) {
+    vi.advanceTimersByTime(2_000);
+    most = Math.max(most, starting.length);
+    start(dispatcher);
+  }
+
+  expect(begun).toBe(100);
+  expect(most).toBeLessThanOrEqual(8);
+});
+
+test('a session that was held up has no claim to what it did not get meanwhile', () => {
+  const log: string[] = [];
+  const dispatcher = dispatcherOf({ maxActive: 1_000, maxStarting: 2 });
+  const [stuck, other] = [queue('stuck', 100, log), queue('other', 500, log)];
+  dispatcher.offer(stuck);
+  vi.advanceTimersByTime(500);
+  dispatcher.offer(other);
+  vi.advanceTimersByTime(2_000);
+  for (let starts = 0; starts < 100; starts += 1) dispatcher.started(other, true);
+  expect(log.filter((name) => name === 'other').length).toBeGreaterThan(100);
+
+  const from = log.length;
+  for (const held of starting.filter((waiting) => waiting === stuck)) dispatcher.started(held, true);
+  starting = starting.filter((waiting) => waiting !== stuck).slice(-1);
+  for (let starts = 0; starts < 40; starts += 1) {
+    const next = starting.shift();
+    if (next !== undefined) dispatcher.started(next, true);
+  }
+
+  const shares = log.slice(from).filter((name) => name === 'stuck').length / (log.length - from);
+  expect(shares).toBeGreaterThan(0.4);
+  expect(shares).toBeLessThan(0.6);
+});
+
+test('held-up starts that fail one by one are no reason to wait for the others', () => {
+  const log: string[] = [];
+  const dispatcher = dispatcherOf({ maxActive: 1_000, maxStarting: 4 });
+  const [stuck, other] = [queue('stuck', 100, log), queue('other', 100, log)];
+  dispatcher.offer(stuck);
+  vi.advanceTimersByTime(1_000);
+
+  for (let ends = 0; ends < 5; ends += 1) {
+    dispatcher.started(stuck, false);
+    vi.advanceTimersByTime(500);
+  }
+  dispatcher.offer(other);
+  vi.advanceTimersByTime(500);
+
+  expect(log.filter((name) => name === 'other').length).toBeGreaterThan(0);
 });
 
 test('starts that come to their ends, however slowly, are no more at one time than may be', () => {
@@ -107,7 +165,7 @@ test('starts that come to their ends, however slowly, are no more at one time th
 
   for (let starts = 0; starts < 5; starts += 1) {
     vi.advanceTimersByTime(400);
-    dispatcher.started(slow);
+    dispatcher.started(slow, true);
   }
 
   expect(log).toHaveLength(7);
@@ -192,7 +250,7 @@ test('an execution that ends while it is dispatched gives its place back at once
     dispatchNext() {
       if (left === 0) return false;
       left -= 1;
-      dispatcher.started(this);
+      dispatcher.started(this, true);
       dispatcher.exited();
       return true;
     },
