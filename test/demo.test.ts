@@ -8,7 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { processesWith } from './support/processes.ts';
 
 const DEMO = fileURLToPath(new URL('../dist/examples/demo.js', import.meta.url));
-const LIMIT_MS = 40_000;
+const LIMIT_MS = 180_000;
 
 let directory: string;
 

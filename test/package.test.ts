@@ -19,9 +19,9 @@ beforeAll(() => {
   execFileSync('tar', ['-xzf', join(directory, filename), '-C', directory]);
   symlinkSync(join(project, 'node_modules'), join(directory, 'node_modules'));
   bin = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')).bin;
-}, 60_000);
+}, 180_000);
 
-test('the package has all that its programs need, for every kind of guest', { timeout: 60_000 }, async () => {
+test('the package has all that its programs need, for every kind of guest', { timeout: 180_000 }, async () => {
   const program = (name: string) => join(installed, bin[name] as string);
   const socket = join(directory, 'd.sock');
   const places = ['--socket', socket, '--state-dir', join(directory, 'state')];

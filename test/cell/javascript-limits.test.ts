@@ -133,7 +133,7 @@ test('a start with the heap limit of the spares takes one, any other boots its o
   const pool = createThreadPool({ workerUrl: WORKER, heapLimitMb: 64 });
   try {
     pool.keepWarm(1);
-    await vi.waitFor(() => expect(pool.bootedCount).toBe(1), 5000);
+    await vi.waitFor(() => expect(pool.bootedCount).toBe(1), 30_000);
 
     expect(pool.take(32).state).toBe('booting');
     expect(pool.take(128).state).toBe('booting');
@@ -146,7 +146,7 @@ test('a start with the heap limit of the spares takes one, any other boots its o
 
 test('a heap limit that starts ask for again has a spare from then on', async () => {
   const pool = createThreadPool({ workerUrl: WORKER, heapLimitMb: 64 });
-  const spare = () => vi.waitFor(() => expect([pool.spareCount, pool.bootedCount]).toEqual([1, 1]), 5000);
+  const spare = () => vi.waitFor(() => expect([pool.spareCount, pool.bootedCount]).toEqual([1, 1]), 30_000);
   const start = async (heapLimitMb: number) => {
     const { state, heapLimitMb: limit } = pool.take(heapLimitMb);
     expect(limit).toBe(heapLimitMb);
@@ -276,7 +276,7 @@ test('a signal to the tree that ends the program has reached its processes first
   running.guest.signal('SIGTERM', true);
 
   expect(await running.result).toMatchObject({ signal: 'SIGTERM' });
-  await vi.waitFor(() => expect(pids.map(isAlive)).toEqual([false, false]));
+  await vi.waitFor(() => expect(pids.map(isAlive)).toEqual([false, false]), 30_000);
 });
 
 test('a notification reaches only a program that listens for it', async () => {
@@ -287,7 +287,7 @@ test('a notification reaches only a program that listens for it', async () => {
 
   expect(running.guest.notify('SIGUSR1')).toBe(false);
   expect(running.guest.notify('SIGKILL')).toBe(false);
-  await vi.waitFor(() => expect(running.guest.notify('SIGUSR2')).toBe(true));
+  await vi.waitFor(() => expect(running.guest.notify('SIGUSR2')).toBe(true), 30_000);
 
   expect(await running.result).toMatchObject({ exitCode: 0, out: 'ready\nheard\n' });
   expect(running.guest.notify('SIGUSR2')).toBe(false);

@@ -68,11 +68,11 @@ export class Host {
   }
 }
 
-/** Resolves when the condition holds; rejects after 10 s. */
+/** Resolves when the condition holds; rejects after 30 s. */
 export async function until(what: string, condition: () => boolean): Promise<void> {
-  const deadlineMs = performance.now() + 10_000;
+  const deadlineMs = performance.now() + 30_000;
   while (!condition()) {
-    if (performance.now() > deadlineMs) throw new Error(`not within 10 s: ${what}`);
+    if (performance.now() > deadlineMs) throw new Error(`not within 30 s: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }

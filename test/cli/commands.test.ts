@@ -35,7 +35,7 @@ describe('a detached execution', () => {
     expect(logs.stdout.toString()).toBe('0\n1\n2\n');
     expect(logs.stderr.toString()).toBe('end\n');
     expect(wait.code).toBe(1);
-    expect(wait.stdout.toString()).toMatch(/^failed, exit code 1, ran \d+ms\n$/);
+    expect(wait.stdout.toString()).toMatch(/^failed, exit code 1, ran [\d.]+m?s\n$/);
   });
 
   test('names itself as a JSON document with --json', async () => {

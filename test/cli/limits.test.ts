@@ -24,13 +24,13 @@ test.each([
     /timed_out, (forced|cell)/,
   ],
   [
-    '--timeout 100ms --on-timeout USR1',
+    '--timeout 4s --on-timeout USR1',
     'process.on("SIGUSR1", () => process.exit(3)); setInterval(() => {}, 9)',
     124,
     /timed_out, graceful, exit code 3/,
   ],
   [
-    '--timeout 100ms --on-timeout cancel',
+    '--timeout 4s --on-timeout cancel',
     'process.on("SIGTERM", () => process.exit(4)); setInterval(() => {}, 9)',
     124,
     /timed_out, graceful, exit code 4/,

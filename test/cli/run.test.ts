@@ -183,7 +183,8 @@ describe('signals', () => {
 signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no"))
 print("ready", flush=True)
 while True: time.sleep(1)`;
-    const running = ctl.start(python(code));
+    // As soon as that.
+    const running = ctl.start(python(code, '--grace', '1m'));
     await running.wrote('ready');
 
     running.child.kill('SIGINT');
@@ -232,7 +233,7 @@ while True: pass`;
     expect(ended.stderr.toString()).toBe('');
     expect(ended.stdout.toString()).toBe('ready\nbye\n');
     expect(ended.code).toBe(3);
-  }, 40_000);
+  }, 120_000);
 
   test.each([
     ['SIGINT', 130],

@@ -77,7 +77,7 @@ describe('a daemon that is away', () => {
       return client.health();
     };
 
-    await expect(retry(call, { signal: AbortSignal.timeout(2_000) })).rejects.toThrow('this client was closed');
+    await expect(retry(call, { signal: AbortSignal.timeout(20_000) })).rejects.toThrow('this client was closed');
 
     expect(calls).toBe(1);
   });
@@ -88,11 +88,11 @@ describe('a daemon that is away', () => {
       opened += 1;
       if (opened === 5) yield 'the end';
       // As a call is held that nothing comes of, until its connection breaks.
-      else await new Promise((resolve) => setTimeout(resolve, 300));
+      else await new Promise((resolve) => setTimeout(resolve, 1_500));
       if (opened < 5) throw new UnreachableError('it went', { isUnsent: false });
     };
 
-    expect(await Array.fromAsync(reconnecting(open, { limitMs: 400 }))).toEqual(['the end']);
+    expect(await Array.fromAsync(reconnecting(open, { limitMs: 4_000 }))).toEqual(['the end']);
   });
 
   test('is waited for before it was ever there where the caller says how long', async () => {
@@ -100,7 +100,7 @@ describe('a daemon that is away', () => {
     const socket = join(directory, 'd.sock');
     using client = connectDaemon({ socket });
     await expect(client.wait('s', 'e')).rejects.toThrow('no daemon answers');
-    const waiting = client.wait('s', 'e', { patienceMs: 60_000 });
+    const waiting = client.wait('s', 'e', { patienceMs: 600_000 });
 
     await using _daemon = await DaemonProcess.start('--socket', socket);
 
@@ -118,7 +118,7 @@ describe('a daemon that is away', () => {
     using client = connectDaemon({ tcp: network.address, keepaliveMs: 500 });
     const events = client.watchExecution('s', 'e');
     await events.next();
-    const waiting = client.wait('s', 'e', { signal: AbortSignal.timeout(15_000) });
+    const waiting = client.wait('s', 'e', { signal: AbortSignal.timeout(50_000) });
 
     network.loseAll();
     await direct.writeInput('s', 'e', Buffer.from('x'));
@@ -161,7 +161,7 @@ describe('a daemon that is away', () => {
     const network = await startNetwork(daemon.tcp);
     using client = connectDaemon({ tcp: network.address, keepaliveMs: 500 });
     await client.health();
-    const waiting = client.wait('s', 'e', { patienceMs: 60_000 });
+    const waiting = client.wait('s', 'e', { patienceMs: 600_000 });
     network.isSilent = true;
     network.loseAll();
     await eventually('connections that nothing is said on', () => network.silent >= 2);
@@ -173,7 +173,7 @@ describe('a daemon that is away', () => {
     network.close();
   });
 
-  test('has nothing left of a command that it was to forget meanwhile', { timeout: 60_000 }, async () => {
+  test('has nothing left of a command that it was to forget meanwhile', { timeout: 180_000 }, async () => {
     const directory = temporaryDirectory();
     const socket = join(directory, 'd.sock');
     const places = ['--socket', socket, '--state-dir', join(directory, 's')];
@@ -216,7 +216,8 @@ describe('a daemon that is away', () => {
     await eventually('the daemon is seen', () => seen.length === 1);
 
     daemon.child.kill('SIGKILL');
-    await eventually('its end is seen', () => seen.length === 2, 2_000);
+    // It would be looked for again after 30 s.
+    await eventually('its end is seen', () => seen.length === 2, 20_000);
 
     expect(seen).toEqual(['s', undefined]);
     stop.abort();
@@ -282,6 +283,7 @@ describe('beside an execution', () => {
     program: CommandProgram,
     use: (command: Command) => void = () => {},
     signal = new AbortController().signal,
+    heard: () => void = () => {},
   ) {
     const place = {
       sessionId: 's',
@@ -296,6 +298,7 @@ describe('beside an execution', () => {
       const { done, value } = await output.next();
       if (done) return { ...written, result: value };
       written[value.stream] += value.data.toString();
+      heard();
     }
   }
 
@@ -331,7 +334,7 @@ describe('beside an execution', () => {
   });
 
   test('only the command itself is waited for, not what it left on the terminal', async () => {
-    const { result } = await run({ argv: ['sh', '-c', 'sleep 60 & exit 4'], terminal: true });
+    const { result } = await run({ argv: ['sh', '-c', 'sleep 600 & exit 4'], terminal: true });
 
     expect(result?.exitCode).toBe(4);
   });
@@ -349,7 +352,10 @@ describe('beside an execution', () => {
   });
 
   test('an abort ends the command by force', async () => {
-    const { result } = await run({ argv: ['sleep', '60'], terminal: false }, undefined, AbortSignal.timeout(300));
+    const leaving = new AbortController();
+    const argv = ['sh', '-c', 'echo ready; sleep 600'];
+
+    const { result } = await run({ argv, terminal: false }, undefined, leaving.signal, () => leaving.abort());
 
     expect(result?.signal).toBe('SIGKILL');
   });

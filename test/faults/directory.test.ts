@@ -11,7 +11,7 @@ import { endsWritten, FaultNode } from './node.ts';
 const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
 const MAIN = join(PACKAGE, 'dist', 'src', 'main.js');
 const NOBODY = 65_534;
-const LIMIT_MS = 10_000;
+const LIMIT_MS = 50_000;
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 
 const isRoot = process.getuid?.() === 0;

@@ -12,16 +12,22 @@ import { FaultNode } from './node.ts';
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.info('left out, as only root may mount a file system: full, broken and read-only disks');
 const DISK_MB = 32;
-const DEADLINE_MS = 1_000;
+const DEADLINE_MS = 4_000;
+/** For what is answered at once. */
+const QUICK_MS = 30_000;
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 
 /**
  * The error that a snippet is refused with; undefined when it is accepted. One that was taken up as the disk got full waits
  * for room, as what it has begun cannot be taken back: its deadline is its answer.
  */
-async function refusalOf(node: FaultNode, executionId: string): Promise<{ code: string; message: string } | undefined> {
+async function refusalOf(
+  node: FaultNode,
+  executionId: string,
+  deadlineMs = DEADLINE_MS,
+): Promise<{ code: string; message: string } | undefined> {
   const snippet = { sessionId: 's', executionId, language: 'javascript', code: '0' };
-  return node.client.executeSnippet(snippet, { deadlineMs: DEADLINE_MS }).then(
+  return node.client.executeSnippet(snippet, { deadlineMs }).then(
     () => undefined,
     (error) => error,
   );
@@ -48,7 +54,7 @@ test.skipIf(!isRoot)('on a full disk new work is refused, and all goes on by its
   rmSync(`${ballast}-2`);
   rmSync(ballast);
   await cancelled;
-  const { result } = await node.client.wait('s', 'e', { timeoutMs: 5_000 });
+  const { result } = await node.client.wait('s', 'e', { timeoutMs: QUICK_MS });
 
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
   await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
@@ -67,10 +73,10 @@ test.skipIf(!isRoot)(
 
     const ballast = exhaust(node, 'inodes');
     const { stdoutBytes } = await node.client.getExecutionStatus('s', 'writes');
-    const refused = await refusalOf(node, 'refused');
+    const refused = await refusalOf(node, 'refused', QUICK_MS);
     const session = await node.client.createSession('new').catch((error) => error);
     await node.client.cancelExecution('s', 'e', { graceMs: 0 });
-    const { result } = await node.client.wait('s', 'e', { deadlineMs: 5_000 });
+    const { result } = await node.client.wait('s', 'e', { deadlineMs: QUICK_MS });
     await eventually('it writes on', async () => {
       return (await node.client.getExecutionStatus('s', 'writes')).stdoutBytes > stdoutBytes;
     });
@@ -131,12 +137,14 @@ describe.skipIf(!isRoot)('a daemon that starts on a disk without', () => {
       await node.start();
 
       await requireReads(node, done, 'e');
-      expect(await refusalOf(node, 'refused')).toMatchObject({
+      expect(await refusalOf(node, 'refused', QUICK_MS)).toMatchObject({
         code: 'resource_exhausted',
         message: expect.stringContaining('the disk is full'),
       });
       await node.client.cancelExecution('s', 'e', { graceMs: 0 });
-      expect((await node.client.wait('s', 'e', { deadlineMs: 5_000 })).result).toMatchObject({ reason: 'cancelled' });
+      expect((await node.client.wait('s', 'e', { deadlineMs: QUICK_MS })).result).toMatchObject({
+        reason: 'cancelled',
+      });
       rmSync(ballast, { recursive: true });
       await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
       expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
@@ -179,7 +187,7 @@ test.skipIf(!isRoot)('on a read-only disk a daemon says so and ends, and the nex
 
 /** Everything that reads goes on: of what ran before, of what runs, and of what lies in the journal only. */
 async function requireReads(node: FaultNode, done: ExecutionSummary, running: string): Promise<void> {
-  const quick = { deadlineMs: 5_000 };
+  const quick = { deadlineMs: QUICK_MS };
   expect(await node.client.wait('s', done.executionId, quick)).toEqual(done);
   expect(await node.client.getExecutionStatus('s', done.executionId, quick)).toMatchObject({ result: done.result });
   expect(await node.stdout(done.executionId)).toBe('done\n');
@@ -224,7 +232,7 @@ test.skipIf(!isRoot)(
       refusal = await refusalOf(node, `failed-${count}`);
       return refusal?.code === 'unavailable';
     });
-    await node.client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: 5_000 });
+    await node.client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: QUICK_MS });
     const { stdoutBytes } = await node.client.getExecutionStatus('s', 'counts');
     await requireReads(node, done, 'counts');
     await eventually('it counts on', async () => {
@@ -238,7 +246,7 @@ test.skipIf(!isRoot)(
     );
     // Nobody is told what a crash could take back.
     expect(during.state).toBe('running');
-    expect((await node.client.wait('s', 'ends', { timeoutMs: 5_000 })).result).toMatchObject({ exitCode: 3 });
+    expect((await node.client.wait('s', 'ends', { timeoutMs: QUICK_MS })).result).toMatchObject({ exitCode: 3 });
     await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
     expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
     await node.client.writeInput('s', 'counts', Buffer.from('now'));
@@ -264,7 +272,7 @@ test.skipIf(!isRoot)(
     const { pid } = node;
 
     node.setReadOnly(true);
-    const refused = await refusalOf(node, 'refused');
+    const refused = await refusalOf(node, 'refused', QUICK_MS);
     const session = await node.client.createSession('new').catch((error) => error);
     await eventually('the idle cell is gone', () => node.cellPids().length < cells.length);
     await requireReads(node, done, 'counts');
@@ -281,7 +289,7 @@ test.skipIf(!isRoot)(
     }
     expect(result).toMatchObject({ reason: 'failed', exitCode: 7 });
     expect(node.pid).toBe(pid);
-    expect(await refusalOf(node, 'after')).toBeUndefined();
+    expect(await refusalOf(node, 'after', QUICK_MS)).toBeUndefined();
     expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
     const directories = (name: string) => {
       const parent = join(node.stateDir, name);
@@ -325,7 +333,7 @@ test.each(['stop', 'detach'] as const)(
     if (onStop === 'detach') expect(runs.state).toBe('running');
     else expect((await node.client.wait('s', 'runs')).result).toMatchObject({ reason: 'session_closed' });
   },
-  60_000,
+  180_000,
 );
 
 test.each([
@@ -340,7 +348,7 @@ test.each([
 
     await node.afflict({ fsync: true });
     // Whoever is first waits for the disk; then it is known that it fails.
-    const codes = [(await refusalOf(node, 'first'))?.code, (await refusalOf(node, 'second'))?.code];
+    const codes = [(await refusalOf(node, 'first'))?.code, (await refusalOf(node, 'second', QUICK_MS))?.code];
 
     expect(codes).toEqual(mode.refusals);
     await node.restart();
@@ -349,7 +357,7 @@ test.each([
 );
 
 test('with durability off a list waits for no end that cannot be written, however many there are', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await using node = await FaultNode.start({ durability: 'off' });
   await node.client.createSession('s', { maxRunning: 1 });
@@ -359,13 +367,13 @@ test('with durability off a list waits for no end that cannot be written, howeve
   const waiting = Array.from({ length: 70 }, (_, index) => `waits-${index}`);
   for (const executionId of waiting)
     await node.client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code: '0' });
-  using other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { timeout: 10_000 });
+  using other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { timeout: 30_000 });
   other.exec('BEGIN IMMEDIATE');
 
   for (const executionId of [...waiting, 'e']) await node.client.cancelExecution('s', executionId, { graceMs: 0 });
   await node.client.wait('s', 'e');
   await eventually('nothing can be written', () => node.log.includes('the journal cannot be written'));
-  const listed = await Array.fromAsync(node.client.listExecutions('s', { deadlineMs: 10_000 }));
+  const listed = await Array.fromAsync(node.client.listExecutions('s', { deadlineMs: QUICK_MS }));
 
   const states = listed.map(({ executionId, state }) => `${executionId} ${state}`);
   expect(states.toSorted()).toEqual(['old', 'e', ...waiting].map((executionId) => `${executionId} exited`).toSorted());
@@ -421,7 +429,7 @@ test('what is cancelled while its start waits for the disk never runs', async ()
   await client.executeSnippet({ ...snippet, executionId: 'waits', code });
 
   using failing = limited(node.pid, 'FSIZE', 0);
-  await client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: 5_000 });
+  await client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: QUICK_MS });
   await eventually('it has a place in the cell that is there', async () => {
     return (await client.getSession('other')).cells.some(({ executions }) => executions === 1);
   });

@@ -7,6 +7,7 @@ import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
 import type { DaemonConfig } from '../../src/config.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from '../support/eventually.ts';
+import { FORCED_LIMIT_MS } from '../support/forced-limit.ts';
 import { leftovers } from '../support/leftovers.ts';
 import { cellsBelow } from '../support/processes.ts';
 import type { DaemonFaults } from './daemon-faults.ts';
@@ -25,6 +26,9 @@ export interface NodeOptions {
 }
 
 const NOBODY = 65_534;
+
+/** A cell is let go soon, and is not killed for a guest that a slow machine takes long to end. */
+const DEFAULTS: DaemonConfig = { cellIdleMs: 2_000, forcedLimitMs: FORCED_LIMIT_MS };
 
 /** How far below the root of a hierarchy this process may be. */
 const DEEPEST_GROUP = 4;
@@ -88,7 +92,7 @@ export class FaultNode implements AsyncDisposable {
   /** Starts a daemon, with its faults; resolves when it is ready, rejects with what it said when it ends before. */
   async start(config?: DaemonConfig, faults?: DaemonFaults): Promise<void> {
     if (faults !== undefined) writeFileSync(this.#faults, JSON.stringify(faults));
-    if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ cellIdleMs: 2_000, ...config }));
+    if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ ...DEFAULTS, ...config }));
     const flags = ['--socket', this.socket, '--state-dir', this.stateDir, '--config', this.#config];
     const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, MAIN, ...flags, '--log-level', 'warn'], {
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -281,7 +281,7 @@ const SHOWS_CELL = `
 
 test.each(['.guests', '.process', '.token', '.ends'])(
   'a %s file of a cell that a guest has made larger than any counts for nothing, with a daemon and without',
-  { timeout: 60_000 },
+  { timeout: 180_000 },
   async (ending) => {
     await using node = await FaultNode.start();
     await node.client.createSession('s');

@@ -18,13 +18,13 @@ import type { PlannedFault } from './plan.ts';
 import type { Step } from './steps.ts';
 
 /** How long a call may be refused, or go unanswered, before that is a violation, in ms. */
-const PERSISTENCE_MS = 30_000;
+const PERSISTENCE_MS = 60_000;
 const HELD_MS = 1_000;
 const RETRY_MS = 50;
 /** How long executions of a round may take to end once they were told to, in ms. */
-const END_LIMIT_MS = 30_000;
+const END_LIMIT_MS = 90_000;
 /** How long what a round leaves behind may take to be gone, in ms; gRPC keeps a connection 10 s that nobody uses. */
-const CLEAN_LIMIT_MS = 25_000;
+const CLEAN_LIMIT_MS = 60_000;
 
 /** The harness's client may hold a second connection to a daemon, opened while the first was thought to be there. */
 const OWN_CONNECTIONS = 1;

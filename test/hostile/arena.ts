@@ -29,7 +29,7 @@ export interface Outcome {
 const PATIENCE_MS = 30_000;
 
 /** How long after an end what is removed in the background may take: thousands of files, beside seven others at work. */
-const REMOVAL_LIMIT_MS = 5_000;
+const REMOVAL_LIMIT_MS = 30_000;
 
 /** How much of an output is looked at. */
 const HEAD_BYTES = 4 * 1024 * 1024;

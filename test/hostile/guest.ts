@@ -68,9 +68,9 @@ const GRACE_MS = 60;
 
 /**
  * What the longest allowed end has beyond the grace period and the daemon's limit for force: two slow cores, eight such
- * guests, and whatever else the machine does.
+ * guests, and whatever else the machine does. What is not ended takes for ever.
  */
-const SLACK_MS = 2_000;
+const SLACK_MS = 10_000;
 
 const CANCEL = { by: 'cancel', graceMs: GRACE_MS } as const;
 

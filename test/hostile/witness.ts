@@ -16,7 +16,7 @@ for count, _ in enumerate(sys.stdin, 1): print("answer", count, flush=True)`,
 };
 
 /** How long an answer may take: the machine runs hostile guests meanwhile. */
-const ANSWER_LIMIT_MS = 10_000;
+const ANSWER_LIMIT_MS = 30_000;
 
 /** An ordinary program next to hostile ones: is asked again and again, and must have gone on as if they were not there. */
 export class Witness {

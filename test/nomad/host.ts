@@ -130,7 +130,7 @@ export class PluginHost implements AsyncDisposable {
   stop = (taskId: string, signal: string, ms: number) =>
     this.call(this.driver, this.driver.stopTask, { taskId, signal, timeout: duration(ms) });
   recover = (handle: TaskHandle | undefined) => this.call(this.driver, this.driver.recoverTask, { taskId: '', handle });
-  exec = (taskId: string, command: string[], ms = 10_000) =>
+  exec = (taskId: string, command: string[], ms = 60_000) =>
     this.call(this.driver, this.driver.execTask, { taskId, command, timeout: duration(ms) });
 
   /** Starts a task and waits for its end. */

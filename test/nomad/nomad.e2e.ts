@@ -13,7 +13,7 @@ import { findNomad } from './build-nomad.ts';
 
 const nomad = findNomad();
 
-const LIMIT_MS = 90_000;
+const LIMIT_MS = 300_000;
 const WAIT = {
   javascript: 'process.on("SIGTERM", () => process.exit(3)); console.log("ready"); setInterval(() => {}, 1000)',
   python:
@@ -376,18 +376,23 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     const job = await agent.run(task, { Count: 200 });
 
     let all = await agent.allocations(job);
-    await until('all have ended', async () => {
-      all = await agent.allocations(job);
-      return (
-        all.length === 200 && all.every(({ ClientStatus }) => ClientStatus === 'complete' || ClientStatus === 'failed')
-      );
-    });
+    await until(
+      'all have ended',
+      async () => {
+        all = await agent.allocations(job);
+        return (
+          all.length === 200 &&
+          all.every(({ ClientStatus }) => ClientStatus === 'complete' || ClientStatus === 'failed')
+        );
+      },
+      300_000,
+    );
 
     expect(all.filter(({ ClientStatus }) => ClientStatus === 'failed')).toEqual([]);
     const printed: string[] = [];
     for (const { ID } of all) printed.push(await agent.logs(ID));
     expect(new Set(printed.map(Number)).size).toBe(200);
-  }, 180_000);
+  }, 600_000);
 
   test('a node is drained, and its tasks end in good order', async () => {
     const job = await agent.run(code('python', WAIT.python), { Type: 'service' });
@@ -527,7 +532,7 @@ describe.skipIf(nomad === undefined)('with a daemon on TCP', { timeout: LIMIT_MS
 function startDaemonIn(directory: string): Promise<DaemonProcess> {
   const [socket, config] = [join(directory, 'd.sock'), join(directory, 'daemon.json')];
   // Longer than it is ever away; what is left of it when a test fails is gone soon.
-  writeFileSync(config, JSON.stringify({ orphanGraceMs: 120_000 }));
+  writeFileSync(config, JSON.stringify({ orphanGraceMs: 300_000 }));
   return DaemonProcess.start('--socket', socket, '--state-dir', join(directory, 's'), '--config', config);
 }
 

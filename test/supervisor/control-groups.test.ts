@@ -45,7 +45,7 @@ function directoriesOf(control: ControlGroups): string[] {
 function runScript(script: string, options: { uid?: number } = {}): unknown {
   const source = `import { ControlGroups } from ${JSON.stringify(MODULE)};\n${script}`;
   return JSON.parse(
-    execFileSync(process.execPath, ['--input-type=module', '-e', source], { timeout: 10_000, ...options }).toString(),
+    execFileSync(process.execPath, ['--input-type=module', '-e', source], { timeout: 60_000, ...options }).toString(),
   );
 }
 

@@ -283,7 +283,7 @@ test('what runs takes room from what has finished, and is never evicted; output 
 });
 
 test('a guest whose output cannot be looked at keeps no room from others, and loses its own', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await using node = await DaemonProcess.startWithoutRights();
   using client = connectDaemon({ socket: node.socket });
@@ -316,7 +316,7 @@ test('a guest whose output cannot be looked at keeps no room from others, and lo
 
   const evicted = async () => (await client.getExecutionStatus('s', 'finished')).outputEvicted;
   // A look that took long is not soon followed by another.
-  await eventually('what has finished makes room', evicted, 30_000);
+  await eventually('what has finished makes room', evicted, 60_000);
   await client.cancelExecution('other', 'replaced', { graceMs: 0 });
   await client.wait('other', 'replaced');
   expect(await client.getExecutionStatus('other', 'replaced')).toMatchObject({ stdoutBytes: 10 });

@@ -9,6 +9,7 @@ import { isAlive } from '../../src/processes.ts';
 import type { ExecutionSnapshot } from '../../src/supervisor/execution-record.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from './eventually.ts';
+import { FORCED_LIMIT_MS } from './forced-limit.ts';
 import { disposeOfLeftovers, leftovers } from './leftovers.ts';
 import { childrenOf, descendants, openDescriptors, openFiles, processesWith } from './processes.ts';
 
@@ -23,12 +24,6 @@ export interface Ended {
 }
 
 type Request = Partial<Snippet> & { code: string };
-
-/**
- * How long force may take before a cell is killed, unless a test says: not the daemon's default, as cores that tests load
- * tell of an end later than that.
- */
-const FORCED_LIMIT_MS = 1_000;
 
 /** A daemon of the source tree on a state directory and socket of its own, with everything gone when it is disposed. */
 export class TestDaemon implements AsyncDisposable {

@@ -13,7 +13,7 @@ export const loops: Family = {
       language: 'javascript',
       code: stubborn('for (;;);'),
       ...FORCED,
-      stop: { by: 'timeout', timeoutMs: 150, graceMs: 60 },
+      stop: { by: 'timeout', timeoutMs: 3_000, graceMs: 60 },
       reasons: ['timed_out'],
     },
     {
@@ -233,7 +233,7 @@ export const loops: Family = {
       language: 'python',
       code: deaf('while True: pass'),
       ...FORCED,
-      stop: { by: 'timeout', timeoutMs: 150, graceMs: 60 },
+      stop: { by: 'timeout', timeoutMs: 3_000, graceMs: 60 },
       reasons: ['timed_out'],
     },
     { name: 'a power of big integers', language: 'python', code: deaf('7 ** (10 ** 9)'), ...FORCED },

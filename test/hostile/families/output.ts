@@ -76,7 +76,7 @@ export const output: Family = {
       code: "console.log('ready'); for (let at = 0; at < 20_000; at += 1) require('node:fs').writeSync(1, 'x');",
       ...BY_ITSELF,
       // Its own work: as long as the others leave it for that.
-      endsWithinMs: 10_000,
+      endsWithinMs: 30_000,
       stdout: ends(Buffer.alloc(20_000, 'x')),
     },
     {
@@ -129,7 +129,7 @@ export const output: Family = {
       ),
       ...OUTPUT_LIMIT,
       ...FORCED,
-      stop: { by: 'timeout', timeoutMs: 1_500, graceMs: 60 },
+      stop: { by: 'timeout', timeoutMs: 4_000, graceMs: 60 },
       reasons: ['timed_out'],
       alone: true,
       inProcess: false,
@@ -197,7 +197,7 @@ while True:
       code: 'print("ready", flush=True)\nimport os\nfor _ in range(20000): os.write(1, b"x")',
       ...BY_ITSELF,
       // Its own work: as long as the others leave it for that.
-      endsWithinMs: 10_000,
+      endsWithinMs: 30_000,
       stdout: ends(Buffer.alloc(20_000, 'x')),
     },
     {
