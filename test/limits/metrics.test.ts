@@ -18,14 +18,14 @@ afterAll(async () => {
   await node[Symbol.asyncDispose]();
 });
 
-/** Uses so much CPU time, by the clock of its own thread or process, and says so. */
+/** Uses so much CPU time, by the clock of its own thread or process, and says how much that was, in s. */
 const BURN = {
   javascript: `const spent = () => { const { user, system } = process.threadCpuUsage(); return (user + system) / 1000; };
-    const from = spent(); while (spent() - from < 300); console.log('ready');`,
+    const from = spent(); while (spent() - from < 300); console.log('ready', (spent() - from) / 1000);`,
   python: `import time
 start = time.process_time()
 while time.process_time() - start < 0.3: pass
-print('ready', flush=True)`,
+print('ready', time.process_time() - start, flush=True)`,
 };
 const STAY = {
   javascript: 'setInterval(() => {}, 1000);',
@@ -49,13 +49,16 @@ test.each(ENGINES)('300 ms of CPU time of a %s guest are 300 ms, live and in the
   const live = await client.getExecutionMetrics(session.sessionId, execution.executionId);
   const other = await client.getExecutionMetrics(session.sessionId, idle.executionId);
   await execution.cancel({ signal: 'SIGKILL' });
-  const { result } = await execution.end();
+  const { result, stdout } = await execution.end();
 
-  // What the guest's own start takes is its own as well.
+  // What the guest's own start takes is its own as well, more or less the same of each.
   const base = cpuSeconds(other);
-  expect(cpuSeconds(live) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
-  expect(cpuSeconds(result.usage) - base).toSatisfy((seconds: number) => within(seconds, 0.3, 0.1));
-  expect(base).toBeLessThan(0.15);
+  const burnt = Number(/ready (\S+)/.exec(stdout)?.[1]);
+  for (const usage of [live, result.usage]) {
+    expect(cpuSeconds(usage)).toBeGreaterThan(burnt * 0.95);
+    expect(cpuSeconds(usage) - base).toBeLessThan(burnt * 1.1 + 0.1);
+  }
+  expect(base).toBeLessThan(0.3);
   expect(live).toMatchObject({ complete: false, processes: expect.any(Number) });
   await idle.cancel({ signal: 'SIGKILL' });
 });
@@ -95,7 +98,7 @@ test('a guest that is stuck in native code is measured all the same, and soon', 
 
   const first = await client.getExecutionMetrics(session.sessionId, execution.executionId);
   let second = first;
-  while (second.userSeconds < first.userSeconds + 0.05 && performance.now() - fromMs < 10_000) {
+  while (second.userSeconds < first.userSeconds + 0.05 && performance.now() - fromMs < 40_000) {
     second = await client.getExecutionMetrics(session.sessionId, execution.executionId);
   }
 
@@ -105,7 +108,9 @@ test('a guest that is stuck in native code is measured all the same, and soon', 
 });
 
 test('what a guest used that goes with its cell is told, and what its neighbour did', async () => {
-  const alone = await node.session();
+  // Of its last figures the cell is asked when half of the time for force is over, and may be late with the answer.
+  await using patient = await TestDaemon.start({ forcedLimitMs: 2_500 });
+  const alone = await patient.session();
   const neighbour = await alone.ready({ language: 'javascript', code: BURN.javascript + STAY.javascript });
   const execution = await alone.ready(`
     process.on('SIGTERM', () => {});
@@ -168,11 +173,11 @@ test('the watch of all shows each that runs, with the CPU share of the last inte
   for await (const round of client.watchExecutionMetrics({ sessionId: session.sessionId, intervalMs: 300 })) {
     const before = shares.size;
     for (const { executionId, cpuPercent } of round) shares.set(executionId, cpuPercent);
-    if (before > 0) break;
+    // How much a busy one gets depends on who else wants the cores: there may be none for it for a while.
+    if (before > 0 && (shares.get(busy.executionId) ?? 0) > 2) break;
   }
 
   expect([...shares.keys()].sort()).toEqual([busy.executionId, idle.executionId].sort());
-  // How much a busy one gets depends on who else wants the cores.
   expect(shares.get(busy.executionId)).toBeGreaterThan(2);
   expect(shares.get(idle.executionId)).toBeLessThan((shares.get(busy.executionId) as number) / 2);
   for (const execution of [busy, idle]) await execution.cancel({ signal: 'SIGKILL' });

@@ -112,17 +112,18 @@ test('a follower hears of each write when it comes, not when it looks again', as
   const read = output.files.read(range, new Promise(() => {}), NEVER);
   const rounds = 20;
 
-  const begunAtMs = performance.now();
+  const tookMs: number[] = [];
   for (let round = 0; round < rounds; round += 1) {
+    const begunAtMs = performance.now();
     const next = read.next();
     output.writer.write('stdout', Buffer.from(`${round}`));
     expect((await next).value?.data.toString()).toBe(`${round}`);
+    tookMs.push(performance.now() - begunAtMs);
   }
-  const tookMs = performance.now() - begunAtMs;
   await read.return(undefined);
 
-  // It looks every 250 ms.
-  expect(tookMs).toBeLessThan((rounds * 250) / 2);
+  // It looks every 250 ms; now and then it may be late.
+  expect(tookMs.sort((a, b) => a - b)[rounds / 2]).toBeLessThan(125);
 });
 
 test('a follower that is there before the directory reads what comes into it', async () => {
@@ -247,7 +248,7 @@ test.each<[string, (marks: number) => void]>([
   ],
 ])(
   'marks %s hold up nobody else, and are not all kept, however many there are',
-  { timeout: 60_000 },
+  { timeout: 240_000 },
   async (_, write) => {
     using output = new Output();
     output.writer.write('stdout', Buffer.from('one'));
