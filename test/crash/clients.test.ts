@@ -89,7 +89,7 @@ test('a connection that is cut, without a word, ends its streams at the daemon',
 });
 
 test('connections that nobody answers on are dropped, with their streams; one that is only quiet stays', async () => {
-  await using node = await TestDaemon.start({ keepaliveMs: 1_000 });
+  await using node = await TestDaemon.start({ keepaliveMs: 4_000 });
   const session = await node.session();
   const running = await session.ready(IDLE);
   const socket = node.endpoints.socket as string;

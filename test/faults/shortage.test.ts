@@ -123,7 +123,7 @@ test.each([
   ['python', 'process'],
 ] as const)(
   'a cell that has no descriptors left fails what it was to start, and nothing else: %s, %s',
-  { timeout: 60_000 },
+  { timeout: 180_000 },
   async (language, isolation) => {
     await using node = await FaultNode.start();
     const { client } = node;
@@ -140,7 +140,8 @@ test.each([
       for (const zygote of zygotes) process.kill(zygote, 'SIGKILL');
       await client.executeSnippet({ sessionId: 's', executionId, language, code: IDLE[language] });
       // Where there are just enough it runs.
-      const { result } = await client.wait('s', executionId, { timeoutMs: 500 });
+      for await (const { state } of client.watchExecution('s', executionId)) if (state === 'running') break;
+      const { result } = await client.wait('s', executionId, { timeoutMs: 0 });
       if (result === undefined) await client.cancelExecution('s', executionId, { graceMs: 0 });
       return result?.reason;
     };
@@ -245,5 +246,5 @@ test.skipIf(!hasGroups)(
       removePlace(place);
     }
   },
-  60_000,
+  180_000,
 );

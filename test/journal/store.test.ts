@@ -1,8 +1,8 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { text } from 'node:stream/consumers';
 import { describe, expect, test } from 'vitest';
 import { now } from '../../src/clock.ts';
 import type { Entry, FinishedEntry, JournaledEvent } from '../../src/journal/entries.ts';
@@ -366,21 +366,28 @@ describe('a file that is none', () => {
   });
 
   test('any more, and is put aside by a process that is killed meanwhile, is read by the next one', {
-    timeout: 60_000,
+    timeout: 240_000,
   }, async () => {
-    const path = fileOf();
     const count = 3_000;
-    written(path, session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1)));
-    const database = new DatabaseSync(path);
-    database.exec("UPDATE sessions SET config = 'no JSON'");
-    database.close();
     const store = new URL('../../src/journal/store.ts', import.meta.url).href;
-    const code = `import { JournalStore } from '${store}'; JournalStore.open('${path}', 'normal');`;
-    const opening = spawn(process.execPath, ['--input-type=module', '-e', code]);
-    const isAside = () => readdirSync(dirname(path)).some((name) => name.includes('.damaged-'));
-    await eventually('it is put aside', isAside);
-    opening.kill('SIGKILL');
-    await once(opening, 'exit');
+    let path: string;
+    let said = '';
+    // Whoever kills it may be late: then it was not meanwhile.
+    do {
+      path = fileOf();
+      written(path, session('a'), ...Array.from({ length: count }, (_, index) => accepted(index + 1)));
+      const database = new DatabaseSync(path);
+      database.exec("UPDATE sessions SET config = 'no JSON'");
+      database.close();
+      const code = `import { JournalStore } from '${store}'; JournalStore.open('${path}', 'normal');
+        process.getBuiltinModule('node:fs').writeSync(1, 'opened'); setInterval(() => {}, 1000);`;
+      const opening = spawn(process.execPath, ['--input-type=module', '-e', code]);
+      const output = text(opening.stdout);
+      const isAside = () => readdirSync(dirname(path)).some((name) => name.includes('.damaged-'));
+      await eventually('it is put aside', isAside);
+      opening.kill('SIGKILL');
+      said = await output;
+    } while (said === 'opened');
 
     const next = JournalStore.open(path, 'normal');
     next.store.close();
@@ -391,7 +398,7 @@ describe('a file that is none', () => {
   });
 
   test('any more, and is put aside by processes that find no room to write, is read by the next one', {
-    timeout: 60_000,
+    timeout: 240_000,
   }, () => {
     const path = fileOf();
     const count = 3_000;

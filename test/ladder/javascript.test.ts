@@ -2,6 +2,7 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
+import { inTime } from '../support/in-time.ts';
 
 /** A command line that no other process on this machine has. */
 const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
@@ -22,7 +23,7 @@ test('a program that exits in its SIGTERM handler ends at graceful, with its own
     setInterval(() => {}, 1000);
     console.log('ready');`);
 
-  expect(await running.cancel({ graceMs: 15_000 })).toBe(true);
+  expect(await running.cancel({ graceMs: 60_000 })).toBe(true);
   const ended = await running.end();
 
   expect(ended.steps).toEqual(['pending', 'running', 'signaled.graceful', 'exited.graceful']);
@@ -41,7 +42,7 @@ test('a program whose handler finishes its work asynchronously has the grace per
     });
     console.log('ready');`);
 
-  await running.cancel({ graceMs: 15_000 });
+  await running.cancel({ graceMs: 60_000 });
   const ended = await running.end();
 
   expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 0 });
@@ -55,7 +56,8 @@ test('a program that handles SIGTERM and never exits is forced when the grace pe
     setInterval(() => {}, 1000);
     console.log('ready');`);
 
-  await running.cancel({ graceMs: 200 });
+  const graceMs = 3_000;
+  await running.cancel({ graceMs });
   const { steps, result, snapshot, stdout } = await running.end();
 
   expect(steps).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited.forced']);
@@ -65,26 +67,26 @@ test('a program that handles SIGTERM and never exits is forced when the grace pe
   expect([acceptedAtMs, startedAtMs, signaledAtMs, exitedAtMs]).toEqual(
     [acceptedAtMs, startedAtMs, signaledAtMs, exitedAtMs].sort((a, b) => a - b),
   );
-  expect(exitedAtMs - signaledAtMs).toBeGreaterThanOrEqual(195);
+  expect(exitedAtMs - signaledAtMs).toBeGreaterThanOrEqual(graceMs - 5);
 });
 
 test('a program without a handler ends at once by the signal', async () => {
   const session = await node.session();
   const running = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
 
-  await running.cancel({ graceMs: 15_000 });
+  await running.cancel({ graceMs: 60_000 });
   const { result, snapshot } = await running.end();
 
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 143, signal: 'SIGTERM' });
   const { signaledAtMs = 0, exitedAtMs = 0 } = snapshot.times;
-  expect(exitedAtMs - signaledAtMs).toBeLessThan(5_000);
+  expect(exitedAtMs - signaledAtMs).toBeLessThan(30_000);
 });
 
 test('a busy loop without a handler ends at graceful by the signal', async () => {
   const session = await node.session();
   const running = await session.ready("console.log('ready'); for (;;);");
 
-  await running.cancel({ graceMs: 15_000 });
+  await running.cancel({ graceMs: 60_000 });
 
   expect((await running.end()).result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 143 });
 });
@@ -180,7 +182,7 @@ test('native code that nothing interrupts costs its cell; neighbours end cell_lo
   ]);
   expect(ended.result).toMatchObject({ reason: 'cancelled', rung: 'cell', exitCode: 137, signal: 'SIGKILL' });
   const { signaledAtMs = 0, exitedAtMs = 0 } = ended.snapshot.times;
-  expect(exitedAtMs - signaledAtMs - GRACE_MS).toSatisfy((ms: number) => ms >= 115 && ms < 600);
+  expect(exitedAtMs - signaledAtMs - GRACE_MS).toSatisfy((ms: number) => ms >= 115 && ms < 10_000);
   expect(lost.steps).toEqual(['pending', 'running', 'exited']);
   expect(lost.result).toMatchObject({ reason: 'cell_lost', rung: undefined, exitCode: -1 });
   expect(isAlive(cell)).toBe(false);
@@ -223,20 +225,23 @@ test('a neighbour that is being forced itself when the cell is killed keeps its 
 });
 
 test.each([
-  ['without a handler', '', 'graceful'],
-  ['with one', "process.on('SIGTERM', () => {});", 'forced'],
-])('a child that blocks a program %s is gone with it, and costs no neighbour its cell', async (_, handler, rung) => {
-  const session = await node.session();
-  const command = uniqueSleep();
-  const running = await session.submit(`${handler} require('node:child_process').execSync('${command}; true');`);
-  await eventually('the child runs', () => processesWith(command).length > 0);
+  ['without a handler', '', 60_000, 'graceful'],
+  ['with one', "process.on('SIGTERM', () => {});", 300, 'forced'],
+])(
+  'a child that blocks a program %s is gone with it, and costs no neighbour its cell',
+  async (_, handler, graceMs, rung) => {
+    const session = await node.session();
+    const command = uniqueSleep();
+    const running = await session.submit(`${handler} require('node:child_process').execSync('${command}; true');`);
+    await eventually('the child runs', () => processesWith(command).length > 0);
 
-  await running.cancel({ graceMs: 300 });
-  const { result } = await running.end();
+    await running.cancel({ graceMs });
+    const { result } = await running.end();
 
-  expect(result).toMatchObject({ reason: 'cancelled', rung });
-  expect(processesWith(command)).toEqual([]);
-});
+    expect(result).toMatchObject({ reason: 'cancelled', rung });
+    expect(processesWith(command)).toEqual([]);
+  },
+);
 
 test.each([
   ['beside the program', "spawn('python3', program, { stdio: 'inherit' }); setInterval(() => {}, 1000);"],
@@ -279,23 +284,28 @@ test('children that run beside the program are gone with it', async () => {
 test('the run limit stops a program as a cancellation would, with reason timed_out', async () => {
   const session = await node.session();
 
-  const loop = await session.run({ code: "process.on('SIGTERM', () => {}); for (;;);", timeoutMs: 200, graceMs: 100 });
-  const clean = await session.run({
-    code: "process.on('SIGTERM', () => process.exit(0)); setInterval(() => {}, 1000);",
-    timeoutMs: 400,
-    graceMs: 15_000,
-  });
+  const run = (code: string, graceMs: number) =>
+    inTime(
+      400,
+      (timeoutMs) => session.run({ code, timeoutMs, graceMs }),
+      ({ stdout }) => stdout.includes('ready'),
+    );
+  const loop = await run("process.on('SIGTERM', () => {}); console.log('ready'); for (;;);", 100);
+  const clean = await run(
+    "process.on('SIGTERM', () => process.exit(0)); console.log('ready'); setInterval(() => {}, 1000);",
+    60_000,
+  );
 
   expect(loop.result).toMatchObject({ reason: 'timed_out', rung: 'forced', exitCode: 137 });
   expect(clean.result).toMatchObject({ reason: 'timed_out', rung: 'graceful', exitCode: 0 });
   const { startedAtMs = 0, signaledAtMs = 0 } = loop.snapshot.times;
-  expect(signaledAtMs - startedAtMs).toBeGreaterThanOrEqual(150);
+  expect(signaledAtMs - startedAtMs).toBeGreaterThanOrEqual(350);
 });
 
 test('an execution that ended in time is not timed out later', async () => {
   const session = await node.session();
 
-  const { result, steps } = await session.run({ code: '0', timeoutMs: 10_000 });
+  const { result, steps } = await session.run({ code: '0', timeoutMs: 50_000 });
 
   expect(steps).toEqual(['pending', 'running', 'exited']);
   expect(result.reason).toBe('completed');

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { isAlive, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { inTime } from '../support/in-time.ts';
 
 let node: TestDaemon;
 let session: TestSession;
@@ -24,7 +25,7 @@ print("ready", flush=True)
 while True: time.sleep(60)`);
   const { pid } = await running.snapshot();
 
-  await running.cancel({ graceMs: 15_000 });
+  await running.cancel({ graceMs: 60_000 });
   const ended = await running.end();
 
   expect(ended.steps).toEqual(['pending', 'running', 'signaled.graceful', 'exited.graceful']);
@@ -58,7 +59,7 @@ test.each([
 ])('a program without a handler %s ends at once by the signal', async (_, code) => {
   const running = await ready(`import time, hashlib\nprint("ready", flush=True)\n${code}`);
 
-  await running.cancel({ graceMs: 15_000 });
+  await running.cancel({ graceMs: 60_000 });
 
   expect((await running.end()).result).toMatchObject({
     reason: 'cancelled',
@@ -103,7 +104,7 @@ hashlib.pbkdf2_hmac("sha512", b"a", b"b", 2**31 - 1)`);
 
 test.each([
   ['cancelled', 0],
-  ['asked', 15_000],
+  ['asked', 60_000],
 ])('a daemon that the program forked into a session of its own is gone when the program is %s', async (_, graceMs) => {
   const running = await ready(`
 import os, signal, sys, time
@@ -138,12 +139,13 @@ test('children are gone when a program has ended by itself', async () => {
 });
 
 test('the run limit stops a program as a cancellation would, with reason timed_out', async () => {
-  const { result } = await session.run({
-    language: 'python',
-    code: 'import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass',
-    timeoutMs: 300,
-    graceMs: 100,
-  });
+  const code =
+    'import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("ready", flush=True)\nwhile True: pass';
+  const { result } = await inTime(
+    300,
+    (timeoutMs) => session.run({ language: 'python', code, timeoutMs, graceMs: 100 }),
+    ({ stdout }) => stdout.includes('ready'),
+  );
 
   expect(result).toMatchObject({ reason: 'timed_out', rung: 'forced', exitCode: 137 });
 });
@@ -165,7 +167,7 @@ test('a stopped process hears its stop, and is forced all the same if it does no
   const hearing = await ready(stop);
   const deaf = await ready(`import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n${stop}`);
 
-  await hearing.cancel({ graceMs: 10_000 });
+  await hearing.cancel({ graceMs: 60_000 });
   await deaf.cancel({ graceMs: 200 });
 
   expect((await hearing.end()).result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 143 });

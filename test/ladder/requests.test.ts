@@ -123,7 +123,7 @@ test('a stop of what waits for its cell ends it at once, whatever the cell does'
   });
 
   process.kill(cells[0] as number, 'SIGSTOP');
-  await starting.cancel({ graceMs: 5_000 });
+  await starting.cancel({ graceMs: 50_000 });
   const { result, steps } = await starting.end();
   process.kill(cells[0] as number, 'SIGCONT');
 
@@ -197,15 +197,15 @@ test('two stops are one: the second one answers alike and changes nothing', asyn
   const session = await node.session();
   const running = await session.ready(STUBBORN);
 
-  expect(await running.cancel({ graceMs: 400 })).toBe(true);
-  expect(await running.cancel({ graceMs: 60_000 })).toBe(true);
+  expect(await running.cancel({ graceMs: 4_000 })).toBe(true);
+  expect(await running.cancel({ graceMs: 600_000 })).toBe(true);
   const { steps } = await running.end();
 
   expect(steps).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited.forced']);
 });
 
 test('a milder stop does not take back force', async () => {
-  await using node = await TestDaemon.start({ forcedLimitMs: 1_000 });
+  await using node = await TestDaemon.start({ forcedLimitMs: 5_000 });
   const session = await node.session();
   const running = await session.ready(`
     const { pbkdf2Sync } = require('node:crypto');
@@ -370,7 +370,7 @@ while True: time.sleep(60)`,
   const queued = await session.submit('0');
   const cells = await session.cellPids();
 
-  await node.daemon.deleteSession(session.sessionId, { graceMs: 300 });
+  await node.daemon.deleteSession(session.sessionId, { graceMs: 5_000 });
   const ends = await Promise.all([...running, queued].map((execution) => execution.end()));
 
   expect(ends.map(({ result }) => result.reason)).toEqual(new Array(5).fill('session_closed'));
@@ -403,7 +403,7 @@ test('a session that is being deleted takes nothing more', async () => {
 
 test('a daemon that stops ends everything and leaves no process', async () => {
   const before = new Set(descendants());
-  await using node = await TestDaemon.start({ graceMs: 300 });
+  await using node = await TestDaemon.start({ graceMs: 5_000 });
   const sessions = [await node.session(), await node.session()];
   const running = [];
   for (const session of sessions) {
@@ -474,7 +474,7 @@ test('a guest is forced once there is a place for that, which one that does not 
 });
 
 test('a session that is closed by force leaves each of its guests the time to have its turn', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await using node = await TestDaemon.start({ maxForcing: 1, forcedLimitMs: 200 });
   const session = await node.session();

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { TestDaemon, type TestSession } from '../support/daemon.ts';
+import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
 import { ENGINES, languageOf } from '../support/engines.ts';
 
 // An execution has the memory it was given, whatever it is made of; and its neighbours have theirs.
@@ -88,7 +88,7 @@ test.each([...GROWING, ...IN_PROCESSES])(
       memoryLimitMb: 96,
     });
 
-    const { result } = await session.run({ ...asked, code, memoryLimitMb: 96, timeoutMs: 30_000 });
+    const { result } = await session.run({ ...asked, code, memoryLimitMb: 96, timeoutMs: 50_000 });
 
     expect(result).toMatchObject({ reason: 'memory_exceeded', exitCode: 137, signal: 'SIGKILL' });
     await neighbour.write('still here\n', true);
@@ -147,11 +147,15 @@ test.each(ENGINES)('a %s guest that does not listen is not sent the signal, whic
   const asked = languageOf(engine);
   const { language } = asked;
   const code = {
-    javascript: 'const held = Buffer.alloc(64 << 20, 1); setTimeout(() => console.log(held.length), 600)',
-    python: 'import time\nheld = bytearray(b"x") * (64 << 20)\ntime.sleep(0.6)\nprint(len(held))',
+    javascript: `const held = Buffer.alloc(64 << 20, 1);
+      process.stdin.once('data', () => { console.log(held.length); process.exit(); });`,
+    python: 'held = bytearray(b"x") * (64 << 20)\ninput()\nprint(len(held))',
   }[language];
+  const running = await session.submit({ ...asked, code, memorySoftLimitMb: 32, stdin: true });
+  await eventually('it is warned of', async () => (await running.snapshot()).warnings.length > 0);
 
-  const { result, snapshot } = await session.run({ ...asked, code, memorySoftLimitMb: 32 });
+  await running.write('\n', true);
+  const { result, snapshot } = await running.end();
 
   expect(result.reason).toBe('completed');
   expect(snapshot.warnings).toEqual([expect.stringMatching(/held; the soft memory limit is 32 MiB$/)]);
@@ -164,8 +168,12 @@ test('when V8 aborts a whole cell, the one that grew has exceeded its memory, an
   const pid = await small.cellPid();
 
   // One array of a size that V8 gives up on at once.
-  const grown = await small.submit('console.log("ready"); setTimeout(() => new Array(2 ** 27 - 1).fill({}), 100)');
+  const grown = await small.ready({
+    code: 'console.log("ready"); process.stdin.once("data", () => new Array(2 ** 27 - 1).fill({}))',
+    stdin: true,
+  });
   const after = await small.ready(idle);
+  await grown.write('\n');
   const { result } = await grown.end();
 
   expect(await small.cellPids()).not.toContain(pid);

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { TestDaemon, type TestSession } from '../support/daemon.ts';
 import { ENGINES, languageOf } from '../support/engines.ts';
+import { inTime } from '../support/in-time.ts';
 
 // How long what is asked for may take, and how much of the processor. The ladder itself is tested in test/ladder.
 
@@ -33,10 +34,18 @@ const BUSY: Record<Language, string> = {
 test.each(ENGINES)('at the run limit a %s guest gets the ladder, a named signal, or force', async (engine) => {
   const asked = languageOf(engine);
   const { language } = asked;
-  const run = (onTimeout: 'cancel' | 'signal' | 'kill', timeoutSignal?: string) =>
-    session.run({ ...asked, code: DEAF[language], timeoutMs: 400, onTimeout, timeoutSignal });
+  const run = (text: string, onTimeout: 'cancel' | 'signal' | 'kill', timeoutSignal?: string) =>
+    inTime(
+      400,
+      (ms) => session.run({ ...asked, code: DEAF[language], timeoutMs: ms, graceMs: ms, onTimeout, timeoutSignal }),
+      ({ stdout }) => stdout.includes(text),
+    );
 
-  const [cancel, signal, kill] = await Promise.all([run('cancel'), run('signal', 'SIGUSR1'), run('kill')]);
+  const [cancel, signal, kill] = await Promise.all([
+    run('SIGTERM', 'cancel'),
+    run('SIGUSR1', 'signal', 'SIGUSR1'),
+    run('ready', 'kill'),
+  ]);
 
   expect(cancel.stdout).toContain('SIGTERM');
   expect(signal.stdout).toContain('SIGUSR1');
@@ -139,17 +148,17 @@ test('one that waits for a place longer than it may ends before any of its code 
 test('limits of a session are those of its executions, and its ceilings cannot be switched off', async () => {
   const strict = await node.session({
     executionDefaults: { timeoutMs: 200 },
-    executionCeilings: { timeoutMs: 5_000, cpuTimeLimitMs: 300 },
+    executionCeilings: { timeoutMs: 50_000, cpuTimeLimitMs: 300 },
   });
 
   const [byDefault, byCeiling] = await Promise.all([
     strict.run('setInterval(() => {}, 1000)'),
-    strict.run({ code: BUSY.javascript, timeoutMs: 5_000 }),
+    strict.run({ code: BUSY.javascript, timeoutMs: 50_000 }),
   ]);
 
   expect(byDefault.result).toMatchObject({ reason: 'timed_out', message: undefined });
   expect(byCeiling.result).toMatchObject({ reason: 'timed_out', message: expect.stringContaining('CPU time') });
-  await expect(strict.submit({ code: '0', timeoutMs: 5_001 })).rejects.toThrow(
-    /config.timeout is 5001 ms; the ceiling of session ".*" is 5000 ms/,
+  await expect(strict.submit({ code: '0', timeoutMs: 50_001 })).rejects.toThrow(
+    /config.timeout is 50001 ms; the ceiling of session ".*" is 50000 ms/,
   );
 });

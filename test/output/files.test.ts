@@ -380,7 +380,7 @@ describe('pipes', () => {
       isOver = true;
     });
     // A chunk takes longer than an end waits for a reader that takes nothing, a page does not.
-    for (; !isOver; read += taken(out).byteLength) await wait(300);
+    for (; !isOver; read += taken(out).byteLength) await wait(200);
     await ended;
     for (let more = taken(out); more.byteLength > 0; more = taken(out)) read += more.byteLength;
     closeSync(out);
