@@ -27,6 +27,11 @@ export function frame(kind: number, data: Uint8Array): Buffer {
 /** Runs the command on a terminal of its own: frames in, the terminal's output out, until the command itself has ended. */
 export const TERMINAL = `import fcntl, os, pty, select, signal, struct, sys, termios
 ${BECOME}
+# A job in the background may hold the terminal: that the command itself has ended is told apart from that.
+wakeup, wakeup_writer = os.pipe()
+os.set_blocking(wakeup_writer, False)
+signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+signal.signal(signal.SIGCHLD, lambda *_: None)
 lead, master = pty.fork()
 if lead == 0:
     become(sys.argv[1:])
@@ -34,9 +39,11 @@ if lead == 0:
 os.set_blocking(master, False)
 frames = typed = b''
 is_open = True
-while True:
+has_ended = False
+last = 65536  # more than a terminal holds when the command ends; such a job may write there without end
+while last > 0:
     heard = [0] if is_open and len(typed) < 65536 else []
-    readable, writable, _ = select.select([master, *heard], [master] if typed else [], [])
+    readable, writable, _ = select.select([master, wakeup, *heard], [master] if typed else [], [])
     if master in readable:
         try:
             output = os.read(master, 65536)
@@ -44,6 +51,8 @@ while True:
             output = b''
         except OSError:  # EIO: nobody has the terminal any more
             break
+        if has_ended:
+            last -= len(output)
         while output:
             output = output[os.write(1, output):]
     if master in writable:
@@ -66,7 +75,10 @@ while True:
                 fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack('HHHH', *struct.unpack('>HH', data), 0, 0))
             else:
                 typed += data if kind == ${FRAME.data} else b'\\x04'
-    if os.waitid(os.P_PID, lead, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not select.select([master], [], [], 0)[0]:
+    if wakeup in readable:
+        os.read(wakeup, 4096)
+        has_ended = os.waitid(os.P_PID, lead, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    if has_ended and not select.select([master], [], [], 0)[0]:
         break
 status = os.waitpid(lead, 0)[1]
 code = os.waitstatus_to_exitcode(status)

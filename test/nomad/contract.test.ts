@@ -1104,6 +1104,20 @@ describe('a command beside a task', () => {
     expect(textOf(all, 'stdout').length).toBeGreaterThan(lines.length);
   });
 
+  test.each([
+    ['holds that', (mark: string) => `sleep ${mark}`],
+    ['writes there without end', (mark: string) => `tty=$(tty); while :; do yes ${mark} > $tty; done`],
+  ])('on a terminal ends its call when it ends, and a job in the background that %s', async (_name, jobOf) => {
+    const mark = `9${process.pid}`;
+    const command = ['sh', '-mc', `{ ${jobOf(mark)}; } & echo last; sleep 1; exit 3`];
+
+    const all = await streamed({ setup: { taskId: task.id, command, tty: true } });
+
+    expect(textOf(all, 'stdout')).toContain('last\r\n');
+    expect(all.at(-1)?.result?.exitCode).toBe(3);
+    expect(processesWith(mark)).toEqual([]);
+  });
+
   test('ends with its caller', async () => {
     const mark = `8${process.pid}`;
     const call = host.driver.execTaskStreaming();
