@@ -241,7 +241,7 @@ function enable(group: string, controllers: readonly Controller[]): void {
   write(group, 'cgroup.subtree_control', enabling(controllers));
 }
 
-/** `SYSTEMD_EXEC_PID` of systemd.exec(5): the next main process will be put into the group that this one has. */
+/** `SYSTEMD_EXEC_PID` of systemd.exec(5), from systemd 248 on: the next main process will be put into the group that this one has. */
 function isMainProcessOfUnit(): boolean {
   return process.env.SYSTEMD_EXEC_PID === String(process.pid);
 }
