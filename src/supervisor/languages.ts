@@ -28,7 +28,7 @@ const LANGUAGES: Record<string, LanguageSpec> = {
 };
 
 /** How long an interpreter may take to say its version, in ms. */
-const PROBE_LIMIT_MS = 10_000;
+const PROBE_LIMIT_MS = 30_000;
 const OLDEST_PYTHON = [3, 9] as const;
 
 /** The languages of this node: what there is, and what each is called. */
