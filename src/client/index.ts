@@ -8,6 +8,7 @@ export type { ExecutionSummary } from './convert.ts';
 export { executeCut } from './cut-memory.ts';
 export { languageOf } from './language.ts';
 export { LeftExecutions } from './left-executions.ts';
+export { Looks } from './looks.ts';
 export { type Followed, MetricsFeed } from './metrics-feed.ts';
 export { presence } from './presence.ts';
 export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';

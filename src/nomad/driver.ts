@@ -5,11 +5,12 @@ import {
   isCommandOfAnother,
   isLost,
   LeftExecutions,
+  Looks,
   retry,
   takenWithin,
   within,
 } from '../client/index.ts';
-import { InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
+import { InvalidArgumentError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
 import { execCollected, execStreaming, type StartCommand } from '../plugin/exec.ts';
@@ -40,6 +41,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
   /** Undefined while one starts. */
   const tasks = new Map<string, Task | undefined>();
   const left = new LeftExecutions();
+  const looks = new Looks();
   const reconnectMs = () => node.config.reconnect_limit ?? RECONNECT_LIMIT_MS;
 
   const find = (id: string): Task => {
@@ -136,16 +138,16 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
 
     recoverTask: unary(async ({ handle }) => {
       const { config, state } = keptIn<DriverState>(handle, 1);
-      // A daemon that is away says nothing about the task: it is followed as soon as one answers.
       const { sessionId } = state.place;
-      const look = node.client.getExecutionStatus(sessionId, config.id, { deadlineMs: RECOVER_LIMIT_MS });
-      const found = await look.catch((error: Error) => error);
+      const limit = { deadlineMs: RECOVER_LIMIT_MS };
+      const look = () => node.client.getExecutionStatus(sessionId, config.id, limit);
+      // A daemon that is away says nothing about the task: it is followed as soon as one answers.
+      const found = tasks.has(config.id) ? undefined : await looks.at(node.client, look);
       if (tasks.has(config.id)) return {};
-      if (found instanceof NotFoundError) throw found;
       void left.forget(node.client, sessionId, (id) => isCommandOfAnother(id, config.id));
       const { settled } = follow(config, state, Date.now());
       // One that waits for a place may do so for long, and the agent recovers its tasks one by one.
-      if ('state' in found && found.state !== 'pending') await within(RECOVER_LIMIT_MS, settled.promise);
+      if (found && found.state !== 'pending') await within(RECOVER_LIMIT_MS, settled.promise);
       return {};
     }),
 

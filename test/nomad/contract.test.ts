@@ -1310,6 +1310,38 @@ describe('a recovery', () => {
     expect(states).toEqual(tasks.map(() => TaskState.RUNNING));
   });
 
+  test('of many tasks does not wait for each where the daemon is stopped', { timeout: 120_000 }, async () => {
+    await using own = await DaemonProcess.start();
+    const config = { daemon_socket: own.socket };
+    await using first = await PluginHost.start(config);
+    const go = join(own.directory, 'go');
+    const code = `setInterval(() => require("node:fs").existsSync("${go}") && process.exit(6), 20)`;
+    const tasks = Array.from({ length: 8 }, (_, n) => javascript(n === 0 ? code : SLEEP));
+    const handles = await Promise.all(tasks.map(async (task) => (await first.start(task)).handle));
+    await using second = await PluginHost.start(config);
+    const tookMs: number[] = [];
+    own.child.kill('SIGSTOP');
+    try {
+      // One after the other, as an agent does: by one that is new, and by one that knows them.
+      for (const host of [second, first]) {
+        const began = performance.now();
+        for (const handle of handles) await host.recover(handle);
+        tookMs.push(performance.now() - began);
+      }
+    } finally {
+      own.child.kill('SIGCONT');
+    }
+
+    // Eight times the driver's limit for each would be 24 s.
+    expect(Math.max(...tookMs)).toBeLessThan(6_000);
+    writeFileSync(go, '');
+    for (const host of [second, first]) {
+      expect(await host.wait(tasks[0]?.id as string)).toMatchObject({ result: { exitCode: 6 }, err: '' });
+      const states = await Promise.all(tasks.map(async ({ id }) => (await host.inspect(id)).task?.state));
+      expect(states).toEqual(tasks.map((_, n) => (n === 0 ? TaskState.EXITED : TaskState.RUNNING)));
+    }
+  });
+
   test('by one whose configuration is wrong finds the task all the same', async () => {
     const task = javascript(SLEEP);
     const handle = await handleOf(task);
