@@ -60,6 +60,12 @@ export interface FollowOptions extends CallOptions {
 
 const PATIENCE_MS = 10_000;
 
+/**
+ * How long after a call that found nobody the next one looks, in ms: calls cost far more than the failure they share. Less
+ * than one that waits by itself lets pass.
+ */
+const LOOK_MS = 100;
+
 type Answer<Res> = (error: ServiceError | null, response: Res) => void;
 type UnaryMethod<Req, Res> = (
   request: Req,
@@ -96,6 +102,8 @@ export class DaemonClient {
   #line: Line | undefined;
   /** Those that calls are still open on. */
   readonly #retired = new Set<Line>();
+  /** What the last call found that nobody took. */
+  #away: { failure: UnreachableError; nextLookMs: number } | undefined;
   /** A daemon has answered. */
   #met = false;
   #closed = false;
@@ -342,7 +350,14 @@ export class DaemonClient {
     if (this.#closed) throw new FailedPreconditionError('this client was closed');
   }
 
+  /** Where nobody was there a moment ago, one call looks for the daemon; the others fail as the last look did. */
   #connect(): Line {
+    const nowMs = performance.now();
+    if (this.#line?.isConnected) this.#away = undefined;
+    if (this.#away !== undefined) {
+      if (nowMs < this.#away.nextLookMs) throw this.#away.failure;
+      this.#away.nextLookMs = nowMs + LOOK_MS;
+    }
     if (this.#line === undefined || this.#line.isClosed) this.#line = new Line(this.#target);
     return this.#line;
   }
@@ -350,6 +365,7 @@ export class DaemonClient {
   /** Where there was no way in, the next call reads the files of credentials anew: they may hold others by then. */
   #failureOf(error: unknown, line: Line): unknown {
     const failure = errorOf(error, this.address);
+    if (isUnsent(failure)) this.#away = { failure, nextLookMs: performance.now() + LOOK_MS };
     if (this.#line === line && isRefusal(failure) && hasFiles(this.#target)) {
       this.#line = undefined;
       this.#retired.add(line);
@@ -365,9 +381,9 @@ export class DaemonClient {
       try {
         return await this.#call(method, request, options);
       } catch (error) {
-        const unsent = error instanceof UnreachableError && error.isUnsent;
-        if (!unsent || !this.#met || this.#closed || performance.now() - beganMs > RECONNECT_MS * 2) throw error;
-        await sleep(RECONNECT_MS / 10, undefined, { signal: options.signal }).catch(() => {});
+        const isPatient = this.#met && !this.#closed && performance.now() - beganMs <= RECONNECT_MS * 2;
+        if (!isUnsent(error) || !isPatient) throw error;
+        await sleep(LOOK_MS, undefined, { signal: options.signal }).catch(() => {});
       }
     }
   }
@@ -427,6 +443,10 @@ export class DaemonClient {
       line.release();
     }
   }
+}
+
+function isUnsent(failure: unknown): failure is UnreachableError {
+  return failure instanceof UnreachableError && failure.isUnsent;
 }
 
 /** Nobody was there, or did not let this client in. */

@@ -41,6 +41,11 @@ export class Line {
     return this.#isClosed;
   }
 
+  /** Somebody is there. */
+  get isConnected(): boolean {
+    return !this.#isClosed && this.api.getChannel().getConnectivityState(false) === connectivityState.READY;
+  }
+
   hold(): void {
     this.#calls += 1;
   }

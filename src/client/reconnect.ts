@@ -4,6 +4,9 @@ import { UnreachableError } from './client-error.ts';
 
 /** Between two attempts to reach a daemon that does not answer, in ms. */
 const RETRY_MS = 250;
+/** The same where it has not for so long: many may wait, for hours. */
+const LATE_RETRY_MS = 1_000;
+const LATE_MS = 10_000;
 
 /** How long a daemon may be away. */
 export interface Patience {
@@ -52,7 +55,8 @@ export async function* reconnecting<T>(
       lostAtMs = wasHeld ? nowMs : (lostAtMs ?? nowMs);
       const limit = typeof limitMs === 'function' ? limitMs() : limitMs;
       if (!isLost(error) || signal?.aborted || nowMs - lostAtMs >= limit) throw error;
-      await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
+      const pauseMs = nowMs - lostAtMs < LATE_MS ? RETRY_MS : LATE_RETRY_MS;
+      await sleep(pauseMs, undefined, { signal }).catch(() => {});
     }
   }
 }

@@ -15,6 +15,7 @@ import {
   retry,
   UnreachableError,
 } from '../../src/client/index.ts';
+import { ExecutionApiClient } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import { eventually, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 
@@ -106,6 +107,37 @@ describe('a daemon that is away', () => {
 
     await expect(waiting).rejects.toThrow('not found');
     rmSync(directory, { recursive: true });
+  });
+
+  test.each([
+    [
+      'watchExecution',
+      (client: DaemonClient, patienceMs: number) => client.watchExecution('s', 'e', { patienceMs }).next(),
+    ],
+    ['waitExecution', (client: DaemonClient, patienceMs: number) => client.wait('s', 'e', { patienceMs })],
+  ] as const)('is looked for by one of all that wait, which go on together: %s', async (method, wait) => {
+    const socket = join(temporaryDirectory(), 'd.sock');
+    using client = connectDaemon({ socket });
+    using calls = vi.spyOn(ExecutionApiClient.prototype, method);
+    const answersOf = (patienceMs: number) =>
+      Array.from({ length: 100 }, async () => {
+        const { message } = (await wait(client, patienceMs).catch((error: Error) => error)) as Error;
+        return { message, atMs: performance.now() };
+      });
+
+    const without = await Promise.all(answersOf(3_000));
+
+    for (const { message } of without) expect(message).toContain('no daemon answers');
+    // Each by itself would make twelve.
+    expect(calls.mock.calls.length).toBeLessThan(300);
+
+    const waiting = answersOf(60_000);
+    await using _daemon = await DaemonProcess.start('--socket', socket);
+    const answers = await Promise.all(waiting);
+
+    for (const { message } of answers) expect(message).toContain('not found');
+    const atMs = answers.map((answer) => answer.atMs);
+    expect(Math.max(...atMs) - Math.min(...atMs)).toBeLessThan(5_000);
   });
 
   test('is missed over TCP also where nothing says that its machine is gone', async () => {
