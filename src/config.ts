@@ -11,6 +11,7 @@ import {
   checkLimits,
   checkSoft,
   ISOLATIONS,
+  LARGEST_CODE_BYTES,
   LONGEST_MS,
   OUTPUT_POLICIES,
   TIMEOUT_ACTIONS,
@@ -24,11 +25,6 @@ export const ON_STOP = ['stop', 'detach'] as const;
 /** Nearly three times what force takes at 99.9 %; with the kill of a cell, which takes 50 to 100 ms, below 250 ms in all. */
 const FORCED_LIMIT_MS = 120;
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
-/**
- * In the journal a byte of a request takes six characters at worst, and no string has more than 2^29: with what belongs to a
- * request beside its code that is enough for a quarter more.
- */
-const LARGEST_CODE_BYTES = 64 * 1024 * 1024;
 
 /** The memory of this machine, or of the control group that confines this process. */
 function availableBytes(): number {

@@ -57,6 +57,9 @@ const NO_CONNECTION =
 /** And of a call that it still has. */
 const UNSENT = /^No connection established|^Channel closed/;
 
+/** What the daemon's gRPC says of a request that it does not take in: it never will. */
+const TOO_LARGE = /^Received message larger/;
+
 /** A call that was broken off: no daemon has answered it, whatever status gRPC makes of that. */
 function isBrokenOff({ code, details }: ServiceError): boolean {
   return code === status.CANCELLED || (code === status.INTERNAL && details.startsWith('Received RST_STREAM'));
@@ -79,6 +82,7 @@ export function errorOf(error: unknown, address: string): unknown {
     return new UnreachableError(`the daemon on ${address} broke off (${details})`, { cause: error, isUnsent: false });
   }
   if (code === status.RESOURCE_EXHAUSTED) {
+    if (TOO_LARGE.test(details)) return new InvalidArgumentError(details, options);
     const retryAfterMs = Number(error.metadata?.get('grpc-retry-pushback-ms')[0] ?? RETRY_AFTER_MS);
     return new ResourceExhaustedError(details, { cause: error, retryAfterMs });
   }

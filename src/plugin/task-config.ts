@@ -6,6 +6,7 @@ import type { DaemonAddress } from '../client/index.ts';
 import { InvalidArgumentError, UnavailableError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
 import { openPlainFile } from '../plain-file.ts';
+import { LARGEST_CODE_BYTES } from '../supervisor/limits.ts';
 import type { OutputFiles } from '../supervisor/requests.ts';
 import { countTo, sizeOf } from './hclspec.ts';
 
@@ -63,7 +64,7 @@ async function uidOf(user: string): Promise<number | undefined> {
   return asked && Number(asked.stdout);
 }
 
-/** A text file in the task's directory or the one its allocation shares, wherever links lead; rejects with why not. */
+/** A program in the task's directory or the one its allocation shares, wherever links lead; rejects with why not. */
 export async function readTaskFile(task: TaskConfig, file: string): Promise<{ path: string; text: string }> {
   const directory = taskDirectoryOf(task);
   const path = await realpath(resolve(directory, file));
@@ -71,5 +72,7 @@ export async function readTaskFile(task: TaskConfig, file: string): Promise<{ pa
   if (!roots.some((root) => path.startsWith(root + sep))) throw new Error(`leads out of ${directory}, to ${path}`);
   await using handle = await openPlainFile(path);
   if (handle === undefined) throw new Error(`${path} is no plain file`);
+  const { size } = await handle.stat();
+  if (size > LARGEST_CODE_BYTES) throw new Error(`it has ${size} bytes; at most ${LARGEST_CODE_BYTES} are allowed`);
   return { path, text: new TextDecoder('utf-8', { fatal: true }).decode(await handle.readFile()) };
 }

@@ -4,6 +4,12 @@ import { parseSignal } from './signals.ts';
 /** The longest duration anybody may ask for, in ms: 24 days, the most a timer of the runtime can hold. */
 export const LONGEST_MS = 2_073_600_000;
 
+/**
+ * The most code an execution may have, in bytes. In the journal a byte of a request takes six characters at worst, and no
+ * string has more than 2^29: with what belongs to a request beside its code that is enough for a quarter more.
+ */
+export const LARGEST_CODE_BYTES = 64 * 1024 * 1024;
+
 /** What happens when the run limit passes: the ladder with SIGTERM, the ladder with a named signal, or force at once. */
 export const TIMEOUT_ACTIONS = ['cancel', 'signal', 'kill'] as const;
 export type TimeoutAction = (typeof TIMEOUT_ACTIONS)[number];

@@ -98,6 +98,16 @@ describe('errors', () => {
     );
   });
 
+  test('a request that is too large for the daemon is an InvalidArgumentError', async () => {
+    await using own = await TestDaemon.start({ maxCodeBytes: 1000 });
+    using other = connectDaemon({ socket: own.endpoints.socket as string });
+    const code = 'x'.repeat(17 * 2 ** 20);
+
+    const accepted = other.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code });
+
+    await expect(accepted).rejects.toThrow(InvalidArgumentError);
+  });
+
   test('a stream of what is not there rejects with the same class', async () => {
     await expect(collect(client.watchExecution('s', 'gone'))).rejects.toThrow(NotFoundError);
     await expect(collect(client.streamOutput('s', 'gone'))).rejects.toThrow(NotFoundError);

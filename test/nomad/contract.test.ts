@@ -8,6 +8,7 @@ import {
   readlinkSync,
   rmSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { userInfo } from 'node:os';
@@ -533,6 +534,21 @@ describe('a task', () => {
     expect(error).toMatchObject({ code: status.UNKNOWN });
     expect(error.details).toContain(message);
     await expect(host.wait(task.id)).rejects.toThrow('task not found');
+  });
+
+  test('a script that is too large is refused for good, and fills no memory', async () => {
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket });
+    const task = taskIn(root, { script: 'large.js' });
+    const file = join(task.allocDir, 'task/large.js');
+    writeFileSync(file, '');
+    truncateSync(file, 300 * 2 ** 20);
+
+    const error = await other.start(task).catch((caught) => caught);
+
+    const details = 'script "large.js": it has 314572800 bytes; at most 67108864 are allowed';
+    expect(error).toMatchObject({ code: status.UNKNOWN, details });
+    const peakKb = /VmHWM:\s*(\d+)/.exec(readFileSync(`/proc/${other.child.pid}/status`, 'utf8'))?.[1];
+    expect(Number(peakKb)).toBeLessThan(200 * 1024);
   });
 
   test('a language that is not enabled is answered with those that are', async () => {
