@@ -1,5 +1,6 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { spawnChild } from '../spawn-child.ts';
 import type { PooledContext } from './context-pool.ts';
 import { LARGEST_FIGURE } from './engine.ts';
@@ -14,6 +15,12 @@ const LARGEST_SEMI_SPACE_MB = 16;
 
 /** Somebody may have got hold of the channel, and keep its end from being seen. */
 const LAST_WORDS_MS = 50;
+
+/** More than the channel holds: what comes after that, once the process has ended, is not its own. */
+const LAST_WORDS_BYTES = 256 * 1024;
+
+/** So many different messages are heard once it has ended. No program has more left to say, and others wait for its end. */
+const LAST_WORDS = 1_024;
 
 /** No message is longer. */
 const LONGEST_LINE_CHARS = 400;
@@ -44,6 +51,8 @@ export class GuestProcess implements PooledContext {
   readonly #control: Socket;
   readonly #onBooted: () => void;
   #received = '';
+  /** What it says again before it is heard is heard once. */
+  readonly #unheard = new Set<string>();
   #task: ProcessTask | undefined;
   #handedOver = false;
   #state: 'booting' | 'booted' | 'ended' = 'booting';
@@ -65,8 +74,12 @@ export class GuestProcess implements PooledContext {
     for (const socket of [this.input, this.#control]) socket.on('error', () => {}); // its end tells
     this.#control.setEncoding('latin1');
     this.#control.on('data', (text: unknown) => {
-      this.#received += text;
-      this.#hear();
+      const lines = `${this.#received}${text}`.split('\n');
+      // Whoever writes no lines at all is not heard.
+      this.#received = (lines.pop() as string).slice(-LONGEST_LINE_CHARS);
+      for (const line of lines) this.#unheard.add(line);
+      if (lines.length <= MESSAGES_AT_ONCE) this.#hear();
+      else this.#hearLater();
     });
     const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
     this.ended = promise;
@@ -77,8 +90,13 @@ export class GuestProcess implements PooledContext {
     this.#child.once('error', (error) => end({ code: null, signal: null, error }));
     // Not before all that it said was heard.
     this.#child.once('exit', (code, signal) => {
-      if (this.#control.destroyed) end({ code, signal });
-      else this.#control.once('close', () => end({ code, signal }));
+      const hearRest = () => void this.#hearRest().then(() => end({ code, signal }));
+      if (this.#control.destroyed) hearRest();
+      else this.#control.once('close', hearRest).resume();
+      const { bytesRead } = this.#control;
+      this.#control.on('data', () => {
+        if (this.#control.bytesRead - bytesRead > LAST_WORDS_BYTES) this.#control.destroy();
+      });
       // A timer of a busy process may fire before it looked at the socket even once.
       setTimeout(() => setImmediate(() => this.#control.destroy()), LAST_WORDS_MS).unref();
     });
@@ -101,24 +119,31 @@ export class GuestProcess implements PooledContext {
 
   /** The program can find the channel, and say anything for ever: others are to be heard in between. */
   #hear(): void {
-    for (let count = 0; count < MESSAGES_AT_ONCE; count += 1) {
-      const length = this.#received.indexOf('\n') + 1;
-      if (length === 0) {
-        // Whoever writes no lines at all is not heard.
-        this.#received = this.#received.slice(-LONGEST_LINE_CHARS);
-        this.#control.resume();
-        return;
-      }
-      const message = parse(this.#received.slice(0, length));
-      this.#received = this.#received.slice(length);
+    for (const line of this.#unheard.values().take(MESSAGES_AT_ONCE)) {
+      this.#unheard.delete(line);
+      const message = parse(line);
       if (message?.type === 'warm' && this.#state === 'booting') {
         this.#state = 'booted';
         this.#handOver();
         this.#onBooted();
       } else if (message !== undefined) this.listener(message);
     }
+    if (this.#unheard.size > 0) this.#hearLater();
+    else this.#control.resume();
+  }
+
+  #hearLater(): void {
+    // All that it has left is heard together.
+    if ((this.#child.exitCode ?? this.#child.signalCode) !== null) return;
     this.#control.pause();
     setTimeout(() => this.#hear(), PAUSE_MS);
+  }
+
+  async #hearRest(): Promise<void> {
+    for (let heard = 0; heard < LAST_WORDS && this.#unheard.size > 0; heard += MESSAGES_AT_ONCE) {
+      this.#hear();
+      await nextTurn();
+    }
   }
 
   #handOver(): void {

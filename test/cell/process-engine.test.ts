@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { ProcessEngine } from '../../src/cell/process-engine.ts';
+import { processesWith } from '../support/processes.ts';
 import { EngineHarness } from './javascript-harness.ts';
 
 const programPath = fileURLToPath(new URL('../../dist/workers/process.cjs', import.meta.url));
@@ -82,4 +83,21 @@ test('TypeScript runs, and its errors name its own lines', async () => {
 
   expect({ exitCode, out }).toEqual({ exitCode: 1, out: '7\n' });
   expect(err).toContain('main.ts:4');
+});
+
+test('what a process says last is heard, however often it has said something else', async () => {
+  const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+  const code = `
+    const used = () => Object.values(process.cpuUsage()).reduce((sum, micros) => sum + micros / 1e6, 0);
+    const begun = used();
+    while (used() < begun + 0.3);
+    require('node:fs').writeSync(3, (JSON.stringify({ type: 'child', pid: 1 }) + '\\n').repeat(6_000));
+    const options = { detached: true, stdio: 'ignore' };
+    require('node:child_process').spawn('sleep', ['${seconds}'], options).once('spawn', () => process.exit());`;
+
+  const { exitCode, usage } = await shared.run(code, { env: { PATH: process.env.PATH as string } });
+
+  expect(exitCode).toBe(0);
+  expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+  expect((usage?.userSeconds ?? 0) + (usage?.systemSeconds ?? 0)).toBeGreaterThanOrEqual(0.3);
 });

@@ -263,6 +263,18 @@ export const lies: Family = {
       alone: true,
     },
     {
+      name: 'children that are all different told of on its channel to the cell',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        'for (;;) try { writeSync(3, lines); } catch {}',
+        `const { writeSync } = require('node:fs');
+        const lines = Array.from({ length: 9_000 }, (_, at) => JSON.stringify({ type: 'child', pid: 2 + at }) + '\\n').join('');`,
+      ),
+      ...FORCED,
+      alone: true,
+    },
+    {
       name: 'the figures it shares with its cell, forged',
       language: 'javascript',
       code: stubborn(
