@@ -47,6 +47,9 @@ import { StartsUnderWay } from './starts-under-way.ts';
 /** How long a cell may take to say what its guests use, in ms. */
 const MEASURE_LIMIT_MS = 500;
 
+/** Of what was killed with a guest so many are looked at in one go, 25 µs each: a guest may have started thousands. */
+const KILLED_AT_ONCE = 256;
+
 /** What an engine knows of an end, in the words of the cell's protocol. */
 const CAUSES = new Map(
   (['heap_limit', 'memory_limit', 'start_failed'] as const).map((cause) => [cause as string, cause]),
@@ -135,8 +138,8 @@ interface RemoteGuest extends Destination {
   process: string | undefined;
   /** Node's id of a guest that is a thread; 0 otherwise. */
   thread: number;
-  /** What it had started and was killed with it: it does not end before. */
-  killed: number[];
+  /** What it had started and was killed with it: it does not end before. Who was seen to be gone is left out. */
+  killed: Set<number>;
   /** What it used when the cell was asked last. */
   usage: Usage | undefined;
   /** What the cell has not read yet of the output of a guest that is a process. */
@@ -311,7 +314,13 @@ export class CellProcess {
 
   /** Whether there is a reason why the cell may not tell of the end of this guest yet. */
   isHeldUp(executionKey: string): boolean {
-    return this.#starts.mayHoldUp || this.#guests.get(executionKey)?.killed.some(isAlive) === true;
+    if (this.#starts.mayHoldUp) return true;
+    const killed = this.#guests.get(executionKey)?.killed ?? new Set<number>();
+    for (const pid of killed.values().take(KILLED_AT_ONCE)) {
+      if (isAlive(pid)) return true;
+      killed.delete(pid);
+    }
+    return killed.size > 0;
   }
 
   /** How many contexts the cell is to keep booted ahead at most, from now on. */
@@ -339,8 +348,8 @@ export class CellProcess {
   }
 
   #observe(executionKey: string, { outputDir, outputFiles }: Destination, observer: GuestObserver): void {
-    const unknown = { pid: 0, process: undefined, thread: 0, killed: [], usage: undefined, remains: undefined };
-    this.#guests.set(executionKey, { ...unknown, observer, outputDir, outputFiles, inputs: [] });
+    const unknown = { pid: 0, process: undefined, thread: 0, usage: undefined, remains: undefined };
+    this.#guests.set(executionKey, { ...unknown, killed: new Set(), observer, outputDir, outputFiles, inputs: [] });
   }
 
   #isRunning(): boolean {
@@ -463,7 +472,7 @@ export class CellProcess {
         const { executionKey, pids } = body.value;
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) this.#keepEarly(executionKey, body);
-        else guest.killed = pids;
+        else guest.killed = new Set(pids);
         break;
       }
       case 'exited':

@@ -1,0 +1,85 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { FromCell, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
+import { isAlive, startTimeOf } from '../../src/processes.ts';
+import { CellProcess, type GuestObserver } from '../../src/supervisor/cell-process.ts';
+import { ControlGroups } from '../../src/supervisor/control-groups.ts';
+import { FramedSocket } from '../../src/wire/framing.ts';
+import { eventually, temporaryDirectory } from '../support/daemon.ts';
+
+/** No kernel has so many processes. */
+const MOST_PROCESSES = 2 ** 22;
+
+const NOBODY: GuestObserver = { started() {}, limitReached() {}, exited() {}, lost() {} };
+
+function sleeping() {
+  const child = spawn('sleep', ['600'], { stdio: 'ignore' });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  return { kill: () => child.kill('SIGKILL'), pid: child.pid as number };
+}
+
+/** A cell of one guest, `guest`, in which a process that sleeps stands for all but the protocol, which `say` speaks. */
+async function cellOfOne() {
+  const directory = temporaryDirectory();
+  const server = createServer().listen(join(directory, 'sock'));
+  const socket = connect(join(directory, 'sock'));
+  const [far] = (await once(server, 'connection')) as [Socket];
+  server.close();
+  const { pid } = sleeping();
+  const exited = Promise.withResolvers<void>();
+  const cell = new CellProcess({
+    cellKey: 'cell',
+    directory,
+    origin: {
+      found: {
+        cellKey: 'cell',
+        pid,
+        startTime: startTimeOf(pid) as string,
+        connection: new FramedSocket<FromCell, ToCell>(socket, FromCell, ToCell),
+        executionKeys: ['guest'],
+        said: [],
+      },
+    },
+    controlGroups: ControlGroups.open([]),
+    observer: { spawned() {}, ready() {}, worn() {}, exited: () => exited.resolve() },
+  });
+  onTestFinished(async () => {
+    cell.kill();
+    far.destroy();
+    await exited.promise;
+  });
+  cell.resume('guest', directory, NOBODY);
+  const inside = new FramedSocket<ToCell, FromCell>(far, ToCell, FromCell);
+  const say = (body: NonNullable<FromCell['body']>) => inside.send({ body });
+  return { cell, say };
+}
+
+/** In ms. */
+function timeOf(act: () => void): number {
+  const startedMs = performance.now();
+  act();
+  return performance.now() - startedMs;
+}
+
+test('a guest is held up until all that was killed with it is gone, and who is gone is looked at once', async () => {
+  const { cell, say } = await cellOfOne();
+  const last = sleeping();
+  const gone = Array.from({ length: 10_000 }, (_, index) => MOST_PROCESSES + index);
+  const onceMs = timeOf(() => gone.forEach(isAlive));
+  const looks: boolean[] = [];
+  expect(cell.isHeldUp('guest')).toBe(false);
+
+  say({ $case: 'killed', value: { executionKey: 'guest', pids: [...gone, last.pid] } });
+  await eventually('it hears of them', () => cell.isHeldUp('guest'));
+  const allMs = timeOf(() => {
+    while (looks.length < 200) looks.push(cell.isHeldUp('guest'));
+  });
+
+  expect(looks).not.toContain(false);
+  expect(allMs).toBeLessThan(10 * onceMs);
+  last.kill();
+  await eventually('it is held up no more', () => !cell.isHeldUp('guest'));
+});
