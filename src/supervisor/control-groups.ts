@@ -117,7 +117,7 @@ export class ControlGroups {
     return groups.map((group) => join(group, name)).find(existsSync);
   }
 
-  /** Takes over the groups that an older daemon made for a cell. */
+  /** Takes over the groups that an older daemon made for a cell, wherever that had its own. */
   adopt(cellKey: string): void {
     this.#older ??= this.#groupsOfOthers();
     this.#adopted.set(cellKey, this.#older.get(`cell-${cellKey}`) ?? []);
@@ -138,7 +138,7 @@ export class ControlGroups {
     const groups = adopted ?? this.#groupsOf(cellKey);
     await Promise.all(groups.map(removeTree));
     // The last cell of the older daemon leaves nothing of that behind.
-    for (const group of adopted ?? []) tryRemove(dirname(group));
+    for (const group of adopted ?? []) removeOfDead(dirname(group));
   }
 
   /** Removes every cell's groups and the daemon's own; with `detach` leaves them to the cells, which live on. */
@@ -152,14 +152,12 @@ export class ControlGroups {
     }
   }
 
-  /** The groups that other daemons made for cells, by name: those of one cell have the same one. */
+  /** The groups that daemons made for cells, by name: those of one cell have the same one. */
   #groupsOfOthers(): Map<string, string[]> {
-    const own = this.#unique();
-    const siblings = [...new Set(own.map(dirname))].flatMap((parent) =>
-      subdirectories(parent).map((name) => join(parent, name)),
-    );
-    const others = siblings.filter((each) => DAEMON_DIRECTORY.test(basename(each)) && !own.includes(each));
-    const groups = others.flatMap((each) => subdirectories(each).map((name) => join(each, name)));
+    // Groups of guests are not looked through, which may be many; but this daemon may be in one itself.
+    const tops = new Set([...this.#unique().map(dirname), ...hierarchies()]);
+    const daemons = new Set([...tops].flatMap(daemonDirectoriesBelow));
+    const groups = [...daemons].flatMap((each) => subdirectories(each).map((name) => join(each, name)));
     return Map.groupBy(groups, (group) => basename(group));
   }
 
@@ -304,6 +302,19 @@ function startingDirectory(type: Hierarchy, controller: string, place: string): 
   return place === '' ? ownDirectory(type, controller) : mountsOf(type, controller)[0]?.mountPoint;
 }
 
+/** The roots of all hierarchies that a daemon has a use for. */
+function hierarchies(): string[] {
+  const version1 = [...CONTROLLERS, 'cpuacct'].map((controller) => mountsOf('cgroup', controller)[0]);
+  return [mountsOf('cgroup2', '')[0], ...version1].flatMap((mount) => mount?.mountPoint ?? []);
+}
+
+function daemonDirectoriesBelow(directory: string): string[] {
+  return subdirectories(directory).flatMap((name) => {
+    const path = join(directory, name);
+    return DAEMON_DIRECTORY.test(name) ? [path] : daemonDirectoriesBelow(path);
+  });
+}
+
 /** The directory of this process's own group. */
 function ownDirectory(type: Hierarchy, controller: string): string | undefined {
   const path = readLines('/proc/self/cgroup')
@@ -363,14 +374,17 @@ function moveInto(directory: string, pid: number): void {
   }
 }
 
-/** Removes what dead daemons left. One with a process in it, a cell that outlives its daemon, is not touched. */
+/** Removes what dead daemons left. */
 function removeStale(parent: string): void {
-  for (const name of subdirectories(parent)) {
-    const [, pid, startTime] = DAEMON_DIRECTORY.exec(name) ?? [];
-    if (pid === undefined || startTimeOf(Number(pid)) === startTime) continue;
-    const tree = treeBelow(join(parent, name));
-    if (tree.every((directory) => processesOf(directory).length === 0)) tree.forEach(tryRemove);
-  }
+  for (const name of subdirectories(parent)) removeOfDead(join(parent, name));
+}
+
+/** Removes the directory of a daemon if that is dead. One with a process in it, a cell that outlives it, is not touched. */
+function removeOfDead(daemonDirectory: string): void {
+  const [, pid, startTime] = DAEMON_DIRECTORY.exec(basename(daemonDirectory)) ?? [];
+  if (pid === undefined || startTimeOf(Number(pid)) === startTime) return;
+  const tree = treeBelow(daemonDirectory);
+  if (tree.every((directory) => processesOf(directory).length === 0)) tree.forEach(tryRemove);
 }
 
 async function removeTree(directory: string): Promise<void> {

@@ -218,11 +218,49 @@ test.skipIf(!hasGroups)(
   },
 );
 
+const PLACE = `/elide-test-${process.pid}`;
+
+test.skipIf(!hasGroups).each([
+  ['in a place', true, PLACE],
+  ['in another place', PLACE, `${PLACE}-next`],
+  ['nowhere', true, false],
+])(
+  'the control groups of a cell go with it, and what ran away, where the next daemon has its own %s',
+  async (_, from, to) => {
+    const node = await FaultNode.start({ controlGroups: from });
+    try {
+      await node.client.createSession('s');
+      const seconds = `600.${process.pid}${Date.now()}`;
+      const options = "{ detached: true, stdio: 'ignore' }";
+      const code = `require('child_process').spawn('sh', ['-c', 'sleep ${seconds} &'], ${options})
+      .on('exit', () => console.log('ready')); setInterval(() => {}, 1e6);`;
+      await node.ready({ executionId: 'kept', code });
+      const kept = node.cellPids();
+      await node.ready({ executionId: 'lost', code, isolation: 'process' });
+      await eventually('what ran away is seen', () => processesWith(`sleep ${seconds}`).length === 2);
+      const before = node.controlGroups();
+      await node.end();
+      for (const pid of node.cellPids()) if (!kept.includes(pid)) process.kill(pid, 'SIGKILL');
+      await eventually('one cell is left', () => node.cellPids().length === 1);
+
+      await node.start({ controlGroups: to });
+      expect(processesWith(`sleep ${seconds}`)).toHaveLength(1);
+      await node.client.deleteSession('s', { graceMs: 0 });
+
+      expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+      expect(node.controlGroups().filter((name) => before.includes(name))).toEqual([]);
+    } finally {
+      await node[Symbol.asyncDispose]();
+      for (const place of [PLACE, `${PLACE}-next`]) removePlace(place);
+    }
+  },
+  60_000,
+);
+
 test.skipIf(!hasGroups)(
   'in a place that the daemon was told, limits hold on under the next one, and groups go',
   async () => {
-    const place = `/elide-test-${process.pid}`;
-    const node = await FaultNode.start({ controlGroups: place });
+    const node = await FaultNode.start({ controlGroups: PLACE });
     try {
       await node.client.createSession('s');
       const code = "import sys\nprint('ready', flush=True)\nsys.stdin.readline()\nbytearray(256 * 2 ** 20)";
@@ -231,7 +269,7 @@ test.skipIf(!hasGroups)(
 
       await node.restart();
       const [cell] = node.cellPids();
-      expect(readFileSync(`/proc/${cell}/cgroup`, 'utf8')).toContain(`:${place}/${before.at(-1)}`);
+      expect(readFileSync(`/proc/${cell}/cgroup`, 'utf8')).toContain(`:${PLACE}/${before.at(-1)}`);
       expect(node.controlGroups()).toEqual(expect.arrayContaining(before));
       await node.client.writeInput('s', 'e', Buffer.from('go\n'), true);
 
@@ -243,7 +281,7 @@ test.skipIf(!hasGroups)(
       expect(node.controlGroups()).toEqual([]);
     } finally {
       await node[Symbol.asyncDispose]();
-      removePlace(place);
+      removePlace(PLACE);
     }
   },
   180_000,
