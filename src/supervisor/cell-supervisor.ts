@@ -274,7 +274,7 @@ export class CellSupervisor {
     let left = this.#options.contextPoolSize;
     const cells = [...this.#cells].filter((cell) => cell.kind === kind);
     for (const cell of cells.sort((a, b) => b.guests - a.guests)) {
-      const warm = Math.min(left, this.#options.guestsPerCell[kind] - cell.guests);
+      const warm = cell.worn ? 0 : Math.min(left, this.#options.guestsPerCell[kind] - cell.guests);
       left -= warm;
       if (warm === cell.warm) continue;
       cell.warm = warm;
@@ -308,6 +308,7 @@ export class CellSupervisor {
           worn: () => {
             cell.worn = true;
             this.#letGoWorn(cell);
+            this.#shareWarmth(kind);
           },
           exited: (message) => {
             sendBack({ type: 'process.exited', message });

@@ -222,6 +222,25 @@ except OSError as error: print(error)`;
   expect((await node.client.wait('s', 'kept')).result).toMatchObject({ exitCode: 7 });
 });
 
+test('what is kept warm is in the cell that new guests go to, also while an older one gets none', async () => {
+  await using node = await FaultNode.start({ controlGroups: false, cellIdleMs: 600_000 });
+  await node.client.createSession('s', { contextPoolSize: 1, executionDefaults: { isolation: 'process' } });
+  await node.ready({ executionId: 'kept', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  const [older = 0] = node.cellPids();
+  await eventually('one is warm', () => childrenOf(older).length === 2);
+
+  await node.restart({ cellIdleMs: 600_000 });
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code: '0' });
+  await node.client.wait('s', 'e');
+
+  // Where there are no control groups, the older one gets new guests.
+  const cells = node.cellPids();
+  const inOlder = cells.length === 1 ? 2 : 1;
+  await eventually('one is kept, and one is warm where new guests go to', () => {
+    return childrenOf(older).length === inOlder && cells.flatMap((pid) => childrenOf(pid)).length === 2;
+  });
+});
+
 /** Processes that look as if they were started for the node's one cell. */
 function impostorsOf(node: FaultNode): number[] {
   const directory = join(node.stateDir, 'daemon', 'cells');

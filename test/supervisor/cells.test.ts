@@ -6,10 +6,13 @@ const SLEEP = 'setTimeout(() => {}, 600_000)';
 
 /** JavaScript contexts of a session's cells, the warm ones included. */
 async function contexts(session: TestSession): Promise<number> {
-  const threads = (await session.cellPids()).flatMap((pid) =>
-    readdirSync(`/proc/${pid}/task`).map((thread) => readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8').trim()),
-  );
-  return threads.filter((name) => name === 'WorkerThread').length;
+  return (await session.cellPids()).reduce((sum, pid) => sum + contextsOf(pid), 0);
+}
+
+function contextsOf(pid: number): number {
+  const threads = readdirSync(`/proc/${pid}/task`);
+  return threads.filter((thread) => /^WorkerThread$/m.test(readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8')))
+    .length;
 }
 
 test('the pool size limits what is kept warm, never what runs', { timeout: 240_000 }, async () => {
@@ -55,6 +58,25 @@ test('warm contexts are shared between the cells of a session', async () => {
 
   expect(await session.cellPids()).toHaveLength(2);
   await eventually('one runs and one is warm', async () => (await contexts(session)) === 2);
+});
+
+test('a worn cell keeps nothing warm, as nothing more comes to it', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session({ contextPoolSize: 1 });
+  await (await session.submit(SLEEP)).reached('running');
+  const worn = await session.cellPid();
+
+  await session.run(
+    "for (let i = 0; i < 70; i += 1) require('child_process').spawn('sleep', ['600']); process.exit(0);",
+  );
+  await eventually('others run in another cell', async () => {
+    await session.run('1');
+    return (await session.cellPids()).length === 2;
+  });
+
+  await eventually('one runs, and one is warm in the other cell', async () => {
+    return contextsOf(worn) === 1 && (await contexts(session)) === 2;
+  });
 });
 
 test('a cell is let go when it has been idle, and another one serves what comes later', async () => {
