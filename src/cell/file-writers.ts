@@ -1,25 +1,38 @@
-import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
+import { lstatSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { childrenOf, threadsOf } from '../processes.ts';
-import { withDescriptor } from '../spare-descriptor.ts';
+import { childrenOf } from '../processes.ts';
+import { isShortage, withDescriptor } from '../spare-descriptor.ts';
+import type { OwnFile } from './own-file.ts';
 
-/** After so many processes whoever else waits has a turn. */
-const AT_ONCE = 16;
+/** After so long whoever else waits has a turn: one process may have a million descriptors. */
+const TURN_MS = 2;
 
 /** The mode of a descriptor below /proc/PID/fd that is open for writing. */
 const WRITABLE = 0o200;
 
 /**
- * Processes that can write to one of these files, which are open here. Not this one and its children: one that is just
- * being started has for a moment whatever its parent has open.
+ * Processes that can write to one of these files, as far as they are found until then (by `performance.now`). Not this one
+ * and its children: one that is just being started has for a moment whatever its parent has open. Rejects where there is
+ * no descriptor to look with.
  */
-export async function writersOf(opened: readonly Stats[]): Promise<number[]> {
-  const files = new Set(opened.map(identityOf));
+export async function writersOf(files: readonly OwnFile[], endMs: number): Promise<number[]> {
+  const byPath = new Map(files.map((file) => [file.path, file]));
   const found: number[] = [];
-  const names = withDescriptor(() => readdirSync('/proc')).filter((name) => /^\d+$/.test(name));
-  for (const [index, pid] of names.map(Number).entries()) {
-    if (index % AT_ONCE === 0) await nextTurn();
-    if (descriptorsOf(pid).some((path) => files.has(writtenBy(path)))) found.push(pid);
+  let turnEndsMs = 0;
+  const giveWay = async () => {
+    if (performance.now() < turnEndsMs) return;
+    await nextTurn();
+    turnEndsMs = performance.now() + TURN_MS;
+  };
+  for (const pid of namesIn('/proc').map(Number).filter(Number.isInteger)) {
+    if (performance.now() >= endMs) break;
+    await giveWay();
+    for (const path of descriptorsOf(pid)) {
+      await giveWay();
+      if (!isWriterOf(byPath, path)) continue;
+      found.push(pid);
+      break;
+    }
   }
   const own = new Set([process.pid, ...childrenOf(process.pid)]);
   return found.filter((pid) => !own.has(pid));
@@ -27,23 +40,27 @@ export async function writersOf(opened: readonly Stats[]): Promise<number[]> {
 
 /** Those of its newest thread: the first one may have ended, and shows none then. */
 function descriptorsOf(pid: number): string[] {
-  const directory = `/proc/${pid}/task/${threadsOf(pid).at(-1)}/fd`;
   try {
-    return withDescriptor(() => readdirSync(directory)).map((fd) => `${directory}/${fd}`);
-  } catch {
+    const directory = `/proc/${pid}/task/${namesIn(`/proc/${pid}/task`).at(-1)}/fd`;
+    return namesIn(directory).map((fd) => `${directory}/${fd}`);
+  } catch (error) {
+    if (isShortage(error)) throw error;
     return [];
   }
 }
 
-/** The file that a descriptor below /proc writes to; of none, as of one that is closed or may not be seen, ''. */
-function writtenBy(path: string): string {
-  try {
-    return (lstatSync(path).mode & WRITABLE) === 0 ? '' : identityOf(statSync(path));
-  } catch {
-    return '';
-  }
+function namesIn(directory: string): string[] {
+  return withDescriptor(() => readdirSync(directory));
 }
 
-function identityOf({ dev, ino }: Stats): string {
-  return `${dev} ${ino}`;
+/** Of no other file more is asked than its path: the system that has it may hang, and whoever asks with it. */
+function isWriterOf(byPath: ReadonlyMap<string, OwnFile>, descriptor: string): boolean {
+  try {
+    const file = byPath.get(readlinkSync(descriptor));
+    if (file === undefined || (lstatSync(descriptor).mode & WRITABLE) === 0) return false;
+    const stats = statSync(descriptor);
+    return stats.isFile() && file.is(stats);
+  } catch {
+    return false;
+  }
 }

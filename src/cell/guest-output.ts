@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, ftruncateSync, readSync, type Stats } from 'node:fs';
+import { fstatSync, readSync } from 'node:fs';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
@@ -6,6 +6,7 @@ import { keptOf } from '../output/kept.ts';
 import type { OutputName } from '../output/sealed-output.ts';
 import { killTrees, untilGone } from '../processes.ts';
 import { writersOf } from './file-writers.ts';
+import { OwnFile } from './own-file.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
@@ -28,7 +29,7 @@ export class GuestOutput {
   readonly #limitBytes: number | undefined;
   readonly #onExceeded: () => void;
   /** What the descriptors are of, until they are closed; nothing where the files are rotated. */
-  readonly #opened = new Map<OutputName, Stats>();
+  readonly #files = new Map<OutputName, OwnFile>();
   /** How much there was of each stream when that was measured last. */
   #bytes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
@@ -50,7 +51,7 @@ export class GuestOutput {
     this.#limitBytes = limitBytes;
     this.#onExceeded = onExceeded;
     if (descriptors.rotation === undefined) {
-      for (const name of ['stdout', 'stderr', 'marks'] as const) this.#opened.set(name, fstatSync(descriptors[name]));
+      for (const name of ['stdout', 'stderr', 'marks'] as const) this.#files.set(name, new OwnFile(descriptors[name]));
     }
     if (limitBytes !== undefined) void this.#watch();
   }
@@ -76,7 +77,7 @@ export class GuestOutput {
   /** To be called now and then: not everybody who writes past the writer announces that. */
   look(): void {
     // Rotated files are not cut: what was written past their writer is theirs to keep.
-    if (this.#limitBytes === undefined || this.#opened.size === 0) return;
+    if (this.#limitBytes === undefined || this.#files.size === 0) return;
     try {
       this.#cut();
     } catch {
@@ -90,10 +91,10 @@ export class GuestOutput {
    */
   async endWriters(): Promise<void> {
     if ((Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
-    const files = (['stdout', 'stderr'] as const).flatMap((stream) => this.#found(stream) ?? []);
+    const files = (['stdout', 'stderr'] as const).flatMap((stream) => this.#files.get(stream) ?? []);
     const endMs = performance.now() + WRITERS_LIMIT_MS;
     while (files.length > 0 && performance.now() < endMs) {
-      const left = await writersOf(files);
+      const left = await writersOf(files, endMs);
       if (left.length === 0) return;
       await untilGone(killTrees(left), endMs - performance.now());
     }
@@ -107,26 +108,14 @@ export class GuestOutput {
     announceOutput(this.#shared, OUTPUT.ended);
     this.writer.close();
     this.#measure();
-    for (const name of this.#opened.keys()) if (this.#found(name) !== undefined) closeSync(this.descriptors[name]);
-    this.#opened.clear();
+    for (const file of this.#files.values()) file.close();
+    this.#files.clear();
   }
 
   #measure(): Record<OutputStream, number> {
-    const of = (stream: OutputStream) => this.#found(stream)?.size ?? this.#bytes[stream];
+    const of = (stream: OutputStream) => this.#files.get(stream)?.size ?? this.#bytes[stream];
     this.#bytes = { stdout: of('stdout'), stderr: of('stderr') };
     return this.#bytes;
-  }
-
-  /** Undefined for what is closed: a guest that is a thread can do that too, and the number may be another file's then. */
-  #found(name: OutputName): Stats | undefined {
-    const opened = this.#opened.get(name);
-    if (opened === undefined) return undefined;
-    try {
-      const found = fstatSync(this.descriptors[name]);
-      return found.ino === opened.ino && found.dev === opened.dev ? found : undefined;
-    } catch {
-      return undefined;
-    }
   }
 
   async #watch(): Promise<void> {
@@ -154,9 +143,10 @@ export class GuestOutput {
     }
     const kept = keptOf(sizes, this.#limitBytes as number, this.#sizes);
     for (const stream of ['stdout', 'stderr'] as const) {
-      if (kept[stream] === sizes[stream] || this.#found(stream) === undefined) continue;
-      if (stream === 'stderr') this.#cutOff = this.lastWords();
-      ftruncateSync(this.descriptors[stream], kept[stream]);
+      const file = this.#files.get(stream);
+      if (kept[stream] === sizes[stream] || file === undefined) continue;
+      if (stream === 'stderr' && file.isOpen) this.#cutOff = this.lastWords();
+      file.truncate(kept[stream]);
     }
     this.#bytes = kept;
     this.#sizes = kept;

@@ -151,6 +151,35 @@ test.each(['javascript', 'process'] as const)(
   },
 );
 
+test('a thread that closes its output is held to its limit, and what runs away with that is gone with it', async () => {
+  const own = await node.session();
+  const command = `sleep 0.01${Math.floor(Math.random() * 1e9)}`;
+  const writer = `while ${command}; do head -c 100000 /dev/zero; : > written; done`;
+  const code = `const fs = require('node:fs');
+    const isOutput = (fd) => {
+      try {
+        return /\\/std(out|err)$/.test(fs.readlinkSync('/proc/self/fd/' + fd));
+      } catch {}
+    };
+    require('node:child_process').spawn('sh', ['-c', "setsid sh -c '${writer}' & exit 0"], { stdio: 'inherit' });
+    // Node warns of it, on standard error.
+    process.removeAllListeners('warning');
+    const closing = setInterval(() => {
+      if (!fs.existsSync('written')) return;
+      clearInterval(closing);
+      for (const fd of fs.readdirSync('/proc/self/fd').filter(isOutput)) fs.closeSync(Number(fd));
+      fs.unlinkSync('written');
+      setInterval(() => fs.existsSync('written') && process.exit(), 10);
+    }, 10);`;
+
+  const running = await own.submit({ code, outputLimitBytes: LIMIT });
+  const { result, stdout } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'completed', usage: { stdoutBytes: LIMIT } });
+  expect(processesWith(command)).toEqual([]);
+  expect(stdout).toHaveLength(LIMIT);
+});
+
 test('what a process writes to its files by a way of its own counts, and is cut off at its end', async () => {
   const code = `const fs = require('node:fs');
     fs.writeFileSync(fs.openSync('/proc/' + process.pid + '/fd/1', 'a'), 'x'.repeat(1_000_000));`;
