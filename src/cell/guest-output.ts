@@ -1,4 +1,5 @@
 import { fstatSync, readSync } from 'node:fs';
+import { setTimeout as wait } from 'node:timers/promises';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
@@ -94,9 +95,14 @@ export class GuestOutput {
     const files = (['stdout', 'stderr'] as const).flatMap((stream) => this.#files.get(stream) ?? []);
     const endMs = performance.now() + WRITERS_LIMIT_MS;
     while (files.length > 0 && performance.now() < endMs) {
-      const left = await writersOf(files, endMs);
-      if (left.length === 0) return;
-      await untilGone(killTrees(left), endMs - performance.now());
+      try {
+        const left = await writersOf(files, endMs);
+        if (left.length === 0) return;
+        await untilGone(killTrees(left), endMs - performance.now());
+      } catch {
+        // No descriptor is left to look with.
+        await wait(LOOK_MS);
+      }
     }
   }
 

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
 import { removePlace } from '../support/control-groups.ts';
-import { childrenOf, eventually, processesWith } from '../support/daemon.ts';
+import { childrenOf, eventually, processesWith, TestDaemon } from '../support/daemon.ts';
 import { limited } from './faults.ts';
 import { FaultNode } from './node.ts';
 import { descriptorsOf } from './round.ts';
@@ -162,6 +162,27 @@ test.each([
     expect(node.cellPids()).toEqual([cell]);
   },
 );
+
+test('a thread that takes every descriptor there is costs nobody the cell, nor whoever ends beside it', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const bystander = await session.ready(IDLE.javascript);
+  const ending = await session.ready(`
+    require('node:child_process').spawnSync('true', { stdio: 'inherit' });
+    ${IDLE.javascript}`);
+  const taking = await session.ready(`
+    const { openSync } = require('node:fs');
+    const take = () => { for (;;) openSync('/dev/null'); };
+    try { take(); } catch { console.log('ready'); }
+    for (;;) try { take(); } catch {}`);
+
+  await ending.cancel({ graceMs: 60_000 });
+  const { result } = await ending.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful' });
+  expect((await bystander.snapshot()).state).toBe('running');
+  expect((await taking.snapshot()).state).toBe('running');
+});
 
 test.skipIf(!hasGroups)(
   'the control groups of a cell go with it, also where it dies while there is no daemon',
