@@ -115,6 +115,8 @@ export interface GuestEvents {
   started(info: { pid?: number; thread?: number; pipes?: OutputPipes }): void;
   /** These processes, all that were killed with it so far, are gone before it is told to be. */
   killed?(pids: number[]): void;
+  /** Its thread or process is gone. Told where what it has left behind may take a while to be ended. */
+  gone?(): void;
   /** Output was dropped at the limit for the first time. */
   outputExceeded(): void;
   /** The thread or process, and every process below it, is gone; all its output is in the files. */

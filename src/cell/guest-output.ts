@@ -75,6 +75,11 @@ export class GuestOutput {
     return this.#measure();
   }
 
+  /** As far as it told, others may have its files open. */
+  get isShared(): boolean {
+    return this.#files.size > 0 && (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) !== 0;
+  }
+
   /** To be called now and then: not everybody who writes past the writer announces that. */
   look(): void {
     // Rotated files are not cut: what was written past their writer is theirs to keep.
@@ -91,10 +96,10 @@ export class GuestOutput {
    * some have run away from their parent, and nobody would keep them to a limit.
    */
   async endWriters(): Promise<void> {
-    if ((Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) === 0) return;
+    if (!this.isShared) return;
     const files = (['stdout', 'stderr'] as const).flatMap((stream) => this.#files.get(stream) ?? []);
     const endMs = performance.now() + WRITERS_LIMIT_MS;
-    while (files.length > 0 && performance.now() < endMs) {
+    while (performance.now() < endMs) {
       try {
         const left = await writersOf(files, endMs);
         if (left.length === 0) return;

@@ -73,6 +73,7 @@ export class JavaScriptEngine implements Engine {
     const guest = new JavaScriptGuest(request, this.#pool, this.#meter, {
       started: (info) => events.started(info),
       killed: (pids) => events.killed?.(pids),
+      gone: () => events.gone?.(),
       outputExceeded: () => events.outputExceeded(),
       exited: (exit) => {
         this.#guests.delete(guest);
@@ -286,6 +287,7 @@ class JavaScriptGuest implements Guest {
   async #end(end: ContextEnd): Promise<void> {
     this.#ended = true;
     const begun = this.#started;
+    if (this.#output?.isShared) this.#events.gone?.();
     this.#kill(this.#measured?.end() ?? []);
     await untilGone(this.#killed, CHILD_LIMIT_MS);
     await this.#output?.endWriters();

@@ -91,6 +91,7 @@ interface RunningGuest {
   guest: Guest;
   started: Started | undefined;
   killed: Killed | undefined;
+  isGone: boolean;
   /** The limits it has passed: a later daemon has not heard, and the one that has may not have written it down. */
   passed: LimitReached[];
   input: GuestInput;
@@ -164,9 +165,10 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   claiming ??= setUp(hello);
   await claiming;
   if (daemon !== connection) return;
-  for (const { started, killed, passed } of guests.values()) {
+  for (const [executionKey, { started, killed, isGone, passed }] of guests) {
     if (started) report({ body: { $case: 'started', value: started } });
     if (killed) report({ body: { $case: 'killed', value: killed } });
+    if (isGone) report({ body: { $case: 'gone', value: { executionKey } } });
     for (const value of passed) report({ body: { $case: 'limitReached', value } });
   }
   for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
@@ -282,6 +284,10 @@ function start(request: Start): void {
       running.killed = value;
       report({ body: { $case: 'killed', value } });
     },
+    gone: () => {
+      running.isGone = true;
+      report({ body: { $case: 'gone', value: { executionKey } } });
+    },
     outputExceeded: () => {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
     },
@@ -306,6 +312,7 @@ function start(request: Start): void {
     guest,
     started: undefined,
     killed: undefined,
+    isGone: false,
     passed: [],
     input: new GuestInput(guest),
     stop: undefined,

@@ -77,6 +77,7 @@ export class ProcessEngine implements Engine {
     const guest = new ProcessGuest(request, this.#pool, this.#groups, {
       handed: (pid) => events.handed?.(pid),
       started: (info) => events.started(info),
+      gone: () => events.gone?.(),
       outputExceeded: () => events.outputExceeded(),
       exited: (exit) => {
         this.#guests.delete(guest);
@@ -321,6 +322,7 @@ class ProcessGuest implements Guest {
   async #end({ code, signal, error }: ProcessEnd): Promise<void> {
     this.#gone = true;
     this.#signals.end();
+    if (this.#hasChildren || this.#output?.isShared) this.#events.gone?.();
     const pid = this.#process?.pid;
     const left = killTrees(this.#living());
     const hasGroup = pid !== undefined && sendSignal(-pid, 'SIGKILL');

@@ -67,6 +67,8 @@ export interface GuestObserver {
    * may have heard it too.
    */
   limitReached(limit: GuestLimit, message: string, at: Moment): void;
+  /** Its thread or process is gone; its end comes when all is that it has left behind. */
+  gone(): void;
   exited(end: GuestEnd): void;
   /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
   lost(reason: LostReason, message: string, usage: Usage | undefined): void;
@@ -473,6 +475,13 @@ export class CellProcess {
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) this.#keepEarly(executionKey, body);
         else guest.killed = new Set(pids);
+        break;
+      }
+      case 'gone': {
+        const { executionKey } = body.value;
+        const guest = this.#guests.get(executionKey);
+        if (guest === undefined) this.#keepEarly(executionKey, body);
+        else guest.observer.gone();
         break;
       }
       case 'exited':

@@ -447,6 +447,7 @@ export class SessionSupervisor implements Waiting {
     const workspace = new Workspace(join(this.#options.workDirectory, this.#sessionKey, executionKey));
     const cancelled = new AbortController();
     let place: CellPlace | undefined;
+    let isGone = false;
     const kind = kindOf(record.accepted);
     let [leaveForceQueue, endWatch] = [() => {}, () => {}];
 
@@ -456,7 +457,7 @@ export class SessionSupervisor implements Waiting {
         place?.killGuest(executionKey, reason);
         sendBack({ type: 'guest.killed' });
         endWatch();
-        if (place === undefined || !record.actor.getSnapshot().context.started) return;
+        if (place === undefined || isGone || !record.actor.getSnapshot().context.started) return;
         // What they need a processor for: the cell to tell of the end, and a process to end.
         const needed = kind === 'thread' ? [place.pid] : [place.pid, record.pid];
         const stuck = () => sendBack({ type: 'guest.stuck' });
@@ -500,6 +501,11 @@ export class SessionSupervisor implements Waiting {
       limitReached: (limit, message, at) => {
         if (limit === 'memory_soft') record.warn(message, at);
         else sendBack({ type: 'guest.limitReached', limit, message });
+      },
+      // Its cell has limits of its own for the rest.
+      gone: () => {
+        isGone = true;
+        endWatch();
       },
       exited: ({ exit, at, warning }) => {
         end();

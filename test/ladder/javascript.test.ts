@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -9,6 +11,18 @@ const uniqueSleep = () => `sleep 60${Math.floor(Math.random() * 1e9)}`;
 
 /** Within this a thread that has said it is ready is surely in the call that it was about to make. */
 const GRACE_MS = 1_000;
+
+/** Has as many descriptors open as it may, up to 20,000. */
+const HOLDING = `
+import os, resource, time
+most = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = os.open('/dev/null', os.O_WRONLY)
+try:
+    while True: os.dup(held)
+except OSError:
+    print('ready', flush=True)
+time.sleep(600)`;
 
 let node: TestDaemon;
 beforeAll(async () => {
@@ -246,6 +260,10 @@ test.each([
 test.each([
   ['beside the program', "spawn('python3', program, { stdio: 'inherit' }); setInterval(() => {}, 1000);"],
   ['that the program waits for', "spawnSync('python3', program, { stdio: 'inherit' });"],
+  [
+    'that has run away with the output',
+    `spawn('sh', ['-c', 'setsid python3 "$@" & exit 0', 'sh', ...program], { stdio: 'inherit' }); setInterval(() => {}, 1000);`,
+  ],
 ])('a large child %s, which takes the kernel a while to end, costs no neighbour its cell', async (_, run) => {
   await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
   const session = await usual.session();
@@ -261,6 +279,27 @@ test.each([
 
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
   expect((await neighbour.snapshot()).state).toBe('running');
+});
+
+test('a process with thousands of descriptors costs nobody the cell in which a thread with a child is forced', async () => {
+  const holding = spawn('python3', ['-c', HOLDING], { stdio: ['ignore', 'pipe', 'inherit'] });
+  try {
+    await once(holding.stdout, 'data');
+    await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
+    const session = await usual.session();
+    const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+    const running = await session.ready(`
+      process.on('SIGTERM', () => {});
+      require('node:child_process').spawn('sleep', ['600'], { stdio: 'inherit' }).once('spawn', () => console.log('ready'));`);
+
+    await running.cancel({ graceMs: 0 });
+    const { result } = await running.end();
+
+    expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+    expect((await neighbour.snapshot()).state).toBe('running');
+  } finally {
+    holding.kill('SIGKILL');
+  }
 });
 
 test('children that run beside the program are gone with it', async () => {

@@ -38,6 +38,7 @@ export interface FromCell {
     | { $case: "worn"; value: Worn }
     | { $case: "dozing"; value: Dozing }
     | { $case: "killed"; value: Killed }
+    | { $case: "gone"; value: Gone }
     | undefined;
 }
 
@@ -252,6 +253,14 @@ export interface LimitReached {
 export interface Killed {
   executionKey: string;
   pids: number[];
+}
+
+/**
+ * The thread or process of a guest is gone, and what it has left behind is being ended, which may take a while. Said again
+ * to each later daemon until the guest has exited.
+ */
+export interface Gone {
+  executionKey: string;
 }
 
 /** What a guest, its child processes included, uses or used. */
@@ -560,6 +569,9 @@ export const FromCell: MessageFns<FromCell> = {
       case "killed":
         Killed.encode(message.body.value, writer.uint32(82).fork()).join();
         break;
+      case "gone":
+        Gone.encode(message.body.value, writer.uint32(90).fork()).join();
+        break;
     }
     return writer;
   },
@@ -657,6 +669,14 @@ export const FromCell: MessageFns<FromCell> = {
             message.body = { $case: "killed", value: Killed.decode(reader, reader.uint32()) };
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.body = { $case: "gone", value: Gone.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -732,6 +752,12 @@ export const FromCell: MessageFns<FromCell> = {
       case "killed": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "killed", value: Killed.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "gone": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "gone", value: Gone.fromPartial(object.body.value) };
         }
         break;
       }
@@ -2864,6 +2890,61 @@ export const Killed: MessageFns<Killed> = {
     const message = createBaseKilled();
     message.executionKey = object.executionKey ?? "";
     message.pids = object.pids?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseGone(): Gone {
+  return { executionKey: "" };
+}
+
+export const Gone: MessageFns<Gone> = {
+  encode(message: Gone, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.executionKey !== "") {
+      writer.uint32(10).string(message.executionKey);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Gone {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGone();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.executionKey = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Gone>, I>>(base?: I): Gone {
+    return Gone.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Gone>, I>>(object: I): Gone {
+    const message = createBaseGone();
+    message.executionKey = object.executionKey ?? "";
     return message;
   },
 };
