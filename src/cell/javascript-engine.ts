@@ -1,18 +1,11 @@
 import { constants } from 'node:os';
 import { inspect } from 'node:util';
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import {
-  HARMLESS_SIGNALS,
-  SHARED,
-  SHARED_BYTES,
-  signalName,
-  signalNumber,
-  THREAD_SLOTS,
-} from '../../workers/javascript/shared.ts';
+import { HARMLESS_SIGNALS, SHARED, SHARED_BYTES, signalName, signalNumber } from '../../workers/javascript/shared.ts';
 import { sourceOf } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
-import { childrenOfThread, killTrees, treeOf, untilGone } from '../processes.ts';
+import { killTrees, treeOf, untilGone } from '../processes.ts';
 import {
   type Engine,
   type Guest,
@@ -269,8 +262,8 @@ class JavaScriptGuest implements Guest {
   /** Ends the children that its threads wait for synchronously: until then no thread can end, nor one that started it. */
   #release(): void {
     if (this.#ended || this.#finished) return;
-    const threads = this.#shared.subarray(SHARED.threads, SHARED.threads + THREAD_SLOTS).filter((thread) => thread > 0);
-    this.#kill([...threads].flatMap(childrenOfThread).filter((pid) => !this.#killed.has(pid)));
+    this.#hearOfStart();
+    this.#kill((this.#measured?.childrenOfThreads() ?? []).filter((pid) => !this.#killed.has(pid)));
     // One below the program's own thread hears last that it has to end, and may make another child before.
     setTimeout(() => this.#release(), RELEASE_MS).unref();
   }

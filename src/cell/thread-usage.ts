@@ -237,10 +237,14 @@ export class GuestMeter {
 
   /** Process ids of its child processes, those included that a thread waits for synchronously. */
   children(): Set<number> {
-    const children = new Set(this.#ids(SHARED.children, CHILD_SLOTS));
-    const threads = this.#ended ? [] : this.#ids(SHARED.threads, THREAD_SLOTS);
-    for (const thread of threads) for (const pid of childrenOfThread(thread)) children.add(pid);
-    return children;
+    return new Set([...this.#ids(SHARED.children, CHILD_SLOTS), ...this.childrenOfThreads()]);
+  }
+
+  /** Those of them that the kernel lists for its threads. */
+  childrenOfThreads(): number[] {
+    // Its own is known, whatever the program writes there.
+    const threads = new Set([this.#thread, ...this.#ids(SHARED.threads, THREAD_SLOTS)]);
+    return this.#ended ? [] : [...threads].flatMap(childrenOfThread);
   }
 
   #summary(): Omit<GuestUsage, 'processes' | 'threads'> {

@@ -41,6 +41,13 @@ const PORTS = `
 const post = (messages: string) => `${PORTS}
   const forged = () => { for (const port of ports) for (const message of [${messages}]) port.postMessage(message); };`;
 
+/** The kernel's id of its thread is nowhere to be found by its cell. */
+const HIDDEN_THREAD = `
+  const { spawnSync } = require('node:child_process');
+  const { Worker, getEnvironmentData } = require('node:worker_threads');
+  new Worker('', { eval: true });
+  getEnvironmentData('elide.program').shared[9] = 0;`;
+
 /** The sockets of this daemon's cells, found where the kernel lists them: a private directory is STATE/work/SESSION/EXECUTION/cwd. */
 const SOCKETS = `
   const state = process.cwd().split('/work/')[0];
@@ -302,6 +309,30 @@ export const lies: Family = {
       rungs: ['graceful', 'forced'],
       worksMs: 1_000,
       limits: { cpuTimeLimitMs: 500 },
+      snippet: { graceMs: 0 },
+      inProcess: false,
+    },
+    {
+      name: 'a child that it waits for hidden in the memory it shares with its cell',
+      language: 'javascript',
+      code: stubborn("spawnSync('sleep', [process.env.MARK]);", HIDDEN_THREAD),
+      ...FORCED,
+      inProcess: false,
+    },
+    {
+      name: 'the memory of a child that it waits for hidden in the memory it shares with its cell',
+      language: 'javascript',
+      code: stubborn(
+        "spawnSync('python3', ['-c', held]);",
+        `
+        ${HIDDEN_THREAD}
+        const held = 'held = bytearray(300 * 2 ** 20)\\nfor at in range(0, len(held), 4096): held[at] = 1\\nwhile True: pass';`,
+      ),
+      ...FORCED,
+      stop: { by: 'itself' },
+      reasons: ['memory_exceeded'],
+      worksMs: 2_000,
+      limits: { memoryLimitMb: 128 },
       snippet: { graceMs: 0 },
       inProcess: false,
     },
