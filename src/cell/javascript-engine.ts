@@ -248,7 +248,8 @@ class JavaScriptGuest implements Guest {
     this.#endedBy ??= number;
     const end = () => {
       this.#measured?.look();
-      this.#measured?.lookAtChildren();
+      // The memory of large ones would take longer to add up than their end may.
+      this.#measured?.lookAtChildren(false);
       this.#context?.terminate();
       this.#release();
     };

@@ -10,6 +10,13 @@ const TICKS = 100;
  */
 export const REFRESH_MS = 30_000;
 
+/**
+ * How long adding up the memory of a process that goes on may take, in parts of the time since; before, it is done anew only
+ * where the process grew or shrank by this part. A large one holds up whoever adds it up: 40 ms for each GiB.
+ */
+const MEMORY_SHARE = 1 / 50;
+const MEMORY_CHANGE = 1 / 64;
+
 /** What some processes and everything below them use. */
 export interface TreeUsage {
   /** CPU time of those that run and of what they have waited for, in seconds. Ended and not waited for is included. */
@@ -28,7 +35,7 @@ export class TreeMeter {
 
   /**
    * Adds up what `roots` and all below them use, those that run away from their parent while it looks excepted. With
-   * `memory` false their memory is not looked at, and counts 0.
+   * `memory` false their memory is not looked at, and counts as it was seen last, 0 if never.
    */
   usage(roots: Iterable<number>, memory = true): TreeUsage {
     const usage = { userSeconds: 0, systemSeconds: 0, memoryBytes: 0, processes: 0, threads: 0 };
@@ -81,6 +88,10 @@ export class ProcessMeter {
   /** Of its stat, what does not change while it does nothing: all but its state. */
   #figures = '';
   #measuredMs = Number.NEGATIVE_INFINITY;
+  #measuringMs = 0;
+  /** Resident pages, of which others may have some too: now, and when its memory was added up. */
+  #pages = 0;
+  #measuredPages = 0;
   /** Its own and of what it waited for; and the second alone. */
   userSeconds = 0;
   systemSeconds = 0;
@@ -123,13 +134,17 @@ export class ProcessMeter {
     this.ended = 'ZX'.includes(stat.charAt(state)) && this.threads <= 1;
     if (!memory || this.ended) return true;
     const nowMs = performance.now();
-    if (!changed && nowMs - this.#measuredMs < REFRESH_MS) return true;
+    const isSoon = nowMs - this.#measuredMs < this.#measuringMs / MEMORY_SHARE;
+    const isSame = Math.abs(this.#pages - this.#measuredPages) <= this.#measuredPages * MEMORY_CHANGE;
+    if (changed ? isSoon && isSame : nowMs - this.#measuredMs < REFRESH_MS) return true;
     this.#measuredMs = nowMs;
+    this.#measuredPages = this.#pages;
     this.memoryBytes = proportionalBytes(this.#pid);
+    this.#measuringMs = performance.now() - nowMs;
     return true;
   }
 
-  /** proc_pid_stat(5): utime stime cutime cstime at 11 to 14, num_threads at 17. */
+  /** proc_pid_stat(5): utime stime cutime cstime at 11 to 14, num_threads at 17, rss at 21. */
   #take(fields: number[]): void {
     const [user, system, reapedUser, reapedSystem] = fields.slice(11, 15).map((ticks) => ticks / TICKS) as Ticks;
     this.userSeconds = user + reapedUser;
@@ -137,6 +152,7 @@ export class ProcessMeter {
     this.reapedUserSeconds = reapedUser;
     this.reapedSystemSeconds = reapedSystem;
     this.threads = fields[17] as number;
+    this.#pages = fields[21] as number;
   }
 
   /** Process ids of its children, of whichever of its threads. */

@@ -223,12 +223,12 @@ export class GuestMeter {
 
   /**
    * Reads what its child processes use. What is missed: a process that left its parent, and the last of a child that
-   * nobody waited for, since it was looked at.
+   * nobody waited for, since it was looked at. With `memory` false their memory is as it was seen last.
    */
-  lookAtChildren(): TreeUsage {
+  lookAtChildren(memory = true): TreeUsage {
     const children = this.#mayHaveChildren ? this.children() : new Set<number>();
     this.#mayHaveChildren = children.size > 0;
-    const tree = this.#tree.usage(children);
+    const tree = this.#tree.usage(children, memory);
     add(tree, this.#cpu('childUser', 'childSystem'));
     this.#children = later(this.#children, tree);
     this.#childBytes = tree.memoryBytes;

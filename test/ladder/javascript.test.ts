@@ -302,6 +302,36 @@ test('a process with thousands of descriptors costs nobody the cell in which a t
   }
 });
 
+test('a busy child whose memory takes long to be added up costs no neighbour its cell', async () => {
+  await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
+  const session = await usual.session();
+  const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  // The pages of one small file, 64 times: each mapped one is looked at.
+  const mapped = `
+import mmap, os
+held = os.memfd_create("held")
+os.truncate(held, 2 ** 26)
+maps = [mmap.mmap(held, 2 ** 26, mmap.MAP_SHARED | mmap.MAP_POPULATE) for _ in range(64)]
+last = b"x" * 2 ** 27
+print("ready", flush=True)
+while True: pass`;
+  const running = await session.ready(`
+    process.on('SIGTERM', () => {});
+    const child = require('node:child_process').spawn('python3', ['-c', ${JSON.stringify(mapped)}]);
+    child.stdout.pipe(process.stdout);
+    setInterval(() => {}, 1000);`);
+  await eventually('it is known what all of that holds', async () => {
+    const { memoryBytes } = await usual.daemon.getExecutionMetrics(session.sessionId, running.executionId);
+    return memoryBytes > 2 ** 26 + 2 ** 27;
+  });
+
+  await running.cancel({ graceMs: 0 });
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test('children that run beside the program are gone with it', async () => {
   const session = await node.session();
   const command = uniqueSleep();
