@@ -13,7 +13,7 @@ import { eventually, temporaryDirectory } from '../support/daemon.ts';
 /** No kernel has so many processes. */
 const MOST_PROCESSES = 2 ** 22;
 
-const NOBODY: GuestObserver = { started() {}, limitReached() {}, exited() {}, lost() {} };
+const NOBODY: GuestObserver = { started() {}, limitReached() {}, gone() {}, exited() {}, lost() {} };
 
 function sleeping() {
   const child = spawn('sleep', ['600'], { stdio: 'ignore' });
