@@ -200,6 +200,11 @@ function isHeld(pid: number): boolean {
   return 'DZ'.includes(fieldsOf(pid)?.[0] ?? 'X');
 }
 
+/** Whether the first thread of a process runs, or waits for a processor. */
+export function isBusy(pid: number): boolean {
+  return fieldsOf(pid)?.[0] === 'R';
+}
+
 /** True while the process exists and has not ended; a zombie has ended. Linux only: reads /proc. */
 export function isAlive(pid: number): boolean {
   return statOf(pid)?.ended === false;

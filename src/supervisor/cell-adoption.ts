@@ -3,15 +3,20 @@ import { connect } from 'node:net';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
 import { readPlainFile } from '../plain-file.ts';
-import { endSessionOf, killTrees, startTimeOf, untilGone, wake } from '../processes.ts';
+import { endSessionOf, isBusy, killTrees, processName, startTimeOf, untilGone, wake } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
 import { cellFiles } from './cell-process.ts';
 import type { AdoptableCell, EngineKind } from './cell-supervisor.ts';
+import { watchForStuck } from './stuck-watch.ts';
 
-/** How long a cell may take to answer a daemon that comes back, in ms. It needs a few. */
+/**
+ * How long a cell may take to answer a daemon that comes back, in ms. It needs a few; the time in which it is busy, as it is
+ * with a large program that begins, does not count, but for the second of these.
+ */
 const ANSWER_LIMIT_MS = 2_000;
+const BUSY_LIMIT_MS = 60_000;
 /** How long a cell that is of no use may take to be gone once it was killed, in ms. */
 const KILL_LIMIT_MS = 2_000;
 /** How much is read of a token, or of the name of a process: both are shorter. */
@@ -112,9 +117,14 @@ async function claim(
   connection.on('close', () => answered.resolve(undefined));
   const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs, wakes: true });
   connection.send({ body: { $case: 'hello', value: hello } });
-  const limit = setTimeout(() => answered.resolve(undefined), ANSWER_LIMIT_MS);
+  const giveUp = () => answered.resolve(undefined);
+  const limit = setTimeout(giveUp, BUSY_LIMIT_MS);
+  const name = readPlainFile(files.process, MOST_BYTES)?.toString();
+  const own = pids.filter((pid) => processName(pid) === name);
+  const endWatch = watchForStuck(own, ANSWER_LIMIT_MS, giveUp, undefined, () => own.some(isBusy));
   const made = await answered.promise;
   clearTimeout(limit);
+  endWatch();
   if (made !== undefined && made.protocolVersion !== PROTOCOL_VERSION) {
     connection.destroy();
     throw new StartupError(

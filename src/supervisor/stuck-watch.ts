@@ -6,10 +6,11 @@ const PARTS = 5;
 const SHORTEST_MS = 5;
 
 /**
- * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it.
- * What does not count is the time in which this process, or the first thread of one of `pids`, waited for a processor: a
- * cell that gets none is not stuck, and its other guests would go with it; nor that in which something else, as `isHeldUp`
- * says, keeps it from telling. Calls `late` once when half of that is over. Returns what ends the watch.
+ * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it;
+ * or a cell, in which it could have answered. What does not count is the time in which this process, or the first thread of
+ * one of `pids`, waited for a processor: a cell that gets none is not stuck, and its other guests would go with it; nor that
+ * in which something else, as `isHeldUp` says, keeps it from telling. Calls `late` once when half of that is over. Returns
+ * what ends the watch.
  */
 export function watchForStuck(
   pids: number[],
