@@ -1,3 +1,4 @@
+import { NotFoundError } from '../errors.ts';
 import { AWAY_MS, abandon, forget } from './abandon.ts';
 import type { DaemonClient } from './client.ts';
 import { retry } from './reconnect.ts';
@@ -35,12 +36,19 @@ export class LeftExecutions {
   #leftIn(client: DaemonClient, sessionId: string): Promise<Left[]> {
     const left = this.#left.get(sessionId) ?? leftIn(client, sessionId);
     this.#left.set(sessionId, left);
-    return left;
+    // What is not known is asked for again.
+    return left.catch(() => {
+      this.#left.delete(sessionId);
+      return [];
+    });
   }
 }
 
 async function leftIn(client: DaemonClient, sessionId: string): Promise<Left[]> {
   const list = () => Array.fromAsync(client.listExecutions(sessionId));
-  const all = await retry(list, { limitMs: AWAY_MS }).catch(() => []);
+  const all = await retry(list, { limitMs: AWAY_MS }).catch((error) => {
+    if (error instanceof NotFoundError) return [];
+    throw error;
+  });
   return all.map(({ executionId, state }) => ({ id: executionId, isRunning: state !== 'exited' }));
 }
