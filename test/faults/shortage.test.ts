@@ -163,26 +163,34 @@ test.each([
   },
 );
 
-test('a thread that takes every descriptor there is costs nobody the cell, nor whoever ends beside it', async () => {
-  await using node = await TestDaemon.start();
-  const session = await node.session();
-  const bystander = await session.ready(IDLE.javascript);
-  const ending = await session.ready(`
-    require('node:child_process').spawnSync('true', { stdio: 'inherit' });
-    ${IDLE.javascript}`);
-  const taking = await session.ready(`
-    const { openSync } = require('node:fs');
-    const take = () => { for (;;) openSync('/dev/null'); };
-    try { take(); } catch { console.log('ready'); }
-    for (;;) try { take(); } catch {}`);
+test.each([
+  ['by a signal', '', 143],
+  ['by its handler', "process.on('SIGTERM', () => process.exit(3));", 3],
+])(
+  'a thread that takes every descriptor there is costs nobody the cell when one beside it ends %s',
+  { timeout: 60_000 },
+  async (_, handler, exitCode) => {
+    await using node = await TestDaemon.start();
+    const session = await node.session();
+    const bystander = await session.ready(IDLE.javascript);
+    const ending = await session.ready(`
+      require('node:child_process').spawnSync('true', { stdio: 'inherit' });
+      ${handler}
+      ${IDLE.javascript}`);
+    const taking = await session.ready(`
+      const { openSync } = require('node:fs');
+      const take = () => { for (;;) openSync('/dev/null'); };
+      try { take(); } catch { console.log('ready'); }
+      for (;;) try { take(); } catch {}`);
 
-  await ending.cancel({ graceMs: 60_000 });
-  const { result } = await ending.end();
+    await ending.cancel({ graceMs: 60_000 });
+    const { result } = await ending.end();
 
-  expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful' });
-  expect((await bystander.snapshot()).state).toBe('running');
-  expect((await taking.snapshot()).state).toBe('running');
-});
+    expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode });
+    expect((await bystander.snapshot()).state).toBe('running');
+    expect((await taking.snapshot()).state).toBe('running');
+  },
+);
 
 test.skipIf(!hasGroups)(
   'the control groups of a cell go with it, also where it dies while there is no daemon',

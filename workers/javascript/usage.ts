@@ -1,5 +1,6 @@
 import fs from 'node:fs';
 import os from 'node:os';
+import v8 from 'node:v8';
 import { define, program } from './program.ts';
 import { takeReaped } from './reaped.ts';
 import { FIGURE, UNKNOWN_THREAD } from './shared.ts';
@@ -11,8 +12,8 @@ const { readFileSync, readlinkSync } = fs;
 const toBigInt = BigInt;
 const { apply } = Reflect;
 const threadCpuUsage = process.threadCpuUsage.bind(process);
-const memoryUsage = process.memoryUsage.bind(process);
 const { setPriority } = os;
+const { getHeapStatistics } = v8;
 
 /** Programs give way to the cell they run in, by so much (`nice`), so that it can always stop them. */
 const NICE = 5;
@@ -29,11 +30,11 @@ export function giveWay(): void {
   }
 }
 
-let booted = { heapUsed: 0, external: 0 };
+let booted = { heap: 0, external: 0 };
 
 /** To be called when this thread has booted: what it holds then is what a program finds it with. */
 export function noteBoot(): void {
-  booted = memoryUsage();
+  booted = heldNow();
   // Run once ahead, as a program's end is to be quick.
   noteEnd();
   // What children had used before is not for this thread to take.
@@ -42,7 +43,7 @@ export function noteBoot(): void {
 
 /** Notes what this thread holds before guest code runs; returns what it has used. */
 export function noteStart(): { user: number; system: number } {
-  atomicStore(program.figures, FIGURE.startHeap, toBigInt(booted.heapUsed));
+  atomicStore(program.figures, FIGURE.startHeap, toBigInt(booted.heap));
   atomicStore(program.figures, FIGURE.startExternal, toBigInt(booted.external));
   return threadCpuUsage();
 }
@@ -50,11 +51,17 @@ export function noteStart(): { user: number; system: number } {
 /** Notes what this thread has used and holds; called at its end, perhaps more than once. */
 export function noteEnd(): void {
   const { user, system } = threadCpuUsage();
-  const { heapUsed, external } = memoryUsage();
+  const { heap, external } = heldNow();
   atomicStore(program.figures, FIGURE.endUser, toBigInt(user));
   atomicStore(program.figures, FIGURE.endSystem, toBigInt(system));
-  atomicStore(program.figures, FIGURE.endHeap, toBigInt(heapUsed));
+  atomicStore(program.figures, FIGURE.endHeap, toBigInt(heap));
   atomicStore(program.figures, FIGURE.endExternal, toBigInt(external));
+}
+
+/** `process.memoryUsage` looks at all of the process as well, and throws where that has no descriptor left. */
+function heldNow(): { heap: number; external: number } {
+  const { used_heap_size: heap, external_memory: external } = getHeapStatistics();
+  return { heap, external };
 }
 
 let note = () => {};
