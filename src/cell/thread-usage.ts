@@ -160,7 +160,7 @@ export class GuestMeter {
     this.#ended = true;
     this.#usage = undefined;
     this.#mayHaveChildren = true;
-    if (Atomics.load(this.#shared, SHARED.syncChildren) > 0) this.#meter.takeReaped(this.#figures);
+    if (this.#ids(SHARED.waiting, THREAD_SLOTS).length > 0) this.#meter.takeReaped(this.#figures);
     this.lookAtChildren();
     for (const id of this.#tasks.keys()) this.#forget(id);
     return this.children();

@@ -235,6 +235,35 @@ test.each([
   expect((await shared.run(code, { limits })).out).toBe('EAGAIN\n');
 });
 
+test.each([
+  ['has ended before it', "require('child_process').spawn('true'); process.exit()", ''],
+  [
+    'was ended while it waited for it',
+    "require('child_process').spawnSync('sh', ['-c', 'echo $$ > pid; exec sleep 1000'])",
+    `const end = () => {
+      const pid = require('fs').readFileSync('pid', { flag: 'a+', encoding: 'latin1' });
+      if (!pid.endsWith('\\n')) return setTimeout(end, 5);
+      worker.terminate();
+      process.kill(Number(pid));
+    };
+    end();`,
+  ],
+])(
+  'a child process counts no longer once it has ended, also where the thread that started it %s',
+  async (_, thread, end) => {
+    const code = `const { Worker } = require('worker_threads');
+    const worker = new Worker(${JSON.stringify(thread)}, { eval: true });
+    let tries = 0;
+    const start = () => require('child_process').spawn('true')
+      .on('error', ({ code }) => ((tries += 1) === 200 ? console.log(code) : setTimeout(start, 5)))
+      .on('exit', (code) => console.log('exit', code));
+    worker.on('exit', start);
+    ${end}`;
+
+    expect((await shared.run(code, { limits: { processes: 2 } })).out).toBe('exit 0\n');
+  },
+);
+
 const TREE = `for (const name of ['SIGTERM', 'SIGUSR1']) process.on(name, () => console.log('program', name));
   require('child_process').spawn('sh', ['-c', 'trap "echo child" TERM; trap "echo user" USR1; echo ready; while :; do sleep 0.01; done'],
     { stdio: 'inherit' })`;

@@ -185,6 +185,27 @@ test('a child process counts while it runs, and when it ends with its program', 
   expect(final).toMatchObject({ processes: 0, threads: 0 });
 });
 
+test.each([
+  ['has ended before it', "spawn('python3', burn); process.exit()", 'start()'],
+  ['was ended while it waited for it', "spawnSync('python3', burn)", 'worker.on("exit", start).terminate()'],
+])(
+  'a child process counts once, also when its program forgets it as the thread that started it %s',
+  async (_, thread, then) => {
+    const burn = `const { spawn, spawnSync } = require('child_process');
+    const burn = ['-c', 'import time\\nopen("burns", "w")\\nwhile time.process_time() < 0.5: pass'];`;
+    const code = `const { Worker } = require('worker_threads');
+    const worker = new Worker(${JSON.stringify(burn + thread)}, { eval: true });
+    const start = () => require('child_process').spawn('true').on('error', () => setTimeout(start, 100));
+    const look = () => { if (require('fs').existsSync('burns')) ${then}; else setTimeout(look, 5); };
+    look();`;
+
+    const { usage } = await shared.run(code, { limits: { processes: 2 } });
+
+    expect(cpuMs(usage as GuestUsage)).toBeGreaterThanOrEqual(500);
+    expect(cpuMs(usage as GuestUsage)).toBeLessThan(950);
+  },
+);
+
 test('a child process that a killed program waited for is not charged to its neighbour', async () => {
   const killed = shared.start(
     `require('child_process').execSync('echo ready; while :; do :; done', { stdio: 'inherit' })`,

@@ -1,11 +1,14 @@
 import type * as ChildProcessModule from 'node:child_process';
+import fs from 'node:fs';
 import { constants } from 'node:os';
+import { waitingOf } from './nested.ts';
 import { announceOutput } from './output-limit.ts';
 import { absolute, define, program, standIn } from './program.ts';
-import { CHILD_SLOTS, noteId, OUTPUT, SHARED } from './shared.ts';
-import { noteReaped } from './usage.ts';
+import { addLeft } from './reaped.ts';
+import { CHILD_SLOTS, noteId, OUTPUT, SHARED, THREAD_SLOTS } from './shared.ts';
+import { noteReaped, statOf } from './usage.ts';
 
-const { add: atomicAdd, load: atomicLoad, store: atomicStore, notify, wait } = Atomics;
+const { add: atomicAdd, compareExchange, load: atomicLoad, store: atomicStore, notify, wait } = Atomics;
 
 /** What the kernel answers when there may be no more processes. */
 const EAGAIN = -constants.errno.EAGAIN;
@@ -25,6 +28,9 @@ interface SyncBinding {
 type AnyFunction = (...args: unknown[]) => unknown;
 
 const { apply } = Reflect;
+const { includes } = String.prototype;
+const { readFileSync } = fs;
+const ownPid = process.pid;
 
 /**
  * Child processes get the program's working directory and its standard streams, and are remembered: the cell ends those
@@ -83,12 +89,14 @@ function replaceSyncSpawn(): void {
   const { spawn } = binding;
   binding.spawn = (options) => {
     if (isFull()) return { error: EAGAIN, status: null, signal: null, output: null, pid: 0 };
-    atomicAdd(program.shared, SHARED.syncChildren, 1);
+    // What too many threads of a process wait for is counted with its first one.
+    const waiting = waitingOf(program.slot ?? SHARED.threads);
+    atomicAdd(program.shared, waiting, 1);
     program.noteChild?.(0);
     try {
       return spawn(options);
     } finally {
-      atomicAdd(program.shared, SHARED.syncChildren, -1);
+      atomicAdd(program.shared, waiting, -1);
       noteReaped();
     }
   };
@@ -99,11 +107,44 @@ function isFull(): boolean {
   const { ownsProcess, maxChildren } = program;
   if (ownsProcess && maxChildren === undefined) return false;
   const most = maxChildren === undefined || maxChildren > CHILD_SLOTS ? CHILD_SLOTS : maxChildren;
-  let count = atomicLoad(program.shared, SHARED.syncChildren);
+  if (countChildren() < most) return false;
+  forgetLeft();
+  return countChildren() >= most;
+}
+
+function countChildren(): number {
+  let count = 0;
+  for (let slot = SHARED.waiting; slot < SHARED.waiting + THREAD_SLOTS; slot += 1) {
+    count += atomicLoad(program.shared, slot);
+  }
   for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
     if (atomicLoad(program.shared, slot) !== 0) count += 1;
   }
-  return count >= most;
+  return count;
+}
+
+/** Forgets the ended children of threads that are gone: nobody else would, as it is their threads that wait for them. */
+function forgetLeft(): void {
+  let left: string;
+  try {
+    // The kernel gives them to the first thread, where in a cell no program runs.
+    left = ` ${readFileSync(`/proc/self/task/${ownPid}/children`, 'latin1')}`;
+  } catch {
+    return;
+  }
+  for (let slot = SHARED.children; slot < SHARED.children + CHILD_SLOTS; slot += 1) {
+    const pid = atomicLoad(program.shared, slot);
+    if (pid === 0 || !apply(includes, left, [` ${pid} `])) continue;
+    const stat = statOf(pid);
+    if (stat === undefined || !isEnded(stat)) continue;
+    // The cell looks for it no longer.
+    if (compareExchange(program.shared, slot, pid, 0) === pid) addLeft(stat, program.figures);
+  }
+}
+
+/** Not while only its first thread has. State and num_threads, see proc_pid_stat(5). */
+function isEnded(stat: string[]): boolean {
+  return stat[0] === 'Z' && stat[17] === '1';
 }
 
 /** Settles `cwd` and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
@@ -135,12 +176,13 @@ function locate(options: SpawnOptions, canFeed: boolean): boolean {
 
 function remember(child: ChildProcessModule.ChildProcess): void {
   const handle = handleOf(child);
-  if (child.pid === undefined || child.pid <= 0 || handle === null) return;
-  const slot = noteId(program.shared, SHARED.children, CHILD_SLOTS, child.pid);
-  program.noteChild?.(child.pid);
+  const { pid } = child;
+  if (pid === undefined || pid <= 0 || handle === null) return;
+  const slot = noteId(program.shared, SHARED.children, CHILD_SLOTS, pid);
+  program.noteChild?.(pid);
   const { onexit } = handle;
   handle.onexit = function forget(...args: unknown[]) {
-    if (slot !== undefined) atomicStore(program.shared, slot, 0);
+    if (slot !== undefined) compareExchange(program.shared, slot, pid, 0);
     noteReaped();
     return apply(onexit, this, args);
   };

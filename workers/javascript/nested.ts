@@ -3,8 +3,9 @@ import { fileURLToPath } from 'node:url';
 import workerThreads, { type Worker, type WorkerOptions } from 'node:worker_threads';
 import { define, type Program, program, standIn } from './program.ts';
 import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
+import { noteReaped } from './usage.ts';
 
-const { load: atomicLoad, store: atomicStore } = Atomics;
+const { exchange, load: atomicLoad, store: atomicStore } = Atomics;
 const { apply } = Reflect;
 
 /** Under which name a thread that a guest starts finds what it needs of the program it belongs to. */
@@ -88,7 +89,14 @@ function free(slot: number): void {
   for (let other = SHARED.threads + 1; other < SHARED.threads + THREAD_SLOTS; other += 1) {
     if (atomicLoad(shared, starterOf(other)) === slot) free(other);
   }
+  // One that was ended in the middle of such a wait did not say that it is over.
+  if (exchange(shared, waitingOf(slot), 0) !== 0) noteReaped();
   atomicStore(shared, slot, 0);
+}
+
+/** Where it is told how many child processes the thread in this slot waits for synchronously. */
+export function waitingOf(slot: number): number {
+  return slot - SHARED.threads + SHARED.waiting;
 }
 
 function starterOf(slot: number): number {

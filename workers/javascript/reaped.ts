@@ -18,10 +18,23 @@ const seen: [user: bigint, system: bigint] = [toBigInt(0), toBigInt(0)];
  * `stat` is the process's.
  */
 export function takeReaped(stat: string, reaped: BigInt64Array, figures: BigInt64Array): void {
-  // proc_pid_stat(5), from the state on: cutime and cstime at 13 and 14.
-  const fields = apply(split, apply(slice, stat, [apply(lastIndexOf, stat, [')']) + 2]), [' ']) as string[];
+  // cutime and cstime.
+  const fields = statFields(stat);
   takeOver(reaped, 0, figures, FIGURE.childUser, toNumber(fields[13]));
   takeOver(reaped, 1, figures, FIGURE.childSystem, toNumber(fields[14]));
+}
+
+/** Adds to these figures what a child process has used that nobody waits for; `fields` are of its stat. */
+export function addLeft(fields: string[], figures: BigInt64Array): void {
+  // utime, stime, cutime and cstime, from 11 on.
+  const ticks = (own: number) => toNumber(fields[own]) + toNumber(fields[own + 2]);
+  atomicAdd(figures, FIGURE.childUser, toBigInt(ticks(11) * TICK_US));
+  atomicAdd(figures, FIGURE.childSystem, toBigInt(ticks(12) * TICK_US));
+}
+
+/** The fields of proc_pid_stat(5) from the state on. */
+export function statFields(stat: string): string[] {
+  return apply(split, apply(slice, stat, [apply(lastIndexOf, stat, [')']) + 2]), [' ']);
 }
 
 function takeOver(reaped: BigInt64Array, at: 0 | 1, figures: BigInt64Array, figure: number, ticks: number): void {

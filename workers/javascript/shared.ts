@@ -21,19 +21,19 @@ export const SHARED = {
   spawning: 6,
   /** Bits of {@link OUTPUT}, set once; the cell waits for a change. */
   output: 7,
-  /** How many child processes are waited for synchronously. */
-  syncChildren: 8,
+  /** 1 once the thread is being ended: it makes no more child processes. */
+  closing: 8,
   /**
    * First of {@link THREAD_SLOTS} ids the kernel has for the program's threads: its own, then those it started. A child
    * that one waits for synchronously is found by them. 0 is a free slot, {@link UNKNOWN_THREAD} one that is taken.
    */
   threads: 9,
-  /** 1 once the thread is being ended: it makes no more child processes. */
-  closing: 73,
+  /** First of {@link THREAD_SLOTS} that tell how many child processes the thread in the same place waits for. */
+  waiting: 73,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 74,
+  children: 137,
   /** First of {@link THREAD_SLOTS} that tell which slot the thread has that started the one in the same place. */
-  starters: 1098,
+  starters: 1161,
 } as const;
 
 /** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */

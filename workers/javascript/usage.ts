@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import v8 from 'node:v8';
 import { define, program } from './program.ts';
-import { takeReaped } from './reaped.ts';
+import { statFields, takeReaped } from './reaped.ts';
 import { FIGURE, UNKNOWN_THREAD } from './shared.ts';
 
 // What a program used, noted by its own thread: the cell cannot ask a thread that has ended. Everything is taken from
@@ -113,4 +113,13 @@ export function joinProgram(): void {
 export function noteReaped(): void {
   if (program.ownsProcess) return;
   takeReaped(readFileSync('/proc/self/stat', 'latin1'), program.reaped, program.figures);
+}
+
+/** The fields of a process's stat; undefined for one that is gone. */
+export function statOf(pid: number): string[] | undefined {
+  try {
+    return statFields(readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  } catch {
+    return undefined;
+  }
 }
