@@ -18,7 +18,7 @@ import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 
 /** How long a guest may take from its request to its first word. It needs a millisecond, or something stopped it. */
-const START_LIMIT_MS = 60_000;
+const START_LIMIT_MS = 10_000;
 /**
  * How long output is awaited after the last process of a guest is gone. Only a descriptor given away needs it; well
  * below what force may take before the cell is killed.

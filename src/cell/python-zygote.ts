@@ -7,7 +7,7 @@ import { spawnChild } from '../spawn-child.ts';
 /** How long an interpreter may take from its spawn to its first word. */
 const BOOT_LIMIT_MS = 30_000;
 /** How long a zygote may take from one guest it makes to the next: it forks in about a millisecond. */
-const MAKE_LIMIT_MS = 30_000;
+const MAKE_LIMIT_MS = 10_000;
 /** How long a zygote may take to leave once asked: it waits for its shepherds. */
 const CLOSE_LIMIT_MS = 1_000;
 /** Where an interpreter is looked for by name when this process has no PATH: a cell's environment is empty. */
