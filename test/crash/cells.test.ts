@@ -10,6 +10,7 @@ import { CELL_MAIN, ZYGOTE } from '../../src/package-root.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
 import {
   childrenOf,
+  closedAgain,
   descendants,
   eventually,
   isAlive,
@@ -829,7 +830,7 @@ test.each(['javascript', 'python'])('50 %s executions at once all complete, and 
   expect(readdirSync(join(node.root, 's', 'daemon', 'cells'))).toEqual([]);
   expect(readdirSync(join(node.root, 's', 'work'))).toEqual([]);
   await node.daemon.stop();
-  await eventually('all descriptors are closed', () => openDescriptors() <= descriptorsBefore);
+  await closedAgain(descriptorsBefore);
 });
 
 test('children that ended guests leave behind do not pile up: their cell is replaced, and nobody is disturbed', async () => {

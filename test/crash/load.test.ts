@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { descendants, eventually, isAlive, openDescriptors, TestDaemon } from '../support/daemon.ts';
+import { closedAgain, descendants, isAlive, openDescriptors, TestDaemon } from '../support/daemon.ts';
 
 /** Resident memory of some processes in MiB, shared pages counted once for each. */
 function residentMb(pids: number[]): number {
@@ -52,7 +52,7 @@ test('a thousand executions in one session, queued at once, all complete', { tim
   await session.close();
   expect(descendants().filter((pid) => !before.has(pid))).toEqual([]);
   await node.daemon.stop();
-  await eventually('all descriptors are closed', () => openDescriptors() <= descriptorsBefore);
+  await closedAgain(descriptorsBefore);
 });
 
 test('a storm of cancellations, kills of cells and new work loses no execution', { timeout: 240_000 }, async () => {

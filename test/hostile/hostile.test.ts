@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, type RunnerTask, test } from 'vitest';
-import { eventually, openDescriptors } from '../support/daemon.ts';
+import { closedAgain, eventually, openDescriptors } from '../support/daemon.ts';
 import { Arena, type Outcome } from './arena.ts';
 import type { HostileGuest } from './guest.ts';
 import { GUESTS } from './guests.ts';
@@ -44,7 +44,7 @@ const START_MS = 300;
 describe.each([1, 8])('%i at a time', (width) => {
   const { limitMs: forcedLimitMs } = FORCED[width] as (typeof FORCED)[number];
   let arena: Arena;
-  let before: { descriptors: number; heapBytes: number };
+  let before: { descriptors: string[]; heapBytes: number };
   let outcomes: Map<HostileGuest, Promise<Outcome>>;
   let beganMs: number;
 
@@ -84,7 +84,7 @@ describe.each([1, 8])('%i at a time', (width) => {
     // Output stays as long as its execution can be asked for, and in files only where it is large or spoilt.
     const executions = await daemon.listExecutions();
     expect(arena.directories().output.length).toBeLessThanOrEqual(executions.length);
-    await eventually('all descriptors are closed', () => openDescriptors() <= before.descriptors);
+    await closedAgain(before.descriptors);
     collectGarbage();
     expect(process.memoryUsage().heapUsed - before.heapBytes).toBeLessThan(HEAP_GROWTH_BYTES);
     console.info(

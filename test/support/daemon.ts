@@ -11,7 +11,7 @@ import type { SessionConfiguration, Snippet } from '../../src/supervisor/request
 import { eventually } from './eventually.ts';
 import { FORCED_LIMIT_MS } from './forced-limit.ts';
 import { disposeOfLeftovers, leftovers } from './leftovers.ts';
-import { childrenOf, descendants, openDescriptors, openFiles, processesWith } from './processes.ts';
+import { childrenOf, closedAgain, descendants, openDescriptors, openFiles, processesWith } from './processes.ts';
 
 /** What an execution came to. */
 export interface Ended {
@@ -215,4 +215,4 @@ afterAll(async () => {
   for (const path of temporary) rmSync(path, { recursive: true, force: true });
 });
 
-export { childrenOf, descendants, eventually, isAlive, openDescriptors, openFiles, processesWith };
+export { childrenOf, closedAgain, descendants, eventually, isAlive, openDescriptors, openFiles, processesWith };

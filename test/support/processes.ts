@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { isAlive } from '../../src/processes.ts';
+import { eventually } from './eventually.ts';
 
 /** Processes whose command line holds `text`. Zombies have none. */
 export function processesWith(text: string): number[] {
@@ -48,14 +49,24 @@ export function listensOnTcp(pid: number): string[] {
     .map(([, address]) => address as string);
 }
 
-/** How many descriptors this process has open. */
-export function openDescriptors(): number {
-  return openFiles().filter((file) => !isOfSleep(file)).length;
+/** What this process has open, but for what comes and goes by itself. */
+export function openDescriptors(): string[] {
+  return openFiles().filter((file) => !isOfSleep(file));
+}
+
+/** Resolves once this process has no more open than `before`; rejects with what is new. */
+export async function closedAgain(before: string[]): Promise<void> {
+  const isClosed = () => openDescriptors().length <= before.length;
+  await eventually('all descriptors are closed', isClosed).catch(({ message }) => {
+    const added = openDescriptors();
+    for (const file of before) if (added.includes(file)) added.splice(added.indexOf(file), 1);
+    throw new Error(`${message}: ${before.length} were open, now there are also ${added.join(', ')}`);
+  });
 }
 
 /** Of a process that sleeps a daemon keeps its figures open, and those of its cell's control group, for as long as it sleeps. */
 export function isOfSleep(target: string): boolean {
-  return /^\/proc\/\d+\/(sched)?stat$|\/cell-[^/]+\/(cpuacct\.usage|cpu\.stat)$/.test(target);
+  return /^\/proc\/\d+\/((sched)?stat|task\/\d+\/children)$|\/cell-[^/]+\/(cpuacct\.usage|cpu\.stat)$/.test(target);
 }
 
 function targetOf(fd: string): string {
