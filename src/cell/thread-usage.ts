@@ -172,8 +172,11 @@ export class GuestMeter {
     const end = this.#cpu('endUser', 'endSystem');
     if (totalOf(end) > 0) {
       this.#own = later(this.#own, since(this.#start, end));
-      this.#heap.usedBytes = this.#figure('endHeap');
-      this.#heap.externalBytes = this.#figure('endExternal');
+      // Where it could not look any more, what was seen last stands.
+      if (this.#figure('endHeap') > 0) {
+        this.#heap.usedBytes = this.#figure('endHeap');
+        this.#heap.externalBytes = this.#figure('endExternal');
+      }
     }
     this.#heap.usedBytes = Math.max(this.#heap.usedBytes, (heapLimitMb ?? 0) * MIB);
     return { ...this.#summary(), processes: 0, threads: 0 };

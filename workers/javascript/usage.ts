@@ -1,6 +1,5 @@
 import fs from 'node:fs';
 import os from 'node:os';
-import v8 from 'node:v8';
 import { define, program } from './program.ts';
 import { statFields, takeReaped } from './reaped.ts';
 import { FIGURE, UNKNOWN_THREAD } from './shared.ts';
@@ -12,8 +11,8 @@ const { readFileSync, readlinkSync } = fs;
 const toBigInt = BigInt;
 const { apply } = Reflect;
 const threadCpuUsage = process.threadCpuUsage.bind(process);
+const memoryUsage = process.memoryUsage.bind(process);
 const { setPriority } = os;
-const { getHeapStatistics } = v8;
 
 /** Programs give way to the cell they run in, by so much (`nice`), so that it can always stop them. */
 const NICE = 5;
@@ -58,10 +57,14 @@ export function noteEnd(): void {
   atomicStore(program.figures, FIGURE.endExternal, toBigInt(external));
 }
 
-/** `process.memoryUsage` looks at all of the process as well, and throws where that has no descriptor left. */
+/** Nothing where the process has no descriptor left: to tell, Node looks at all of the process as well. */
 function heldNow(): { heap: number; external: number } {
-  const { used_heap_size: heap, external_memory: external } = getHeapStatistics();
-  return { heap, external };
+  try {
+    const { heapUsed: heap, external } = memoryUsage();
+    return { heap, external };
+  } catch {
+    return { heap: 0, external: 0 };
+  }
 }
 
 let note = () => {};
