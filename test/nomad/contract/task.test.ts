@@ -1,0 +1,705 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { status } from '@grpc/grpc-js';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { connectDaemon } from '../../../src/client/index.ts';
+import {
+  type DriverTaskEvent,
+  FingerprintResponse_HealthState as Health,
+  type TaskConfig,
+  TaskState,
+  type TaskStatsResponse,
+} from '../../../src/gen/nomad/driver.ts';
+import { RpcStatus } from '../../../src/gen/nomad/errors.ts';
+import { eventually, processesWith, TestDaemon, temporaryDirectory } from '../../support/daemon.ts';
+import { DaemonProcess } from '../../support/daemon-process.ts';
+import { collect, detailOf, logsOf, PluginHost, taskIn } from '../host.ts';
+import { daemon, fingerprints, host, javascript, placesIn, python, ready, root, SLEEP, usePlugin } from './fixture.ts';
+
+usePlugin();
+
+/** What a plugin tells of a task from now on. */
+function messagesOf(plugin: PluginHost, task: TaskConfig): string[] {
+  const messages: string[] = [];
+  const call = plugin.driver.taskEvents({});
+  call.on('error', () => {});
+  call.on('data', ({ taskId, message }) => taskId === task.id && messages.push(message));
+  return messages;
+}
+
+describe('a task', () => {
+  test.each([
+    ['javascript', 'console.log("out"); console.error("err"); process.exitCode = 7'],
+    ['typescript', 'const code: number = 7; console.log("out"); console.error("err"); process.exitCode = code'],
+    ['python', 'import sys\nprint("out")\nprint("err", file=sys.stderr)\nsys.exit(7)'],
+  ])('of %s has its logs and its exit code', async (language, code) => {
+    const task = taskIn(root, { language, code });
+
+    const { result, err } = await host.run(task);
+
+    expect({ result, err }).toEqual({ result: { exitCode: 7, signal: 0, oomKilled: false }, err: '' });
+    expect([logsOf(task), logsOf(task, 'stderr')]).toEqual(['out\n', 'err\n']);
+  });
+
+  test('answers for its end until it is destroyed, and is not known after', async () => {
+    const task = javascript('0');
+    await host.run(task);
+
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 0 } });
+    await host.destroy(task.id, false);
+
+    const gone = 'task not found for given id';
+    await expect(host.inspect(task.id)).rejects.toThrow(gone);
+    await expect(host.wait(task.id)).rejects.toThrow(gone);
+    await expect(host.stop(task.id, '', 0)).rejects.toThrow(gone);
+    await expect(host.signal(task.id, 'SIGINT')).rejects.toThrow(gone);
+    await expect(host.exec(task.id, ['true'])).rejects.toThrow(gone);
+    await expect(host.destroy(task.id)).rejects.toThrow(gone);
+    await expect(
+      collect(host.driver.taskStats({ taskId: task.id, collectionInterval: undefined }), () => true),
+    ).rejects.toThrow(gone);
+  });
+
+  test('is running with a start time, then exited with both', async () => {
+    const task = python('import sys\nsys.stdin.read()\nimport time\nprint("ready", flush=True)\ntime.sleep(60)');
+    await host.start(task);
+    await ready(task);
+
+    const running = await host.inspect(task.id);
+    expect(running.task).toMatchObject({
+      id: task.id,
+      name: 'task',
+      state: TaskState.RUNNING,
+      result: { exitCode: 0 },
+    });
+    expect(running.task?.startedAt?.getTime()).toBeGreaterThan(Date.now() - 60_000);
+    expect(running.task?.completedAt?.getUTCFullYear()).toBe(1);
+    expect(Number(running.driver?.attributes.pid)).toBeGreaterThan(1);
+
+    await host.stop(task.id, 'SIGINT', 2_000);
+    const exited = await host.inspect(task.id);
+    expect(exited.task).toMatchObject({ state: TaskState.EXITED, startedAt: running.task?.startedAt });
+    expect(exited.task?.completedAt?.getTime()).toBeGreaterThan(running.task?.startedAt?.getTime() as number);
+  });
+
+  test('has the directory, the environment and the arguments it was given', async () => {
+    const task = javascript(
+      'console.log(JSON.stringify([process.cwd(), process.env.A, process.env.B, process.env.PLUGIN_PROTOCOL_VERSIONS, process.argv.slice(2)]))',
+      { args: ['x', 'y z'], env: { B: '2' } },
+    );
+    task.env = { ...task.env, A: '1', B: 'overridden' };
+
+    await host.run(task);
+
+    expect(JSON.parse(logsOf(task))).toEqual([join(task.allocDir, 'task'), '1', '2', null, ['x', 'y z']]);
+  });
+
+  test.each([
+    [
+      'local/main.mjs',
+      'import { a } from "./other.mjs"; console.log(a)',
+      'local/other.mjs',
+      'export const a = 1;',
+      '1\n',
+    ],
+    [
+      'local/main.py',
+      'from other import a\nprint(a, __file__.endswith("local/main.py"))',
+      'local/other.py',
+      'a = 1',
+      '1 True\n',
+    ],
+    [
+      '../alloc/data/main.ts',
+      'import { a } from "./other.ts"; const b: number = a; console.log(b)',
+      '../alloc/data/other.ts',
+      'export const a: number = 1;',
+      '1\n',
+    ],
+  ])(
+    'a script %s has its neighbours, and its language by its ending',
+    async (script, code, other, otherCode, printed) => {
+      const task = taskIn(root, { script });
+      writeFileSync(join(task.allocDir, 'task', script), code);
+      writeFileSync(join(task.allocDir, 'task', other), otherCode);
+
+      const { result } = await host.run(task);
+
+      expect([logsOf(task, 'stderr'), logsOf(task), result?.exitCode]).toEqual(['', printed, 0]);
+    },
+  );
+
+  test.each([
+    [{}, 'exactly one of script and code'],
+    [{ script: 'a.js', code: '1' }, 'exactly one of script and code'],
+    [{ script: 'none.js' }, 'script "none.js": ENOENT'],
+    [{ script: '../../outside.js' }, 'leads out of'],
+    [{ script: 'link.js' }, 'leads out of'],
+    [{ script: 'binary.js' }, 'script "binary.js"'],
+    [{ script: 'pipe.js' }, 'is no plain file'],
+    [{ code: '1', language: 'cobol' }, 'unknown language "cobol"'],
+    [{ code: '1', elide_opts: { timeout: 'long' } }, 'elide_opts.timeout: it must be a duration'],
+    [{ code: '1', elide_opts: { memory_limit: 'all' } }, 'elide_opts.memory_limit: it must be a size'],
+    [{ code: '1', elide_opts: { on_timeout: 'SIGNONE', timeout: '1s' } }, 'SIGNONE'],
+    [{ code: '1', isolation: 'vm' }, 'isolation'],
+    [Buffer.from([0xc1]), 'failed to decode driver config'],
+  ])('%o is refused for good', async (config, message) => {
+    const task = taskIn(root, config);
+    const directory = join(task.allocDir, 'task');
+    writeFileSync(join(root, 'outside.js'), '1');
+    symlinkSync(join(root, 'outside.js'), join(directory, 'link.js'));
+    execFileSync('mkfifo', [join(directory, 'pipe.js')]);
+    writeFileSync(join(directory, 'binary.js'), Buffer.from([0xff, 0xfe, 0x00]));
+
+    const error = await host.start(task).catch((caught) => caught);
+
+    expect(error).toMatchObject({ code: status.UNKNOWN });
+    expect(error.details).toContain(message);
+    await expect(host.wait(task.id)).rejects.toThrow('task not found');
+  });
+
+  test('a script that is too large is refused for good, and fills no memory', async () => {
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket });
+    const task = taskIn(root, { script: 'large.js' });
+    const file = join(task.allocDir, 'task/large.js');
+    writeFileSync(file, '');
+    truncateSync(file, 300 * 2 ** 20);
+
+    const error = await other.start(task).catch((caught) => caught);
+
+    const details = 'script "large.js": it has 314572800 bytes; at most 67108864 are allowed';
+    expect(error).toMatchObject({ code: status.UNKNOWN, details });
+    const peakKb = /VmHWM:\s*(\d+)/.exec(readFileSync(`/proc/${other.child.pid}/status`, 'utf8'))?.[1];
+    expect(Number(peakKb)).toBeLessThan(200 * 1024);
+  });
+
+  test('a language that is not enabled is answered with those that are', async () => {
+    const session_config = { enabled_languages: ['python'] };
+    await using other = await PluginHost.start({
+      daemon_socket: daemon.endpoints.socket,
+      session_id: 'py',
+      session_config,
+    });
+
+    await expect(other.start(javascript('1'))).rejects.toThrow(/"javascript" is not enabled .*enabled: python/);
+  });
+
+  test.each(['nobody-of-ours', 'nobody', '54321'])('of another user, %s, is refused by name', async (user) => {
+    const wanted = `unknown user "${user}": this driver runs tasks as the daemon's user, ${process.getuid?.()}`;
+    await expect(host.start(taskIn(root, { code: '1' }, { user }))).rejects.toThrow(wanted);
+  });
+
+  test.each([userInfo().username, String(userInfo().uid)])('of the daemon’s user, %s, is taken', async (user) => {
+    const task = taskIn(root, { code: 'print(1)' }, { user });
+
+    expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
+  });
+
+  test('of a user waits for a daemon that is away as any other', async () => {
+    await using other = await PluginHost.start({ daemon_socket: join(root, 'nobody.sock') });
+
+    const error = await other.start(taskIn(root, { code: '1' }, { user: 'root' })).catch((caught) => caught);
+
+    expect(error).toMatchObject({ code: status.FAILED_PRECONDITION });
+  });
+
+  // Only root may become somebody else.
+  describe.skipIf(process.getuid?.() !== 0)('of a plugin whose user has no name', () => {
+    let away: TestDaemon;
+    let other: PluginHost;
+
+    beforeAll(async () => {
+      away = await TestDaemon.start({ tcp: '127.0.0.1:0' });
+      const launcher = ['setpriv', '--reuid', '12345', '--clear-groups'];
+      other = await PluginHost.start({ daemon_address: away.endpoints.tcp }, {}, launcher);
+    });
+    afterAll(async () => {
+      await other[Symbol.asyncDispose]();
+      await away[Symbol.asyncDispose]();
+    });
+
+    test('starts where it names none', async () => {
+      expect(await other.run(javascript('process.exit(3)'))).toMatchObject({ result: { exitCode: 3 } });
+    });
+
+    test.each(['root', '12345'])('is refused where it names one, %s: the daemon is on TCP', async (user) => {
+      const task = taskIn(root, { code: '1' }, { user });
+
+      await expect(other.start(task)).rejects.toThrow(`user "${user}" cannot be checked`);
+    });
+  });
+
+  test('the same id twice is refused, and nothing else starts', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+
+    await expect(host.start(task)).rejects.toThrow(`task with ID "${task.id}" already started`);
+
+    await host.destroy(task.id);
+  });
+
+  test('a daemon that is away is worth another try, and says so as the agent reads it', async () => {
+    await using other = await PluginHost.start({ daemon_socket: join(root, 'nobody.sock') });
+
+    const error = await other.start(javascript('1')).catch((caught) => caught);
+
+    expect(error).toMatchObject({ code: status.FAILED_PRECONDITION });
+    const detail = RpcStatus.decode(detailOf(error) as Buffer);
+    expect(detail).toMatchObject({ code: status.FAILED_PRECONDITION, message: error.details });
+    expect(detail.details).toEqual([
+      {
+        typeUrl: 'type.googleapis.com/hashicorp.nomad.plugins.shared.structs.RecoverableError',
+        value: { recoverable: true },
+      },
+    ]);
+  });
+
+  test('that comes while the session closes starts in the next one', async () => {
+    await using other = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, session_id: 'closes' });
+    const stubborn = javascript(
+      'const { existsSync } = require("node:fs"); process.on("SIGTERM", () => {}); console.log("ready"); setInterval(() => existsSync("go") && process.exit(), 20)',
+    );
+    await other.start(stubborn);
+    await ready(stubborn);
+    const closed = daemon.daemon.deleteSession('closes', { graceMs: 60_000 });
+    const accepts = vi.spyOn(daemon.daemon, 'executeSnippet');
+
+    const next = other.run(javascript('process.exit(4)'));
+    await eventually('it is not accepted', () => accepts.mock.settledResults.some(({ type }) => type === 'rejected'));
+    accepts.mockRestore();
+    writeFileSync(join(stubborn.allocDir, 'task/go'), '');
+
+    expect(await next).toMatchObject({ result: { exitCode: 4 }, err: '' });
+    await closed;
+  });
+
+  describe('that a daemon did not answer, as it was stopped: the start was worth another try', () => {
+    /** Its answer. */
+    const startedWhileStopped = async (own: DaemonProcess, other: PluginHost, task: TaskConfig): Promise<unknown> => {
+      await fingerprints(other, (all) => all.at(-1)?.health === Health.HEALTHY);
+      own.child.kill('SIGSTOP');
+      const late = setTimeout(() => own.child.kill('SIGCONT'), 30_000);
+      const error = await other.start(task).catch((caught) => caught);
+      clearTimeout(late);
+      return error;
+    };
+    const UNANSWERED = { code: status.FAILED_PRECONDITION, details: 'the daemon does not answer' };
+
+    test('does not run where it takes it after all', { timeout: 180_000 }, async () => {
+      await using own = await DaemonProcess.start();
+      await using other = await PluginHost.start({ daemon_socket: own.socket, session_id: 's' });
+      const task = javascript(SLEEP);
+
+      const error = await startedWhileStopped(own, other, task);
+      own.child.kill('SIGCONT');
+
+      expect(error).toMatchObject(UNANSWERED);
+      using client = connectDaemon({ socket: own.socket });
+      // It may ask before the daemon has taken what it finds in its sockets.
+      const reason = () =>
+        client.getExecutionStatus('s', task.id).then(
+          ({ result }) => result?.reason,
+          () => undefined,
+        );
+      await eventually('it is ended', async () => (await reason()) === 'cancelled');
+      await expect(other.inspect(task.id)).rejects.toThrow('task not found');
+    });
+
+    test('is not handed in to the next one', { timeout: 180_000 }, async () => {
+      const [socket, places] = placesIn(temporaryDirectory());
+      const first = await DaemonProcess.start(...places);
+      await using other = await PluginHost.start({ daemon_socket: socket, session_id: 's' });
+      const [task, next] = [javascript('require("node:fs").writeFileSync("ran", "")'), javascript('process.exit(4)')];
+
+      const error = await startedWhileStopped(first, other, task);
+      await first.stop('SIGKILL');
+      await using _second = await DaemonProcess.start(...places);
+
+      expect(error).toMatchObject(UNANSWERED);
+      expect(await other.run(next)).toMatchObject({ result: { exitCode: 4 } });
+      using client = connectDaemon({ socket });
+      await expect(client.getExecutionStatus('s', task.id)).rejects.toThrow(`"${task.id}" not found`);
+      expect(existsSync(join(task.allocDir, 'task/ran'))).toBe(false);
+    });
+  });
+
+  test('that begins while its agent dies does not run on: the next agent starts it anew', async () => {
+    await using own = await TestDaemon.start({ maxRunning: 1 });
+    await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket, session_id: 's' });
+    const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
+    await other.start(first);
+    const call = other.driver.startTask({ task: second }, () => {});
+    await eventually('it is accepted', async () => (await own.daemon.listExecutions()).length === 2);
+
+    call.cancel();
+
+    await own.daemon.wait('s', second.id);
+    expect(await own.daemon.getExecutionStatus('s', second.id)).toMatchObject({ result: { reason: 'cancelled' } });
+    await expect(other.inspect(second.id)).rejects.toThrow('task not found');
+    expect(await other.inspect(first.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+  });
+
+  describe('that its agent starts anew, knowing nothing of the first start', () => {
+    const anew = (task: TaskConfig): TaskConfig => ({ ...task, id: task.id.replace(/[^/]+$/, 'ffffffff') });
+
+    test('as it was killed with its plugin: the first does not run beside the second', async () => {
+      await using own = await TestDaemon.start({ maxRunning: 1 });
+      const config = { daemon_socket: own.endpoints.socket, session_id: 's' };
+      await using before = await PluginHost.start(config);
+      const [running, task] = [javascript(SLEEP), javascript('process.exit(6)')];
+      await before.start(running);
+      before.driver.startTask({ task }, () => {});
+      await eventually('it is accepted', async () => (await own.daemon.listExecutions()).length === 2);
+      before.child.kill('SIGKILL');
+      await using after = await PluginHost.start(config);
+
+      await after.start(anew(task));
+
+      expect(await own.daemon.getExecutionStatus('s', task.id)).toMatchObject({ result: { reason: 'cancelled' } });
+      expect(await own.daemon.getExecutionStatus('s', running.id)).toMatchObject({ state: 'running' });
+      await own.daemon.cancelExecution('s', running.id);
+      expect(await after.wait(anew(task).id)).toMatchObject({ result: { exitCode: 6 } });
+    });
+
+    test('as it was killed before it wrote that down: the first is gone when the second begins', async () => {
+      const first = javascript(SLEEP);
+      const second = anew(first);
+      await host.start(first);
+      const ended = host.wait(first.id);
+      await ready(first);
+      const command = host.exec(first.id, ['sleep', `5${process.pid}`], 60_000);
+      await eventually('it runs', () => processesWith(`sleep 5${process.pid}`).length === 1);
+
+      await host.start(second);
+
+      expect(await ended).toMatchObject({ result: { signal: 9 } });
+      expect(await command).toMatchObject({ result: { signal: 9 } });
+      expect(processesWith(`sleep 5${process.pid}`)).toEqual([]);
+      await expect(host.inspect(first.id)).rejects.toThrow('task not found');
+      expect(await host.inspect(second.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+      await host.destroy(second.id);
+    });
+
+    test('under the same id after its plugin was killed: it is the first', async () => {
+      const config = { daemon_socket: daemon.endpoints.socket, session_id: 'again' };
+      await using before = await PluginHost.start(config);
+      const task = javascript(SLEEP);
+      await before.start(task);
+      before.child.kill('SIGKILL');
+      await using after = await PluginHost.start(config);
+
+      await after.start(task);
+
+      expect(await after.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+      await after.destroy(task.id);
+    });
+  });
+
+  test('memory beyond its resources is its end, told as such', async () => {
+    const allocatedResources = { cpu: undefined, memory: { memoryMb: 48n, memoryMaxMb: 0n }, networks: [] };
+    const task = javascript('const all = []; for (;;) all.push(Buffer.alloc(1e6, 1))');
+    task.resources = { allocatedResources, linuxResources: undefined, ports: [] };
+
+    const { result } = await host.run(task);
+
+    expect(result).toEqual({ exitCode: 137, signal: 9, oomKilled: true });
+  });
+
+  test('memory_max is the limit where there is one, and -1 is none', async () => {
+    const code = 'const kept = Buffer.alloc(120e6, 1); setTimeout(() => console.log(kept.length), 300)';
+    for (const memoryMaxMb of [256n, -1n]) {
+      const task = javascript(code);
+      const allocatedResources = { cpu: undefined, memory: { memoryMb: 64n, memoryMaxMb }, networks: [] };
+      task.resources = { allocatedResources, linuxResources: undefined, ports: [] };
+      expect(await host.run(task)).toMatchObject({ result: { exitCode: 0, oomKilled: false } });
+    }
+  });
+
+  test.each([
+    ['the daemon’s', { executionCeilings: { memoryLimitMb: 64 } }, [undefined, undefined], {}],
+    ['its configuration’s', {}, [64, 64], { elide_opts: { memory_limit: '2048' } }],
+    ['which it keeps while a task runs', {}, [64, 2048], {}],
+  ])('memory beyond its session’s, %s, is cut to that, which is told', async (_whose, node, figures, options) => {
+    await using own = await TestDaemon.start(node);
+    const [first, next] = figures.map((memory_limit_mb) => ({ session_id: 's', session_config: { memory_limit_mb } }));
+    await using before = await PluginHost.start({ daemon_socket: own.endpoints.socket, ...first });
+    await before.start(javascript(SLEEP));
+    await using after = await PluginHost.start({ daemon_socket: own.endpoints.socket, ...next });
+    await fingerprints(after, (all) => all.at(-1)?.health === Health.HEALTHY);
+    const task = javascript('const all = []; for (;;) all.push(Buffer.alloc(1e6, 1))', options);
+    const allocatedResources = { cpu: undefined, memory: { memoryMb: 2048n, memoryMaxMb: 0n }, networks: [] };
+    task.resources = { allocatedResources, linuxResources: undefined, ports: [] };
+    const told = messagesOf(after, task);
+
+    const { result } = await after.run(task);
+
+    expect(result).toMatchObject({ oomKilled: true });
+    await eventually('it is told', () => told.includes('memory is cut to 64 MiB, the ceiling of session "s"'));
+  });
+
+  test('the run limit ends it, as a failure with its reason', async () => {
+    const elide_opts = { timeout: '5s', on_timeout: 'SIGUSR2' };
+    const task = javascript('process.on("SIGUSR2", () => process.exit(0)); setInterval(() => {}, 1000)', {
+      elide_opts,
+    });
+
+    const { result, err } = await host.run(task);
+
+    expect(result).toMatchObject({ exitCode: 0 });
+    expect(err).toContain('timed_out');
+  });
+});
+
+describe('a stop', () => {
+  test('gives the guest its signal and its time', async () => {
+    const task = javascript(
+      'process.on("SIGHUP", () => { console.log("bye"); process.exit(3) }); console.log("ready"); setInterval(() => {}, 1000)',
+    );
+    await host.start(task);
+    await ready(task);
+
+    await host.stop(task.id, 'SIGHUP', 50_000);
+
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3, signal: 0 }, err: '' });
+    expect(logsOf(task)).toBe('ready\nbye\n');
+  });
+
+  test('is SIGTERM where nobody says, then force when the time is over', async () => {
+    const task = python(
+      'import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
+    );
+    await host.start(task);
+    await ready(task);
+    const began = performance.now();
+
+    await host.stop(task.id, '', 4_000);
+
+    expect(performance.now() - began).toBeGreaterThan(3_950);
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 137, signal: 9 } });
+    expect(logsOf(task)).toBe('ready\nno\n');
+  });
+
+  test('without time is force at once, for every waiter', async () => {
+    const task = python('import time\nprint("ready", flush=True)\ntime.sleep(60)');
+    await host.start(task);
+    await ready(task);
+    const waiters = [host.wait(task.id), host.wait(task.id)];
+
+    await host.stop(task.id, 'SIGINT', 0);
+
+    for (const end of await Promise.all(waiters))
+      expect(end.result).toEqual({ exitCode: 137, signal: 9, oomKilled: false });
+    await host.stop(task.id, 'SIGTERM', 1_000);
+  });
+
+  test('with a signal that cannot be sent is SIGTERM all the same', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+    await ready(task);
+
+    await host.stop(task.id, 'SIGNONE', 50_000);
+
+    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 143, signal: 15 } });
+  });
+
+  test('by destroy needs force', async () => {
+    const task = javascript(SLEEP);
+    await host.start(task);
+
+    await expect(host.destroy(task.id, false)).rejects.toThrow('cannot destroy running task');
+    const end = host.wait(task.id);
+    await host.destroy(task.id);
+
+    expect(await end).toMatchObject({ result: { signal: 9 } });
+  });
+
+  test('leaves nothing of the guest’s children', async () => {
+    const mark = `9${process.pid}`;
+    const task = python(
+      `import subprocess, time\nsubprocess.Popen(['sleep', '${mark}'], start_new_session=True)\nprint("ready", flush=True)\ntime.sleep(60)`,
+    );
+    await host.start(task);
+    await ready(task);
+    expect(processesWith(`sleep ${mark}`).length).toBe(1);
+
+    await host.stop(task.id, '', 1_000);
+
+    expect(processesWith(`sleep ${mark}`)).toEqual([]);
+  });
+});
+
+test('a signal reaches the guest, an unknown one is said to be', async () => {
+  const task = javascript(
+    'process.on("SIGUSR1", () => { console.log("usr1"); process.exit(3) }); console.log("ready"); setInterval(() => {}, 1000)',
+  );
+  await host.start(task);
+  await ready(task);
+
+  await expect(host.signal(task.id, 'SIGNONE')).rejects.toThrow('unknown signal "SIGNONE"');
+  await host.signal(task.id, 'SIGUSR1');
+
+  expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3 } });
+  expect(logsOf(task)).toBe('ready\nusr1\n');
+});
+
+test('a signal to a task that waits for a place reaches it once it runs', async () => {
+  await using own = await TestDaemon.start({ maxRunning: 1 });
+  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
+  const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
+  await other.start(first);
+  await other.start(second);
+  const signalled = other.signal(second.id, 'SIGHUP');
+
+  await other.destroy(first.id);
+
+  await signalled;
+  expect(await other.wait(second.id)).toMatchObject({ result: { signal: 1 } });
+});
+
+test('a wait that is cancelled ends, and the task goes on', async () => {
+  const task = javascript(SLEEP);
+  await host.start(task);
+  const { promise, resolve } = Promise.withResolvers<number | undefined>();
+  const call = host.driver.waitTask({ taskId: task.id }, (error) => resolve(error?.code));
+  call.cancel();
+
+  expect(await promise).toBe(status.CANCELLED);
+  expect(await host.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
+  await host.destroy(task.id);
+});
+
+test('statistics come at once and at the interval, with all that the agent needs', async () => {
+  const task = javascript('console.log("ready"); for (;;);');
+  await host.start(task);
+  await ready(task);
+  const began = performance.now();
+  const percentOf = (sample: TaskStatsResponse | undefined) => sample?.stats?.aggResourceUsage?.cpu?.percent ?? 0;
+
+  // However little of a core there is for it, and when.
+  const samples = await collect(
+    host.driver.taskStats({ taskId: task.id, collectionInterval: { seconds: 0n, nanos: 2e8 } }),
+    (all) => all.length >= 3 && percentOf(all.at(-1)) > 1,
+  );
+
+  // The first at once, the second after half an interval at least: rounds are shared with others.
+  expect(performance.now() - began).toBeGreaterThan(290);
+  // Where nobody says how often, a second lies between two.
+  const timesMs = samples.map(({ stats }) => stats?.timestamp?.getTime() ?? Number.NaN);
+  expect(Math.min(...timesMs.slice(1).map((ms, index) => ms - (timesMs[index] as number)))).toBeLessThan(900);
+  const { cpu, memory } = samples.at(-1)?.stats?.aggResourceUsage ?? {};
+  expect(samples[0]?.stats?.aggResourceUsage?.cpu?.percent).toBe(0);
+  expect(cpu?.totalTicks).toBeCloseTo(((cpu?.percent ?? 0) / 100) * 2000, 3);
+  expect(Number(memory?.rss)).toBeGreaterThan(100_000);
+  expect(memory?.measuredFields.length).toBeGreaterThan(0);
+  expect(Math.abs((samples.at(-1)?.stats?.timestamp?.getTime() ?? 0) - Date.now())).toBeLessThan(60_000);
+  await host.destroy(task.id);
+});
+
+test('statistics end in good order when their task is destroyed', async () => {
+  const task = javascript(SLEEP);
+  await host.start(task);
+  let destroyed: Promise<unknown> | undefined;
+
+  const samples = await collect(host.driver.taskStats({ taskId: task.id, collectionInterval: undefined }), () => {
+    destroyed ??= host.destroy(task.id);
+    return false;
+  });
+
+  expect(samples.length).toBeGreaterThan(0);
+  await destroyed;
+});
+
+test('events tell each state, and why it ended', async () => {
+  const events: DriverTaskEvent[] = [];
+  const call = host.driver.taskEvents({});
+  call.on('error', () => {});
+  call.on('data', (event) => events.push(event));
+  await host.run(javascript('1'));
+  const task = javascript('process.exit(4)', { elide_opts: { enable_ai: true, intrinsics: ['net'] } });
+
+  await host.run(task);
+
+  const own = () => events.filter(({ taskId }) => taskId === task.id);
+  await eventually('all are told', () => own().some(({ message }) => message.startsWith('Execution exited')));
+  expect(own().map(({ message }) => message)).toEqual(
+    expect.arrayContaining([
+      'Execution running',
+      'Execution exited: failed',
+      'asked for and not there: net, enable_ai; the daemon has no intrinsics and no AI, the task runs with what its language brings',
+    ]),
+  );
+  expect(own().at(-1)).toMatchObject({ allocId: task.allocId, taskName: 'task', annotations: { exit_code: '4' } });
+  expect(own().every(({ timestamp }) => timestamp !== undefined)).toBe(true);
+  call.cancel();
+});
+
+test('what the session is to have and the daemon has not is told once of each task, not again by its next driver', async () => {
+  const { socket } = daemon.endpoints;
+  const config = { daemon_socket: socket, session_id: 'asks', session_config: { enabled_intrinsics: ['io', 'env'] } };
+  const task = javascript(SLEEP, { elide_opts: { intrinsics: ['io'] } });
+  await using first = await PluginHost.start(config);
+  const told = messagesOf(first, task);
+  const { handle } = await first.start(task);
+  await eventually('it is told', () =>
+    told.some((message) => message.startsWith('asked for and not there: io, env; ')),
+  );
+  await using second = await PluginHost.start(config);
+  const toldAgain = messagesOf(second, task);
+
+  await second.recover(handle);
+  await second.stop(task.id, '', 0);
+  await eventually('the end is told', () => toldAgain.some((message) => message.startsWith('Execution exited')));
+
+  expect(told.filter((message) => message.startsWith('asked for'))).toHaveLength(1);
+  expect(toldAgain.filter((message) => message.startsWith('asked for'))).toEqual([]);
+});
+
+test('with logs = "nomad" output goes into the agent’s pipes, also while there is no daemon', async () => {
+  const directory = temporaryDirectory();
+  const [socket, places] = placesIn(directory);
+  const go = join(directory, 'go');
+  const first = await DaemonProcess.start(...places);
+  await using other = await PluginHost.start({ daemon_socket: socket, logs: 'nomad' });
+  const { capabilities } = await other.call(other.driver, other.driver.capabilities, {});
+  expect(capabilities?.disableLogCollection).toBe(false);
+  const code = `console.log("ready"); console.error("err"); setInterval(() => { if (!require("node:fs").existsSync("${go}")) return; console.log("last"); process.exit(6); }, 20)`;
+  const task = taskIn(directory, { language: 'javascript', code });
+  execFileSync('mkfifo', [task.stdoutPath, task.stderrPath]);
+  const readers = [task.stdoutPath, task.stderrPath].map((path) => spawn('cat', [path]).stdout);
+  const read = readers.map((reader) => text(reader));
+  const begun = Promise.all(readers.map((reader) => once(reader, 'readable')));
+  await other.start(task);
+  await begun;
+
+  await first.stop('SIGKILL');
+  writeFileSync(go, '');
+
+  expect(await Promise.all(read)).toEqual(['ready\nlast\n', 'err\n']);
+  await using _second = await DaemonProcess.start(...places);
+  expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
+});
+
+test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async (path) => {
+  const task = taskIn(root, { language: 'javascript', code: 'console.log(1)' }, { stdoutPath: path, stderrPath: path });
+
+  expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
+
+  expect(logsOf(task)).toBe('');
+  // Nor does the daemon keep it.
+  const [session] = await daemon.daemon.listSessions();
+  for await (const _ of daemon.daemon.streamOutput(session?.sessionId as string, task.id)) expect.unreachable();
+});
+
+test('with logs = "nomad" a pipe that the daemon may not write to is named, and nothing starts', async () => {
+  await using own = await DaemonProcess.startWithoutRights();
+  await using other = await PluginHost.start({ daemon_socket: own.socket, logs: 'nomad' });
+  const task = taskIn(own.directory, { language: 'javascript', code: 'console.log("lost")' });
+  execFileSync('mkfifo', ['-m', '400', task.stdoutPath, task.stderrPath]);
+
+  await expect(other.start(task)).rejects.toThrow(`"${task.stdoutPath}": EACCES`);
+  await expect(other.inspect(task.id)).rejects.toThrow('task not found');
+});
