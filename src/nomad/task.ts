@@ -51,17 +51,18 @@ export class Task {
   }
 
   #observe({ state, rung, atMs, result, warning }: StatusEvent, tells: boolean): void {
-    if (state === 'running') this.startedAt ??= new Date(atMs);
+    const at = new Date(atMs);
+    if (state === 'running') this.startedAt ??= at;
     if (state !== 'pending') this.settled.resolve();
     if (result === undefined) {
-      if (tells) tell(this.config, warning ?? `Execution ${state}${rung === undefined ? '' : ` (${rung})`}`);
+      if (tells) tell(this.config, warning ?? `Execution ${state}${rung === undefined ? '' : ` (${rung})`}`, {}, at);
       return;
     }
     const { reason, message, exitCode } = result;
     const why = message === undefined ? reason : `${reason}: ${message}`;
     this.result = result;
-    this.completedAt = new Date(atMs);
-    tell(this.config, `Execution exited: ${why}`, { reason, exit_code: String(exitCode), rung: result.rung ?? '' });
+    this.completedAt = at;
+    tell(this.config, `Execution exited: ${why}`, { reason, exit_code: String(exitCode), rung: result.rung ?? '' }, at);
     this.#end(exitOf(result), TROUBLE.includes(reason) ? why : '');
   }
 

@@ -3,10 +3,15 @@ import { DriverTaskEvent, type TaskConfig } from '../gen/nomad/driver.ts';
 
 const events = new EventEmitter().setMaxListeners(0);
 
-/** Tells every agent that listens, for the list of the task's events. */
-export function tell(task: TaskConfig, message: string, annotations: Record<string, string> = {}): void {
+/** Tells every agent that listens, for the list of the task's events, of what was so at that time. */
+export function tell(
+  task: TaskConfig,
+  message: string,
+  annotations: Record<string, string> = {},
+  timestamp = new Date(),
+): void {
   const { id: taskId, allocId, name: taskName } = task;
-  const event = { taskId, allocId, taskName, timestamp: new Date(), message, annotations };
+  const event = { taskId, allocId, taskName, timestamp, message, annotations };
   events.emit('event', DriverTaskEvent.fromPartial(event));
 }
 

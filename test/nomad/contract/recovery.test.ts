@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import {
+  type DriverTaskEvent,
   ExecTaskStreamingRequest,
   type ExecTaskStreamingResponse,
   FingerprintResponse_HealthState as Health,
@@ -66,10 +67,17 @@ describe('a recovery', () => {
     const handle = await handleOf(task);
     await host.wait(task.id);
     await using other = await another();
+    const events: DriverTaskEvent[] = [];
+    const call = other.driver.taskEvents({});
+    call.on('error', () => {});
+    call.on('data', (event) => events.push(event));
 
     await other.recover(handle);
 
     expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
+    // Told as of when it was.
+    await eventually('its end is told', () => events.length > 0);
+    expect(events[0]?.timestamp).toEqual((await other.inspect(task.id)).task?.completedAt);
   });
 
   test('ends the commands beside the task that nobody can follow any more, and nothing of them is kept', async () => {
