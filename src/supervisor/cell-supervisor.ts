@@ -274,7 +274,9 @@ export class CellSupervisor {
     let left = this.#options.contextPoolSize;
     const cells = [...this.#cells].filter((cell) => cell.kind === kind);
     for (const cell of cells.sort((a, b) => b.guests - a.guests)) {
-      const warm = cell.worn ? 0 : Math.min(left, this.#options.guestsPerCell[kind] - cell.guests);
+      // An older daemon may have let it hold more than one may hold now.
+      const room = Math.max(0, this.#options.guestsPerCell[kind] - cell.guests);
+      const warm = cell.worn ? 0 : Math.min(left, room);
       left -= warm;
       if (warm === cell.warm) continue;
       cell.warm = warm;

@@ -241,6 +241,33 @@ test('what is kept warm is in the cell that new guests go to, also while an olde
   });
 });
 
+test.each(LANGUAGES)(
+  'a cell that holds more %s guests than one may hold now goes on with them, and gets no more',
+  async (language) => {
+    await using node = await FaultNode.start({ contextsPerCell: 6, processesPerCell: 6 });
+    await node.client.createSession('s');
+    const ids = ['0', '1', '2', '3'];
+    for (const executionId of ids) {
+      await node.ready({ executionId, language, code: COUNTER[language], stdin: true });
+    }
+    const [full = 0] = node.cellPids();
+
+    await node.end();
+    await node.start({ contextsPerCell: 2, processesPerCell: 2 });
+    await node.ready({ executionId: 'later', language, code: COUNTER[language], stdin: true });
+
+    const { cells } = await node.client.getSession('s');
+    expect(cells.map(({ pid, executions }) => [pid === full, executions])).toEqual([
+      [true, 4],
+      [false, 1],
+    ]);
+    for (const executionId of [...ids, 'later']) {
+      await node.client.writeInput('s', executionId, Buffer.from('end\n'));
+      expect((await node.client.wait('s', executionId)).result).toMatchObject({ reason: 'failed', exitCode: 7 });
+    }
+  },
+);
+
 /** Processes that look as if they were started for the node's one cell. */
 function impostorsOf(node: FaultNode): number[] {
   const directory = join(node.stateDir, 'daemon', 'cells');
