@@ -57,7 +57,7 @@ export interface GuestExit {
   message?: string | undefined;
   /** Absent when no guest code ran, or when nobody could see. */
   usage?: Usage | undefined;
-  /** The stop that its cell was told of: by a daemon that died before it could write that down, when no other is known. */
+  /** The stop that its cell was told of: it may be by a daemon that died before it could write that, or its rung, down. */
   stop?: { reason: StopReason; rung: Rung } | undefined;
 }
 
@@ -179,8 +179,10 @@ function endedReason({ cause, exitCode, signal }: GuestExit): ExitReason {
 }
 
 /** The result of a guest that ended while a stop was under way. */
-function stoppedResult({ stop, rung }: ExecutionContext, exit: GuestExit): ExecutionResult {
+function stoppedResult({ stop, rung: reached }: ExecutionContext, exit: GuestExit): ExecutionResult {
   const { exitCode, signal, message, usage } = exit;
+  // Its cell may have used force for a daemon that died before it could write that down.
+  const rung = reached === 'graceful' ? (exit.stop?.rung ?? reached) : reached;
   return { reason: stop?.reason ?? 'cancelled', rung, exitCode, signal, message: stop?.message ?? message, usage };
 }
 

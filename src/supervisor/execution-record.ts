@@ -339,13 +339,13 @@ export class ExecutionRecord {
   }
 }
 
-/** The stop that was under way, with what is left of its grace period. */
-export function stopUnderWay(events: readonly JournaledEvent[]): Stop | undefined {
+/** The stop that was under way, with what is left of its grace period, if it is in that: `leastMs` at least. */
+export function stopUnderWay(events: readonly JournaledEvent[], leastMs = 0): Stop | undefined {
   // The event that began its rung: a warning may have come since.
   const reached = events.findLast(({ stop }) => stop !== undefined);
   if (reached?.stop === undefined) return undefined;
   if (reached.rung !== 'graceful') return { ...reached.stop, graceMs: 0 };
-  return { ...reached.stop, graceMs: Math.max(0, reached.stop.graceMs - agoMs(reached)) };
+  return { ...reached.stop, graceMs: Math.max(leastMs, reached.stop.graceMs - agoMs(reached)) };
 }
 
 /** Throws when the execution was accepted for another request. */

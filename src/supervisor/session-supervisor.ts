@@ -306,7 +306,8 @@ export class SessionSupervisor implements Waiting {
     this.#dispatch(record);
     const started = events.find(({ state }) => state === 'running');
     if (started !== undefined) record.actor.send({ type: 'guest.started', agoMs: agoMs(started) });
-    const stop = stopUnderWay(events);
+    // What has ended it while there was no daemon is told in this turn: force, if nothing has, is used in a later one.
+    const stop = stopUnderWay(events, place === undefined && written === undefined ? 0 : 1);
     if (stop !== undefined) record.actor.send({ type: 'execution.stop', ...stop });
     record.resumed();
     this.#resuming.delete(executionKey);

@@ -649,6 +649,32 @@ test('a stop under way goes on: its signal comes once, and force when the grace 
   expect(await node.steps('e')).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited']);
 });
 
+test.each(['its cell', 'the record of its cell'])(
+  'a guest that has ended in its grace period was not forced, though that passed before a daemon heard of it from %s',
+  async (from) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const go = join(node.root, 'go');
+    const code = `process.on('SIGTERM', () => console.log('asked')); ${endsOnce(go)}`;
+    await node.ready({ executionId: 'e', code });
+    const graceMs = 4_000;
+    await node.client.cancelExecution('s', 'e', { graceMs });
+    await node.printed('e', 'asked');
+    const asked = Date.now();
+
+    await node.end();
+    writeFileSync(go, '');
+    await eventually('it has ended', () => endsWritten(node).length > 0);
+    if (from !== 'its cell') for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+    await eventually('its grace has passed', () => Date.now() > asked + graceMs);
+    await node.start();
+
+    const { result } = await node.client.wait('s', 'e');
+    expect(result).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 3 });
+    expect(await node.steps('e')).toEqual(['pending', 'running', 'signaled.graceful', 'exited']);
+  },
+);
+
 test.each(LANGUAGES)(
   'a stop that no daemon could write down is the reason of the end all the same: %s',
   async (language) => {

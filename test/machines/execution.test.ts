@@ -192,6 +192,20 @@ test('a guest that exits in its grace period keeps its own exit code', () => {
   expect(resultOf(actor)).toMatchObject({ reason: 'cancelled', rung: 'graceful', exitCode: 3 });
 });
 
+test('force that a daemon used and could not write down is the rung that ended a guest; one that overtakes it is not', () => {
+  const stop = (rung: 'graceful' | 'forced') => ({ reason: 'cancelled', rung }) as const;
+  const { actor: behind } = running();
+  const { actor: ahead } = running();
+  behind.send(cancel);
+  ahead.send({ ...cancel, graceMs: 0 });
+
+  behind.send({ type: 'guest.exited', exit: { exitCode: 137, signal: 'SIGKILL', stop: stop('forced') } });
+  ahead.send({ type: 'guest.exited', exit: { exitCode: 0, stop: stop('graceful') } });
+
+  expect(resultOf(behind)).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect(resultOf(ahead)).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+});
+
 test('the run limit starts the ladder when it passes, and not before', () => {
   const { actor, clock, told } = running();
 
