@@ -290,7 +290,8 @@ export class SessionSupervisor implements Waiting {
     const place = this.#cells.held(executionKey);
     const hasBegun = events.some(({ state }) => state === 'running') || place !== undefined || written !== undefined;
     if (!hasBegun && request !== undefined && (cellKey === undefined || this.#cells.has(cellKey))) {
-      this.#queue.add(record);
+      // Where its queue limit has passed meanwhile, the machine ends it, in a later turn: until then it must get no place.
+      if (record.actor.getSnapshot().context.queueTimeoutMs !== 0) this.#queue.add(record);
       record.resumed();
       // It was stopped before it came to a cell: that is its end.
       const stop = stopUnderWay(events);

@@ -763,6 +763,36 @@ test('what waits goes on waiting, starts in its order, and starts once', async (
   expect((await node.client.getSession('s')).counts).toEqual({ pending: 0, running: 0, exited: 21 });
 });
 
+test.each(['with its cell', 'by itself'])(
+  'what has waited longer than it may, for a place that a guest left %s while there was no daemon, starts no more',
+  async (how) => {
+    await using node = await FaultNode.start({ maxRunning: 1 });
+    await node.client.createSession('s');
+    const [go, file] = [join(node.root, 'go'), join(node.root, 'started')];
+    await node.ready({ executionId: 'first', code: endsOnce(go) });
+    const code = `require('fs').appendFileSync('${file}', process.env.ID)`;
+    const waits = { sessionId: 's', language: 'javascript', code };
+    const queueTimeoutMs = 500;
+    await node.client.executeSnippet({ ...waits, executionId: 'waits', env: { ID: 'waits' }, queueTimeoutMs });
+    const waited = Date.now();
+    await node.client.executeSnippet({ ...waits, executionId: 'patient', env: { ID: 'patient' } });
+
+    await node.end();
+    if (how === 'by itself') {
+      writeFileSync(go, '');
+      await eventually('it has ended', () => endsWritten(node).length > 0);
+    }
+    for (const pid of how === 'by itself' ? [] : node.cellPids()) process.kill(pid, 'SIGKILL');
+    await eventually('it has waited too long', () => Date.now() > waited + queueTimeoutMs);
+    await node.start();
+
+    expect((await node.client.wait('s', 'waits')).result).toMatchObject({ reason: 'queue_timed_out', exitCode: -1 });
+    expect(await node.steps('waits')).toEqual(['pending', 'exited']);
+    expect((await node.client.wait('s', 'patient')).result).toMatchObject({ reason: 'completed' });
+    expect(readFileSync(file, 'utf8')).toBe('patient');
+  },
+);
+
 test('what was handed to a cell that is gone starts no second time, though nobody saw it start', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s', { contextPoolSize: 1 });
