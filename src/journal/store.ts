@@ -440,9 +440,13 @@ function copyReadable(damaged: string, database: DatabaseSync): number {
       // The rest of this table cannot be read.
     }
   }
-  // Nothing can be said of an execution without its events.
+  // Nothing can be said of an execution without its events, nor without its result where it has one; and its number may be
+  // another one's soon.
   database.exec(`
-    DELETE FROM executions WHERE number NOT IN (SELECT number FROM events);
+    DELETE FROM executions WHERE number NOT IN (SELECT number FROM events)
+      OR exited_at_ms IS NOT NULL AND number NOT IN (SELECT number FROM events WHERE event ->> 'state' = 'exited');
+    DELETE FROM events WHERE number NOT IN (SELECT number FROM executions);
+    DELETE FROM requests WHERE number NOT IN (SELECT number FROM executions);
     DELETE FROM outputs WHERE number NOT IN (SELECT number FROM executions)`);
   database.exec('COMMIT');
   return kept;

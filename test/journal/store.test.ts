@@ -92,6 +92,15 @@ const output = (stdout: string, stderr = ''): SealedOutput => ({
   bornMs: { stdout: 1.25, stderr: 2.5 },
 });
 
+const PAGE_BYTES = 4096;
+
+/** Numbers of the pages that hold a table's rows, in their order. */
+function leavesOf(path: string, table: string): number[] {
+  using database = new DatabaseSync(path, { readOnly: true });
+  const leaves = database.prepare("SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf' ORDER BY path");
+  return leaves.all(table).map(({ pageno }) => Number(pageno));
+}
+
 const wholeStory = [session('a'), accepted(1), happened(1, 2, 'running'), happened(1, 3, 'exited'), accepted(2)];
 
 describe('what was written', () => {
@@ -364,6 +373,48 @@ describe('a file that is none', () => {
     using reader = new JournalReader(path);
     expect(reader.verify()).toEqual([]);
   });
+
+  test.each(['executions', 'requests', 'events', 'outputs'])(
+    'any more, because a page of its %s was overwritten, is salvaged as a sound one that goes on, whichever page it was',
+    (table) => {
+      const path = fileOf();
+      const numbers = Array.from({ length: 180 }, (_, index) => index + 1);
+      const finished = numbers.filter((number) => number % 3 === 1);
+      const steps = ['pending', 'running', 'signaled', 'signaled', 'exited'] as const;
+      const { store: whole } = JournalStore.open(path, 'normal');
+      whole.write([session('a'), ...numbers.map((number) => accepted(number))]);
+      whole.write(finished.flatMap((number) => steps.map((step, index) => happened(number, index + 1, step))));
+      whole.seal(finished.map((number) => ({ number, output: output('x'.repeat(200)) })));
+      whole.close();
+      vacuumJournal(path);
+      const bytes = readFileSync(path);
+
+      const pages = leavesOf(path, table);
+      expect(pages.length).toBeGreaterThan(1);
+      for (const page of pages) {
+        const damaged = fileOf();
+        const begin = (page - 1) * PAGE_BYTES;
+        writeFileSync(damaged, Buffer.from(bytes).fill(0xff, begin, begin + PAGE_BYTES));
+
+        const { store, contents, setAside } = JournalStore.open(damaged, 'normal');
+        const number = contents.nextNumber;
+        store.write([accepted(number), happened(number, 2, 'running'), happened(number, 3, 'exited')]);
+        const added = store.finished(number);
+        store.close();
+
+        expect(setAside?.kept, `page ${page}`).toBeGreaterThan(0);
+        expect(added?.events.map(({ state }) => state)).toEqual(['pending', 'running', 'exited']);
+        using reader = new JournalReader(damaged);
+        expect(reader.verify(), `page ${page}`).toEqual([]);
+        using database = new DatabaseSync(damaged, { readOnly: true });
+        // What is lost, and what has begun, leaves no environment behind.
+        const strays = database.prepare(`
+          SELECT count(*) AS count FROM requests
+          WHERE number NOT IN (SELECT number FROM executions WHERE exited_at_ms IS NULL)`);
+        expect(strays.get(), `page ${page}`).toEqual({ count: 0 });
+      }
+    },
+  );
 
   test('any more, and is put aside by a process that is killed meanwhile, is read by the next one', {
     timeout: 240_000,
