@@ -1,4 +1,4 @@
-import { lstatSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { type Dir, lstatSync, opendirSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { childrenOf } from '../processes.ts';
 import { isShortage, withDescriptor } from '../spare-descriptor.ts';
@@ -28,6 +28,7 @@ export async function writersOf(files: readonly OwnFile[], endMs: number): Promi
     if (performance.now() >= endMs) break;
     await giveWay();
     for (const path of descriptorsOf(pid)) {
+      if (performance.now() >= endMs) break;
       await giveWay();
       if (!isWriterOf(byPath, path)) continue;
       found.push(pid);
@@ -38,14 +39,30 @@ export async function writersOf(files: readonly OwnFile[], endMs: number): Promi
   return found.filter((pid) => !own.has(pid));
 }
 
-/** Those of its newest thread: the first one may have ended, and shows none then. */
-function descriptorsOf(pid: number): string[] {
+/** Those of its newest thread: the first one may have ended, and shows none then. One by one, as they are asked for. */
+function* descriptorsOf(pid: number): Generator<string> {
   try {
     const directory = `/proc/${pid}/task/${namesIn(`/proc/${pid}/task`).at(-1)}/fd`;
-    return namesIn(directory).map((fd) => `${directory}/${fd}`);
+    for (const fd of eachNameIn(directory)) yield `${directory}/${fd}`;
   } catch (error) {
     if (isShortage(error)) throw error;
-    return [];
+  }
+}
+
+/** All at once where there is only the spare descriptor, which is not to be held while others have their turns. */
+function* eachNameIn(directory: string): Generator<string> {
+  let opened: Dir;
+  try {
+    opened = opendirSync(directory);
+  } catch (error) {
+    if (!isShortage(error)) throw error;
+    yield* namesIn(directory);
+    return;
+  }
+  try {
+    for (let entry = opened.readSync(); entry !== null; entry = opened.readSync()) yield entry.name;
+  } finally {
+    opened.closeSync();
   }
 }
 
