@@ -221,12 +221,23 @@ export function isSameProcess(pid: number, startTime: string | undefined): boole
   return fields !== undefined && !isEnded(pid, fields) && fields[19] === startTime;
 }
 
-/** Whether a process was started by this one; once that is gone, whether it may have been: then the first of all has it. */
+/**
+ * Whether a process was started by this one; once that is gone, whether it may have been: then the first of all has it, or
+ * another one that its own are below (prctl(2), PR_SET_CHILD_SUBREAPER), as `systemd --user` is. `parent` is below this one.
+ */
 export function isChildOf(pid: number, parent: number, parentStartTime: string | undefined): boolean {
   const fields = fieldsOf(pid);
   if (fields === undefined) return false;
   const above = Number(fields[1]);
-  return above === parent || (above === 1 && Number(fields[19]) >= Number(parentStartTime));
+  return above === parent || (Number(fields[19]) >= Number(parentStartTime) && isAbove(above));
+}
+
+/** Whether this process is below that one; all are below the first. */
+function isAbove(pid: number): boolean {
+  if (pid <= 1) return pid === 1;
+  let above = process.ppid;
+  while (above > 1 && above !== pid) above = Number(fieldsOf(above)?.[1] ?? 0);
+  return above === pid;
 }
 
 interface ProcessStat {

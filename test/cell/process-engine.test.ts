@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
@@ -100,4 +102,39 @@ test('what a process says last is heard, however often it has said something els
   expect(exitCode).toBe(0);
   expect(processesWith(`sleep ${seconds}`)).toEqual([]);
   expect((usage?.userSeconds ?? 0) + (usage?.systemSeconds ?? 0)).toBeGreaterThanOrEqual(0.3);
+});
+
+/** Runs a command, and has the orphans of all below it, as `systemd --user` and the managers of some containers do. */
+const SUBREAPER = `
+import ctypes, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+sys.exit(subprocess.call(sys.argv[1:]))`;
+
+test('a child of which a process tells last is gone with it, whoever has its orphans', async () => {
+  const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+  const code = `
+    while (!require('node:fs').existsSync('go'));
+    require('node:child_process').spawn('sleep', ['${seconds}'], { detached: true, stdio: 'ignore' }).unref();
+    process.exit();`;
+  const imported = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+  const host = `
+    import { writeFileSync } from 'node:fs';
+    import { EngineHarness } from ${imported('./javascript-harness.ts')};
+    import { ProcessEngine } from ${imported('../../src/cell/process-engine.ts')};
+    import { zombiesOf } from ${imported('../../src/processes.ts')};
+    await using harness = new EngineHarness(new ProcessEngine(${JSON.stringify({ programPath })}));
+    const { cwd, started, result } = harness.start(${JSON.stringify(code)}, { env: { PATH: process.env.PATH } });
+    await started;
+    writeFileSync(cwd + '/go', '');
+    // It hears nothing more until the process has ended.
+    while (zombiesOf(process.pid) === 0);
+    process.exitCode = (await result).exitCode;`;
+  const command = [process.execPath, '--input-type=module', '-e', host];
+
+  const reaper = spawn('python3', ['-c', SUBREAPER, ...command], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const [exitCode] = await once(reaper, 'exit');
+
+  const left = processesWith(`sleep ${seconds}`);
+  for (const pid of left) process.kill(pid, 'SIGKILL');
+  expect({ exitCode, left }).toEqual({ exitCode: 0, left: [] });
 });
