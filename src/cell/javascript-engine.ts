@@ -103,7 +103,7 @@ class JavaScriptGuest implements Guest {
   #startTimer: NodeJS.Timeout | undefined;
   #boots = 0;
   #started = false;
-  /** The thread is gone. */
+  /** The thread is gone: what comes later changes nothing of how it ended. */
   #ended = false;
   #finished = false;
   #endedBy: number | undefined;
@@ -142,7 +142,7 @@ class JavaScriptGuest implements Guest {
 
   signal(name: NodeJS.Signals, tree = false): void {
     const number = signalNumber(name);
-    if (this.#finished || number === undefined) return;
+    if (this.#ended || this.#finished || number === undefined) return;
     // Before the guest itself: with its end they are killed.
     if ((tree || this.#request.signalTree) && this.#measured !== undefined) sendAll(this.#measured.children(), name);
     if (!this.notify(name) && !HARMLESS_SIGNALS.has(name)) this.#terminate(number);
@@ -150,7 +150,7 @@ class JavaScriptGuest implements Guest {
 
   notify(name: NodeJS.Signals): boolean {
     const number = signalNumber(name);
-    if (this.#finished || number === undefined || name === 'SIGKILL' || number > 31) return false;
+    if (this.#ended || this.#finished || number === undefined || name === 'SIGKILL' || number > 31) return false;
     if ((Atomics.load(this.#shared, SHARED.listened) & (1 << number)) === 0) return false;
     this.#post({ type: 'signal', name, number });
     return true;
@@ -244,7 +244,7 @@ class JavaScriptGuest implements Guest {
   }
 
   #terminate(number: number): void {
-    if (this.#finished) return;
+    if (this.#ended || this.#finished) return;
     this.#endedBy ??= number;
     const end = () => {
       this.#measured?.look();

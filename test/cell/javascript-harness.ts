@@ -24,6 +24,8 @@ export interface Running {
   directory: string;
   cwd: string;
   started: Promise<void>;
+  /** What it runs in is gone, which is told where its end may take longer. */
+  gone: Promise<void>;
   outputExceeded: Promise<void>;
   result: Promise<Result>;
   out(): string;
@@ -56,6 +58,7 @@ export class EngineHarness<E extends Engine> implements AsyncDisposable {
     ];
     for (const path of [cwd, tmpDir, outputDir]) mkdirSync(path, { recursive: true });
     const begun = Promise.withResolvers<void>();
+    const gone = Promise.withResolvers<void>();
     const exceeded = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<Result>();
     const events: string[] = [];
@@ -88,6 +91,7 @@ export class EngineHarness<E extends Engine> implements AsyncDisposable {
         thread = info.thread;
         begun.resolve();
       },
+      gone: () => gone.resolve(),
       outputExceeded() {
         events.push('outputExceeded');
         exceeded.resolve();
@@ -105,6 +109,7 @@ export class EngineHarness<E extends Engine> implements AsyncDisposable {
       directory,
       cwd: request.cwd,
       started: begun.promise,
+      gone: gone.promise,
       outputExceeded: exceeded.promise,
       result: ended.promise,
       out: () => read('stdout'),

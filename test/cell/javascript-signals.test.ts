@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import type { Guest } from '../../src/cell/engine.ts';
 import { readKernelFile, statFields } from '../../src/proc-file.ts';
 import { eventually, isAlive, processesWith } from '../support/daemon.ts';
 import { Harness } from './javascript-harness.ts';
@@ -102,6 +103,22 @@ test.each([
   expect(await running.result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
   running.guest.kill();
   running.guest.signal('SIGTERM');
+});
+
+test.each([
+  ['a signal', (guest: Guest) => guest.signal('SIGTERM')],
+  ['force', (guest: Guest) => guest.kill()],
+])('%s that comes while what a program has left behind is ended does not change how it ended', async (_, stop) => {
+  const running = shared.start(
+    `require('child_process').spawn('sleep', ['1000'], { stdio: 'inherit' }); process.exit(0)`,
+  );
+  await running.gone;
+  expect(running.guest.notify('SIGTERM')).toBe(false);
+
+  stop(running.guest);
+
+  const { exitCode, signal, events } = await running.result;
+  expect({ exitCode, signal, events }).toEqual({ exitCode: 0, signal: undefined, events: ['started', 'exited'] });
 });
 
 /** Whether the kernel ends that thread (PF_EXITING), or has: whoever waits for it hears a moment before it is not to be seen. */
