@@ -164,6 +164,44 @@ test.each([
 );
 
 test.each([
+  [
+    'a program has started',
+    "spawn(...child, { stdio: 'ignore' }).on('spawn', () => console.log('ready')).on('exit', end);",
+  ],
+  ['a program waits for', "end(spawnSync(...child, { stdio: 'inherit' }).status);"],
+  [
+    'a thread waits for that is to end',
+    `const worker = new Worker("require('child_process').spawnSync(...require('worker_threads').workerData)",
+      { eval: true, workerData: child });
+    worker.on('exit', () => end(0));
+    const look = setInterval(() => {
+      if (!existsSync(begun)) return;
+      clearInterval(look);
+      worker.terminate();
+      console.log('ready');
+    }, 5);`,
+  ],
+])('the end of a child that %s is seen where the cell has no descriptor left', { timeout: 60_000 }, async (_, code) => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const [begun, go] = [join(node.directory(), 'begun'), join(node.directory(), 'go')];
+  const waiting = await session.ready(`
+      const { existsSync } = require('node:fs');
+      const { spawn, spawnSync } = require('node:child_process');
+      const { Worker } = require('node:worker_threads');
+      const begun = '${begun}';
+      const child = ['sh', ['-c', ': > ${begun}; echo ready; until [ -e ${go} ]; do sleep 0.02; done']];
+      const end = (status) => process.exit(status === 0 ? 3 : 4);
+      ${code}`);
+  // What is open stays open.
+  using _none = limited(await session.cellPid(), 'NOFILE', 3);
+  writeFileSync(go, '');
+  const { result } = await waiting.end();
+
+  expect(result).toMatchObject({ reason: 'failed', exitCode: 3 });
+});
+
+test.each([
   ['by a signal', '', 143],
   ['by its handler', "process.on('SIGTERM', () => process.exit(3));", 3],
 ])(

@@ -115,7 +115,14 @@ export function joinProgram(): void {
  */
 export function noteReaped(): void {
   if (program.ownsProcess) return;
-  takeReaped(readFileSync('/proc/self/stat', 'latin1'), program.reaped, program.figures);
+  let stat: string;
+  try {
+    stat = readFileSync('/proc/self/stat', 'latin1');
+  } catch {
+    // No descriptor is left: whoever does so next takes that over as well.
+    return;
+  }
+  takeReaped(stat, program.reaped, program.figures);
 }
 
 /** The fields of a process's stat; undefined for one that is gone. */
