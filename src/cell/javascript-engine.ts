@@ -1,7 +1,14 @@
 import { constants } from 'node:os';
 import { inspect } from 'node:util';
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import { HARMLESS_SIGNALS, SHARED, SHARED_BYTES, signalName, signalNumber } from '../../workers/javascript/shared.ts';
+import {
+  HARMLESS_SIGNALS,
+  SHARED,
+  SHARED_BYTES,
+  signalName,
+  signalNumber,
+  THREAD_SLOTS,
+} from '../../workers/javascript/shared.ts';
 import { sourceOf } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
@@ -37,7 +44,7 @@ const CHILD_LIMIT_MS = 10_000;
 /** How many threads may fail to boot before a start is given up. */
 const MAX_BOOTS = 3;
 
-/** How long a thread that is about to be ended may take to note the child process it is just making. */
+/** How long threads that are about to be ended may take to note the child processes they are just making. */
 const SPAWN_WAIT_MS = 50;
 
 /** How often a thread that is to end is looked at for a child it waits for. */
@@ -190,6 +197,7 @@ class JavaScriptGuest implements Guest {
     for (const message of this.#sent ?? []) port1.postMessage(message);
     const context = this.#pool.take(this.#heapLimitMb);
     this.#context = context;
+    this.#meter.programs.add(this.#shared);
     context.ended.then((end) => {
       this.#hearOfStart();
       port1.close();
@@ -246,18 +254,22 @@ class JavaScriptGuest implements Guest {
   #terminate(number: number): void {
     if (this.#ended || this.#finished) return;
     this.#endedBy ??= number;
-    const end = () => {
-      this.#measured?.look();
-      // The memory of large ones would take longer to add up than their end may.
-      this.#measured?.lookAtChildren(false);
-      this.#context?.terminate();
-      this.#release();
-    };
+    void this.#endThread();
+  }
+
+  async #endThread(): Promise<void> {
     Atomics.store(this.#shared, SHARED.closing, 1);
-    const spawning = Atomics.waitAsync(this.#shared, SHARED.spawning, 1, SPAWN_WAIT_MS);
     // Making a process is one call into native code: the thread could not end before it returns anyway.
-    if (spawning.async) spawning.value.then(end);
-    else end();
+    const endMs = performance.now() + SPAWN_WAIT_MS;
+    for (let slot = SHARED.spawning; slot < SHARED.spawning + THREAD_SLOTS; slot += 1) {
+      const spawning = Atomics.waitAsync(this.#shared, slot, 1, Math.max(0, endMs - performance.now()));
+      if (spawning.async) await spawning.value;
+    }
+    this.#measured?.look();
+    // The memory of large ones would take longer to add up than their end may.
+    this.#measured?.lookAtChildren(false);
+    this.#context?.terminate();
+    this.#release();
   }
 
   /** Ends the children that its threads wait for synchronously: until then no thread can end, nor one that started it. */
@@ -329,6 +341,7 @@ class JavaScriptGuest implements Guest {
       this.#finalUsage = this.#measured.final(atHeapLimit ? this.#context?.heapLimitMb : undefined);
       this.#meter.remove(this.#measured);
     }
+    this.#meter.programs.delete(this.#shared);
     for (const resolve of this.#writes.splice(0)) resolve();
     this.#events.exited({ ...exit, ...(this.#finalUsage !== undefined && { usage: this.#finalUsage }) });
   }

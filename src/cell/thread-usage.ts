@@ -10,7 +10,7 @@ import {
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
 import { readKernelFile } from '../proc-file.ts';
-import { childrenOfThread } from '../processes.ts';
+import { childrenOfThread, isAlive } from '../processes.ts';
 import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
 import type { ThreadStart } from './messages.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
@@ -35,6 +35,8 @@ const MIB = 2 ** 20;
 export class ThreadMeter {
   /** For the threads, see `REAPED_BYTES`. */
   readonly reaped = new SharedArrayBuffer(REAPED_BYTES);
+  /** What each program shares with the cell, from before it begins until its end is told. */
+  readonly programs = new Set<Int32Array>();
   readonly #countThreads: () => number;
   readonly #guests = new Set<GuestMeter>();
   readonly #unseen: UnseenMemory<GuestMeter>;
@@ -70,6 +72,17 @@ export class ThreadMeter {
   takeReaped(figures: BigInt64Array): void {
     const stat = readKernelFile('/proc/self/stat');
     if (stat !== undefined) takeReaped(stat, new BigInt64Array(this.reaped), figures);
+  }
+
+  /**
+   * Children that no program knows of: a thread that is gone was ended before it could note them, or hid them. The kernel
+   * gives those of a thread that is gone to the first one, which in a cell of threads has none itself.
+   */
+  strays(): number[] {
+    const found = childrenOfThread(process.pid).filter(isAlive);
+    // Noted before its thread was gone, so before that list was read.
+    const isNoted = (pid: number) => [...this.programs].some((shared) => childSlotsOf(shared).includes(pid));
+    return found.filter((pid) => !isNoted(pid));
   }
 
   unseenBytes(guest: GuestMeter): number {
@@ -155,15 +168,20 @@ export class GuestMeter {
     return usage;
   }
 
-  /** Its thread is gone: another one may get its id. Returns the process ids of the children it left. */
+  /**
+   * Its thread is gone: another one may get its id. Returns the process ids of the children it left, and of such as no
+   * program knows of, which may be its own.
+   */
   end(): Set<number> {
+    // It may be gone so short a time that its children are not the first thread's yet.
+    const left = this.children();
     this.#ended = true;
     this.#usage = undefined;
     this.#mayHaveChildren = true;
     if (this.#ids(SHARED.waiting, THREAD_SLOTS).length > 0) this.#meter.takeReaped(this.#figures);
     this.lookAtChildren();
     for (const id of this.#tasks.keys()) this.#forget(id);
-    return this.children();
+    return new Set([...left, ...this.#meter.strays()]);
   }
 
   /** What it used, once it is gone. `heapLimitMb` is given when it ended at that. */
@@ -358,6 +376,10 @@ function since(start: Cpu, now: Cpu): Cpu {
 function add(to: Cpu, part: Cpu | undefined): void {
   to.userSeconds += part?.userSeconds ?? 0;
   to.systemSeconds += part?.systemSeconds ?? 0;
+}
+
+function childSlotsOf(shared: Int32Array): Int32Array {
+  return shared.subarray(SHARED.children, SHARED.children + CHILD_SLOTS);
 }
 
 function processMemory(threads: number): ProcessMemory {

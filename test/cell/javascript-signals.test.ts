@@ -213,11 +213,25 @@ test.each([
   }
 });
 
-test('a child that is just being made when its program is killed is gone with it', async () => {
+/** Makes children as fast as it can, and says so once it has one. */
+const makesChildren = (seconds: string) => `const make = () =>
+    require('child_process').spawn('sleep', ['${seconds}'], { stdio: 'ignore' });
+  make();
+  console.log('ready');
+  require('worker_threads').parentPort?.postMessage('ready');
+  for (;;) make();`;
+
+test.each([
+  ['a program', (code: string) => code],
+  [
+    'two threads of a program',
+    (code: string) => `const { Worker } = require('worker_threads');
+      for (let count = 0; count < 2; count += 1) new Worker(${JSON.stringify(code)}, { eval: true });`,
+  ],
+])('a child that %s just makes when that is killed is gone with it', async (_, programOf) => {
   for (let round = 0; round < 10; round += 1) {
     const seconds = `60${Math.floor(Math.random() * 1e9)}`;
-    const running = shared.start(`const { spawn } = require('child_process');
-      console.log('ready'); for (;;) spawn('sleep', ['${seconds}'], { stdio: 'ignore' });`);
+    const running = shared.start(programOf(makesChildren(seconds)));
     await running.printed('ready');
 
     running.guest.kill();
@@ -225,6 +239,35 @@ test('a child that is just being made when its program is killed is gone with it
 
     expect(processesWith(`sleep ${seconds}`)).toEqual([]);
   }
+});
+
+test("a child that a thread just makes when its program ends it is gone with the program, and nobody else's is", async () => {
+  // Its thread is gone as well.
+  const thread = `const { pid } = require('child_process').spawn('sleep', ['1000'], { stdio: 'ignore' });
+    require('fs').writeSync(1, 'child ' + pid + ';'); process.exit();`;
+  const bystander = shared.start(`const { Worker } = require('worker_threads');
+    new Worker(${JSON.stringify(thread)}, { eval: true }).on('exit', () => console.log('ready'));
+    setInterval(() => {}, 1e6);`);
+  await bystander.printed('ready');
+  const other = Number(/child (\d+);/.exec(bystander.out())?.[1]);
+
+  for (let round = 0; round < 5; round += 1) {
+    const seconds = `60${Math.floor(Math.random() * 1e9)}`;
+    const { exitCode } = await shared.run(`const { once } = require('events');
+      const { Worker } = require('worker_threads');
+      const workers = Array.from({ length: 4 }, () =>
+        new Worker(${JSON.stringify(makesChildren(seconds))}, { eval: true }));
+      Promise.all(workers.map((worker) => once(worker, 'message')))
+        .then(() => Promise.all(workers.map((worker) => worker.terminate())))
+        .then(() => process.exit(3));`);
+
+    expect(exitCode).toBe(3);
+    expect(processesWith(`sleep ${seconds}`)).toEqual([]);
+  }
+  expect(isAlive(other)).toBe(true);
+  bystander.guest.kill();
+  await bystander.result;
+  expect(isAlive(other)).toBe(false);
 });
 
 test('the end is told when the children are gone, not when they were killed', async () => {

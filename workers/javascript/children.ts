@@ -1,7 +1,7 @@
 import type * as ChildProcessModule from 'node:child_process';
 import fs from 'node:fs';
 import { constants } from 'node:os';
-import { waitingOf } from './nested.ts';
+import { spawningOf, waitingOf } from './nested.ts';
 import { announceOutput } from './output-limit.ts';
 import { absolute, define, program, standIn } from './program.ts';
 import { addLeft } from './reaped.ts';
@@ -46,19 +46,20 @@ export function replaceChildFunctions(childProcess: typeof ChildProcessModule): 
     const refused = handle !== null && isFull();
     if (refused) handle.spawn = () => EAGAIN;
     let result: unknown;
-    atomicStore(program.shared, SHARED.spawning, 1);
+    const spawning = spawningOf(program.slot ?? SHARED.threads);
+    atomicStore(program.shared, spawning, 1);
     if (atomicLoad(program.shared, SHARED.closing) === 1) {
       // The cell has seen that no child was being made, or is about to; its end is all there is to wait for.
-      atomicStore(program.shared, SHARED.spawning, 0);
-      notify(program.shared, SHARED.spawning);
+      atomicStore(program.shared, spawning, 0);
+      notify(program.shared, spawning);
       wait(program.shared, SHARED.closing, 1);
     }
     try {
       result = apply(spawn, this, [options]);
       remember(this);
     } finally {
-      atomicStore(program.shared, SHARED.spawning, 0);
-      notify(program.shared, SHARED.spawning);
+      atomicStore(program.shared, spawning, 0);
+      notify(program.shared, spawning);
     }
     // Its pipes lead nowhere, of which Node makes errors beside the one that tells why.
     if (refused) for (const stream of this.stdio) stream?.on('error', () => {});

@@ -91,12 +91,18 @@ function free(slot: number): void {
   }
   // One that was ended in the middle of such a wait did not say that it is over.
   if (exchange(shared, waitingOf(slot), 0) !== 0) noteReaped();
+  atomicStore(shared, spawningOf(slot), 0);
   atomicStore(shared, slot, 0);
 }
 
 /** Where it is told how many child processes the thread in this slot waits for synchronously. */
 export function waitingOf(slot: number): number {
   return slot - SHARED.threads + SHARED.waiting;
+}
+
+/** Where it is told that the thread in this slot makes a child process. */
+export function spawningOf(slot: number): number {
+  return slot - SHARED.threads + SHARED.spawning;
 }
 
 function starterOf(slot: number): number {

@@ -17,23 +17,26 @@ export const SHARED = {
   wake: 4,
   /** 1 when an `uncaughtException` listener threw: exit code 7, which the thread itself cannot set. */
   handlerThrew: 5,
-  /** 1 while a child process is made whose id is not noted yet: a thread ended just then would leave it behind. */
-  spawning: 6,
   /** Bits of {@link OUTPUT}, set once; the cell waits for a change. */
-  output: 7,
+  output: 6,
   /** 1 once the thread is being ended: it makes no more child processes. */
-  closing: 8,
+  closing: 7,
   /**
    * First of {@link THREAD_SLOTS} ids the kernel has for the program's threads: its own, then those it started. A child
    * that one waits for synchronously is found by them. 0 is a free slot, {@link UNKNOWN_THREAD} one that is taken.
    */
-  threads: 9,
+  threads: 8,
   /** First of {@link THREAD_SLOTS} that tell how many child processes the thread in the same place waits for. */
-  waiting: 73,
+  waiting: 72,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 137,
+  children: 136,
   /** First of {@link THREAD_SLOTS} that tell which slot the thread has that started the one in the same place. */
-  starters: 1161,
+  starters: 1160,
+  /**
+   * First of {@link THREAD_SLOTS} that are 1 while the thread in the same place makes a child process whose id is not noted
+   * yet: ended just then, it leaves that behind.
+   */
+  spawning: 1224,
 } as const;
 
 /** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */
@@ -49,7 +52,7 @@ export const UNKNOWN_THREAD = -1;
 export const CHILD_SLOTS = 1024;
 
 /** A whole number of 64-bit figures, which follow. */
-const CELLS_BYTES = Math.ceil((SHARED.starters + THREAD_SLOTS) / 2) * BigInt64Array.BYTES_PER_ELEMENT;
+const CELLS_BYTES = Math.ceil((SHARED.spawning + THREAD_SLOTS) / 2) * BigInt64Array.BYTES_PER_ELEMENT;
 
 /** 64-bit figures behind the cells. CPU times are in us, memory in bytes. */
 export const FIGURE = {

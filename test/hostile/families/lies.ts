@@ -1,3 +1,4 @@
+import { SHARED } from '../../../workers/javascript/shared.ts';
 import {
   ABOVE,
   BY_ITSELF,
@@ -46,7 +47,7 @@ const HIDDEN_THREAD = `
   const { spawnSync } = require('node:child_process');
   const { Worker, getEnvironmentData } = require('node:worker_threads');
   new Worker('', { eval: true });
-  getEnvironmentData('elide.program').shared[9] = 0;`;
+  getEnvironmentData('elide.program').shared[${SHARED.threads}] = 0;`;
 
 /** The sockets of this daemon's cells, found where the kernel lists them: a private directory is STATE/work/SESSION/EXECUTION/cwd. */
 const SOCKETS = `
@@ -301,7 +302,7 @@ export const lies: Family = {
         new Worker('', { eval: true });
         const { shared } = getEnvironmentData('elide.program');
         console.log('ready');
-        shared[9] = 0;
+        shared[${SHARED.threads}] = 0;
         for (;;);`,
       ...FORCED,
       stop: { by: 'itself' },
@@ -407,7 +408,7 @@ export const lies: Family = {
         `const { Worker, getEnvironmentData } = require('node:worker_threads');
         new Worker('', { eval: true });
         const shared = getEnvironmentData('elide.program')?.shared;
-        shared?.fill(process.pid, 8);`,
+        shared?.fill(process.pid, ${SHARED.closing});`,
       ),
       ...FORCED,
       rungs: ['forced', 'cell'],
