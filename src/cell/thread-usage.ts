@@ -70,8 +70,7 @@ export class ThreadMeter {
 
   /** Adds to these figures what children have used that a thread waited for and did not live to note. */
   takeReaped(figures: BigInt64Array): void {
-    const stat = readKernelFile('/proc/self/stat');
-    if (stat !== undefined) takeReaped(stat, new BigInt64Array(this.reaped), figures);
+    takeReaped(() => readKernelFile('/proc/self/stat'), new BigInt64Array(this.reaped), figures);
   }
 
   /**

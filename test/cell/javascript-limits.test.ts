@@ -226,9 +226,9 @@ test.each([
   ['with a higher limit', { processes: 2 * CHILD_SLOTS }],
 ])('a program %s has no more child processes than are ended with it', async (_, limits) => {
   const code = `const { Worker, getEnvironmentData } = require('worker_threads');
-    new Worker('', { eval: true });
-    // As if there were so many: none has such an id.
-    getEnvironmentData('elide.program').shared.fill(-1, ${SHARED.children}, ${SHARED.children + CHILD_SLOTS});
+    // As if there were so many: none has such an id. While a thread is made, what it gets is to be had.
+    const fill = () => getEnvironmentData('elide.program').shared.fill(-1, ${SHARED.children}, ${SHARED.children + CHILD_SLOTS});
+    new Worker('', { eval: true, workerData: { get look() { fill() } } });
     const child = require('child_process').spawn('sleep', ['5']);
     child.on('error', ({ code }) => process.exit(console.log(code))).on('spawn', () => process.exit(console.log('spawn')));`;
 

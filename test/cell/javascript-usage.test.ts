@@ -157,6 +157,11 @@ test('a thread that the program ends by force keeps counting as it was last seen
 /** A child that burns 300 ms: its program says `burnt`. */
 const CHILD = `process.execPath, ['-e', ${JSON.stringify(BURN.replace('process.threadCpuUsage()', 'process.cpuUsage()'))}], { stdio: 'inherit' }`;
 
+/** What its threads share with each other, and with its cell, in `shares`: it is to be had while a thread is made. */
+const SHARES = `let shares;
+  { const { Worker, getEnvironmentData } = require('worker_threads');
+    new Worker('', { eval: true, workerData: { get look() { shares = getEnvironmentData('elide.program') } } }); }`;
+
 test.each([
   ['waits for', `execFileSync(${CHILD})`],
   ['starts', `spawn(${CHILD})`],
@@ -221,6 +226,27 @@ test('a child process that a killed program waited for is not charged to its nei
   expect(cpuMs(usage as GuestUsage)).toBeLessThan(300);
 });
 
+test('a child process counts, whatever another program made of the account', async () => {
+  await using harness = new Harness();
+  const { out: made } = await harness.run(`${SHARES} console.log(shares.reaped.fill(10n ** 18n).length)`);
+  expect(made).toBe('2\n');
+
+  const { usage, out } = await harness.run(`require('child_process').execFileSync(${CHILD})`);
+
+  const spentMs = Number(/ of (\S+)/.exec(out)?.[1]);
+  expect(cpuMs(usage as GuestUsage) / spentMs).toBeGreaterThan(0.95);
+  expect(cpuMs(usage as GuestUsage)).toBeLessThan(5000);
+});
+
+test('what threads of a program share is not lying about in it', async () => {
+  const { out } = await shared.run(`const { Worker, getEnvironmentData } = require('worker_threads');
+    new Worker('', { eval: true });
+    try { new Worker('', { eval: true, workerData: () => {} }) } catch {}
+    console.log(getEnvironmentData('elide.program'))`);
+
+  expect(out).toBe('undefined\n');
+});
+
 test.each([
   ['itself', "execSync('true'); console.log('reaped')"],
   ['in a thread', `new Worker("require('child_process').execSync('true'); console.log('reaped')", { eval: true })`],
@@ -232,9 +258,7 @@ test.each([
       harness.start(`const { execSync } = require('child_process'); const { Worker } = require('worker_threads');
     process.on('SIGUSR2', () => { ${code} }); setInterval(() => {}, 1e6); console.log('ready')`);
     await running.printed('ready');
-    const { out } = await harness.run(`const { Worker, getEnvironmentData } = require('worker_threads');
-    new Worker('', { eval: true });
-    console.log(getEnvironmentData('elide.program').reaped.fill(-(10n ** 12n)).length)`);
+    const { out } = await harness.run(`${SHARES} console.log(shares.reaped.fill(-(10n ** 12n)).length)`);
     expect(out).toBe('2\n');
 
     running.guest.notify('SIGUSR2');

@@ -6,7 +6,8 @@ import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
 import { noteReaped } from './usage.ts';
 
 const { exchange, load: atomicLoad, store: atomicStore } = Atomics;
-const { apply } = Reflect;
+const { apply, construct } = Reflect;
+const { setEnvironmentData } = workerThreads;
 
 /** Under which name a thread that a guest starts finds what it needs of the program it belongs to. */
 export const NESTED_KEY = 'elide.program';
@@ -53,16 +54,19 @@ export function replaceWorker(): void {
         maxChildren,
         slot,
       };
-      workerThreads.setEnvironmentData(NESTED_KEY, nested as never);
+      setEnvironmentData(NESTED_KEY, nested as never);
       const given = options as WorkerOptions | undefined;
       const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? [])];
       try {
-        const worker = Reflect.construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
+        const worker = construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
         if (slot !== undefined) slots.set(worker, slot);
         return worker;
       } catch (error) {
         if (slot !== undefined) free(slot);
         throw error;
+      } finally {
+        // It was copied for that thread. No other has any use for it.
+        setEnvironmentData(NESTED_KEY, undefined);
       }
     },
   };

@@ -15,13 +15,17 @@ const seen: [user: bigint, system: bigint] = [toBigInt(0), toBigInt(0)];
 
 /**
  * Adds to these figures what the kernel has added to the process's account of ended children since somebody last did.
- * `stat` is the process's.
+ * `readStat` reads the process's stat, if it can be read.
  */
-export function takeReaped(stat: string, reaped: BigInt64Array, figures: BigInt64Array): void {
+export function takeReaped(readStat: () => string | undefined, reaped: BigInt64Array, figures: BigInt64Array): void {
+  const user = atomicLoad(reaped, 0);
+  const system = atomicLoad(reaped, 1);
+  const stat = readStat();
+  if (stat === undefined) return;
   // cutime and cstime.
   const fields = statFields(stat);
-  takeOver(reaped, 0, figures, FIGURE.childUser, toNumber(fields[13]));
-  takeOver(reaped, 1, figures, FIGURE.childSystem, toNumber(fields[14]));
+  takeOver(reaped, 0, figures, FIGURE.childUser, toNumber(fields[13]), user);
+  takeOver(reaped, 1, figures, FIGURE.childSystem, toNumber(fields[14]), system);
 }
 
 /** Adds to these figures what a child process has used that nobody waits for; `fields` are of its stat. */
@@ -37,13 +41,22 @@ export function statFields(stat: string): string[] {
   return apply(split, apply(slice, stat, [apply(lastIndexOf, stat, [')']) + 2]), [' ']);
 }
 
-function takeOver(reaped: BigInt64Array, at: 0 | 1, figures: BigInt64Array, figure: number, ticks: number): void {
+function takeOver(
+  reaped: BigInt64Array,
+  at: 0 | 1,
+  figures: BigInt64Array,
+  figure: number,
+  ticks: number,
+  earlier: bigint,
+): void {
   const now = toBigInt(ticks * TICK_US);
   const least = seen[at];
   seen[at] = now;
-  for (let before = atomicLoad(reaped, at); before < now; before = atomicLoad(reaped, at)) {
+  // Another thread may have been quicker; ahead of what the kernel said only later it is by what a program has written.
+  const isForged = earlier > now;
+  for (let before = atomicLoad(reaped, at); before < now || isForged; before = atomicLoad(reaped, at)) {
     if (compareExchange(reaped, at, before, now) !== before) continue;
-    atomicAdd(figures, figure, now - (before > least ? before : least));
+    atomicAdd(figures, figure, now - (before > least && before <= now ? before : least));
     return;
   }
 }

@@ -115,14 +115,16 @@ export function joinProgram(): void {
  */
 export function noteReaped(): void {
   if (program.ownsProcess) return;
-  let stat: string;
+  takeReaped(readStat, program.reaped, program.figures);
+}
+
+function readStat(): string | undefined {
   try {
-    stat = readFileSync('/proc/self/stat', 'latin1');
+    return readFileSync('/proc/self/stat', 'latin1');
   } catch {
-    // No descriptor is left: whoever does so next takes that over as well.
-    return;
+    // No descriptor is left: whoever takes what was added next takes that over as well.
+    return undefined;
   }
-  takeReaped(stat, program.reaped, program.figures);
 }
 
 /** The fields of a process's stat; undefined for one that is gone. */

@@ -42,12 +42,18 @@ const PORTS = `
 const post = (messages: string) => `${PORTS}
   const forged = () => { for (const port of ports) for (const message of [${messages}]) port.postMessage(message); };`;
 
+/** What its threads share with each other, and with its cell, in `shared`: it is to be had while a thread is made. */
+const SHARES = `
+  const { Worker, getEnvironmentData } = require('node:worker_threads');
+  let shared = new Int32Array(28);
+  const look = () => { shared = getEnvironmentData('elide.program')?.shared ?? shared; };
+  new Worker('', { eval: true, workerData: { get look() { look(); } } });`;
+
 /** The kernel's id of its thread is nowhere to be found by its cell. */
 const HIDDEN_THREAD = `
   const { spawnSync } = require('node:child_process');
-  const { Worker, getEnvironmentData } = require('node:worker_threads');
-  new Worker('', { eval: true });
-  getEnvironmentData('elide.program').shared[${SHARED.threads}] = 0;`;
+  ${SHARES}
+  shared[${SHARED.threads}] = 0;`;
 
 /** The sockets of this daemon's cells, found where the kernel lists them: a private directory is STATE/work/SESSION/EXECUTION/cwd. */
 const SOCKETS = `
@@ -287,9 +293,7 @@ export const lies: Family = {
       language: 'javascript',
       code: stubborn(
         'figures.fill(2n ** 63n - 1n); for (;;);',
-        `const { Worker, getEnvironmentData } = require('node:worker_threads');
-        new Worker('', { eval: true });
-        const shared = getEnvironmentData('elide.program')?.shared ?? new Int32Array(28);
+        `${SHARES}
         const figures = new BigInt64Array(shared.buffer, shared.buffer.byteLength - 12 * 8);`,
       ),
       ...FORCED,
@@ -298,9 +302,7 @@ export const lies: Family = {
       name: 'its CPU time hidden in the memory it shares with its cell',
       language: 'javascript',
       code: `
-        const { Worker, getEnvironmentData } = require('node:worker_threads');
-        new Worker('', { eval: true });
-        const { shared } = getEnvironmentData('elide.program');
+        ${SHARES}
         console.log('ready');
         shared[${SHARED.threads}] = 0;
         for (;;);`,
@@ -393,9 +395,7 @@ export const lies: Family = {
       code: stubborn(
         // Nothing but zeros: its cell takes numbers there for processes to kill.
         'for (;;) shared.fill(0);',
-        `const { Worker, getEnvironmentData } = require('node:worker_threads');
-        new Worker('', { eval: true });
-        const shared = getEnvironmentData('elide.program')?.shared ?? new Int32Array(1);`,
+        SHARES,
       ),
       ...PERHAPS_WITH_ITS_CELL,
       rungs: ['graceful', 'forced', 'cell'],
@@ -405,10 +405,8 @@ export const lies: Family = {
       language: 'javascript',
       code: stubborn(
         'for (;;);',
-        `const { Worker, getEnvironmentData } = require('node:worker_threads');
-        new Worker('', { eval: true });
-        const shared = getEnvironmentData('elide.program')?.shared;
-        shared?.fill(process.pid, ${SHARED.closing});`,
+        `${SHARES}
+        shared.fill(process.pid, ${SHARED.closing});`,
       ),
       ...FORCED,
       rungs: ['forced', 'cell'],
