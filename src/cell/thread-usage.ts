@@ -37,6 +37,8 @@ export class ThreadMeter {
   readonly reaped = new SharedArrayBuffer(REAPED_BYTES);
   /** What each program shares with the cell, from before it begins until its end is told. */
   readonly programs = new Set<Int32Array>();
+  /** Ended children that nobody waits for: their ids stay theirs as long as the cell lives. */
+  readonly #zombies = new Set<number>();
   readonly #countThreads: () => number;
   readonly #guests = new Set<GuestMeter>();
   readonly #unseen: UnseenMemory<GuestMeter>;
@@ -78,10 +80,11 @@ export class ThreadMeter {
    * gives those of a thread that is gone to the first one, which in a cell of threads has none itself.
    */
   strays(): number[] {
-    const found = childrenOfThread(process.pid).filter(isAlive);
+    const found = childrenOfThread(process.pid).filter((pid) => !this.#zombies.has(pid));
+    for (const pid of found) if (!isAlive(pid)) this.#zombies.add(pid);
     // Noted before its thread was gone, so before that list was read.
     const isNoted = (pid: number) => [...this.programs].some((shared) => childSlotsOf(shared).includes(pid));
-    return found.filter((pid) => !isNoted(pid));
+    return found.filter((pid) => !this.#zombies.has(pid) && !isNoted(pid));
   }
 
   unseenBytes(guest: GuestMeter): number {
