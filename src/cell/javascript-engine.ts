@@ -246,7 +246,8 @@ class JavaScriptGuest implements Guest {
     this.#started = true;
     this.#sent = undefined;
     clearTimeout(this.#startTimer);
-    this.#measured = new GuestMeter(this.#meter, this.#context, this.#shared, start);
+    const { memoryBytes } = this.#request.limits;
+    this.#measured = new GuestMeter(this.#meter, this.#context, this.#shared, start, memoryBytes);
     this.#events.started({ thread: this.#context.threadId });
     this.#meter.add(this.#measured);
   }

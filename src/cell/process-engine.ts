@@ -303,7 +303,7 @@ class ProcessGuest implements Guest {
     this.#started = true;
     clearTimeout(this.#startTimer);
     this.#startTime = startTimeOf(pid);
-    this.#usage = new ProcessUsage(pid, message, this.#group);
+    this.#usage = new ProcessUsage(pid, message, this.#group, this.#request.limits.memoryBytes);
     this.#events.started({ pid });
     for (const act of this.#early.splice(0)) act();
   }

@@ -11,11 +11,13 @@ const TICKS = 100;
 export const REFRESH_MS = 30_000;
 
 /**
- * How long adding up the memory of a process that goes on may take, in parts of the time since; before, it is done anew only
- * where the process grew or shrank by this part. A large one holds up whoever adds it up: 40 ms for each GiB.
+ * How long adding up memory that was added up before may take, in parts of the time since, and since when at most, in ms: it
+ * holds up whoever does it, 40 ms for each GiB of a process. Until then what a process grew by is taken for its own.
  */
 const MEMORY_SHARE = 1 / 50;
-const MEMORY_CHANGE = 1 / 64;
+const MEMORY_SPAN_MS = 1_000;
+
+const PAGE_BYTES = 4096;
 
 /** What some processes and everything below them use. */
 export interface TreeUsage {
@@ -32,20 +34,27 @@ export interface TreeUsage {
 export class TreeMeter {
   #known = new Map<number, ProcessMeter>();
   #closed = false;
+  /** When memory may be added up again that was before. */
+  #dueMs = 0;
+  /** It was seen to be more than it may be. */
+  #passed = false;
 
   /**
    * Adds up what `roots` and all below them use, those that run away from their parent while it looks excepted. With
-   * `memory` false their memory is not looked at, and counts as it was seen last, 0 if never.
+   * `memory` false their memory is not looked at, and counts as far as it is known, 0 if never. No more than `mostBytes`
+   * is told of it before all of that was added up anew.
    */
-  usage(roots: Iterable<number>, memory = true): TreeUsage {
+  usage(roots: Iterable<number>, memory = true, mostBytes = Number.POSITIVE_INFINITY): TreeUsage {
     const usage = { userSeconds: 0, systemSeconds: 0, memoryBytes: 0, processes: 0, threads: 0 };
     if (this.#closed) return usage;
     const before = this.#known;
     this.#known = new Map();
     const tree = new Set(roots);
+    const living: ProcessMeter[] = [];
+    const beganMs = performance.now();
     for (const pid of tree) {
       const process = before.get(pid) ?? new ProcessMeter(pid);
-      if (!process.look(memory)) {
+      if (!process.look()) {
         process.close();
         continue;
       }
@@ -55,12 +64,33 @@ export class TreeMeter {
       usage.userSeconds += process.userSeconds;
       usage.systemSeconds += process.systemSeconds;
       if (process.ended) continue;
+      living.push(process);
       usage.processes += 1;
       usage.threads += process.threads;
-      usage.memoryBytes += process.memoryBytes;
     }
     for (const process of before.values()) process.close();
+    if (memory) this.#measure(living);
+    usage.memoryBytes = memoryOf(living);
+    if (memory && usage.memoryBytes > mostBytes && !this.#passed) {
+      for (const process of living) if (process.measuredMs < beganMs) process.measure();
+      usage.memoryBytes = memoryOf(living);
+      this.#passed = usage.memoryBytes > mostBytes;
+    }
     return usage;
+  }
+
+  /** Adds up the memory of those of which it never was, and within its share that of others, the longest ago first. */
+  #measure(living: ProcessMeter[]): void {
+    const nowMs = performance.now();
+    this.#dueMs = Math.max(this.#dueMs, nowMs - MEMORY_SPAN_MS);
+    const stale = living.filter((process) => process.isStale(nowMs));
+    for (const process of stale.sort((a, b) => a.measuredMs - b.measuredMs)) {
+      const { isMeasured } = process;
+      const beganMs = performance.now();
+      if (isMeasured && beganMs < this.#dueMs) break;
+      process.measure();
+      if (isMeasured) this.#dueMs += (performance.now() - beganMs) / MEMORY_SHARE;
+    }
   }
 
   /** True when none of the processes that were there when it looked last has run since. */
@@ -87,19 +117,19 @@ export class ProcessMeter {
   #ran: string | undefined;
   /** Of its stat, what does not change while it does nothing: all but its state. */
   #figures = '';
-  #measuredMs = Number.NEGATIVE_INFINITY;
-  #measuringMs = 0;
-  /** Resident pages, of which others may have some too: now, and when its memory was added up. */
+  /** Resident pages, of which others may have some too. */
   #pages = 0;
+  /** When its memory was added up, what that was, and what it had and had done then. */
+  measuredMs = Number.NEGATIVE_INFINITY;
+  #measuredBytes = 0;
   #measuredPages = 0;
+  #measuredFigures = '';
   /** Its own and of what it waited for; and the second alone. */
   userSeconds = 0;
   systemSeconds = 0;
   reapedUserSeconds = 0;
   reapedSystemSeconds = 0;
   threads = 0;
-  /** Proportional set size, when it was last asked for. */
-  memoryBytes = 0;
   /** Only a zombie is left. */
   ended = false;
 
@@ -120,28 +150,41 @@ export class ProcessMeter {
     return this.threads === 1 && before !== undefined && before === this.#ran;
   }
 
-  /** Brings its figures up to date, its memory only if that is wanted; false when it is gone. */
-  look(memory: boolean): boolean {
+  /** Brings its figures up to date, its memory excepted; false when it is gone. */
+  look(): boolean {
     const stat = this.#stat.read();
     if (stat === undefined) return false;
     const state = stat.lastIndexOf(')') + 2;
     const figures = stat.slice(state + 1);
-    const changed = figures !== this.#figures;
-    if (changed) {
+    if (figures !== this.#figures) {
       this.#figures = figures;
       this.#take(statFields(stat).map(Number));
     }
     this.ended = 'ZX'.includes(stat.charAt(state)) && this.threads <= 1;
-    if (!memory || this.ended) return true;
-    const nowMs = performance.now();
-    const isSoon = nowMs - this.#measuredMs < this.#measuringMs / MEMORY_SHARE;
-    const isSame = Math.abs(this.#pages - this.#measuredPages) <= this.#measuredPages * MEMORY_CHANGE;
-    if (changed ? isSoon && isSame : nowMs - this.#measuredMs < REFRESH_MS) return true;
-    this.#measuredMs = nowMs;
-    this.#measuredPages = this.#pages;
-    this.memoryBytes = proportionalBytes(this.#pid);
-    this.#measuringMs = performance.now() - nowMs;
     return true;
+  }
+
+  get isMeasured(): boolean {
+    return this.measuredMs > Number.NEGATIVE_INFINITY;
+  }
+
+  /** Whether its memory may be another than was added up. */
+  isStale(nowMs: number): boolean {
+    return this.#figures !== this.#measuredFigures || nowMs - this.measuredMs >= REFRESH_MS;
+  }
+
+  /** Proportional set size when it was added up, and all it grew or shrank by since; 0 if it never was. */
+  get memoryBytes(): number {
+    if (!this.isMeasured) return 0;
+    return Math.max(0, this.#measuredBytes + (this.#pages - this.#measuredPages) * PAGE_BYTES);
+  }
+
+  /** Adds up its memory. */
+  measure(): void {
+    this.measuredMs = performance.now();
+    this.#measuredPages = this.#pages;
+    this.#measuredFigures = this.#figures;
+    this.#measuredBytes = proportionalBytes(this.#pid);
   }
 
   /** proc_pid_stat(5): utime stime cutime cstime at 11 to 14, num_threads at 17, rss at 21. */
@@ -166,6 +209,10 @@ export class ProcessMeter {
     this.#schedstat.close();
     this.#children.close();
   }
+}
+
+function memoryOf(processes: ProcessMeter[]): number {
+  return processes.reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
 }
 
 type Ticks = [number, number, number, number];

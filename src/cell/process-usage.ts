@@ -14,14 +14,16 @@ export class ProcessUsage {
   readonly #group: GuestGroup | undefined;
   readonly #pid: number;
   readonly #boot: Started;
+  readonly #limitBytes: number | undefined;
   readonly #tree = new TreeMeter();
   #last: GuestUsage = { ...NO_USAGE, processes: 1, threads: 1 };
 
-  /** A guest with a group holds what the group is charged with, which is what its limit is about. */
-  constructor(pid: number, boot: Started, group: GuestGroup | undefined) {
+  /** A guest with a group holds what the group is charged with, which is what its limit (`limitBytes`) is about. */
+  constructor(pid: number, boot: Started, group: GuestGroup | undefined, limitBytes: number | undefined) {
     this.#pid = pid;
     this.#boot = boot;
     this.#group = group;
+    this.#limitBytes = limitBytes;
   }
 
   /** The newest figures. */
@@ -32,7 +34,7 @@ export class ProcessUsage {
   /** Looks at it; the very same figures as before when nothing has changed. */
   sample(droppedBytes: number): GuestUsage {
     const accounted = this.#group?.memoryBytes();
-    const tree = this.#tree.usage([this.#pid], accounted === undefined);
+    const tree = this.#tree.usage([this.#pid], accounted === undefined, this.#limitBytes);
     const { userSeconds, systemSeconds, memoryBytes, peakMemoryBytes } = this.#last;
     // It is gone, and its end is not heard yet.
     if (tree.processes === 0) return this.#last;

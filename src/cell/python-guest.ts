@@ -73,7 +73,7 @@ export class PythonGuest implements Guest {
   #closedAt: Record<OutputStream, number> | undefined;
   #writer: OutputWriter | undefined;
   #group: GuestGroup | undefined;
-  #usage = new PythonUsage(undefined);
+  #usage = new PythonUsage(undefined, undefined);
   #droppedBytes = 0;
   #zygote: Zygote | undefined;
   #setNumber = 0;
@@ -125,7 +125,7 @@ export class PythonGuest implements Guest {
       this.#writer = new OutputWriter(this.#output, limit);
       if (this.#request.writeMain) writeFileSync(this.#request.mainPath, this.#request.code);
       this.#group = this.#groups?.create(executionKey, limits);
-      this.#usage = new PythonUsage(this.#group);
+      this.#usage = new PythonUsage(this.#group, limits.memoryBytes);
       return true;
     } catch (error) {
       this.fail((error as Error).message);

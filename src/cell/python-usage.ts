@@ -20,14 +20,16 @@ export interface Reaped {
 /** What a Python guest and everything below it uses: sampled while it runs, exact once its shepherd has reaped it all. */
 export class PythonUsage {
   readonly #group: GuestGroup | undefined;
+  readonly #limitBytes: number | undefined;
   readonly #tree = new TreeMeter();
   #shepherd: ProcessMeter | undefined;
   #lookedMs = Number.NEGATIVE_INFINITY;
   #last: GuestUsage = NO_USAGE;
 
-  /** A guest with a group holds what the group is charged with, which is what its limit is about. */
-  constructor(group: GuestGroup | undefined) {
+  /** A guest with a group holds what the group is charged with, which is what its limit (`limitBytes`) is about. */
+  constructor(group: GuestGroup | undefined, limitBytes: number | undefined) {
     this.#group = group;
+    this.#limitBytes = limitBytes;
   }
 
   /** The newest figures. */
@@ -43,10 +45,11 @@ export class PythonUsage {
     if (shepherdSlept && treeSlept && nowMs - this.#lookedMs < REFRESH_MS) return false;
     this.#lookedMs = nowMs;
     // First, so that a process which ends meanwhile is counted not at all, rather than twice.
-    if (!this.#shepherd.look(false)) return true;
+    if (!this.#shepherd.look()) return true;
     const { reapedUserSeconds, reapedSystemSeconds } = this.#shepherd;
     const accounted = this.#group?.memoryBytes();
-    const tree = this.#tree.usage([guest, ...this.#shepherd.children()], accounted === undefined);
+    const roots = [guest, ...this.#shepherd.children()];
+    const tree = this.#tree.usage(roots, accounted === undefined, this.#limitBytes);
     const memoryBytes = accounted ?? tree.memoryBytes;
     this.#last = {
       ...this.#last,

@@ -119,6 +119,7 @@ export class GuestMeter {
   /** The kernel's id of its thread, and what that had used by then. */
   readonly #thread: number;
   readonly #start: Cpu;
+  readonly #limitBytes: number;
   /** What its thread held when its program began. */
   readonly booted: { heapBytes: number; externalBytes: number };
   #asking = false;
@@ -148,13 +149,20 @@ export class GuestMeter {
   #childBytes = 0;
   #peakBytes = 0;
 
-  constructor(meter: ThreadMeter, context: ThreadContext, shared: Int32Array, { thread, user, system }: ThreadStart) {
+  constructor(
+    meter: ThreadMeter,
+    context: ThreadContext,
+    shared: Int32Array,
+    { thread, user, system }: ThreadStart,
+    limitBytes = Number.POSITIVE_INFINITY,
+  ) {
     this.#meter = meter;
     this.#context = context;
     this.#shared = shared;
     this.#figures = figuresOf(shared);
     this.#thread = thread;
     this.#start = { userSeconds: user / 1e6, systemSeconds: system / 1e6 };
+    this.#limitBytes = limitBytes;
     const [usedBytes, externalBytes] = [this.#figure('startHeap'), this.#figure('startExternal')];
     this.#heap = { usedBytes, totalBytes: usedBytes, externalBytes };
     this.booted = { heapBytes: usedBytes, externalBytes };
@@ -251,7 +259,7 @@ export class GuestMeter {
   lookAtChildren(memory = true): TreeUsage {
     const children = this.#mayHaveChildren ? this.children() : new Set<number>();
     this.#mayHaveChildren = children.size > 0;
-    const tree = this.#tree.usage(children, memory);
+    const tree = this.#tree.usage(children, memory, this.#limitBytes - this.#ownBytes);
     add(tree, this.#cpu('childUser', 'childSystem'));
     this.#children = later(this.#children, tree);
     this.#childBytes = tree.memoryBytes;
@@ -270,13 +278,17 @@ export class GuestMeter {
     return this.#ended ? [] : [...threads].flatMap(childrenOfThread);
   }
 
+  get #ownBytes(): number {
+    return this.#heap.usedBytes + this.#heap.externalBytes + this.#meter.unseenBytes(this);
+  }
+
   #summary(): Omit<GuestUsage, 'processes' | 'threads'> {
     const cpu: Cpu = { ...this.#own };
     const told = this.#cpu('threadUser', 'threadSystem');
     for (const part of [this.#children, this.#lost, told, ...this.#nested.values()]) add(cpu, part);
     const { usedBytes: heapBytes, externalBytes } = this.#heap;
     const wasmBytes = this.#meter.unseenBytes(this);
-    const memoryBytes = heapBytes + externalBytes + wasmBytes + this.#childBytes;
+    const memoryBytes = this.#ownBytes + this.#childBytes;
     this.#peakBytes = Math.max(this.#peakBytes, memoryBytes);
     return {
       ...cpu,
