@@ -32,7 +32,7 @@ const FILES = {
   },
 } as const;
 
-/** Makes a control group for each guest that has a limit the kernel can hold. */
+/** Makes control groups for guests: those that have a limit the kernel can hold, and those that nothing else sweeps up behind. */
 export class GuestGroups {
   readonly #version: 1 | 2;
   readonly #cgroups: Record<string, string>;
@@ -43,13 +43,18 @@ export class GuestGroups {
     this.#cgroups = options.cgroups;
   }
 
-  /** Makes a guest's group; undefined when it has no limit that one could hold. Throws the file system's error. */
-  create(executionKey: string, { memoryBytes, processes }: GuestLimits): GuestGroup | undefined {
+  /**
+   * Makes a guest's group; undefined when it has no limit that one could hold, and is not to be swept up behind by it either.
+   * Throws the file system's error.
+   */
+  create(executionKey: string, { memoryBytes, processes }: GuestLimits, sweeps = false): GuestGroup | undefined {
     const { memory, pids } = this.#cgroups;
     const directoryIn = (parent: string) => join(parent, `guest-${executionKey}`);
     const memoryDirectory = memory && memoryBytes !== undefined ? directoryIn(memory) : undefined;
     const pidsDirectory = pids && processes !== undefined ? directoryIn(pids) : undefined;
     const directories = new Set([memoryDirectory, pidsDirectory].filter((directory) => directory !== undefined));
+    const any = pids ?? memory;
+    if (directories.size === 0 && sweeps && any) directories.add(directoryIn(any));
     if (directories.size === 0) return undefined;
     const group = new GuestGroup(this.#version, directories, memoryDirectory);
     try {

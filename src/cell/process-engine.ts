@@ -147,7 +147,7 @@ class ProcessGuest implements Guest {
       );
       const program = prepare(request, outputPathsOf(outputDir, this.#output.descriptors));
       // How many processes it may have it counts itself: the kernel would count the threads of Node too.
-      this.#group = groups?.create(executionKey, { ...limits, processes: undefined });
+      this.#group = groups?.create(executionKey, { ...limits, processes: undefined }, true);
       this.#boot(program);
     } catch (error) {
       setImmediate(() => this.#finish({ exitCode: 1, cause: 'start_failed', message: (error as Error).message }));

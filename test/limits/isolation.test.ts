@@ -1,11 +1,17 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { childrenOf } from '../../src/processes.ts';
-import { eventually, isAlive, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { ControlGroups } from '../../src/supervisor/control-groups.ts';
+import { eventually, isAlive, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
 
 // What an execution shares its process with is a choice.
 
 const IDLE = 'console.log("ready"); setInterval(() => {}, 1000)';
+
+const groups = ControlGroups.open();
+const hasGroups = groups.version > 0;
+await groups.close();
+if (!hasGroups) console.info(`left out, as this user cannot make control groups (${groups.why}): what ran away`);
 
 let node: TestDaemon;
 let session: TestSession;
@@ -201,6 +207,18 @@ test('children of a process end with it, those of its threads and those in sessi
   expect(pids).toHaveLength(2);
   expect(pids.filter(isAlive)).toEqual([]);
 });
+
+test.skipIf(!hasGroups)(
+  'what ran away from a process, and has nothing of it, ends with it where there are control groups',
+  async () => {
+    const sleep = `sleep 60${process.hrtime.bigint() % 1_000_000_000n}`;
+    const detach = `require('node:child_process').execSync("setsid sh -c '${sleep} <&- >&- 2>&- & exit 0'")`;
+    const { result } = await session.run({ code: detach, isolation: 'process' });
+
+    expect(result.exitCode).toBe(0);
+    await eventually('it is gone', () => processesWith(sleep).length === 0);
+  },
+);
 
 test('a process counts its children, and may have no more than it may', async () => {
   const code = `const { spawn } = require('child_process');
