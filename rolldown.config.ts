@@ -2,11 +2,11 @@ import { defineConfig } from 'rolldown';
 
 /**
  * Few files instead of hundreds: a daemon holds less and starts sooner, a thread boots sooner. Only what must lie
- * in files of its own stays outside: Piscina's worker, and native code.
+ * in files of its own stays outside: Piscina's worker, and native code; and what gRPC would load for services that none of ours has.
  */
 const shared = {
   platform: 'node' as const,
-  external: ['piscina', 'oxc-transform'],
+  external: ['piscina', 'oxc-transform', '@grpc/proto-loader'],
 };
 
 export default defineConfig([

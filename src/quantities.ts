@@ -2,8 +2,6 @@
 const UNITS: Record<string, number> = {
   ns: 1e-6,
   us: 1e-3,
-  µs: 1e-3,
-  μs: 1e-3,
   ms: 1,
   s: 1000,
   m: 60_000,
@@ -28,9 +26,11 @@ const SIZES: Record<string, number> = {
 /** A duration as Go writes it (`1500ms`, `5s`, `1m30s`), in whole ms; undefined when it is none. */
 export function durationMs(text: string): number | undefined {
   if (text === '0') return 0;
-  const pieces = [...text.matchAll(/(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)/gy)];
+  // Either micro sign, by its number: the letter itself would make a string of two bytes a character of a bundled program.
+  const plain = text.replaceAll(/[\u00b5\u03bc]s/g, 'us');
+  const pieces = [...plain.matchAll(/(\d+(?:\.\d*)?|\.\d+)(ns|us|ms|s|m|h)/gy)];
   const read = pieces.reduce((length, [piece]) => length + piece.length, 0);
-  if (read === 0 || read < text.length) return undefined;
+  if (read === 0 || read < plain.length) return undefined;
   return safe(
     Math.round(pieces.reduce((sum, [, count, unit]) => sum + Number(count) * (UNITS[unit as string] as number), 0)),
   );

@@ -8,6 +8,7 @@ import {
 import type { Duration } from '../gen/google/protobuf/duration.ts';
 import { leavingOf, pump } from '../wire/calls.ts';
 import { statusText } from '../wire/status-text.ts';
+import { noteCall } from './quiet.ts';
 
 /** 0 for what is not said. */
 export const millisecondsOf = (duration: Duration | undefined) =>
@@ -25,10 +26,12 @@ export function unary<Req, Res>(
   return (call, callback) => {
     const leaving = leavingOf(call);
     const run = async () => answer(call.request, leaving);
-    run().then(
-      (response) => callback(null, response),
-      (error) => callback(statusOf(error)),
-    );
+    run()
+      .then(
+        (response) => callback(null, response),
+        (error) => callback(statusOf(error)),
+      )
+      .finally(noteCall);
   };
 }
 

@@ -7,6 +7,6 @@ const MOST = 3_000;
  */
 export function statusText(message: string): string {
   if (message.length <= MOST) return message;
-  const length = `… (of ${message.length} characters)`;
+  const length = `... (of ${message.length} characters)`;
   return message.slice(0, MOST - length.length).toWellFormed() + length;
 }
