@@ -87,9 +87,10 @@ export function tell(message: ThreadMessage): void {
   program.control?.postMessage(message);
 }
 
-/** Puts `value` in the place of a method or property, as quietly as the built-in one: not enumerable, replaceable. */
+/** Puts `value` in the place of a method or property, replaceable, and enumerable where that is: Node exports what is. */
 export function define(object: object, name: string, value: unknown): void {
-  Object.defineProperty(object, name, { value, configurable: true, writable: true, enumerable: false });
+  const enumerable = Object.getOwnPropertyDescriptor(object, name)?.enumerable ?? false;
+  Object.defineProperty(object, name, { value, configurable: true, writable: true, enumerable });
 }
 
 /** A function that stands in for `original`, with its name and its properties such as `util.promisify.custom`. */

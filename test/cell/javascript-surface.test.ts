@@ -1,0 +1,54 @@
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import { ProcessEngine } from '../../src/cell/process-engine.ts';
+import { EngineHarness, Harness } from './javascript-harness.ts';
+
+// What a program finds of Node is what it would find under `node FILE`, whatever it runs in.
+
+const programPath = fileURLToPath(new URL('../../dist/workers/process.cjs', import.meta.url));
+const threads = new Harness();
+const processes = new EngineHarness(new ProcessEngine({ programPath }));
+afterAll(async () => {
+  await threads[Symbol.asyncDispose]();
+  await processes[Symbol.asyncDispose]();
+});
+
+/** What Node keeps from every thread but the first. */
+const NOT_IN_THREADS = /^process\._(?:debug|start|stop)/;
+
+test.each([
+  ['thread', threads],
+  ['process', processes],
+])('each module of Node exports to a %s what it exports to any program', async (_, harness) => {
+  // No cell has the first, no thread of Node the other.
+  const code = `import { builtinModules } from 'node:module';
+    const names = builtinModules.filter((name) => name !== 'node:ffi' && name !== 'trace_events');
+    const exports = [['process', Object.keys(process)]];
+    for (const name of names) exports.push([name, Object.keys(await import(name))]);
+    console.log(JSON.stringify(exports.flatMap(([name, keys]) => keys.map((key) => name + '.' + key))));`;
+  const file = join(harness.root, 'exports.mjs');
+  writeFileSync(file, code);
+  const node = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+
+  const { out } = await harness.run(code);
+
+  const found = new Set(JSON.parse(out));
+  const missing = JSON.parse(node.stdout).filter((name: string) => !found.has(name) && !NOT_IN_THREADS.test(name));
+  expect(missing).toEqual([]);
+});
+
+test.each([
+  ['thread', threads],
+  ['process', processes],
+])('what a %s imports of the process is its own', async (_, harness) => {
+  const code = `import { chdir, cwd, stdin, stdout } from 'node:process';
+    const before = cwd();
+    chdir('/');
+    stdout.write([before, cwd(), stdin === process.stdin].join())`;
+  const running = harness.start(code);
+
+  expect(await running.result).toMatchObject({ out: `${running.cwd},/,true`, err: '', exitCode: 0 });
+});
