@@ -409,6 +409,37 @@ test("a child that inherits standard input reads the program's", async () => {
   expect(await running.result).toMatchObject({ out: 'for the child', err: '', exitCode: 0 });
 });
 
+test.each([
+  [
+    'fork',
+    `if (process.send) process.once('message', () => process.disconnect());
+    else {
+      const child = require('child_process').fork(__filename);
+      let bytes = 0;
+      process.stdin.on('data', (data) => { bytes += data.length }).on('end', () => { console.log(bytes); child.send('done') });
+    }`,
+  ],
+  [
+    'cluster.fork',
+    `const cluster = require('cluster');
+    if (cluster.isWorker) process.once('message', () => process.disconnect());
+    else {
+      const child = cluster.fork();
+      child.once('online', () => {
+        let bytes = 0;
+        process.stdin.on('data', (data) => { bytes += data.length }).on('end', () => { console.log(bytes); child.send('done') });
+      });
+    }`,
+  ],
+])('a child made by %s leaves standard input to the program', async (_, code) => {
+  const running = shared.start(code, { stdin: true });
+
+  for (let part = 0; part < 8; part += 1) await running.guest.write(Buffer.alloc(70_000), false);
+  await running.guest.write(Buffer.alloc(0), true);
+
+  expect(await running.result).toMatchObject({ out: '560000\n', err: '', exitCode: 0 });
+});
+
 test('a write that the program does not take is released by its end', async () => {
   const running = shared.start(
     'process.on("SIGTERM", () => console.log("has it")); setInterval(() => {}, 1000); console.log("ready")',

@@ -149,11 +149,13 @@ function isEnded(stat: string[]): boolean {
 }
 
 /** Settles `cwd` and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
-function locate(options: SpawnOptions, canFeed: boolean): boolean {
+function locate(options: SpawnOptions, feedable: boolean): boolean {
   options.cwd = options.cwd === undefined || options.cwd === null ? program.cwd : (absolute(options.cwd) as string);
   if (options.stdio === undefined || options.stdio === 'pipe' || options.stdio === 'ignore') return false;
   if (options.stdio === 'inherit') options.stdio = [0, 1, 2];
   if (!Array.isArray(options.stdio)) return false;
+  // One that is forked inherits it unless its program says otherwise, and is spoken to by messages: it seldom reads there.
+  const canFeed = program.stdin && feedable && !options.stdio.includes('ipc');
   let feed = false;
   options.stdio = options.stdio.map((entry: unknown, index) => {
     const meant =
@@ -168,7 +170,7 @@ function locate(options: SpawnOptions, canFeed: boolean): boolean {
     if (meant === 2) return program.descriptors.stderr;
     if (meant !== 0 || program.ownsProcess) return entry;
     // Standard input comes as messages, so there is no descriptor to hand on.
-    if (!canFeed || !program.stdin || index !== 0) return 'ignore';
+    if (!canFeed || index !== 0) return 'ignore';
     feed = true;
     return 'pipe';
   });
