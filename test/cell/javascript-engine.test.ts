@@ -390,6 +390,7 @@ test('a write waits once the program has more than a pipe holds, and is released
 test.each([
   'fs.createReadStream(null, { fd: 0 }).on("data", (data) => console.log("" + data)).on("end", () => console.log("end"))',
   'const bytes = Buffer.alloc(10); fs.read(0, bytes, 2, 3, null, (error, count) => fs.read(0, (error, more, rest) => console.log("" + bytes.subarray(2, 2 + count) + rest.subarray(0, more) + "\\nend")))',
+  'const buffer = Buffer.alloc(10); fs.read(0, { buffer, offset: 2, length: 3 }, (error, count) => fs.read(0, buffer, { offset: 5 }, (error, more) => console.log("" + buffer.subarray(2, 2 + count + more) + "\\nend")))',
   'fs.promises.readFile("/dev/stdin", "utf8").then((text) => console.log(text + "\\nend"))',
   'fs.readFile("/dev/stdin", (error, bytes) => console.log(bytes + "\\nend"))',
 ])('standard input is read by %s', async (read) => {

@@ -230,10 +230,11 @@ function replaceReads(): void {
     if (args[0] !== 0) return apply(original, fs, args);
     const callback = args.at(-1) as Callback;
     // Waits in the thread: rare beside `process.stdin`, and a program that reads descriptor 0 has nothing else to do.
-    const target = ArrayBuffer.isView(args[1])
-      ? args[1]
-      : ((args[1] as { buffer?: unknown }).buffer ?? Buffer.alloc(16_384));
-    return setImmediate(() => callback(null, readInto([0, target, ...args.slice(2, -1)]), target));
+    const given = args[1];
+    const isView = ArrayBuffer.isView(given);
+    const target = isView ? given : ((given as { buffer?: unknown }).buffer ?? Buffer.alloc(16_384));
+    const rest = isView ? args.slice(2, -1) : [given];
+    return setImmediate(() => callback(null, readInto([0, target, ...rest]), target));
   });
 }
 
