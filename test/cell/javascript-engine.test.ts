@@ -411,6 +411,17 @@ test("a child that inherits standard input reads the program's", async () => {
 });
 
 test.each([
+  ['at its end', 'process.stdin.on("end", () => console.log("end")).resume()', 'end\nclose\n'],
+  ['when it is destroyed', 'process.stdin.once("data", () => process.stdin.destroy())', 'close\n'],
+])('standard input is closed %s', async (_, read, out) => {
+  const running = shared.start(`process.stdin.on('close', () => console.log('close')); ${read}`, { stdin: true });
+
+  await running.guest.write(Buffer.from('input'), true);
+
+  expect(await running.result).toMatchObject({ out, err: '', exitCode: 0 });
+});
+
+test.each([
   [
     'fork',
     `if (process.send) process.once('message', () => process.disconnect());

@@ -27,8 +27,6 @@ export type StandardInput = Readable & { fd: number; ref(): StandardInput; unref
 /** Creates `process.stdin`. */
 export function createInput(): StandardInput {
   const input = new Readable({
-    emitClose: false,
-    autoDestroy: false,
     read() {
       wanted = true;
       if (!paused) program.control?.ref();
