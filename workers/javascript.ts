@@ -53,7 +53,7 @@ const warmed = warm();
 
 /** A program looks whether it is the main thread; the threads it starts itself find the truth. */
 function hideThread(): void {
-  Object.assign(workerThreads, { isMainThread: true, parentPort: null, workerData: null, threadId: 0 });
+  Object.assign(workerThreads, { isMainThread: true, parentPort: null, workerData: null });
   process.execArgv = [];
   syncBuiltinESMExports();
 }

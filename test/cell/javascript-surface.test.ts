@@ -52,3 +52,31 @@ test.each([
 
   expect(await running.result).toMatchObject({ out: `${running.cwd},/,true`, err: '', exitCode: 0 });
 });
+
+test('programs meet the threads they have started by locks and channels of a name, and no other program', async () => {
+  const code = `import { isMainThread, locks, threadId, Worker } from 'node:worker_threads';
+    const channel = new BroadcastChannel('events');
+    if (isMainThread) {
+      const heard = new Promise((resolve) => { channel.onmessage = ({ data }) => resolve(data); });
+      await locks.request('job', { ifAvailable: true }, async (lock) => {
+        const timer = setInterval(() => {}, 1000);
+        const signaled = new Promise((resolve) => process.once('SIGUSR2', resolve));
+        new Worker(new URL(import.meta.url));
+        const { held } = await navigator.locks.query();
+        console.log(lock.name, channel.name, threadId > 0, held.map(({ name }) => name), await heard);
+        await signaled;
+        clearInterval(timer);
+      });
+    } else channel.postMessage(await locks.request('job', { ifAvailable: true }, (lock) => lock));
+    channel.close();`;
+  const first = threads.start(code, { extension: '.mjs' });
+  await first.printed('job');
+
+  const second = threads.start(code, { extension: '.mjs' });
+  await second.printed('job');
+  for (const { guest } of [first, second]) guest.signal('SIGUSR2');
+
+  const expected = { out: "job events true [ 'job' ] null\n", err: '', exitCode: 0 };
+  expect(await first.result).toMatchObject(expected);
+  expect(await second.result).toMatchObject(expected);
+});

@@ -6,6 +6,7 @@ import { hookModules } from './modules.ts';
 import { replaceWorker } from './nested.ts';
 import { replacePlaces } from './places.ts';
 import { program } from './program.ts';
+import { replaceSharedNames } from './shared-names.ts';
 import { confineProcess, followDirectory } from './signals.ts';
 
 /**
@@ -24,6 +25,7 @@ export function replaceSurface(): void {
     followDirectory();
   } else {
     confineProcess();
+    replaceSharedNames();
     replaceForeignDescriptors();
   }
   syncBuiltinESMExports();
