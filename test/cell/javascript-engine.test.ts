@@ -34,8 +34,22 @@ test('a module program may await at its top level', async () => {
 test.each([
   ['and is nothing else', 'console.log(await Promise.resolve("awaited"))'],
   ['before it imports', 'const text = await Promise.resolve("awaited"); import { log } from "node:console"; log(text)'],
+  [
+    'below a line for the kernel',
+    '#!/usr/bin/env node\nconsole.log(await Promise.resolve("awaited")); import "node:fs"',
+  ],
 ])('a TypeScript program that awaits at its top level %s is a module', async (_, code) => {
   expect(await shared.run(code, { language: 'typescript' })).toMatchObject({ out: 'awaited\n', err: '', exitCode: 0 });
+});
+
+test('a TypeScript program may dispose of what it uses at its top level, whatever kind of program it is', async () => {
+  const using = 'using held: Disposable = { [Symbol.dispose]: () => console.log("disposed", typeof require) };';
+
+  const commonjs = await shared.run(using, { language: 'typescript' });
+  const module = await shared.run(`${using} export {}`, { language: 'typescript' });
+
+  expect(commonjs).toMatchObject({ out: 'disposed function\n', err: '', exitCode: 0 });
+  expect(module).toMatchObject({ out: 'disposed undefined\n', err: '', exitCode: 0 });
 });
 
 test('TypeScript may use enums, namespaces, parameter properties and type imports', async () => {

@@ -63,7 +63,7 @@ function formatBySyntax(code: string): 'commonjs' | 'module' {
   if (message === undefined) return 'commonjs';
   if (MODULE_ONLY.test(message)) return 'module';
   // Awaits at its top level, perhaps before it imports or exports.
-  const awaiting = syntaxError(`(async () => {${code}\n})`);
+  const awaiting = syntaxError(`(async () => {${code.replace(/^#!.*/, '')}\n})`);
   return awaiting === undefined || MODULE_ONLY.test(awaiting) ? 'module' : 'commonjs';
 }
 

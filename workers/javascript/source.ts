@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import type { transformSync as TransformSync } from 'oxc-transform';
+import type { TransformOptions, transformSync as TransformSync } from 'oxc-transform';
 import type { MainSource, ProgramTask } from '../../src/cell/messages.ts';
 
 /** JavaScript made from TypeScript, or what is wrong with it. */
@@ -18,13 +18,18 @@ export function transformTypeScript(path: string, code: string): Transformed {
   // Loaded when first needed: its native library costs a thread that only runs JavaScript time and memory.
   transformSync ??= (createRequire(import.meta.url)('oxc-transform') as { transformSync: typeof TransformSync })
     .transformSync;
-  const lang = /\.[jt]sx$/.test(path) ? 'tsx' : 'ts';
-  const result = transformSync(path, code, {
-    lang,
+  const options: TransformOptions = {
+    lang: /\.[jt]sx$/.test(path) ? 'tsx' : 'ts',
     target: 'esnext',
     sourcemap: true,
     typescript: { onlyRemoveTypeImports: false },
-  });
+  };
+  let result = transformSync(path, code, options);
+  if (result.errors.length > 0) {
+    // A script may not hold everything that CommonJS may, such as `using` at its top level.
+    const commonjs = transformSync(path, code, { ...options, sourceType: 'commonjs' });
+    if (commonjs.errors.length === 0) result = commonjs;
+  }
   if (result.errors.length > 0) {
     return { ok: false, message: result.errors.map((error) => error.codeframe ?? error.message).join('\n') };
   }
