@@ -9,7 +9,7 @@ import { define, program } from './javascript/program.ts';
 import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught } from './javascript/uncaught.ts';
-import { giveWay } from './javascript/usage.ts';
+import { giveWay, isExiting } from './javascript/usage.ts';
 import { OutputWriter } from './output-writer.ts';
 
 // A JavaScript guest with a process of its own. It boots ahead, waits for its one task, and is from then on what
@@ -95,7 +95,8 @@ function leave(code: typeof process.exitCode): never {
 function atEnd(note: () => void): void {
   const { emit } = process;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
-    if (args[0] !== 'exit' || this !== process) return apply(emit as never, this, args);
+    // A program may emit the event itself, which ends nothing.
+    if (args[0] !== 'exit' || this !== process || !isExiting()) return apply(emit as never, this, args);
     try {
       apply(emit as never, this, args);
     } finally {

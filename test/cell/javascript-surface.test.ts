@@ -80,3 +80,22 @@ test('programs meet the threads they have started by locks and channels of a nam
   expect(await first.result).toMatchObject(expected);
   expect(await second.result).toMatchObject(expected);
 });
+
+test.each([
+  [
+    'an exit',
+    `process.on('exit', (code) => console.log('exit', code));
+    process.emit('exit', 5);
+    setTimeout(() => { console.log('later'); process.exitCode = 3; });`,
+    { out: 'exit 5\nlater\nexit 3\n', err: '', exitCode: 3 },
+  ],
+  [
+    'an uncaught exception',
+    `console.log(process.emit('uncaughtException', new Error('emitted')));
+    setTimeout(() => { console.log('later'); throw new RangeError('thrown'); });`,
+    { out: 'false\nlater\n', err: expect.stringMatching(/^(?!.*emitted).*RangeError: thrown/s), exitCode: 1 },
+  ],
+])('%s that a program emits itself ends it nowhere', async (_, code, expected) => {
+  expect(await threads.run(code)).toMatchObject(expected);
+  expect(await processes.run(code)).toMatchObject(expected);
+});

@@ -29,7 +29,8 @@ function quote(text: string): string {
  */
 export function reportUncaught(leave: (code: number) => void = () => {}): void {
   define(process, 'emit', function emitWatched(this: NodeJS.Process, ...args: unknown[]) {
-    if (args[0] !== 'uncaughtException' || this !== process) return apply(emit, this, args);
+    // Node says where it comes from; one that a program emits itself ends nothing.
+    if (args[0] !== 'uncaughtException' || this !== process || args[2] === undefined) return apply(emit, this, args);
     let handled: boolean;
     try {
       handled = apply(emit, this, args);

@@ -13,6 +13,7 @@ const { apply } = Reflect;
 const threadCpuUsage = process.threadCpuUsage.bind(process);
 const memoryUsage = process.memoryUsage.bind(process);
 const { setPriority } = os;
+const { get: exiting } = Object.getOwnPropertyDescriptor(process, '_exiting') as { get(): boolean };
 
 /** Programs give way to the cell they run in, by so much (`nice`), so that it can always stop them. */
 const NICE = 5;
@@ -74,12 +75,17 @@ export function noteEarlyEnd(): void {
   note();
 }
 
+/** Whether this thread, or process, ends by itself just now. */
+export function isExiting(): boolean {
+  return apply(exiting, process, []);
+}
+
 /** Has `noteIt` called when this thread ends by itself: after the program's `exit` listeners, and unseen by them. */
 export function atEnd(noteIt: () => void): void {
   note = noteIt;
   const { emit, reallyExit } = process as unknown as Record<string, (...args: unknown[]) => unknown>;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
-    if (args[0] !== 'exit' || this !== process) return apply(emit as never, this, args);
+    if (args[0] !== 'exit' || this !== process || !isExiting()) return apply(emit as never, this, args);
     try {
       return apply(emit as never, this, args);
     } finally {
