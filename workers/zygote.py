@@ -68,6 +68,9 @@ PRELOAD = (
     'textwrap', 'threading', 'time', 'traceback', 'typing', 'urllib.parse', 'uuid',
 )
 
+MODULES = sys.modules  # the interpreter's own, whatever a guest makes of `sys.modules`
+AHEAD = {}  # what is in it before there is a guest
+
 
 def tell(fd, message, before=b''):
     """Writes one JSON line; a reader that is gone is noticed elsewhere."""
@@ -464,8 +467,8 @@ def open_stream(fd, name, mode, encoding, errors, buffered=True):
 #
 # What Py_RunMain and Py_FinalizeEx do once the program's last line has run, without what makes them slow in
 # a forked process: they free every object of the interpreter, and so copy every page shared with the zygote. Here the
-# guest's own objects are freed, the rest goes with the process. What differs: `__del__` of objects that are held by
-# imported modules is not called (files among them are flushed).
+# guest's own objects are freed, the rest goes with the process. What differs: `__del__` is not called of objects that
+# are held by what was imported before the guest (files among them are flushed).
 
 
 def leave(main_path, raised):
@@ -489,8 +492,10 @@ def leave(main_path, raised):
     for name in ('last_exc', 'last_type', 'last_value', 'last_traceback'):
         if hasattr(sys, name):
             delattr(sys, name)
-    del sys.modules['__main__']
-    gc.collect()
+    forget_handlers()
+    for name in ('stdin', 'stdout', 'stderr'):
+        setattr(sys, name, getattr(sys, '__%s__' % name, None))
+    free_modules()
     flush_files()
     flush()
     if interrupted:
@@ -555,6 +560,44 @@ def flush(loudly=False):
     return flushed
 
 
+def forget_handlers():
+    for number in range(1, _signal.NSIG):
+        if callable(_signal.getsignal(number)):
+            _signal.signal(number, _signal.SIG_DFL)
+
+
+def free_modules():
+    """
+    Frees the program and what it has imported. A class in a cache may still hold names of theirs: then those lose what may
+    have a finalizer, and keep what that may need. A thread goes on with all it has.
+    """
+    freed = []
+    while MODULES:
+        name, module = MODULES.popitem()  # the newest: nothing that is shared with the zygote is touched
+        if AHEAD.get(name) is module:
+            MODULES[name] = module
+            break
+        freed.append(module)
+    freed.append(MODULES.pop('__main__', None))
+    namespaces = {id(object.__getattribute__(each, '__dict__')) for each in freed if issubclass(type(each), type(sys))}
+    while freed:
+        freed.pop()
+    gc.collect()
+    held = [thing for thing in gc.get_objects() if id(thing) in namespaces and type(thing) is dict]
+    if held and _thread._count() == 0:
+        for namespace in held:
+            if '__spec__' in namespace:  # and no other that lies where one has been
+                forget_objects(namespace)
+        gc.collect()
+
+
+def forget_objects(namespace):
+    needed = (type(sys), type(leave), type(len), type)
+    for name, value in list(namespace.items()):
+        if gc.is_tracked(value) and not issubclass(type(value), needed):
+            namespace[name] = None
+
+
 def flush_files():
     """Flushes all files that are open; one that a daemon thread is just writing to may be locked for ever."""
     files = [thing for thing in gc.get_objects() if issubclass(type(thing), _io._IOBase)]
@@ -601,6 +644,7 @@ def boot():
     os.environ.clear()  # of what the interpreter sets for itself
     for name in PRELOAD:
         __import__(name)
+    AHEAD.update(MODULES)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     gc.disable()
     gc.collect()

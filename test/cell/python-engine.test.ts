@@ -235,6 +235,18 @@ test('Unicode in code, arguments and output', async () => {
   expect(run.stdout()).toBe('🐍 日本\n');
 });
 
+/** An object that says when it is freed, and what a program may do beside. */
+const NOTED = `import os, signal, sys, threading
+class Noted:
+    def __del__(self): os.write(2, b"freed\\n")
+class Tee:
+    def __init__(self, stream): self.stream = stream
+    def write(self, text): self.stream.write(text)
+    def flush(self): self.stream.flush()
+def stuck(): threading.Event().wait()
+a = Noted()
+`;
+
 /** Programs whose end has to look like that under `python3 FILE`: exit code, standard output and standard error. */
 const LIKE_CPYTHON: [string, string][] = [
   ['sys.exit with a number', 'import sys; sys.exit(3)'],
@@ -280,6 +292,23 @@ const LIKE_CPYTHON: [string, string][] = [
     'import threading\nt = threading.Thread(target=lambda: 1 / 0, name="t")\nt.start()\nt.join()',
   ],
   ['objects with a finalizer', 'class A:\n    def __del__(self): print("del", B)\nB = 2\na = A()\nc = A(); c.me = c'],
+  ['an object with a finalizer, and a handler of signals', `${NOTED}signal.signal(15, lambda *a: sys.exit(0))`],
+  ['an object with a finalizer, and other standard streams', `${NOTED}sys.stdout = sys.stderr = Tee(sys.stdout)`],
+  [
+    'an object with a finalizer, held by a standard stream',
+    `${NOTED}sys.stdout = Tee(sys.stdout); sys.stdout.a = a; del a`,
+  ],
+  ['an object with a finalizer, and a class in a cache', `${NOTED}import typing\ntyping.List[Noted]`],
+  ['an object with a finalizer, and a daemon thread', `${NOTED}threading.Thread(target=stuck, daemon=True).start()`],
+  [
+    'an object with a finalizer, in an imported module',
+    `${NOTED}del a\nimport types\nm = sys.modules["m"] = types.ModuleType("m")\nm.a, m.f = Noted(), types.FunctionType(stuck.__code__, vars(m))`,
+  ],
+  [
+    'a handler of signals at the end',
+    'import os, signal\nsignal.signal(15, print)\nclass A:\n    def __del__(self): os.kill(os.getpid(), 15)\na = A()',
+  ],
+  ['a program that removes itself', 'import sys\ndel sys.modules["__main__"]\nsys.modules = {}\nprint(1)'],
   ['a file left open', 'import os\nf = open(os.dup(2), "w")\nf.write("left")'],
   ['a file left open in a module', 'import json, os\njson.f = open(os.dup(2), "w")\njson.f.write("left")'],
   [
