@@ -52,6 +52,7 @@ REQUEST = 4
 NICENESS = 5  # added for a guest: its cell, which is to stop it when it has to, goes first
 
 ENDING_S = 5  # how long a zygote without a cell waits for its shepherds
+TRACKER_S = 2  # how long a guest's end waits until the shared memory it has left is removed
 LOCKED_S = 1  # how long a guest that ends waits for a locked file, as CPython does
 
 PR_SET_PDEATHSIG = 1
@@ -70,6 +71,7 @@ PRELOAD = (
 
 MODULES = sys.modules  # the interpreter's own, whatever a guest makes of `sys.modules`
 AHEAD = {}  # what is in it before there is a guest
+COME = set()  # numbers of the signals that have come
 
 
 def tell(fd, message, before=b''):
@@ -118,7 +120,8 @@ class Zygote:
         self.wakeup, wakeup_writer = os.pipe()
         os.set_blocking(wakeup_writer, False)
         signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written to the wakeup pipe
+        for number in (signal.SIGCHLD, signal.SIGCONT):  # without a handler nothing is written to the wakeup pipe
+            signal.signal(number, lambda number, _: COME.add(number))
 
     def serve(self):
         """Returns in every guest, with what it is to run; in the zygote itself it never returns."""
@@ -230,6 +233,7 @@ def shepherd(guest_ends):
         for number, fd in enumerate(guest_ends):
             os.dup2(fd, number, number <= 2)
         close_from(REQUEST + 1)
+        COME.clear()
         wakeup, wakeup_writer = os.pipe()
         os.set_blocking(wakeup_writer, False)
         _signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
@@ -260,6 +264,7 @@ def watch(guest, wakeup):
             break
         os.read(wakeup, 4096)
         if usage.reap_all_but(guest):
+            let_trackers_end(guest, poll, wakeup)
             break
     # Its id is valid whether it lives or not, because nothing has reaped it.
     kill(guest, _signal.SIGKILL)
@@ -268,6 +273,50 @@ def watch(guest, wakeup):
     used = {'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss, 'blocks': usage.blocks}
     tell(REPORT, {'exited': status, **used}, b'\n')  # its guest may have begun a line
     os.close(REPORT)  # the cell need not wait until this process is gone, which takes a millisecond
+
+
+def let_trackers_end(guest, poll, wakeup):
+    """
+    Shared memory that a guest has left is removed by its `multiprocessing.resource_tracker`, which ends once nobody holds
+    the pipe to it. So all others are killed first. The cell says with SIGCONT that it wants the end now.
+    """
+    deadline = time.monotonic() + TRACKER_S
+    while _signal.SIGCONT not in COME:
+        trackers = 0
+        left = [pid for pid in children() if pid != guest]
+        if left:
+            hurry()
+        for pid in left:
+            if is_tracker(pid):
+                trackers += 1
+            else:
+                kill(pid, _signal.SIGKILL)
+        left_s = deadline - time.monotonic()
+        if trackers == 0 or left_s < 0:
+            break
+        ready = [fd for fd, _ in poll.poll(left_s * 1000)]
+        if REPORT in ready:
+            break
+        if wakeup in ready:
+            os.read(wakeup, 4096)
+
+
+def is_tracker(pid):
+    """
+    A Python that is deaf to both signals: that holds from its fork on. Its command line would tell more, but a process can
+    keep for ever who reads that.
+    """
+    deaf = 0
+    try:
+        if os.readlink('/proc/%d/exe' % pid) != os.readlink('/proc/self/exe'):
+            return False
+        with open('/proc/%d/status' % pid, 'rb') as file:
+            for line in file:
+                if line.startswith((b'SigBlk:', b'SigIgn:')):
+                    deaf |= int(line[7:], 16)
+    except OSError:
+        return False
+    return all(deaf >> (number - 1) & 1 for number in (_signal.SIGINT, _signal.SIGTERM))
 
 
 class Usage:
@@ -342,7 +391,8 @@ def become_guest(parent):
         if os.getppid() != parent:  # the shepherd died before the line above
             os._exit(1)
         _signal.set_wakeup_fd(-1)
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        for number in (_signal.SIGCHLD, _signal.SIGCONT):
+            _signal.signal(number, _signal.SIG_DFL)
         close_from(REQUEST + 1)
         # Held back until guest code runs: no interrupt may be raised in the code below.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, [_signal.SIGINT])

@@ -579,6 +579,72 @@ test.each(['ends', 'is killed'])('a daemon of its own session dies when the prog
   expect(existsSync(`/proc/${daemon}`)).toBe(false);
 });
 
+/** Leaves shared memory, of which it tells the name, and a child that holds what its keeper waits for. */
+const SHARING = `
+import os, signal, sys, time
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=1000)
+if os.fork() == 0: time.sleep(1000)
+print(memory._name)
+`;
+
+test.each<[string, string, (guest: Guest) => void]>([
+  ['ends', '', () => {}],
+  ['is stopped', 'time.sleep(1000)', (guest) => guest.signal('SIGTERM')],
+  ['stops itself', 'signal.signal(15, lambda *_: sys.exit(0))\nos.kill(os.getpid(), 15)', () => {}],
+])('shared memory that a program leaves is gone when it %s', async (_, rest, stop) => {
+  const run = start(SHARING + rest);
+  await until('the memory', () => run.stdout().endsWith('\n'));
+
+  stop(run.guest);
+  await run.exited;
+
+  const path = join('/dev/shm', run.stdout().trim());
+  const isThere = existsSync(path);
+  rmSync(path, { force: true });
+  expect(isThere).toBe(false);
+});
+
+/** A child that looks as if it kept the program's shared memory, and lives on. */
+const KEEPER = `
+import os, signal, time
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    os.setsid()
+    os.close(1), os.close(2)
+    for number in (2, 15): signal.signal(number, signal.SIG_IGN)
+    os.write(writer, b'.')
+    time.sleep(1000)
+os.read(reader, 1)
+print(child)
+`;
+
+test('a child that only looks as if it kept shared memory delays the end of its program a little, and ends with it', async () => {
+  const run = start(`${KEEPER}os._exit(3)`);
+
+  expect(await run.exited).toMatchObject({ exitCode: 3 });
+
+  expect(isAlive(Number(run.stdout()))).toBe(false);
+});
+
+test('a program that is killed while its end waits for what keeps shared memory ends at once', async () => {
+  const tookMs = await soonest(1_000, 5, async () => {
+    const run = start(`${KEEPER}os._exit(3)`);
+    const pid = await run.started;
+    await until('the end of its process', () => !isAlive(pid));
+
+    const killedAtMs = performance.now();
+    run.guest.kill();
+    expect(await run.exited).toMatchObject({ exitCode: 3 });
+
+    expect(isAlive(Number(run.stdout()))).toBe(false);
+    return performance.now() - killedAtMs;
+  });
+
+  expect(tookMs).toBeLessThan(1_000);
+});
+
 test('processes that fork and end for ever, in sessions of their own, do not survive', async () => {
   const code = `
 import os, time

@@ -195,6 +195,24 @@ print("ready", flush=True)`,
       ...BY_ITSELF,
     },
     {
+      name: 'an end that waits for children which look as if they kept its shared memory',
+      language: 'python',
+      code: deaf(
+        `
+for _ in range(20):
+    if os.fork() == 0:
+        os.setsid()
+        while os.fork(): signal.pause()
+        signal.pause()
+os._exit(0)`,
+        'signal.signal(signal.SIGINT, signal.SIG_IGN)',
+      ),
+      ...FORCED,
+      // The stop may come when the wait is over.
+      reasons: ['cancelled', 'completed'],
+      rungs: ['forced', undefined],
+    },
+    {
       name: 'a tree of subprocesses in sessions of their own',
       language: 'python',
       code: deaf(
