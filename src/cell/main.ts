@@ -60,6 +60,13 @@ const FORCED_OUTPUT_MS = 100;
 const MOST_ZOMBIES = 64;
 const WEAR_LOOK_MS = 1_000;
 
+/**
+ * Threads share the pool of threads in which Node opens and reads files, looks up names and computes keys: for each, as
+ * many as a process of its own would have, and in all no more than libuv takes.
+ */
+const POOL_THREADS = 4;
+const MOST_POOL_THREADS = 1_024;
+
 /** Of what is said of an end, in characters: an error may be a guest's own. */
 const LONGEST_MESSAGE = 8_192;
 
@@ -200,6 +207,9 @@ async function createEngine(hello: Hello): Promise<Engine> {
     const { ProcessEngine } = await import('./process-engine.ts');
     return new ProcessEngine({ programPath: JAVASCRIPT_PROCESS, heapLimitMb, groups });
   }
+  const poolThreads = Math.min(MOST_POOL_THREADS, POOL_THREADS * Math.max(1, hello.mostGuests));
+  // Read when the pool is needed first, which makes its threads. What the cell was started with every guest can see.
+  process.env.UV_THREADPOOL_SIZE = String(poolThreads);
   const { JavaScriptEngine } = await import('./javascript-engine.ts');
   return new JavaScriptEngine({ workerUrl: JAVASCRIPT_WORKER, heapLimitMb });
 }

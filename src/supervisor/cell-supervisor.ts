@@ -364,7 +364,8 @@ export class CellSupervisor {
   }
 
   #hello({ kind, warm }: Cell): HelloOptions {
-    const { sessionKey, heapLimitMb, python, zygotePath, orphanGraceMs, memoryBudgetBytes } = this.#options;
+    const { sessionKey, guestsPerCell, heapLimitMb, python, zygotePath, orphanGraceMs, memoryBudgetBytes } =
+      this.#options;
     return {
       engine: kind,
       sessionKey,
@@ -374,6 +375,7 @@ export class CellSupervisor {
       zygotePath,
       orphanGraceMs,
       memoryBudgetBytes: BigInt(memoryBudgetBytes),
+      mostGuests: guestsPerCell[kind],
     };
   }
 }

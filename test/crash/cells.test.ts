@@ -483,6 +483,7 @@ test('a cell obeys nobody without its token', async () => {
     sessionKey: '',
     own: false,
     wakes: true,
+    mostGuests: 0,
     memoryBudgetBytes: 0n,
     cgroups: {},
     cgroupVersion: 0,

@@ -1,4 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
 
@@ -10,9 +12,13 @@ async function contexts(session: TestSession): Promise<number> {
 }
 
 function contextsOf(pid: number): number {
+  return threadsOf(pid, 'WorkerThread');
+}
+
+/** How many threads of a process have this name. */
+function threadsOf(pid: number, name: string): number {
   const threads = readdirSync(`/proc/${pid}/task`);
-  return threads.filter((thread) => /^WorkerThread$/m.test(readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8')))
-    .length;
+  return threads.filter((thread) => readFileSync(`/proc/${pid}/task/${thread}/comm`, 'utf8') === `${name}\n`).length;
 }
 
 test('the pool size limits what is kept warm, never what runs', { timeout: 240_000 }, async () => {
@@ -88,4 +94,42 @@ test('a cell is let go when it has been idle, and another one serves what comes 
   const { result } = await session.run('1');
 
   expect(result.reason).toBe('completed');
+});
+
+test('calls of one program that wait hold up no other program of its cell', async () => {
+  await using node = await TestDaemon.start({ contextsPerCell: 4 });
+  const session = await node.session();
+  const directory = node.directory();
+  const pipes = ['a', 'b', 'c', 'd'].map((name) => join(directory, name));
+  execFileSync('mkfifo', pipes);
+  const waiting = await session.ready({
+    code: `Promise.all(process.argv.slice(2).map((pipe) => require('node:fs').promises.open(pipe)))
+      .then(() => console.log('opened'));
+      console.log('ready');`,
+    args: pipes,
+  });
+
+  const { stdout } = await session.run(
+    "require('node:fs').promises.readFile('/proc/self/comm').then(() => console.log('read'));",
+  );
+  const before = await waiting.output();
+  const fds = pipes.map((pipe) => openSync(pipe, 'r+'));
+  const { stdout: after } = await waiting.end();
+  for (const fd of fds) closeSync(fd);
+
+  expect([stdout, before.stdout, after]).toEqual(['read\n', 'ready\n', 'ready\nopened\n']);
+});
+
+test('a cell has the threads of what Node does beside its programs once one needs them, and no program hears of it', async () => {
+  await using node = await TestDaemon.start({ contextsPerCell: 3 });
+  const session = await node.session();
+  const pooled = async () => threadsOf(await session.cellPid(), 'libuv-worker');
+
+  await session.run("require('node:fs').readFileSync('/proc/self/comm')");
+  const none = await pooled();
+  const { stdout } = await session.run(`
+    const show = () => console.log(JSON.stringify(process.env), require('node:child_process').execFileSync('env').length);
+    require('node:fs').promises.readFile('/proc/self/comm').then(show);`);
+
+  expect([none, await pooled(), stdout]).toEqual([0, 12, '{} 0\n']);
 });

@@ -71,6 +71,8 @@ export interface Hello {
   sessionKey: string;
   /** This daemon looks at the processes of guests that doze, and wakes them. */
   wakes: boolean;
+  /** How many guests it is to hold at a time at most. */
+  mostGuests: number;
 }
 
 export interface Hello_CgroupsEntry {
@@ -781,6 +783,7 @@ function createBaseHello(): Hello {
     cgroupVersion: 0,
     sessionKey: "",
     wakes: false,
+    mostGuests: 0,
   };
 }
 
@@ -827,6 +830,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.wakes !== false) {
       writer.uint32(112).bool(message.wakes);
+    }
+    if (message.mostGuests !== 0) {
+      writer.uint32(120).uint32(message.mostGuests);
     }
     return writer;
   },
@@ -951,6 +957,14 @@ export const Hello: MessageFns<Hello> = {
             message.wakes = reader.bool();
             continue;
           }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.mostGuests = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -991,6 +1005,7 @@ export const Hello: MessageFns<Hello> = {
     message.cgroupVersion = object.cgroupVersion ?? 0;
     message.sessionKey = object.sessionKey ?? "";
     message.wakes = object.wakes ?? false;
+    message.mostGuests = object.mostGuests ?? 0;
     return message;
   },
 };
