@@ -4,6 +4,7 @@ import { type DaemonConfig, ON_STOP, readConfigFile } from './config.ts';
 import { createDaemon } from './create-daemon.ts';
 import type { Daemon } from './daemon.ts';
 import { StartupError } from './errors.ts';
+import { makePrivately } from './guest-umask.ts';
 import { LogOutput } from './log-output.ts';
 import { VERSION } from './version.ts';
 
@@ -21,8 +22,7 @@ interface Flags {
   logLevel?: NonNullable<DaemonConfig['logLevel']>;
 }
 
-/** Everything the daemon makes is its own user's. */
-process.umask(0o077);
+makePrivately();
 // What goes wrong is told in the daemon's own words.
 setLogVerbosity(logVerbosity.NONE);
 leaveRemovedDirectory();

@@ -186,6 +186,9 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
 
 async function setUp(hello: Hello): Promise<void> {
   made = hello;
+  // Threads have it from here, all others with their start. What the cell itself makes has modes of its own, and lies in
+  // directories that are its user's alone.
+  if (hello.umask !== undefined) process.umask(hello.umask);
   engine = await createEngine(hello);
   meter = new Meter(Number(hello.memoryBudgetBytes), hello.engine === 'javascript' ? 0 : 1, {
     passed: limitPassed,

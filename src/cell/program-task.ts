@@ -12,7 +12,7 @@ const SMALLEST_HEAP_MB = 8;
 /** Puts the program where it belongs. Its TypeScript is still what it was. */
 export function prepare(request: StartRequest, outputPaths: ProgramTask['outputPaths']): ProgramTask {
   const { mainPath, code, writeMain } = request;
-  if (writeMain) writeFileSync(mainPath, code);
+  if (writeMain) writeFileSync(mainPath, code, { mode: 0o600 });
   const typescript = request.language === 'typescript';
   let source: MainSource | undefined;
   // A private file may lie below somebody's package.json, which has nothing to say about it.

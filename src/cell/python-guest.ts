@@ -117,13 +117,13 @@ export class PythonGuest implements Guest {
 
   /** Puts on disk what the guest needs there, and makes its group. False when that failed, which ends the guest. */
   prepare(): boolean {
-    const { executionKey, limits } = this.#request;
+    const { executionKey, limits, writeMain, mainPath, code } = this.#request;
     try {
       this.#output = openDestination(this.#request.outputDir, this.#request.outputFiles);
       const onDropped = (count: number) => this.#onDropped(count);
       const limit = limits.outputBytes === undefined ? undefined : { bytes: limits.outputBytes, onDropped };
       this.#writer = new OutputWriter(this.#output, limit);
-      if (this.#request.writeMain) writeFileSync(this.#request.mainPath, this.#request.code);
+      if (writeMain) writeFileSync(mainPath, code, { mode: 0o600 });
       this.#group = this.#groups?.create(executionKey, limits);
       this.#usage = new PythonUsage(this.#group, limits.memoryBytes);
       return true;

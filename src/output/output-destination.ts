@@ -23,7 +23,7 @@ export function openDestination(directory: string, files: OutputFiles | undefine
   }
   const opened: number[] = [];
   try {
-    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openToAppend(join(directory, name), 0o666, flags));
+    for (const name of ['stdout', 'stderr', 'marks']) opened.push(openToAppend(join(directory, name), 0o600, flags));
   } catch (error) {
     for (const fd of opened) closeSync(fd);
     throw error;

@@ -3,6 +3,7 @@ import { type Actor, createActor, fromCallback } from 'xstate';
 import { cellMachine, type ProcessCommand } from '../../machines/cell.ts';
 import type { StopReason, Usage } from '../../machines/execution.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
+import { guestUmask } from '../guest-umask.ts';
 import { CellProcess, type FoundCell, type GuestObserver, type HelloOptions } from './cell-process.ts';
 import type { ControlGroups } from './control-groups.ts';
 import { RestartIntensity } from './restart-intensity.ts';
@@ -376,6 +377,7 @@ export class CellSupervisor {
       orphanGraceMs,
       memoryBudgetBytes: BigInt(memoryBudgetBytes),
       mostGuests: guestsPerCell[kind],
+      umask: guestUmask(),
     };
   }
 }

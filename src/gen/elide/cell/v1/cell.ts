@@ -73,6 +73,8 @@ export interface Hello {
   wakes: boolean;
   /** How many guests it is to hold at a time at most. */
   mostGuests: number;
+  /** The mask of files that guests make (umask(2)); absent: what the cell was started with. */
+  umask?: number | undefined;
 }
 
 export interface Hello_CgroupsEntry {
@@ -784,6 +786,7 @@ function createBaseHello(): Hello {
     sessionKey: "",
     wakes: false,
     mostGuests: 0,
+    umask: undefined,
   };
 }
 
@@ -833,6 +836,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.mostGuests !== 0) {
       writer.uint32(120).uint32(message.mostGuests);
+    }
+    if (message.umask !== undefined) {
+      writer.uint32(128).uint32(message.umask);
     }
     return writer;
   },
@@ -965,6 +971,14 @@ export const Hello: MessageFns<Hello> = {
             message.mostGuests = reader.uint32();
             continue;
           }
+          case 16: {
+            if (tag !== 128) {
+              break;
+            }
+
+            message.umask = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1006,6 +1020,7 @@ export const Hello: MessageFns<Hello> = {
     message.sessionKey = object.sessionKey ?? "";
     message.wakes = object.wakes ?? false;
     message.mostGuests = object.mostGuests ?? 0;
+    message.umask = object.umask ?? undefined;
     return message;
   },
 };
