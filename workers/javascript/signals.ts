@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import { realpathSync, statSync } from 'node:fs';
+import fs, { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { absolute, define, program, setWorkingDirectory } from './program.ts';
@@ -7,6 +7,7 @@ import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts'
 import { noteEarlyEnd } from './usage.ts';
 
 const { apply } = Reflect;
+const { readFileSync } = fs;
 const { and: atomicAnd, compareExchange, or: atomicOr } = Atomics;
 
 const numbers = constants.signals as Record<string, number>;
@@ -72,6 +73,15 @@ export function followDirectory(): void {
   });
 }
 
+/**
+ * To read the mask, Node sets it to nothing for a moment, in which all threads of the cell would make files that everybody
+ * may write to.
+ */
+function maskOfCell(): number {
+  const [, mask = '022'] = /^Umask:\s*(\d+)$/m.exec(readFileSync('/proc/self/status', 'latin1')) ?? [];
+  return Number.parseInt(mask, 8);
+}
+
 /** Makes what concerns the whole process concern this program only. */
 export function confineProcess(): void {
   define(process, 'kill', function kill(pid: number, signal: string | number = 'SIGTERM') {
@@ -93,9 +103,10 @@ export function confineProcess(): void {
   define(process, 'abort', () => endBySignal(constants.signals.SIGABRT));
   define(process, 'cwd', () => program.cwd);
   // The mask belongs to the whole cell, so setting it is only remembered.
-  let mask = process.umask();
+  let mask: number | undefined;
   define(process, 'umask', (next?: string | number) => {
-    const before = mask;
+    const before = mask ?? maskOfCell();
+    mask = before;
     if (next !== undefined) mask = (typeof next === 'string' ? Number.parseInt(next, 8) : next) & 0o777;
     return before;
   });
