@@ -8,6 +8,7 @@ import { StartupError } from '../errors.ts';
 import { ExecutionApiService } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import { PROTO_IMAGE } from '../package-root.ts';
 import { checkSocketPath } from '../state-directory.ts';
+import { beginsOnlyOpenCalls } from '../wire/calls.ts';
 import { executionService } from './execution-service.ts';
 import { Handlers, type Implementation, tolerant } from './handlers.ts';
 import { Health } from './health.ts';
@@ -30,6 +31,7 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
     'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES,
     'grpc.keepalive_time_ms': config.keepaliveMs,
     'grpc.keepalive_timeout_ms': config.keepaliveMs,
+    interceptors: [beginsOnlyOpenCalls],
   });
   const implementation = executionService(daemon, new Handlers(log));
   const service = {

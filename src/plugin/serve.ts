@@ -16,6 +16,7 @@ import {
   type GRPCStdioServer,
   GRPCStdioService,
 } from '../gen/nomad/go_plugin.ts';
+import { beginsOnlyOpenCalls } from '../wire/calls.ts';
 import { log } from './log.ts';
 
 /** How long a host may take to end its calls before the process ends with them. It waits 2 s for that. */
@@ -59,7 +60,11 @@ export function servePlugin(handshake: Handshake, addServices: (server: Server) 
   const socket = join(mkdtempSync(join(PLUGIN_UNIX_SOCKET_DIR || tmpdir(), 'plugin-')), 'socket');
   process.on('exit', () => rmSync(dirname(socket), { recursive: true, force: true }));
   // Nobody asks a plugin what it has sent on which channel.
-  const server = new Server({ 'grpc.max_receive_message_length': -1, 'grpc.enable_channelz': 0 });
+  const server = new Server({
+    'grpc.max_receive_message_length': -1,
+    'grpc.enable_channelz': 0,
+    interceptors: [beginsOnlyOpenCalls],
+  });
   addServices(server);
   addOwnServices(server);
   server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error) => {

@@ -1,7 +1,14 @@
 import { type EventEmitter, once } from 'node:events';
+import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 
 /** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
 export const GONE = new Error('the call is over');
+
+/**
+ * For every server: a call that is over, as its deadline has passed, before its half-close comes is not begun. What grpc-js
+ * puts around an intercepted call sees to that; without, the call is begun, and never hears that it is over.
+ */
+export const beginsOnlyOpenCalls: ServerInterceptor = (_method, call) => new ServerInterceptingCall(call);
 
 /** Aborts when the caller of a call leaves. */
 export function leavingOf(call: EventEmitter): AbortSignal {

@@ -1,5 +1,10 @@
 import { once } from 'node:events';
-import { connect as connectHttp2 } from 'node:http2';
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  connect as connectHttp2,
+  type OutgoingHttpHeaders,
+} from 'node:http2';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { status } from '@grpc/grpc-js';
 import { expect, test, vi } from 'vitest';
@@ -21,6 +26,29 @@ const outputRequest = ({ sessionId, executionId }: TestExecution) => ({
   stderrPosition: 0n,
   noFollow: false,
 });
+
+/** A call about an execution, with its message and without its half-close. */
+function rawCall(
+  http2: ClientHttp2Session,
+  method: string,
+  { sessionId, executionId }: TestExecution,
+  headers: OutgoingHttpHeaders = {},
+): ClientHttp2Stream {
+  const call = http2.request({
+    ':method': 'POST',
+    ':path': `/elide.daemon.v1alpha1.ExecutionApi/${method}`,
+    'content-type': 'application/grpc',
+    te: 'trailers',
+    ...headers,
+  });
+  call.on('error', () => {});
+  const [id, name] = [Buffer.from(sessionId), Buffer.from(executionId)];
+  const message = Buffer.concat([Buffer.from([10, id.length]), id, Buffer.from([18, name.length]), name]);
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(message.length, 1);
+  call.write(Buffer.concat([head, message]));
+  return call;
+}
 
 test('a client that goes away in the middle of its streams leaves nothing open', async () => {
   await using node = await TestDaemon.start();
@@ -64,18 +92,8 @@ test('a connection that is cut, without a word, ends its streams at the daemon',
     const http2 = connectHttp2('http://localhost', { createConnection: () => socket });
     http2.on('error', () => {});
     const streams = Array.from({ length: 5 }, () => {
-      const call = http2.request({
-        ':method': 'POST',
-        ':path': '/elide.daemon.v1alpha1.ExecutionApi/StreamExecutionOutput',
-        'content-type': 'application/grpc',
-        te: 'trailers',
-      });
-      call.on('error', () => {});
-      const [id, name] = [Buffer.from(running.sessionId), Buffer.from(running.executionId)];
-      const message = Buffer.concat([Buffer.from([10, id.length]), id, Buffer.from([18, name.length]), name]);
-      const head = Buffer.alloc(5);
-      head.writeUInt32BE(message.length, 1);
-      call.end(Buffer.concat([head, message]));
+      const call = rawCall(http2, 'StreamExecutionOutput', running);
+      call.end();
       return once(call, 'data');
     });
     return { socket, streams };
@@ -86,6 +104,38 @@ test('a connection that is cut, without a word, ends its streams at the daemon',
 
   await closedAgain(before);
   expect((await running.snapshot()).state).toBe('running');
+});
+
+test('a call whose deadline passes before its half-close is not begun', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(IDLE);
+  await using client = new TestClient(`unix:${node.endpoints.socket}`);
+  await client.call('health', {});
+  const waited = vi.spyOn(node.daemon, 'wait');
+  const before = openDescriptors();
+
+  const http2 = connectHttp2('http://localhost', {
+    createConnection: () => createConnection(node.endpoints.socket as string),
+  });
+  const answers = Array.from({ length: 10 }, async (_, index) => {
+    const method = index % 2 === 0 ? 'StreamExecutionOutput' : 'WaitExecution';
+    const call = rawCall(http2, method, running, { 'grpc-timeout': '200m' });
+    const [headers] = await once(call, 'response');
+    call.end();
+    await once(call.resume(), 'close');
+    return headers['grpc-status'];
+  });
+  const statuses = await Promise.all(answers);
+  // By then the daemon has seen the ends of the others.
+  const last = rawCall(http2, 'StreamExecutionOutput', running);
+  last.end();
+  await once(last, 'data');
+  http2.destroy();
+
+  expect(statuses).toEqual(statuses.map(() => String(status.DEADLINE_EXCEEDED)));
+  await closedAgain(before);
+  expect(waited).not.toHaveBeenCalled();
 });
 
 test('connections that nobody answers on are dropped, with their streams; one that is only quiet stays', async () => {
