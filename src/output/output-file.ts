@@ -10,12 +10,16 @@ export interface OutputFile {
   close(): Promise<void>;
 }
 
-/** A file, which may grow. It stays readable when it is removed. */
+/** Closes what nobody can any more: Node ends a process that leaves an open handle to the garbage collector. */
+const dropped = new FinalizationRegistry<FileHandle>((handle) => void handle.close().catch(() => {}));
+
+/** A file, which may grow. It stays readable when it is removed, and open until it is closed or collected. */
 export class FileOnDisk implements OutputFile {
   readonly #handle: FileHandle;
 
   constructor(handle: FileHandle) {
     this.#handle = handle;
+    dropped.register(this, handle, this);
   }
 
   async stat(): Promise<{ size: number; bornMs: number }> {
@@ -35,6 +39,7 @@ export class FileOnDisk implements OutputFile {
   }
 
   close(): Promise<void> {
+    dropped.unregister(this);
     return this.#handle.close();
   }
 }

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   closeSync,
   existsSync,
@@ -403,4 +403,42 @@ test('text that is cut out of a stream begins and ends with whole characters', (
       if (text.isWellFormed() && !text.includes('\ufffd')) expect(tail).not.toContain('\ufffd');
     }),
   );
+});
+
+test('a reader that is begun and dropped closes its files once it is collected, and ends no process', () => {
+  using output = new Output();
+  writeSync(output.fds.stdout, 'some output');
+  const module = new URL('../../src/output/output-files.ts', import.meta.url).href;
+  const script = `
+    import { readdirSync } from 'node:fs';
+    import { setImmediate as turn } from 'node:timers/promises';
+    import { OutputFiles } from '${module}';
+    const opened = () => readdirSync('/proc/self/fd').length;
+    const read = (ended) => new OutputFiles('${output.directory}').read(
+      { streams: new Set(['stdout', 'stderr']), from: { stdout: 0, stderr: 0 }, follow: true },
+      ended,
+      new AbortController().signal,
+    );
+    let before;
+    await (async () => {
+      const { promise, resolve } = Promise.withResolvers();
+      // What watches and reads files opens some descriptors of its own with the first one.
+      await Array.fromAsync(read(Promise.resolve()));
+      before = opened();
+      const { value } = await read(promise).next();
+      console.log(value.data.toString(), opened() - before);
+      resolve();
+    })();
+    for (let turns = 0; turns < 1_000 && opened() > before; turns += 1) {
+      gc();
+      await turn();
+    }
+    console.log(opened() - before);`;
+
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['--expose-gc', '--input-type=module', '-e', script], {
+    encoding: 'utf8',
+    timeout: 60_000,
+  });
+
+  expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: 'some output 3\n0\n', stderr: '' });
 });
