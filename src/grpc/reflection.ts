@@ -6,6 +6,7 @@ import {
   type ServerReflectionServer,
   ServerReflectionService,
 } from '../gen/grpc/reflection/v1/reflection.ts';
+import { leavingOf, pump } from '../wire/calls.ts';
 import type { Implementation } from './handlers.ts';
 
 type Answer = NonNullable<ServerReflectionResponse['messageResponse']>;
@@ -33,15 +34,17 @@ export function addReflection(server: Server, imagePath: string, services: strin
   };
   const implementation: ServerReflectionServer = {
     serverReflectionInfo: (call) => {
-      // Answers keep the order of the requests.
-      let answered = Promise.resolve();
-      call.on('data', (originalRequest: ServerReflectionRequest) => {
-        answered = answered.then(async () => {
+      const answers = async function* (): AsyncGenerator<ServerReflectionResponse> {
+        for await (const originalRequest of call.iterator({ destroyOnReturn: false })) {
           const messageResponse = await answer(originalRequest);
-          call.write({ validHost: originalRequest.host, originalRequest, messageResponse });
-        });
-      });
-      call.on('end', () => answered.then(() => call.end()));
+          yield { validHost: originalRequest.host, originalRequest, messageResponse };
+        }
+      };
+      pump(call, answers(), leavingOf(call)).then(
+        () => call.end(),
+        // The call has broken.
+        () => {},
+      );
     },
   };
   // Tools of some age ask for the same messages by the older name of the service.
@@ -55,14 +58,18 @@ export function addReflection(server: Server, imagePath: string, services: strin
 async function load(imagePath: string, services: string[]): Promise<Descriptors> {
   const { createFileRegistry, fromBinary, toBinary } = await import('@bufbuild/protobuf');
   const { FileDescriptorProtoSchema, FileDescriptorSetSchema } = await import('@bufbuild/protobuf/wkt');
-  const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, await readFile(imagePath)));
+  const image = fromBinary(FileDescriptorSetSchema, await readFile(imagePath));
+  const registry = createFileRegistry(image);
+  const encoded = new Map(
+    image.file.map((file) => [file.name, Buffer.from(toBinary(FileDescriptorProtoSchema, file))]),
+  );
 
   /** A file and everything it imports, each once. */
   const withImports = (name: string, seen = new Map<string, Buffer>()): Map<string, Buffer> => {
-    const file = registry.getFile(name);
-    if (file === undefined || seen.has(name)) return seen;
-    seen.set(name, Buffer.from(toBinary(FileDescriptorProtoSchema, file.proto)));
-    for (const dependency of file.dependencies) withImports(dependency.proto.name, seen);
+    const bytes = encoded.get(name);
+    if (bytes === undefined || seen.has(name)) return seen;
+    seen.set(name, bytes);
+    for (const dependency of registry.getFile(name)?.dependencies ?? []) withImports(dependency.proto.name, seen);
     return seen;
   };
   const files = (name: string | undefined, asked: string): Answer => {
