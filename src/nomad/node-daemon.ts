@@ -34,7 +34,7 @@ export class NodeDaemon {
     this.closed = config.enabled === false ? 'disabled' : (wrong ?? contradictionIn(config));
     this.coreSpeedMhz = coreSpeedMhz(topology);
     this.#stays ||= topology !== undefined;
-    this.#client?.close();
+    // Not closed: tasks go on being followed by it. Half an hour after them it has no connection.
     this.#client = undefined;
   }
 

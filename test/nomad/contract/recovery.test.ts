@@ -256,6 +256,25 @@ describe('a daemon that goes and comes back', () => {
     expect(await end).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
   });
 
+  test('tasks run on that a plugin had before it was configured anew', async () => {
+    const directory = temporaryDirectory();
+    const [socket, places] = placesIn(directory);
+    const first = await DaemonProcess.start(...places);
+    await using other = await PluginHost.start({ daemon_socket: socket });
+    const task = taskIn(directory, { language: 'javascript', code: CODE.javascript });
+    await other.start(task);
+    await ready(task);
+    const end = other.wait(task.id);
+
+    await other.setConfig({ daemon_socket: socket });
+    await first.stop('SIGKILL');
+    await using _second = await DaemonProcess.start(...places);
+
+    expect((await other.exec(task.id, ['echo', 'there'])).stdout.toString()).toBe('there\n');
+    await other.stop(task.id, '', 50_000);
+    expect(await end).toMatchObject({ result: { exitCode: 5, signal: 0 }, err: '' });
+  });
+
   test('a signal that it was not there for reaches the task when it is', async () => {
     const directory = temporaryDirectory();
     const [socket, places] = placesIn(directory);
