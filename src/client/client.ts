@@ -107,15 +107,18 @@ export class DaemonClient {
   /** A daemon has answered. */
   #met = false;
   #closed = false;
+  /** What ends each call that is open. */
+  readonly #ends = new Set<() => void>();
 
   constructor(address: DaemonAddress) {
     this.address = nameOf(address);
     this.#target = address;
   }
 
-  /** Ends open calls and lets the connection go; calls after it reject with a `FailedPreconditionError`. */
+  /** Ends open calls and lets the connection go; they, and calls after it, reject with a `FailedPreconditionError`. */
   close(): void {
     this.#closed = true;
+    for (const end of this.#ends) end();
     this.#line?.close();
     for (const line of this.#retired) line.close();
   }
@@ -397,23 +400,21 @@ export class DaemonClient {
     const line = this.#connect();
     const { promise, resolve, reject } = Promise.withResolvers<Res>();
     const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs), (error, response) => {
-      if (signal?.aborted) return;
+      if (signal?.aborted || this.#closed) return;
       const failure = error && this.#failureOf(error, line);
       this.#met ||= !isRefusal(failure);
       if (failure === null) resolve(response);
       else reject(failure);
     });
-    const abort = () => {
-      reject(signal?.reason);
+    using _open = this.#open(line, signal, () => {
+      reject();
       call.cancel();
-    };
-    signal?.addEventListener('abort', abort);
-    line.hold();
+    });
     try {
       return await promise;
-    } finally {
-      signal?.removeEventListener('abort', abort);
-      line.release();
+    } catch (error) {
+      this.#requireOpen(signal);
+      throw error;
     }
   }
 
@@ -427,21 +428,31 @@ export class DaemonClient {
     const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs));
     // Cancelling makes an error event, after which nobody may be listening any more.
     call.on('error', () => {});
-    const abort = () => call.cancel();
-    signal?.addEventListener('abort', abort);
-    line.hold();
+    using _open = this.#open(line, signal, () => call.cancel());
     try {
       for await (const message of call as AsyncIterable<Res>) {
         this.#met = true;
         yield message;
       }
     } catch (error) {
-      throw signal?.aborted ? signal.reason : this.#failureOf(error, line);
+      this.#requireOpen(signal);
+      throw this.#failureOf(error, line);
     } finally {
-      signal?.removeEventListener('abort', abort);
       call.cancel();
-      line.release();
     }
+  }
+
+  /** A call on this line, open until it is disposed of: `end` is called when its caller leaves or the client is closed. */
+  #open(line: Line, signal: AbortSignal | undefined, end: () => void): Disposable {
+    line.hold();
+    this.#ends.add(end);
+    signal?.addEventListener('abort', end);
+    const dispose = () => {
+      signal?.removeEventListener('abort', end);
+      this.#ends.delete(end);
+      line.release();
+    };
+    return { [Symbol.dispose]: dispose };
   }
 }
 

@@ -1,5 +1,7 @@
+import { execFile } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { ClientError, connectDaemon, type DaemonClient, UnreachableError } from '../../src/client/index.ts';
 import {
@@ -26,6 +28,7 @@ afterAll(async () => {
   await daemon?.stop();
 });
 
+const CLIENT = new URL('../../dist/src/index.js', import.meta.url).href;
 const FOREVER = 'console.log("ready"); setInterval(() => {}, 1000)';
 const execute = (executionId: string, code: string, more: object = {}) =>
   client.executeSnippet({ sessionId: 's', executionId, language: 'javascript', code, ...more });
@@ -179,6 +182,46 @@ describe('an abort signal', () => {
 
   test('that has aborted before lets no call begin', async () => {
     await expect(client.health({ signal: AbortSignal.abort(new Error('never')) })).rejects.toThrow('never');
+  });
+});
+
+describe('a client that is closed', () => {
+  test('ends its open calls, and leaves the execution alone', async () => {
+    const own = connectDaemon({ socket: daemon.socket });
+    await execute('closed', FOREVER);
+    const chunks = own.streamOutput('s', 'closed');
+    const events = own.watchExecution('s', 'closed', { fromSequence: 2 });
+    const rounds = own.watchExecutionMetrics({ sessionId: 's', executionId: 'closed', intervalMs: 3_600_000 });
+    for (const stream of [chunks, events, rounds]) await stream.next();
+    const open = [own.wait('s', 'closed'), chunks.next(), events.next(), rounds.next()];
+    // What is open has been sent when another call is answered.
+    await own.health();
+
+    own.close();
+
+    const closed = { status: 'rejected', reason: new FailedPreconditionError('this client was closed') };
+    expect(await Promise.allSettled(open)).toEqual([closed, closed, closed, closed]);
+    expect((await client.wait('s', 'closed', { timeoutMs: 0 })).state).toBe('running');
+    await client.cancelExecution('s', 'closed');
+  });
+
+  test('keeps no program from its end', async () => {
+    await execute('held', FOREVER);
+    const code = `
+      import { connectDaemon } from ${JSON.stringify(CLIENT)};
+      const client = connectDaemon({ socket: ${JSON.stringify(daemon.socket)} });
+      const events = client.watchExecution('s', 'held');
+      await events.next();
+      events.next().then(() => events.next()).catch(({ message }) => console.log(message));
+      await client.health();
+      client.close();`;
+
+    const ended = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', code], {
+      timeout: 30_000,
+    });
+
+    expect(ended).toEqual({ stdout: 'this client was closed\n', stderr: '' });
+    await client.cancelExecution('s', 'held');
   });
 });
 
