@@ -85,7 +85,7 @@ export interface ExecutionInput {
   timeoutSignal: string;
   /** How long a stop of a limit waits between signal and force, in ms. */
   graceMs: number;
-  /** How long a dispatched execution may take until guest code starts, in ms. */
+  /** How long an execution that has its place may take until guest code starts, in ms. */
   startLimitMs: number;
   /** How long force may take to be confirmed before the cell is killed even if its guest is not known to be stuck, in ms. */
   forcedLimitMs: number;
@@ -117,6 +117,8 @@ export type ExecutionEvent =
   | { type: 'execution.stop'; reason: StopReason; signal: string; graceMs: number }
   /** Deliver one signal, without a ladder unless it is `SIGKILL`; with `tree` to the guest's child processes too. */
   | { type: 'execution.signal'; signal: string; tree?: boolean | undefined }
+  /** It has its place in a cell, which is told of it now. */
+  | { type: 'guest.placed' }
   /** Guest code runs, since `agoMs`. */
   | { type: 'guest.started'; agoMs?: number | undefined }
   /** Its turn has come: it was killed, which is to be confirmed. */
@@ -149,7 +151,7 @@ export interface GuestInput {
 }
 
 /**
- * Port. Runs the guest in a cell and reports `guest.started`, then `guest.exited` or `guest.lost`, each once; and
+ * Port. Runs the guest in a cell and reports `guest.placed`, `guest.started`, then `guest.exited` or `guest.lost`, each once; and
  * for each `guest.kill`, which may have to wait for its turn, `guest.killed` and at times `guest.stuck`. Idempotent by `executionKey`.
  */
 const guest = fromCallback<GuestCommand, GuestInput>(() => {
@@ -308,17 +310,24 @@ export const executionMachine = setup({
               },
             ],
           },
-          after: {
-            startLimit: {
-              target: '#execution.signaled.forced',
-              actions: {
-                type: 'keepStop',
-                params: ({ context: { startLimitMs } }) => ({
-                  reason: 'start_failed',
-                  signal: 'SIGKILL',
-                  graceMs: 0,
-                  message: `no guest code had begun ${startLimitMs} ms after its dispatch`,
-                }),
+          initial: 'placing',
+          states: {
+            // The cell has a limit of its own to be ready; the journal, which must know of the place, takes what its disk does.
+            placing: { on: { 'guest.placed': 'placed' } },
+            placed: {
+              after: {
+                startLimit: {
+                  target: '#execution.signaled.forced',
+                  actions: {
+                    type: 'keepStop',
+                    params: ({ context: { startLimitMs } }) => ({
+                      reason: 'start_failed',
+                      signal: 'SIGKILL',
+                      graceMs: 0,
+                      message: `no guest code had begun ${startLimitMs} ms after its dispatch`,
+                    }),
+                  },
+                },
               },
             },
           },

@@ -81,9 +81,14 @@ export class Journal {
     return this.#failure;
   }
 
+  /** Why nothing new should be begun now, because it could not be kept; undefined when all is well. */
+  get hindrance(): string | undefined {
+    return this.#failure ?? this.#obstacle();
+  }
+
   /** Throws when nothing new can be accepted now, because it could not be kept. */
   requireWritable(): void {
-    const failure = this.#failure ?? this.#obstacle();
+    const failure = this.hindrance;
     if (failure === undefined) return;
     const message = `the journal cannot be written (${failure}); nothing new is accepted until it can`;
     if (/full|ENOSPC|EDQUOT/.test(failure)) throw new ResourceExhaustedError(message, { retryAfterMs: 1_000 });

@@ -122,6 +122,9 @@ const GONE: CellPlace = {
  */
 const PATIENCE = 10;
 
+/** How often those that wait while nothing new can be kept look whether it can be, in ms. */
+const HINDERED_LOOK_MS = 250;
+
 /** Execution keys, session keys: names of fixed length that never come from a client. */
 const KEY_CHARS = 12;
 
@@ -145,8 +148,8 @@ export class SessionSupervisor implements Waiting {
   readonly #closed = Promise.withResolvers<void>();
   /** How executions come to the cells that hold them since an older daemon's time, by execution. */
   readonly #resuming = new Map<string, (observer: GuestObserver) => CellPlace>();
-  /** When too many cells have crashed: until another may be started. */
-  #restart: NodeJS.Timeout | undefined;
+  /** Until another cell may be started, when too many have crashed; or until it is looked again whether the journal can be written. */
+  #retry: NodeJS.Timeout | undefined;
   /** It goes for good, not only with its daemon. */
   #deleted = false;
 
@@ -376,13 +379,18 @@ export class SessionSupervisor implements Waiting {
       const waitMs = waits.get(kind) ?? this.#cells.waitMs(kind);
       waits.set(kind, waitMs);
       if (waitMs > 0) continue;
+      // What is begun on a full disk has no room, and takes that which is kept for the ends of what runs.
+      if (this.#options.journal.hindrance !== undefined) return this.#tryLater(HINDERED_LOOK_MS);
       this.#queue.delete(record);
       this.#dispatch(record);
       return true;
     }
-    if (waits.size === 0) return false;
-    clearTimeout(this.#restart);
-    this.#restart = setTimeout(() => this.#options.dispatcher.offer(this), Math.min(...waits.values())).unref();
+    return waits.size > 0 && this.#tryLater(Math.min(...waits.values()));
+  }
+
+  #tryLater(ms: number): false {
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => this.#options.dispatcher.offer(this), ms).unref();
     return false;
   }
 
@@ -413,7 +421,7 @@ export class SessionSupervisor implements Waiting {
 
   /** Leaves everything as it is to the next daemon. */
   detach(): void {
-    clearTimeout(this.#restart);
+    clearTimeout(this.#retry);
     this.#queue.clear();
     for (const { actor } of this.#live.values()) actor.stop();
     this.#actor.stop();
@@ -535,6 +543,7 @@ export class SessionSupervisor implements Waiting {
     const resume = this.#resuming.get(executionKey);
     if (resume !== undefined) {
       hold(resume(observer));
+      sendBack({ type: 'guest.placed' });
       return leave;
     }
     if (request === undefined) throw new Error(`nothing to run: ${executionKey}`);
@@ -550,6 +559,7 @@ export class SessionSupervisor implements Waiting {
         throw cancelled.signal.reason;
       }
       hold(ready);
+      sendBack({ type: 'guest.placed' });
       record.request = undefined;
       ready.start(startMessage(executionKey, request, workspace, this.#outputDirectory(record)), observer);
     };
@@ -568,7 +578,7 @@ export class SessionSupervisor implements Waiting {
   }
 
   async #free(): Promise<void> {
-    clearTimeout(this.#restart);
+    clearTimeout(this.#retry);
     this.#options.machines.remove(this.#sessionKey);
     await this.#cells.close();
     await removeTree(join(this.#options.workDirectory, this.#sessionKey));

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as wait } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
@@ -61,6 +62,37 @@ test.skipIf(!isRoot)('on a full disk new work is refused, and all goes on by its
   expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
   await node.restart();
   expect((await node.client.wait('s', 'e')).result).toEqual(result);
+});
+
+test.skipIf(!isRoot)('what waits while the disk is full stays, and runs once there is room', async () => {
+  await using node = await FaultNode.start({ maxRunning: 2 }, { diskMb: DISK_MB });
+  const { client } = node;
+  await client.createSession('s');
+  for (const executionId of ['e', 'other']) await node.ready({ executionId, code: IDLE });
+  const javascript = { language: 'javascript', code: "console.log('done')" };
+  const waiting = [
+    { executionId: 'thread', ...javascript },
+    { executionId: 'process', ...javascript, isolation: 'process' as const },
+    { executionId: 'python', language: 'python', code: "print('done')" },
+  ];
+  for (const snippet of waiting) await client.executeSnippet({ sessionId: 's', ...snippet });
+  const ballast = join(node.root, 'ballast');
+
+  fill(ballast);
+  const ends = [];
+  for (const executionId of ['e', 'other']) {
+    await client.cancelExecution('s', executionId, { graceMs: 0 }, { deadlineMs: QUICK_MS });
+    ends.push((await client.wait('s', executionId, { timeoutMs: QUICK_MS })).result);
+  }
+  const { counts } = await client.getSession('s');
+  rmSync(ballast);
+
+  expect(counts).toEqual({ pending: waiting.length, running: 0, exited: 2 });
+  for (const end of ends) expect(end).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  for (const { executionId } of waiting) {
+    expect((await client.wait('s', executionId)).result).toMatchObject({ reason: 'completed', exitCode: 0 });
+    expect(await node.stdout(executionId)).toBe('done\n');
+  }
 });
 
 test.skipIf(!isRoot)(
@@ -416,7 +448,8 @@ test('nothing is acknowledged that the disk has not kept, whatever was asked for
 });
 
 test('what is cancelled while its start waits for the disk never runs', async () => {
-  await using node = await FaultNode.start({ maxRunning: 1 });
+  // No cell can be made meanwhile: the one that is there has to stay.
+  await using node = await FaultNode.start({ maxRunning: 1, cellIdleMs: 60_000 });
   const { client } = node;
   for (const sessionId of ['s', 'other']) await client.createSession(sessionId);
   const snippet = { sessionId: 'other', language: 'javascript' };
@@ -444,4 +477,25 @@ test('what is cancelled while its start waits for the disk never runs', async ()
   await client.executeSnippet({ ...snippet, executionId: 'last', code: '0' });
   expect((await client.wait('other', 'last')).result?.reason).toBe('completed');
   expect(existsSync(marker)).toBe(false);
+});
+
+test('no start fails for the time in which the journal cannot be written', async () => {
+  const startLimitMs = 3_000;
+  await using node = await FaultNode.start({ maxRunning: 1, startLimitMs });
+  const { client } = node;
+  await client.createSession('s');
+  await node.ready({
+    executionId: 'ends',
+    code: "process.stdin.once('data', () => process.exit(3)); console.log('ready');",
+    stdin: true,
+  });
+  await client.executeSnippet({ sessionId: 's', executionId: 'waits', language: 'javascript', code: '0' });
+
+  using failing = limited(node.pid, 'FSIZE', 0);
+  await client.writeInput('s', 'ends', Buffer.from('now'), false, { deadlineMs: QUICK_MS });
+  await eventually('nothing can be written', () => node.log.includes('the journal cannot be written'));
+  await wait(1.5 * startLimitMs);
+  failing[Symbol.dispose]();
+
+  expect((await client.wait('s', 'waits')).result).toMatchObject({ reason: 'completed', rung: undefined });
 });

@@ -63,6 +63,7 @@ test('every state can be reached', () => {
     { ...cancel, signal: 'SIGKILL' },
     { type: 'execution.signal', signal: 'SIGHUP' },
     { type: 'execution.signal', signal: 'SIGKILL' },
+    { type: 'guest.placed' },
     { type: 'guest.started' },
     { type: 'guest.killed' },
     { type: 'guest.stuck' },
@@ -92,7 +93,8 @@ test('every state can be reached', () => {
       [
         { pending: { queued: 'unlimited' } },
         { pending: { queued: 'limited' } },
-        { pending: 'starting' },
+        { pending: { starting: 'placing' } },
+        { pending: { starting: 'placed' } },
         { running: 'limited' },
         { running: 'unlimited' },
         { signaled: 'graceful' },
@@ -236,7 +238,7 @@ test('the queue limit is over with the dispatch, and the run limit begins with t
   actor.send({ type: 'execution.dispatch' });
 
   clock.increment(2000);
-  expect(stateOf(actor)).toEqual({ pending: 'starting' });
+  expect(stateOf(actor)).toEqual({ pending: { starting: 'placing' } });
   actor.send({ type: 'guest.started' });
   clock.increment(999);
 
@@ -381,6 +383,7 @@ test('an execution that is stopped while it starts climbs the ladder', () => {
 test('a guest that does not start in time is forced, and failed to start', () => {
   const { actor, clock } = start();
   actor.send({ type: 'execution.dispatch' });
+  actor.send({ type: 'guest.placed' });
 
   clock.increment(3000);
   expect(stateOf(actor)).toEqual(stateAt('forced'));
@@ -388,6 +391,18 @@ test('a guest that does not start in time is forced, and failed to start', () =>
 
   const message = 'no guest code had begun 3000 ms after its dispatch';
   expect(resultOf(actor)).toMatchObject({ reason: 'start_failed', message });
+});
+
+test('the start limit begins with its place in a cell, however long that took', () => {
+  const { actor, clock } = start();
+  actor.send({ type: 'execution.dispatch' });
+
+  clock.increment(1e9);
+  expect(stateOf(actor)).toEqual({ pending: { starting: 'placing' } });
+  actor.send({ type: 'guest.placed' });
+  clock.increment(2999);
+
+  expect(stateOf(actor)).toEqual({ pending: { starting: 'placed' } });
 });
 
 test('what the engine knows of an end decides the reason', () => {
