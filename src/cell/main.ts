@@ -288,7 +288,7 @@ function start(request: Start): void {
     started: ({ pid = 0, thread = 0, pipes: ownPipes }) => {
       meter?.add(executionKey, guest, limits);
       const [stdout, stderr] = [pipeOf(ownPipes?.stdout), pipeOf(ownPipes?.stderr)];
-      const value = { executionKey, pid, thread, ...now(), stdout, stderr };
+      const value = { executionKey, pid, thread, ...now(), stdout, stderr, outputFiles: ownPipes && outputFiles };
       running.started = value;
       report({ body: { $case: 'started', value } });
     },

@@ -466,6 +466,7 @@ export class CellProcess {
         guest.pid = pid;
         guest.process = pid > 0 ? processName(pid) : undefined;
         guest.thread = thread;
+        guest.outputFiles ??= body.value.outputFiles;
         guest.remains = this.#remainsOf(body.value);
         guest.observer.started({ pid, process: guest.process, at: { atMs, monotonicMs } });
         break;
@@ -574,10 +575,9 @@ export class CellProcess {
   }
 
   #remainsOf({ stdout, stderr }: Started): PipeRemains | undefined {
-    const cell = this.#child?.pid;
-    if (cell === undefined || stdout === undefined || stderr === undefined) return undefined;
+    if (stdout === undefined || stderr === undefined) return undefined;
     const pipeOf = ({ fd, inode }: Pipe) => ({ fd, inode: Number(inode) });
-    return new PipeRemains(cell, { stdout: pipeOf(stdout), stderr: pipeOf(stderr) });
+    return new PipeRemains(this.#pid, { stdout: pipeOf(stdout), stderr: pipeOf(stderr) });
   }
 
   /** A guest can stop the process it runs in, which then hears nothing. */

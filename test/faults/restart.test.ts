@@ -361,6 +361,45 @@ test('another process that has the id of a guest, or of its cell, by now is left
   expect(isAlive(other.pid as number)).toBe(true);
 });
 
+test.each(['its own', "the caller's"] as const)(
+  'what a guest printed last, into %s files, is there also when a cell that was taken over dies before it has read it',
+  async (whose) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    const [begun, go, printed] = ['begun', 'go', 'printed'].map((name) => join(node.root, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const path = (stream: string) => join(node.root, stream);
+    const files = { stdout: path('stdout'), stderr: path('stderr'), maxFiles: 2, maxFileBytes: 1024 };
+    const outputFiles = whose === 'its own' ? undefined : files;
+    const code = `
+import os, time
+print('ready', flush=True)
+open('${begun}', 'w').close()
+while not os.path.exists('${go}'): time.sleep(0.02)
+print('important', flush=True)
+open('${printed}', 'w').close()
+time.sleep(600)`;
+    await node.client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'python', code, outputFiles });
+    await eventually('it has begun', () => existsSync(begun));
+    await node.restart();
+    const [cell = 0] = node.cellPids();
+
+    process.kill(cell, 'SIGSTOP');
+    writeFileSync(go, '');
+    await eventually('it has printed', () => existsSync(printed));
+    process.kill(cell, 'SIGKILL');
+
+    expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'cell_lost' });
+    const copy = await node.stdout('e');
+    const written = outputFiles === undefined ? copy : readFileSync(`${outputFiles.stdout}.0`, 'utf8');
+    expect(written).toBe('ready\nimportant\n');
+    expect(copy).toBe(outputFiles === undefined ? written : '');
+  },
+);
+
 test('a run limit stands over a restart, and one that passed meanwhile is held at once', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');

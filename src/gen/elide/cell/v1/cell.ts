@@ -205,7 +205,11 @@ export interface Started {
   monotonicMs: number;
   /** Where a guest that is a process writes its output, as the cell has it open; absent for one that is a thread. */
   stdout: Pipe | undefined;
-  stderr: Pipe | undefined;
+  stderr:
+    | Pipe
+    | undefined;
+  /** Where the cell brings what it reads from them, if that is files of the caller's. */
+  outputFiles: OutputFiles | undefined;
 }
 
 export interface Pipe {
@@ -2338,7 +2342,16 @@ export const Shutdown: MessageFns<Shutdown> = {
 };
 
 function createBaseStarted(): Started {
-  return { executionKey: "", pid: 0, atMs: 0, thread: 0, monotonicMs: 0, stdout: undefined, stderr: undefined };
+  return {
+    executionKey: "",
+    pid: 0,
+    atMs: 0,
+    thread: 0,
+    monotonicMs: 0,
+    stdout: undefined,
+    stderr: undefined,
+    outputFiles: undefined,
+  };
 }
 
 export const Started: MessageFns<Started> = {
@@ -2363,6 +2376,9 @@ export const Started: MessageFns<Started> = {
     }
     if (message.stderr !== undefined) {
       Pipe.encode(message.stderr, writer.uint32(58).fork()).join();
+    }
+    if (message.outputFiles !== undefined) {
+      OutputFiles.encode(message.outputFiles, writer.uint32(66).fork()).join();
     }
     return writer;
   },
@@ -2436,6 +2452,14 @@ export const Started: MessageFns<Started> = {
             message.stderr = Pipe.decode(reader, reader.uint32());
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.outputFiles = OutputFiles.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2463,6 +2487,9 @@ export const Started: MessageFns<Started> = {
       : undefined;
     message.stderr = (object.stderr !== undefined && object.stderr !== null)
       ? Pipe.fromPartial(object.stderr)
+      : undefined;
+    message.outputFiles = (object.outputFiles !== undefined && object.outputFiles !== null)
+      ? OutputFiles.fromPartial(object.outputFiles)
       : undefined;
     return message;
   },
