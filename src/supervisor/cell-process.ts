@@ -346,6 +346,7 @@ export class CellProcess {
     this.#gone = true;
     this.#sleep[Symbol.dispose]();
     this.#connection?.destroy();
+    for (const { remains } of this.#guests.values()) remains?.close();
     this.#child?.unref();
   }
 

@@ -5,8 +5,10 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFil
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { createDaemon } from '../../src/create-daemon.ts';
 import { FromCell, Hello, Start, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN, ZYGOTE } from '../../src/package-root.ts';
+import { killTrees } from '../../src/processes.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
 import {
   childrenOf,
@@ -17,9 +19,10 @@ import {
   openDescriptors,
   processesWith,
   TestDaemon,
-  type TestSession,
+  TestSession,
   temporaryDirectory,
 } from '../support/daemon.ts';
+import { cellsBelow } from '../support/processes.ts';
 import { holdUp, starve } from '../support/starve.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
@@ -832,6 +835,29 @@ test.each(['javascript', 'python'])('50 %s executions at once all complete, and 
   expect(readdirSync(join(node.root, 's', 'work'))).toEqual([]);
   await node.daemon.stop();
   await closedAgain(descriptorsBefore);
+});
+
+test('a daemon that leaves its guests to the next one keeps nothing open of them', async () => {
+  const root = temporaryDirectory();
+  const create = () => createDaemon({ logLevel: 'silent', stateDir: join(root, 's'), socket: join(root, 'd.sock') });
+  onTestFinished(() => void killTrees(cellsBelow(root)));
+  // What the runtime opens once and keeps is not counted.
+  const first = create();
+  await first.start();
+  await first.createSession('first');
+  await new TestSession(first, 'first').run('0');
+  await first.stop();
+  const before = openDescriptors();
+  const second = create();
+  await second.start();
+  await second.createSession('second');
+  const session = new TestSession(second, 'second');
+  for (const guest of [IDLE, PYTHON_IDLE, PYTHON_IDLE]) await session.ready(guest);
+
+  await second.stop({ detach: true });
+
+  await closedAgain(before);
+  expect(cellsBelow(root)).toHaveLength(2);
 });
 
 test('children that ended guests leave behind do not pile up: their cell is replaced, and nobody is disturbed', async () => {
