@@ -213,9 +213,15 @@ export class Archive {
       }
     };
     const limited = { ...range, limitBytes };
-    for await (const chunk of this.#output(known).read(limited, record.exited(signal), signal, looked)) {
-      next[chunk.stream] = chunk.position + chunk.data.byteLength;
-      yield chunk;
+    // It may be over long before the execution is, without an abort: nothing of it is to stay there until then.
+    const reading = new AbortController();
+    try {
+      for await (const chunk of this.#output(known).read(limited, record.exited(reading.signal), signal, looked)) {
+        next[chunk.stream] = chunk.position + chunk.data.byteLength;
+        yield chunk;
+      }
+    } finally {
+      reading.abort();
     }
     if (signal.aborted) return;
     for (const loss of cut.values()) throw loss;

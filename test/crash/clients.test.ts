@@ -1,4 +1,4 @@
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import {
   type ClientHttp2Session,
   type ClientHttp2Stream,
@@ -10,7 +10,7 @@ import { status } from '@grpc/grpc-js';
 import { expect, test, vi } from 'vitest';
 import { ExecutionRecord } from '../../src/supervisor/execution-record.ts';
 import { all, TestClient } from '../support/client.ts';
-import { closedAgain, openDescriptors, TestDaemon, type TestExecution } from '../support/daemon.ts';
+import { closedAgain, eventually, openDescriptors, TestDaemon, type TestExecution } from '../support/daemon.ts';
 
 /** What HTTP/2 begins with, settings, and a frame of which only the head comes. */
 const HALF_A_REQUEST = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x10\x01';
@@ -178,6 +178,22 @@ test('connections that nobody answers on are dropped, with their streams; one th
   expect((await watched).map(({ sequence }) => sequence)).toEqual([1n, 2n, 3n, 4n]);
 });
 
+/** Counts who listens to executions, of those who begin from here on. */
+function countListeners(): { count: number } & Disposable {
+  const { onEvent } = ExecutionRecord.prototype;
+  const spy = vi.spyOn(ExecutionRecord.prototype, 'onEvent');
+  const listening = { count: 0, [Symbol.dispose]: () => spy.mockRestore() };
+  spy.mockImplementation(function (this: ExecutionRecord, listener) {
+    listening.count += 1;
+    const stop = onEvent.call(this, listener);
+    return () => {
+      listening.count -= 1;
+      stop();
+    };
+  });
+  return listening;
+}
+
 test('an abandoned watch, stream or wait takes its listener along', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
@@ -185,16 +201,7 @@ test('an abandoned watch, stream or wait takes its listener along', async () => 
   const { sessionId, executionId } = running;
   const cancelled = new AbortController();
   const { signal } = cancelled;
-  let listening = 0;
-  const { onEvent } = ExecutionRecord.prototype;
-  vi.spyOn(ExecutionRecord.prototype, 'onEvent').mockImplementation(function (this: ExecutionRecord, listener) {
-    listening += 1;
-    const stop = onEvent.call(this, listener);
-    return () => {
-      listening -= 1;
-      stop();
-    };
-  });
+  using listening = countListeners();
 
   const watch = node.daemon.watchExecution(sessionId, executionId, { fromSequence: 3, signal });
   const output = node.daemon.streamOutput(sessionId, executionId, { stdoutPosition: 6, signal });
@@ -202,11 +209,29 @@ test('an abandoned watch, stream or wait takes its listener along', async () => 
   cancelled.abort();
   const [watched, streamed, waited] = await ends;
 
-  vi.restoreAllMocks();
-  expect(listening).toBe(0);
+  expect(listening.count).toBe(0);
   expect(watched).toEqual({ done: true, value: undefined });
   expect(streamed).toEqual({ done: true, value: undefined });
   expect(waited.state).toBe('running');
+});
+
+test.each([
+  ['is of what there is', { follow: false }],
+  ['is left early', { follow: true }],
+])('a read of output that %s takes its listener along', async (_, options) => {
+  await using node = await TestDaemon.start();
+  const running = await (await node.session()).ready(IDLE);
+  const { signal } = new AbortController();
+  using listening = countListeners();
+
+  const output = node.daemon.streamOutput(running.sessionId, running.executionId, { ...options, signal });
+  for await (const { data } of output) {
+    if (options.follow && String(data).includes('ready')) break;
+  }
+
+  await eventually('nobody listens any more', () => listening.count === 0);
+  expect(getEventListeners(signal, 'abort')).toEqual([]);
+  expect((await running.snapshot()).state).toBe('running');
 });
 
 test('many sessions that come and go leave nothing open', async () => {
