@@ -23,6 +23,8 @@ export interface CommandOptions {
   signal: AbortSignal;
   /** How long the daemon may be away, in ms. */
   limitMs: number;
+  /** How long it waits for a place on the node, in ms. Default 5000: somebody waits for it. */
+  queueLimitMs?: number | undefined;
 }
 
 /** How long the daemon has to say that a command which is killed is gone, in ms. */
@@ -30,15 +32,17 @@ const KILL_LIMIT_MS = 2_000;
 
 /** How much a command may write: the daemon keeps it on disk until the command has ended. */
 const OUTPUT_LIMIT_BYTES = 256 * 2 ** 20;
-/** How long a command waits for a place on the node, in ms: somebody waits for it. */
 const QUEUE_LIMIT_MS = 5_000;
 
 /** Ends that say nothing of the command's own. */
 const FAILURES: Partial<Record<ExitReason, string>> = {
   start_failed: 'the command could not be started',
-  queue_timed_out: 'the node is full: no place was left for the command in time',
+  queue_timed_out: 'no place came free for the command in time: the node is full, or busy with what starts there',
   output_exceeded: 'the command was ended for its output',
 };
+
+/** Whether it was more than killed while it waited. */
+const wasStarted = ({ reason, exitCode }: ExecutionResult) => reason !== 'cancelled' || exitCode !== -1;
 
 /** In the id of each command that this process has handed in. */
 const STARTER = nanoid();
@@ -54,6 +58,7 @@ export class Command {
   readonly #terminal: boolean;
   readonly #signal: AbortSignal;
   readonly #limitMs: number;
+  readonly #queueLimitMs: number;
   readonly #admitted: Promise<void>;
   /** Input is written in the order it came. */
   #written: Promise<void>;
@@ -70,10 +75,11 @@ export class Command {
     const code = this.#terminal ? TERMINAL : COMMAND;
     const snippet = 'argv' in program ? { language: 'python', code, args: program.argv } : program;
     const executionId = `${place.executionId}/exec/${STARTER}/${nanoid()}`;
-    const { stdin, signal, limitMs } = options;
-    this.#snippet = { ...place, ...snippet, executionId, stdin };
+    const { stdin, signal, limitMs, queueLimitMs = QUEUE_LIMIT_MS } = options;
+    this.#snippet = { ...place, ...snippet, executionId, stdin, ahead: true };
     this.#signal = signal;
     this.#limitMs = limitMs;
+    this.#queueLimitMs = queueLimitMs;
     this.#admitted = retry(() => this.#admit({ signal: this.#over.signal }), { limitMs, signal });
     this.#written = this.#admitted;
     this.#admitted.catch(() => {});
@@ -96,7 +102,7 @@ export class Command {
       else this.#over.abort();
       this.#release().catch(() => {});
     }
-    const failure = result && FAILURES[result.reason];
+    const failure = result && FAILURES[wasStarted(result) ? result.reason : 'queue_timed_out'];
     if (failure === undefined) return result;
     throw new Error(result?.message === undefined ? failure : `${failure}: ${result.message}`);
   }
@@ -125,7 +131,7 @@ export class Command {
     const { outputLimitBytes = Infinity, queueTimeoutMs = Infinity } = config.executionCeilings;
     const limits = {
       outputLimitBytes: Math.min(OUTPUT_LIMIT_BYTES, outputLimitBytes),
-      queueTimeoutMs: Math.min(QUEUE_LIMIT_MS, queueTimeoutMs),
+      queueTimeoutMs: Math.min(this.#queueLimitMs, queueTimeoutMs),
     };
     await this.#client.executeSnippet({ ...this.#snippet, ...limits, outputPolicy: 'kill' }, options);
   }

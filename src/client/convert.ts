@@ -157,7 +157,7 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
 
 export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
   const { sessionId, executionId, code, language, env = {}, args = [] } = snippet;
-  const { workingDirectory, sourceFileName, stdin, outputFiles } = snippet;
+  const { workingDirectory, sourceFileName, stdin, ahead, outputFiles } = snippet;
   return {
     sessionId,
     executionId,
@@ -165,6 +165,7 @@ export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
     language,
     env,
     args,
+    ahead,
     config: {
       ...configurationOf(snippet, 'config'),
       workingDirectory,

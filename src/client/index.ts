@@ -2,7 +2,13 @@ export { abandon } from './abandon.ts';
 export type { CallOptions } from './client.ts';
 export { connectDaemon, DaemonClient } from './client.ts';
 export { ClientError, UnreachableError } from './client-error.ts';
-export { Command, type CommandPlace, type CommandProgram, isCommandOfAnother } from './command.ts';
+export {
+  Command,
+  type CommandOptions,
+  type CommandPlace,
+  type CommandProgram,
+  isCommandOfAnother,
+} from './command.ts';
 export type { DaemonAddress, TcpAddress, TlsFiles } from './connection.ts';
 export type { ExecutionSummary } from './convert.ts';
 export { executeCut } from './cut-memory.ts';

@@ -222,7 +222,7 @@ function requireValue(words: Record<string, number>, value: number, field: strin
 }
 
 export function snippetOf(request: ExecuteSnippetRequest): Snippet {
-  const { sessionId, executionId, code, language, env, args, config } = request;
+  const { sessionId, executionId, code, language, env, args, ahead, config } = request;
   if (config !== undefined) requireKnown(config, 'config');
   const files = config?.outputFiles;
   return {
@@ -232,6 +232,7 @@ export function snippetOf(request: ExecuteSnippetRequest): Snippet {
     language,
     env,
     args,
+    ahead,
     ...(config && optionsOf(config, 'config')),
     workingDirectory: config?.workingDirectory,
     sourceFileName: config?.sourceFileName,

@@ -56,9 +56,10 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return task;
   };
 
-  const startCommand: StartCommand = (id, program, stdin, leaving) => {
+  const startCommand: StartCommand = (id, program, wanted) => {
     const { state, forgotten } = find(id);
-    const options = { stdin, signal: AbortSignal.any([leaving, forgotten.signal]), limitMs: reconnectMs() };
+    const signal = AbortSignal.any([wanted.signal, forgotten.signal]);
+    const options = { ...wanted, signal, limitMs: reconnectMs() };
     return new Command(node.client, { ...state.place, executionId: id }, program, options);
   };
 

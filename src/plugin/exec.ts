@@ -1,5 +1,5 @@
 import type { handleBidiStreamingCall } from '@grpc/grpc-js';
-import type { Command, CommandProgram } from '../client/index.ts';
+import type { Command, CommandOptions, CommandProgram } from '../client/index.ts';
 import {
   type ExecTaskRequest,
   type ExecTaskResponse,
@@ -15,8 +15,12 @@ const EVAL = 'elide-eval';
 /** How much output a health check is shown: the newest, as Nomad's own drivers keep it. */
 const COLLECTED_BYTES = 4096;
 
-/** Hands in a command beside a task, until the signal aborts. Throws when there is no such task. */
-export type StartCommand = (taskId: string, program: CommandProgram, stdin: boolean, signal: AbortSignal) => Command;
+/** Hands in a command beside a task. Throws when there is no such task. */
+export type StartCommand = (
+  taskId: string,
+  program: CommandProgram,
+  options: Omit<CommandOptions, 'limitMs'>,
+) => Command;
 
 /** The words of a command, as what the daemon's client runs. Throws when there is none. */
 function programOf(words: string[], terminal: boolean): CommandProgram {
@@ -33,7 +37,8 @@ export async function execCollected(
 ): Promise<ExecTaskResponse> {
   const timeoutMs = millisecondsOf(timeout);
   const signal = timeoutMs > 0 ? AbortSignal.any([leaving, AbortSignal.timeout(timeoutMs)]) : leaving;
-  const output = start(taskId, programOf(command, false), false, signal).run();
+  const options = { stdin: false, signal, queueLimitMs: timeoutMs || undefined };
+  const output = start(taskId, programOf(command, false), options).run();
   for (let stdout = Buffer.alloc(0); ; ) {
     const { done, value } = await output.next();
     if (done) return { stdout, stderr: Buffer.alloc(0), result: exitOf(value) };
@@ -77,7 +82,7 @@ export function execStreaming(start: StartCommand): handleBidiStreamingCall<Exec
       const setup = (await requests.next()).value?.setup;
       if (setup === undefined) throw new Error('the first message of an exec must have its setup');
       const { taskId, command: words, tty } = setup;
-      const command = start(taskId, programOf(words, tty), true, leaving);
+      const command = start(taskId, programOf(words, tty), { stdin: true, signal: leaving });
       // The call may break.
       feed(command, requests).catch(() => {});
       await pump(call, responsesOf(command.run(), tty), leaving);

@@ -85,6 +85,8 @@ export interface Snippet extends ExecutionDefaults {
   sourceFileName?: string | undefined;
   /** Keep standard input open for `writeInput`. */
   stdin?: boolean | undefined;
+  /** It has the session's next place, ahead of what waits there already: somebody waits for it. */
+  ahead?: boolean | undefined;
   /** Where output goes instead of into the daemon's own files. */
   outputFiles?: OutputFiles | undefined;
 }
@@ -120,6 +122,7 @@ export interface ExecutionRequest {
   workingDirectory: string | undefined;
   sourceFileName: string;
   stdin: boolean;
+  ahead?: true | undefined;
   outputFiles?: OutputFiles | undefined;
   /** Equal for equal requests. */
   fingerprint: string;
@@ -294,6 +297,7 @@ export async function checkSnippet(
     workingDirectory,
     sourceFileName,
     stdin,
+    ahead: snippet.ahead || undefined,
     outputFiles,
   };
   return { ...request, fingerprint: fingerprint(request) };

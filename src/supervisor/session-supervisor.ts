@@ -32,6 +32,7 @@ import { engineOf } from './languages.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
 import { startMessage } from './start-message.ts';
 import { watchForStuck } from './stuck-watch.ts';
+import { WaitingExecutions } from './waiting-executions.ts';
 import { Workspace } from './workspace.ts';
 
 /** What a session needs of its daemon. */
@@ -143,8 +144,7 @@ export class SessionSupervisor implements Waiting {
   readonly #actor: Actor<typeof sessionMachine>;
   /** Executions that have not exited, by key. */
   readonly #live = new Map<string, ExecutionRecord>();
-  /** Waiting for a place, oldest first; a set, so that one that is cancelled leaves from anywhere at no cost. */
-  readonly #queue = new Set<ExecutionRecord>();
+  readonly #queue = new WaitingExecutions();
   readonly #closed = Promise.withResolvers<void>();
   /** How executions come to the cells that hold them since an older daemon's time, by execution. */
   readonly #resuming = new Map<string, (observer: GuestObserver) => CellPlace>();
@@ -370,7 +370,7 @@ export class SessionSupervisor implements Waiting {
     return [...this.#live.values()].filter(({ measure }) => measure !== undefined);
   }
 
-  /** The oldest that there is a place for: those that another cell would have to be started for may have to wait. */
+  /** The next that there is a place for: those that another cell would have to be started for may have to wait. */
   dispatchNext(): boolean {
     if (this.#isFull()) return false;
     const waits = new Map<EngineKind, number>();

@@ -91,7 +91,7 @@ test.each([false, true])(
       }
     }
     const driver = await served({
-      execTaskStreaming: execStreaming((...[, , , signal]) => ({ run: () => run(signal) }) as unknown as Command),
+      execTaskStreaming: execStreaming((...[, , { signal }]) => ({ run: () => run(signal) }) as unknown as Command),
     });
     const call = driver.execTaskStreaming().pause();
     call.on('error', () => {});
@@ -113,7 +113,7 @@ async function fedWith(write: () => Promise<void>) {
     yield await once(signal, 'abort');
   }
   const execTaskStreaming = execStreaming(
-    (...[, , , signal]) => ({ run: () => run(signal), write }) as unknown as Command,
+    (...[, , { signal }]) => ({ run: () => run(signal), write }) as unknown as Command,
   );
   const driver = await served({ execTaskStreaming, init: unary(async () => ({})) });
   const call = driver.execTaskStreaming();

@@ -174,13 +174,32 @@ test('a command whose caller leaves is ended, and nothing of it is kept', async 
   await host.destroy(task.id);
 });
 
-test('a command that the node has no place for is told so', async () => {
+test('a command goes ahead of tasks that wait for a place', async () => {
+  await using own = await TestDaemon.start({ maxStarting: 1 });
+  const sessionId = 'busy';
+  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket, session_id: sessionId });
+  const task = javascript(SLEEP);
+  await other.start(task);
+  const submit = (_: unknown, n: number) =>
+    own.daemon.executeSnippet({ sessionId, executionId: `waits-${n}`, code: '0', language: 'javascript' });
+  await Promise.all(Array.from({ length: 200 }, submit));
+
+  const { result } = await other.exec(task.id, ['true'], 30_000);
+
+  expect(result?.exitCode).toBe(0);
+  expect((await own.daemon.getSession(sessionId)).counts.pending).toBeGreaterThan(0);
+});
+
+test('a command that the node has no place for waits as long as its caller would, and is told so', async () => {
   await using own = await TestDaemon.start({ maxRunning: 1 });
   await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
   const task = javascript(SLEEP);
   await other.start(task);
+  const beganMs = performance.now();
 
-  await expect(other.exec(task.id, ['true'], 60_000)).rejects.toThrow('the node is full');
+  await expect(other.exec(task.id, ['true'], 6_000)).rejects.toThrow('the node is full');
+
+  expect(performance.now() - beganMs).toBeGreaterThan(5_900);
 
   expect(await other.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
 });

@@ -418,7 +418,11 @@ export interface ExecuteSnippetRequest {
   /** The guest's whole environment. */
   env: { [key: string]: string };
   args: string[];
-  config: ExecutionConfiguration | undefined;
+  config:
+    | ExecutionConfiguration
+    | undefined;
+  /** True: it has the session's next place, ahead of what waits there already: somebody waits for it. */
+  ahead?: boolean | undefined;
 }
 
 export interface ExecuteSnippetRequest_EnvEntry {
@@ -2112,7 +2116,16 @@ export const OutputFiles: MessageFns<OutputFiles> = {
 };
 
 function createBaseExecuteSnippetRequest(): ExecuteSnippetRequest {
-  return { sessionId: "", executionId: "", code: "", language: "", env: {}, args: [], config: undefined };
+  return {
+    sessionId: "",
+    executionId: "",
+    code: "",
+    language: "",
+    env: {},
+    args: [],
+    config: undefined,
+    ahead: undefined,
+  };
 }
 
 export const ExecuteSnippetRequest: MessageFns<ExecuteSnippetRequest> = {
@@ -2137,6 +2150,9 @@ export const ExecuteSnippetRequest: MessageFns<ExecuteSnippetRequest> = {
     }
     if (message.config !== undefined) {
       ExecutionConfiguration.encode(message.config, writer.uint32(58).fork()).join();
+    }
+    if (message.ahead !== undefined) {
+      writer.uint32(64).bool(message.ahead);
     }
     return writer;
   },
@@ -2213,6 +2229,14 @@ export const ExecuteSnippetRequest: MessageFns<ExecuteSnippetRequest> = {
             message.config = ExecutionConfiguration.decode(reader, reader.uint32());
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.ahead = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2247,6 +2271,7 @@ export const ExecuteSnippetRequest: MessageFns<ExecuteSnippetRequest> = {
     message.config = (object.config !== undefined && object.config !== null)
       ? ExecutionConfiguration.fromPartial(object.config)
       : undefined;
+    message.ahead = object.ahead ?? undefined;
     return message;
   },
 };
