@@ -19,4 +19,5 @@ export { type Followed, MetricsFeed } from './metrics-feed.ts';
 export { presence } from './presence.ts';
 export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';
 export { DaemonSpawner } from './spawn.ts';
+export { stopGuest } from './stop.ts';
 export { takenWithin, within } from './within.ts';

@@ -7,10 +7,11 @@ import {
   LeftExecutions,
   Looks,
   retry,
+  stopGuest,
   takenWithin,
   within,
 } from '../client/index.ts';
-import { InvalidArgumentError, ResourceExhaustedError, UnavailableError } from '../errors.ts';
+import { ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
 import { capabilitiesOf } from '../plugin/base-plugin.ts';
 import { execCollected, execStreaming, type StartCommand } from '../plugin/exec.ts';
@@ -63,19 +64,11 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return new Command(node.client, { ...state.place, executionId: id }, program, options);
   };
 
-  const cancel = (sessionId: string, id: string, stop: { signal: string; graceMs: number }) =>
-    retry(() => node.client.cancelExecution(sessionId, id, stop), { limitMs: reconnectMs() });
-
   /** The ladder; resolves when the guest is gone. */
   const stop = async ({ config, state, exited }: Task, signal: string, graceMs: number): Promise<object> => {
-    const { sessionId } = state.place;
-    try {
-      await cancel(sessionId, config.id, { signal: graceMs === 0 ? 'SIGKILL' : signal, graceMs });
-    } catch (error) {
-      if (!(error instanceof InvalidArgumentError)) throw error;
-      tell(config, `${error.message}; SIGTERM is sent instead`);
-      await cancel(sessionId, config.id, { signal: 'SIGTERM', graceMs });
-    }
+    const guest = { sessionId: state.place.sessionId, executionId: config.id };
+    const refusal = await stopGuest(node.client, guest, { signal, graceMs }, { limitMs: reconnectMs() });
+    if (refusal !== undefined) tell(config, `${refusal}; SIGTERM is sent instead`);
     await exited.promise;
     return {};
   };
