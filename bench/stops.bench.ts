@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as settle } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
 import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
 import { BareServer } from './bare.ts';
 import { DaemonUnderTest, PYTHON } from './daemon-under-test.ts';
@@ -38,6 +39,9 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('ready', flush=True)
 while True: time.sleep(1000)`,
 } as const;
+/** Hears its signal as a message. */
+const EXITING_THREAD = `process.once('SIGTERM', () => process.exit(3));
+require('node:worker_threads').parentPort.once('message', (name) => process.emit(name)).postMessage('ready');`;
 /** Native code that goes on for seconds: only the end of its process ends it. */
 const STUCK = `console.log('ready'); 'x'.repeat(2 ** 28).replace(/x/g, 'yy');`;
 
@@ -51,6 +55,9 @@ export async function stops(): Promise<string> {
     const runner = await Runner.create(client, language);
     const { seen, ended } = await runner.gently();
     gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
+    if (language === 'javascript') {
+      gentle.push(['javascript, a thread of its own', '', showTail(spreadOf(await bareThreads()))]);
+    }
     await using server = await BareServer.start();
     for (let count = 0; count < WARM_UP; count += 1) await server.call();
     const senders = [
@@ -71,8 +78,8 @@ export async function stops(): Promise<string> {
     '',
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
     `${GENTLE} one after the other, ${WARM_UP} before them not counted; ms, median / p99 / maximum. Against an interpreter of`,
-    'its own for each, spawned and sent the signal by its parent; and by a gRPC server that its parent calls, which does',
-    'nothing else.',
+    'its own for each, spawned and sent the signal by its parent; by a gRPC server that its parent calls, which does',
+    'nothing else; and against a thread of this process that is sent a message.',
     '',
     table(['language', 'handler runs', 'end is heard'], gentle),
     '',
@@ -85,6 +92,21 @@ export async function stops(): Promise<string> {
     '',
     table(['language', 'stops', 'all are gone after (aim: 1000 within 3 s)', 'through their cell (aim: none)'], atOnce),
   ].join('\n');
+}
+
+/** Threads of this process that leave at a message, and nothing between them and who waits for their end. */
+async function bareThreads(): Promise<number[]> {
+  const ended: number[] = [];
+  for (let count = 0; count < GENTLE; count += 1) {
+    const worker = new Worker(EXITING_THREAD, { eval: true });
+    await once(worker, 'message');
+    await settle(SETTLE_MS);
+    const startedMs = performance.now();
+    worker.postMessage('SIGTERM');
+    await once(worker, 'exit');
+    ended.push(performance.now() - startedMs);
+  }
+  return ended;
 }
 
 /** The same guests as children of this process, which are sent the signal by `send`. */
