@@ -183,6 +183,8 @@ export class Daemon {
   #starting: Promise<Endpoints> | undefined;
   #stopping: Promise<void> | undefined;
   #forced = false;
+  /** All has ended, or is left to the next daemon: what was asked of it now nobody would do. */
+  #left = false;
 
   constructor(config: CheckedConfig, serve: Serve) {
     this.config = config;
@@ -400,13 +402,14 @@ export class Daemon {
     const record = this.#registry.find(sessionId, executionId);
     if (!(record instanceof ExecutionRecord) || record.isOver) return false;
     requireDeliverable(record, signal);
+    const { journal } = this.#present();
     record.actor.send({
       type: 'execution.stop',
       reason: 'cancelled',
       signal,
       graceMs: options.graceMs ?? record.options.graceMs,
     });
-    await this.#started().journal.written();
+    await journal.written();
     return true;
   }
 
@@ -426,6 +429,7 @@ export class Daemon {
         `execution "${executionId}" has not started; it can be cancelled, not signalled`,
       );
     }
+    this.#present();
     record.actor.send({ type: 'execution.signal', signal: name, tree: options.signalTree });
     return true;
   }
@@ -726,6 +730,7 @@ export class Daemon {
   }
 
   async #leave({ detach }: { detach: boolean }): Promise<void> {
+    this.#left = true;
     this.#archive?.close();
     await this.#server?.close();
     await this.#controlGroups?.close({ detach });
@@ -741,6 +746,11 @@ export class Daemon {
       throw new FailedPreconditionError('the daemon is not started');
     }
     return { directory, journal, archive, languages, controlGroups };
+  }
+
+  #present(): Started {
+    if (this.#left) throw new UnavailableError('the daemon is stopping');
+    return this.#started();
   }
 
   #accepting(): Started {

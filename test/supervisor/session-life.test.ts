@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { eventually, TestDaemon } from '../support/daemon.ts';
 
@@ -75,6 +76,25 @@ test('a forced deletion gives no grace, also to a session that is being deleted'
     stdout: 'ready\n',
   });
   expect((await asked.end()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+});
+
+test('a stop that comes after its daemon has left what runs to the next one is refused', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const running = await session.ready(FOREVER);
+
+  await node.daemon.stop({ detach: true });
+  const refused = await Promise.allSettled([running.cancel(), running.signal('SIGTERM'), running.signal('SIGKILL')]);
+  await using next = await TestDaemon.start({ stateDir: join(node.root, 's') });
+
+  for (const { status, reason } of refused as PromiseRejectedResult[]) {
+    expect({ status, reason }).toMatchObject({
+      status: 'rejected',
+      reason: { code: 'unavailable', message: 'the daemon is stopping' },
+    });
+  }
+  const { state } = await next.daemon.getExecutionStatus(session.sessionId, running.executionId);
+  expect(state).toBe('running');
 });
 
 test('a closed session takes nothing any more, and its executions answer as before', async () => {
