@@ -4,7 +4,7 @@ import { formatDuration } from './values.ts';
 /** What elidectl exits with when it or the daemon could not do what was asked. */
 export const REFUSED = 125;
 const TIMED_OUT = 124;
-const MEMORY_EXCEEDED = 137;
+const KILLED = 137;
 
 /** What a command's action leaves behind: the exit code. */
 export type Finish = (exitCode: number) => void;
@@ -13,7 +13,8 @@ export type Finish = (exitCode: number) => void;
 export function exitCodeOf({ result }: ExecutionSummary): number {
   if (result === undefined) return REFUSED;
   if (result.reason === 'timed_out') return TIMED_OUT;
-  if (result.reason === 'memory_exceeded') return MEMORY_EXCEEDED;
+  // It may have ended by itself, with 0, before it was killed.
+  if (result.reason === 'memory_exceeded' || result.reason === 'output_exceeded') return KILLED;
   return result.exitCode < 0 ? REFUSED : result.exitCode;
 }
 

@@ -2,7 +2,7 @@ import type { ExecutionResult } from '../../machines/execution.ts';
 import { abandon, type CommandPlace, type DaemonClient } from '../client/index.ts';
 import { NotFoundError } from '../errors.ts';
 import type { ExitResult, TaskConfig, WaitTaskResponse } from '../gen/nomad/driver.ts';
-import { exitOf, TROUBLE } from '../plugin/exit.ts';
+import { exitOf, troubleOf } from '../plugin/exit.ts';
 import { tell } from '../plugin/task-events.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 
@@ -63,7 +63,7 @@ export class Task {
     this.result = result;
     this.completedAt = at;
     tell(this.config, `Execution exited: ${why}`, { reason, exit_code: String(exitCode), rung: result.rung ?? '' }, at);
-    this.#end(exitOf(result), TROUBLE.includes(reason) ? why : '');
+    this.#end(exitOf(result), troubleOf(result));
   }
 
   #end(result: ExitResult, err: string): void {
