@@ -1,4 +1,4 @@
-import { assign, fromCallback, sendTo, setup } from 'xstate';
+import { assign, fromCallback, raise, sendTo, setup } from 'xstate';
 
 export interface SessionInput {
   sessionKey: string;
@@ -31,8 +31,10 @@ export interface SessionContext extends SessionInput {
 export type SessionEvent =
   /** The session is journaled: it may admit. */
   | { type: 'session.open' }
-  /** Admit nothing more, and drive every execution to its end. A grace period of 0 forces. */
+  /** Admit nothing more, and drive every execution to its end. A grace period of 0 forces; a shorter one, given later, counts. */
   | { type: 'session.close'; graceMs: number }
+  /** A shorter grace period than the first has passed. */
+  | { type: 'grace.ended' }
   | { type: 'execution.admitted' }
   | { type: 'execution.dispatched' }
   /** `dispatched` says which of the two counts it leaves; `agoMs`, how long ago it was gone: more than nothing after a restart. */
@@ -76,11 +78,13 @@ export const sessionMachine = setup({
     }),
     noteExpired: assign({ expired: (_, p: { expired: Expiry }) => p.expired }),
     stopExecutions: sendTo('executions', ({ context }) => ({ type: 'executions.stop', graceMs: context.graceMs })),
+    endGrace: raise({ type: 'grace.ended' }, { delay: 'grace' }),
     forceExecutions: sendTo('executions', { type: 'executions.force' }),
   },
   guards: {
     isEmpty: ({ context }) => context.queued === 0 && context.active === 0,
     isHard: (_, p: { graceMs: number }) => p.graceMs <= 0,
+    isShorter: ({ context }, p: { graceMs: number }) => p.graceMs < context.graceMs,
     isIdle: ({ context }) => context.idleTtlMs !== undefined && context.queued === 0 && context.active === 0,
     isUsed: ({ context }) => context.queued > 0 || context.active > 0,
     isLimited: ({ context }) => context.totalLeftMs !== undefined,
@@ -157,7 +161,17 @@ export const sessionMachine = setup({
         graceful: {
           entry: 'stopExecutions',
           after: { grace: 'forced' },
-          on: { 'session.close': { guard: { type: 'isHard', params: ({ event }) => event }, target: 'forced' } },
+          on: {
+            'session.close': [
+              { guard: { type: 'isHard', params: ({ event }) => event }, target: 'forced' },
+              // Counts from now, beside what is left of the first: whichever has passed first.
+              {
+                guard: { type: 'isShorter', params: ({ event }) => event },
+                actions: [{ type: 'keepGrace', params: ({ event }) => ({ graceMs: event.graceMs }) }, 'endGrace'],
+              },
+            ],
+            'grace.ended': 'forced',
+          },
         },
         // Each waits for its turn, and kills its own cell if that is what it needs: no limit of all could know when.
         forced: { entry: 'forceExecutions' },

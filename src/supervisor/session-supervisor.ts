@@ -150,8 +150,8 @@ export class SessionSupervisor implements Waiting {
   readonly #resuming = new Map<string, (observer: GuestObserver) => CellPlace>();
   /** Until another cell may be started, when too many have crashed; or until it is looked again whether the journal can be written. */
   #retry: NodeJS.Timeout | undefined;
-  /** It goes for good, not only with its daemon. */
-  #deleted = false;
+  /** It goes for good, not only with its daemon; and the shortest time that was given for that. */
+  #closing: ({ graceMs: number } & Moment) | undefined;
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -178,7 +178,7 @@ export class SessionSupervisor implements Waiting {
     });
     this.#actor.subscribe({
       next: ({ context: { expired } }) => {
-        if (expired !== undefined && !this.#deleted) options.onExpired(this, expired);
+        if (expired !== undefined && this.#closing === undefined) options.onExpired(this, expired);
       },
       // Also told of an actor that is stopped, with its session left to the next daemon.
       complete: () => this.#actor.getSnapshot().status === 'done' && void this.#free(),
@@ -401,19 +401,20 @@ export class SessionSupervisor implements Waiting {
   }
 
   /**
-   * Stops everything in the session; resolves when all of it is gone. `graceMs` 0 forces. The session itself stays in the
-   * journal, for the next daemon.
+   * Stops everything in the session; resolves when all of it is gone. `graceMs` 0 forces, and a shorter one than is left of
+   * an earlier stop counts. The session itself stays in the journal, for the next daemon.
    */
   close(graceMs: number): Promise<void> {
     if (this.state !== 'exited') this.#actor.send({ type: 'session.close', graceMs });
     return this.#closed.promise;
   }
 
-  /** Closes the session for good. Again with a grace period of 0, it forces. */
+  /** Closes the session for good. Again with a shorter grace period than is left, that counts; 0 forces. */
   delete(graceMs: number): Promise<void> {
-    if (!this.#deleted || graceMs === 0) {
-      this.#deleted = true;
+    const before = this.#closing;
+    if (before === undefined || graceMs < before.graceMs - agoMs(before)) {
       const closing = { graceMs, ...now() };
+      this.#closing = closing;
       this.#options.journal.append({ type: 'session.closing', sessionKey: this.#sessionKey, closing });
     }
     return this.close(graceMs);
@@ -582,7 +583,7 @@ export class SessionSupervisor implements Waiting {
     this.#options.machines.remove(this.#sessionKey);
     await this.#cells.close();
     await removeTree(join(this.#options.workDirectory, this.#sessionKey));
-    if (this.#deleted) {
+    if (this.#closing !== undefined) {
       const { journal } = this.#options;
       journal.append({ type: 'session.closed', sessionKey: this.#sessionKey });
       await journal.written();

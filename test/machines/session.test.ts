@@ -138,6 +138,28 @@ test('closing without grace forces, also a session that is closing already', () 
   }
 });
 
+test('of a session that is closed again the grace period that has passed first counts', () => {
+  for (const [graceMs, leftMs] of [
+    [1_000, 1_500],
+    [600_000, 300_500],
+    [3_600_000, 300_500],
+  ] as const) {
+    const { actor, clock, told } = start();
+    actor.send({ type: 'execution.admitted' });
+    actor.send({ type: 'session.close', graceMs: 3_600_000 });
+    clock.increment(3_300_000);
+
+    actor.send({ type: 'session.close', graceMs });
+    clock.increment(leftMs - 1);
+    expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
+    clock.increment(1);
+
+    expect(stateOf(actor)).toEqual({ signaled: 'forced' });
+    clock.increment(1e9);
+    expect(told.map(({ type }) => type)).toEqual(['executions.stop', 'executions.force']);
+  }
+});
+
 test('a closing session admits nothing', () => {
   const { actor } = start();
   actor.send({ type: 'execution.admitted' });

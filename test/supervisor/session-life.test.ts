@@ -78,6 +78,20 @@ test('a forced deletion gives no grace, also to a session that is being deleted'
   expect((await asked.end()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
 });
 
+test('a deletion that gives long holds up no daemon that is stopped', async () => {
+  await using node = await TestDaemon.start({ graceMs: 300 });
+  const session = await node.session();
+  const stubborn = await session.ready(`process.on('SIGTERM', () => console.log('asked')); ${FOREVER}`);
+
+  const deleted = node.daemon.deleteSession(session.sessionId, { graceMs: 3_600_000 });
+  await stubborn.printed('asked');
+  const ended = stubborn.end();
+  await node.daemon.stop();
+
+  expect((await ended).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+  await deleted;
+});
+
 test('a stop that comes after its daemon has left what runs to the next one is refused', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();
