@@ -81,7 +81,7 @@ export interface Snippet extends ExecutionDefaults {
   args?: string[] | undefined;
   /** Absolute; an existing directory. Absent: a fresh private one, removed at the end. */
   workingDirectory?: string | undefined;
-  /** What the program is called; relative to the working directory. Absent: `main.js`, `main.ts`, `main.py`, or `<main.py>`, which is no file, in a given one. */
+  /** What the program is called; relative to the working directory. Absent: `main.js`, `main.ts`, `main.py`, in a given one `<main.js>` and so on, which is no file. */
   sourceFileName?: string | undefined;
   /** Keep standard input open for `writeInput`. */
   stdin?: boolean | undefined;
@@ -303,10 +303,10 @@ export async function checkSnippet(
   return { ...request, fingerprint: fingerprint(request) };
 }
 
-/** In a directory of the client's, Python code is called what no file is: Python takes the lines it shows from that. */
+/** In a directory of the client's, code is called what no file is: it must not be taken for one that lies there. */
 function mainNameOf(language: string, workingDirectory: string | undefined): string {
-  const { engine, mainName } = specOf(language);
-  return engine === 'python' && workingDirectory !== undefined ? `<${mainName}>` : mainName;
+  const { mainName } = specOf(language);
+  return workingDirectory === undefined ? mainName : `<${mainName}>`;
 }
 
 function checkNoNul(value: string, field: string): void {

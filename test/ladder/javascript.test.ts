@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
@@ -480,3 +480,23 @@ test('a private working directory is gone after the end, a given one stays', asy
   expect(given.stdout.trim()).toBe(directory);
   expect(readFileSync(join(directory, 'made'), 'utf8')).toBe('here');
 });
+
+test.each([
+  ['javascript', 'js', 'thread', `const a = require('./main.js'); console.log(a); throw new Error('here')`],
+  ['javascript', 'js', 'process', `import a from './main.js'; console.log(a, await 1); throw new Error('here')`],
+  ['typescript', 'ts', 'thread', `const a: string = require('./main.ts'); console.log(a); throw new Error('here')`],
+  ['typescript', 'ts', 'process', `import a from './main.ts'; console.log(a as string); throw new Error('here')`],
+] as const)(
+  '%s without a name is not taken for main.%s in its directory, in a %s',
+  async (language, extension, isolation, code) => {
+    const session = await node.session();
+    const workingDirectory = node.directory();
+    writeFileSync(join(workingDirectory, `main.${extension}`), 'module.exports = "neighbour"');
+
+    const { stdout, stderr } = await session.run({ language, code, isolation, workingDirectory });
+
+    expect(stdout).toMatch(/^neighbour( 1)?\n$/);
+    expect(stderr).toMatch(new RegExp(`<main.${extension}>:1|%3Cmain.${extension}%3E:1`));
+    expect(stderr).toContain("throw new Error('here')");
+  },
+);

@@ -340,8 +340,8 @@ export interface ExecutionConfiguration {
     | undefined;
   /**
    * What the program believes it is called: argv, stack traces, the base of relative imports. A relative name is
-   * taken from the working directory. Absent: main.js, main.ts, main.py; in a given working directory Python
-   * code is <main.py>, which is no file.
+   * taken from the working directory. Absent: main.js, main.ts, main.py; in a given working directory <main.js>
+   * and so on, which is no file.
    */
   sourceFileName?:
     | string
