@@ -93,7 +93,7 @@ export default async function run(task: ThreadTask): Promise<never> {
   process.argv.splice(0, process.argv.length, process.execPath, task.mainPath, ...task.args);
   if (task.typescript) process.setSourceMapsEnabled(true);
   if (task.source !== undefined) {
-    program.mainSource = { path: task.mainPath, code: task.source.original ?? task.source.code };
+    program.mainSource = { path: task.source.path, code: task.source.original ?? task.source.code };
     serveMain(task.mainPath, task.source);
   }
   openInput(input, (message: CellMessage) => {

@@ -163,7 +163,7 @@ void warm().then(() => {
   if (task.typescript) process.setSourceMapsEnabled(true);
   const made = sourceOf(task);
   if (made.ok && made.source !== undefined) {
-    program.mainSource = { path: task.mainPath, code: made.source.original ?? made.source.code };
+    program.mainSource = { path: made.source.path, code: made.source.original ?? made.source.code };
     serveMain(task.mainPath, made.source);
   }
   const begun = cpuUsage();

@@ -45,6 +45,8 @@ export interface ProcessTask extends ProgramTask {
 /** A program's code that is not read from its own path. */
 export interface MainSource {
   code: string;
+  /** Where it lies: `mainPath`, or what that is a link to, beside which it finds what it imports. */
+  path: string;
   /** What the user wrote, where that is something else. */
   original?: string;
   /** `syntax`: CommonJS unless it only parses as a module, Node's rule where no package.json decides. */

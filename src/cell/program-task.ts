@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { realpathSync, writeFileSync } from 'node:fs';
 import { dirname, extname } from 'node:path';
 import { packageType } from '../../workers/javascript/source.ts';
 import type { GuestLimits, StartRequest } from './engine.ts';
@@ -17,7 +17,8 @@ export function prepare(request: StartRequest, outputPaths: ProgramTask['outputP
   let source: MainSource | undefined;
   // A private file may lie below somebody's package.json, which has nothing to say about it.
   if (typescript || !writeMain || (extname(mainPath) === '.js' && packageType(dirname(mainPath)) !== undefined)) {
-    source = { code, format: formatOf(mainPath, writeMain) };
+    const path = writeMain ? mainPath : realPathOf(mainPath);
+    source = { code, path, format: formatOf(path, writeMain) };
   }
   const { args, env, cwd, tmpDir, stdin, limits } = request;
   const { outputBytes, processes } = limits;
@@ -36,6 +37,15 @@ export function prepare(request: StartRequest, outputPaths: ProgramTask['outputP
     maxChildren,
   };
   return { ...task, ...(source !== undefined && { source }) };
+}
+
+/** The code of a client need not lie anywhere. */
+function realPathOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
 }
 
 /** How Node would take a file at `mainPath`. */

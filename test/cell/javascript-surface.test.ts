@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
@@ -98,4 +98,23 @@ test.each([
 ])('%s that a program emits itself ends it nowhere', async (_, code, expected) => {
   expect(await threads.run(code)).toMatchObject(expected);
   expect(await processes.run(code)).toMatchObject(expected);
+});
+
+test.each([
+  ['thread', 'js', threads],
+  ['thread', 'ts', threads],
+  ['process', 'js', processes],
+] as const)('a %s finds what lies beside the file that a link leads to: %s', async (_, extension, harness) => {
+  const directory = mkdtempSync(join(harness.root, 'linked-'));
+  for (const name of ['bin', 'real']) mkdirSync(join(directory, name));
+  const code = 'console.log(__filename, process.argv[1], require("./beside.js"))';
+  const [path, mainPath] = [join(directory, 'real', `main.${extension}`), join(directory, 'bin', `tool.${extension}`)];
+  writeFileSync(path, code);
+  writeFileSync(join(directory, 'real/beside.js'), 'module.exports = "beside"');
+  symlinkSync(path, mainPath);
+  const language = extension === 'ts' ? 'typescript' : 'javascript';
+
+  const { out, err } = await harness.run(code, { language, mainPath, writeMain: false });
+
+  expect({ out, err }).toEqual({ out: `${path} ${mainPath} beside\n`, err: '' });
 });

@@ -30,13 +30,14 @@ export function hookModules(prepareBuiltin: (name: string) => void): void {
   });
 }
 
-/** Serves `source` as the file at `mainPath`, whether or not there is one. */
+/** Serves `source` as the file that it lies in, whether or not there is one; `mainPath` may be a link to it. */
 export function serveMain(mainPath: string, source: MainSource): void {
-  const mainUrl = pathToFileURL(mainPath).href;
+  const { path } = source;
+  const mainUrl = pathToFileURL(path).href;
   const format = source.format === 'syntax' ? formatBySyntax(source.code) : source.format;
   registerHooks({
     resolve(specifier, context, next) {
-      if (specifier !== mainPath && specifier !== mainUrl) return next(specifier, context);
+      if (specifier !== mainPath && specifier !== path && specifier !== mainUrl) return next(specifier, context);
       return { url: mainUrl, format, shortCircuit: true };
     },
     load(url, context, next) {

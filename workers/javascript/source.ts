@@ -39,9 +39,9 @@ export function transformTypeScript(path: string, code: string): Transformed {
 }
 
 /** The `source` of a program, as JavaScript. */
-export function sourceOf({ mainPath, typescript, source }: ProgramTask): { ok: true; source?: MainSource } | Failed {
+export function sourceOf({ typescript, source }: ProgramTask): { ok: true; source?: MainSource } | Failed {
   if (!typescript || source === undefined) return { ok: true, ...(source !== undefined && { source }) };
-  const result = transformTypeScript(mainPath, source.code);
+  const result = transformTypeScript(source.path, source.code);
   return result.ok ? { ok: true, source: { ...source, code: result.code, original: source.code } } : result;
 }
 
