@@ -19,6 +19,11 @@ Report pipe: {"started": PID, "shepherd": PID, "rss": KiB at its fork}, {"failed
 "user": s, "system": s, "maxrss": KiB of its largest process, "blocks": of 512 bytes, read and written}. Request pipe: 4
 bytes big-endian length, a JSON header of that length, then the code.
 """
+import sys
+
+AT_START = frozenset(sys.modules)  # what an interpreter itself has imported when it comes to a program
+
+import _imp
 import _io
 import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
 import _thread
@@ -35,12 +40,12 @@ import os
 import resource
 import select
 import signal
-import sys
 import tempfile
 import threading
 import time
 import traceback
 import warnings
+from importlib.machinery import PathFinder
 
 CONTROL = 3  # a socket, from the cell
 PLACEHOLDER = 4  # keeps the pipes' numbers above those a shepherd assigns
@@ -71,6 +76,7 @@ PRELOAD = (
 
 MODULES = sys.modules  # the interpreter's own, whatever a guest makes of `sys.modules`
 AHEAD = {}  # what is in it before there is a guest
+REPLACEABLE = set()  # names of modules in AHEAD that are another module where a guest has one of its own
 COME = set()  # numbers of the signals that have come
 
 
@@ -460,6 +466,8 @@ def prepare_interpreter(header):
     sys.path_importer_cache.pop(sys.path[0], None)
     library = [entry for entry in environment.get('PYTHONPATH', '').split(os.pathsep) if entry]
     sys.path[:1] = [os.path.dirname(path), *library]
+    for directory in sys.path[: len(library) + 1]:
+        forget_replaced(directory)
 
     encoding, _, errors = environment.get('PYTHONIOENCODING', '').partition(':')
     errors = errors or ('strict' if encoding else sys.stdout.errors)
@@ -484,6 +492,19 @@ def prepare_interpreter(header):
             main.__cached__ = None
     gc.enable()
     return main.__dict__
+
+
+def forget_replaced(directory):
+    """Takes back what was imported ahead, and what is found here before it: a guest's own `queue`, say."""
+    try:
+        entries = os.listdir(directory)
+    except OSError:
+        return
+    for name in {entry.partition('.')[0] for entry in entries} & REPLACEABLE:
+        spec = PathFinder.find_spec(name, [directory])
+        if spec is not None and spec.loader is not None:  # a mere directory would come last
+            for module in [each for each in MODULES if each.partition('.')[0] == name]:
+                del MODULES[module]
 
 
 def steer(environment):
@@ -695,6 +716,8 @@ def boot():
     for name in PRELOAD:
         __import__(name)
     AHEAD.update(MODULES)
+    fixed = AT_START.union(sys.builtin_module_names)  # these, and frozen ones, come before those in directories
+    REPLACEABLE.update(name for name in AHEAD if '.' not in name and name not in fixed and not _imp.is_frozen(name))
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     gc.disable()
     gc.collect()

@@ -227,6 +227,29 @@ test('PYTHONPATH in the environment is searched after the directory of the progr
   expect(run.stdout()).toBe('hello from beside\n');
 });
 
+test('what a program imports is found where python3 itself finds it, imported ahead or not', async () => {
+  const dir = mkdtempSync(join(root, 'beside-'));
+  for (const name of ['statistics', 'uuid', 'urllib', 'library']) mkdirSync(join(dir, name));
+  const names = ['queue', 'os', 'time', 'statistics/__init__', 'urllib/__init__', 'urllib/parse', 'library/json'];
+  for (const name of names) writeFileSync(join(dir, `${name}.py`), 'mine = True');
+  for (const name of ['uuid/data.py', 'string.txt', 'string.tar.gz']) writeFileSync(join(dir, name), '');
+  const mainPath = join(dir, 'main.py');
+  const code = `
+import json, os, queue, statistics, string, subprocess, time, urllib.parse, uuid
+for module in json, os, queue, statistics, string, subprocess, time, urllib, urllib.parse, uuid:
+    print(module.__name__, getattr(module, '__file__', None), hasattr(module, 'mine'))`;
+  writeFileSync(mainPath, code);
+  const env = { PATH: process.env.PATH ?? '', PYTHONPATH: join(dir, 'library') };
+
+  const run = start(code, { mainPath, writeMain: false, env });
+  await run.exited;
+
+  const real = spawnSync('python3', ['-B', mainPath], { env, encoding: 'utf8' });
+  expect(run.stderr()).toBe(real.stderr);
+  expect(run.stdout()).toBe(real.stdout);
+  expect(run.stdout()).toContain(`queue ${join(dir, 'queue.py')} True`);
+});
+
 test('Unicode in code, arguments and output', async () => {
   const run = start('# ☃\nimport sys\nπ = "🐍"\nprint(π, sys.argv[1])', { args: ['日本'] });
 
