@@ -465,7 +465,7 @@ def prepare_interpreter(header):
         sys.orig_argv = [sys.executable, *sys.argv]
     sys.path_importer_cache.pop(sys.path[0], None)
     library = [entry for entry in environment.get('PYTHONPATH', '').split(os.pathsep) if entry]
-    sys.path[:1] = [os.path.dirname(path), *library]
+    sys.path[:1] = [os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path), *library]
     for directory in sys.path[: len(library) + 1]:
         forget_replaced(directory)
 

@@ -11,6 +11,7 @@ import {
   rmdirSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -248,6 +249,23 @@ for module in json, os, queue, statistics, string, subprocess, time, urllib, url
   expect(run.stderr()).toBe(real.stderr);
   expect(run.stdout()).toBe(real.stdout);
   expect(run.stdout()).toContain(`queue ${join(dir, 'queue.py')} True`);
+});
+
+test('a program that is a link finds what lies beside the file it leads to', async () => {
+  const dir = mkdtempSync(join(root, 'linked-'));
+  for (const name of ['bin', 'real']) mkdirSync(join(dir, name));
+  for (const name of ['bin', 'real']) writeFileSync(join(dir, name, 'sibling.py'), `where = '${name}'`);
+  const code = 'import sys, sibling\nprint(sibling.where, sys.argv, __file__, sys.path[0])';
+  const mainPath = join(dir, 'bin', 'main.py');
+  writeFileSync(join(dir, 'real', 'program.py'), code);
+  symlinkSync('../real/program.py', mainPath);
+
+  const run = start(code, { mainPath, writeMain: false });
+  await run.exited;
+
+  expect(run.stderr()).toBe('');
+  expect(run.stdout()).toBe(spawnSync('python3', ['-B', mainPath], { encoding: 'utf8' }).stdout);
+  expect(run.stdout()).toContain('real');
 });
 
 test('Unicode in code, arguments and output', async () => {
