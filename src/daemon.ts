@@ -30,6 +30,7 @@ import {
   type ExecutionSnapshot,
   type LifecycleState,
   type StatusEvent,
+  stoppedError,
 } from './supervisor/execution-record.ts';
 import type { FinishedRecord } from './supervisor/finished-record.ts';
 import { ForceQueue } from './supervisor/force-queue.ts';
@@ -183,8 +184,8 @@ export class Daemon {
   #starting: Promise<Endpoints> | undefined;
   #stopping: Promise<void> | undefined;
   #forced = false;
-  /** All has ended, or is left to the next daemon: what was asked of it now nobody would do. */
-  #left = false;
+  /** Aborted when it takes nothing any more and keeps nothing. */
+  readonly #left = new AbortController();
 
   constructor(config: CheckedConfig, serve: Serve) {
     this.config = config;
@@ -276,10 +277,10 @@ export class Daemon {
   /**
    * Stops everything, with the ladder, and resolves when all is gone; sessions stay in the journal. With `detach` it leaves
    * everything running to the next daemon instead. A call with `force` skips the grace periods. One that comes while the
-   * daemon starts stops it once it has started.
+   * daemon starts stops it once it has started. Calls that wait for what is to come reject with an `UnavailableError` then.
    */
   stop(options: { force?: boolean; detach?: boolean } = {}): Promise<void> {
-    if (options.force === true && !this.#forced) {
+    if (options.force === true && !this.#forced && !this.#left.signal.aborted) {
       this.#forced = true;
       for (const session of this.#registry.sessions()) void session.close(0);
     }
@@ -339,7 +340,7 @@ export class Daemon {
     if (force && refuseIfBusy) throw new InvalidArgumentError('force and refuse_if_busy exclude each other');
     const session = this.#registry.session(sessionId);
     if (refuseIfBusy) session.requireIdle();
-    await this.#delete(session, this.#forced || force ? 0 : graceMs);
+    await this.#whileThere(() => this.#delete(session, this.#forced || force ? 0 : graceMs));
   }
 
   /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */
@@ -399,10 +400,11 @@ export class Daemon {
   async cancelExecution(sessionId: string, executionId: string, options: StopOptions = {}): Promise<boolean> {
     const signal = parseSignal(options.signal || 'SIGTERM', 'signal');
     if (options.graceMs !== undefined) checkDuration(options.graceMs, 'grace', 0);
+    this.#requireThere();
     const record = this.#registry.find(sessionId, executionId);
     if (!(record instanceof ExecutionRecord) || record.isOver) return false;
     requireDeliverable(record, signal);
-    const { journal } = this.#present();
+    const { journal } = this.#started();
     record.actor.send({
       type: 'execution.stop',
       reason: 'cancelled',
@@ -421,6 +423,7 @@ export class Daemon {
     options: SignalOptions = {},
   ): Promise<boolean> {
     const name = parseSignal(signal, 'signal');
+    this.#requireThere();
     const record = this.#registry.execution(sessionId, executionId);
     if (!(record instanceof ExecutionRecord) || record.isOver) return false;
     requireDeliverable(record, name);
@@ -429,7 +432,6 @@ export class Daemon {
         `execution "${executionId}" has not started; it can be cancelled, not signalled`,
       );
     }
-    this.#present();
     record.actor.send({ type: 'execution.signal', signal: name, tree: options.signalTree });
     return true;
   }
@@ -509,7 +511,9 @@ export class Daemon {
     }
     if (sessionId !== undefined && executionId === undefined) this.#registry.session(sessionId);
     if (executionId === undefined) {
-      yield* metricsOfAll(() => this.#registry.running(sessionId), intervalMs, allowPartial, signal);
+      const until = AbortSignal.any([signal, this.#left.signal]);
+      yield* metricsOfAll(() => this.#registry.running(sessionId), intervalMs, allowPartial, until);
+      if (!signal.aborted) this.#requireThere();
     } else {
       yield* metricsOfOne(await this.#execution(sessionId as string, executionId), intervalMs, signal);
     }
@@ -537,10 +541,12 @@ export class Daemon {
     }
     for await (const { state } of record.watch(1, signal)) if (state !== 'pending') break;
     signal.throwIfAborted();
-    if (record.write === undefined) {
+    const { write } = record;
+    if (write === undefined) {
       throw new FailedPreconditionError(`execution "${executionId}" has exited; it reads no more input`);
     }
-    await record.write(Buffer.from(data.buffer, data.byteOffset, data.byteLength), end, position);
+    const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+    await this.#whileThere(() => write(bytes, end, position));
   }
 
   /**
@@ -548,6 +554,7 @@ export class Daemon {
    * not exited.
    */
   async releaseExecution(sessionId: string, executionId: string): Promise<void> {
+    this.#requireThere();
     const { archive, journal } = this.#started();
     const known = this.#registry.execution(sessionId, executionId);
     if (known instanceof ExecutionRecord) {
@@ -730,9 +737,11 @@ export class Daemon {
   }
 
   async #leave({ detach }: { detach: boolean }): Promise<void> {
-    this.#left = true;
+    this.#left.abort();
     this.#archive?.close();
     await this.#server?.close();
+    // Only now: to a client an end that is not known is a connection that is lost.
+    for (const known of this.#registry.executions()) if (known instanceof ExecutionRecord) known.leave();
     await this.#controlGroups?.close({ detach });
     await this.#journal?.close();
     await this.#directory?.close();
@@ -748,9 +757,21 @@ export class Daemon {
     return { directory, journal, archive, languages, controlGroups };
   }
 
-  #present(): Started {
-    if (this.#left) throw new UnavailableError('the daemon is stopping');
-    return this.#started();
+  #requireThere(): void {
+    if (this.#left.signal.aborted) throw stoppedError();
+  }
+
+  /** Work that is never done where the daemon stops first: it rejects then. */
+  async #whileThere<T>(begin: () => Promise<T>): Promise<T> {
+    this.#requireThere();
+    const { promise: left, reject } = Promise.withResolvers<never>();
+    const leave = () => reject(stoppedError());
+    this.#left.signal.addEventListener('abort', leave);
+    try {
+      return await Promise.race([begin(), left]);
+    } finally {
+      this.#left.signal.removeEventListener('abort', leave);
+    }
   }
 
   #accepting(): Started {

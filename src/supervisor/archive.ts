@@ -223,6 +223,7 @@ export class Archive {
     } finally {
       reading.abort();
     }
+    if (range.follow) await record.exited(signal);
     if (signal.aborted) return;
     for (const loss of cut.values()) throw loss;
     // It may have been removed under the reader.

@@ -1,7 +1,7 @@
 import { type Actor, type AnyStateMachine, createActor } from 'xstate';
 import type { ExecutionResult, executionMachine, Rung, Stop, Usage } from '../../machines/execution.ts';
 import { agoMs, type Moment, monotonicMs, now } from '../clock.ts';
-import { AlreadyExistsError } from '../errors.ts';
+import { AlreadyExistsError, UnavailableError } from '../errors.ts';
 import type { AcceptedExecution, JournaledEvent } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import type { CheckedOptions } from './limits.ts';
@@ -98,7 +98,9 @@ export class ExecutionRecord {
   /** As the guest's cell tells it: it may be long before this daemon has heard. */
   #started: Moment | undefined;
   #exited: Moment | undefined;
-  #listeners: ((event: StatusEvent) => void)[] = [];
+  #listeners: ((event: StatusEvent | undefined) => void)[] = [];
+  /** No later event is told here. */
+  #isLeft = false;
   #rung: Rung | undefined;
   /** There was a warning, whose event may not be journaled yet. */
   #warned = false;
@@ -230,8 +232,14 @@ export class ExecutionRecord {
     this.#append(newest.state, at, newest.rung, { warning: message });
   }
 
-  /** Calls `listener` with every later event. Returns what stops that. */
-  onEvent(listener: (event: StatusEvent) => void): () => void {
+  /** What becomes of it is told by the next daemon: who watches it or waits for it here has an `UnavailableError`. */
+  leave(): void {
+    this.#isLeft = true;
+    for (const listener of this.#listeners) listener(undefined);
+  }
+
+  /** Calls `listener` with every later event, and with undefined when it is left. Returns what stops that. */
+  onEvent(listener: (event: StatusEvent | undefined) => void): () => void {
     this.#listeners.push(listener);
     return () => {
       this.#listeners = this.#listeners.filter((other) => other !== listener);
@@ -254,6 +262,7 @@ export class ExecutionRecord {
         } else if (this.state === 'exited') {
           return;
         } else {
+          this.#requireThere();
           await new Promise<void>((resolve) => {
             wake = resolve;
           });
@@ -269,8 +278,12 @@ export class ExecutionRecord {
   async exited(signal: AbortSignal): Promise<boolean> {
     if (this.state === 'exited') return true;
     if (signal.aborted) return false;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    const stop = this.onEvent(({ state }) => state === 'exited' && resolve(true));
+    this.#requireThere();
+    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+    const stop = this.onEvent((event) => {
+      if (event === undefined) reject(stoppedError());
+      else if (event.state === 'exited') resolve(true);
+    });
     const abort = () => resolve(false);
     signal.addEventListener('abort', abort);
     try {
@@ -279,6 +292,10 @@ export class ExecutionRecord {
       stop();
       signal.removeEventListener('abort', abort);
     }
+  }
+
+  #requireThere(): void {
+    if (this.#isLeft) throw stoppedError();
   }
 
   #observe(snapshot: ReturnType<ExecutionActor['getSnapshot']>): void {
@@ -337,6 +354,11 @@ export class ExecutionRecord {
     this.events.push(event);
     for (const listener of this.#listeners) listener(event);
   }
+}
+
+/** For what is asked of a daemon that has stopped. */
+export function stoppedError(): UnavailableError {
+  return new UnavailableError('the daemon has stopped');
 }
 
 /** The stop that was under way, with what is left of its grace period, if it is in that: `leastMs` at least. */

@@ -271,8 +271,8 @@ export class SessionSupervisor implements Waiting {
     });
     this.#live.set(record.executionKey, record);
     this.#actor.send({ type: 'execution.admitted' });
-    record.onEvent(({ state }) => {
-      if (state === 'exited') this.#exited(record);
+    record.onEvent((event) => {
+      if (event?.state === 'exited') this.#exited(record);
     });
     return record;
   }
@@ -496,8 +496,8 @@ export class SessionSupervisor implements Waiting {
       record.measure = async () => (await ready.measure()).get(executionKey);
       record.sleep = () => ready.sleepOf(record.executionKey);
       if (record.stdin) record.write = (...input) => ready.write(executionKey, ...input);
-      record.onEvent(({ state }) => {
-        if (state === 'exited') ready.acknowledge(executionKey);
+      record.onEvent((event) => {
+        if (event?.state === 'exited') ready.acknowledge(executionKey);
       });
     };
     const end = () => {

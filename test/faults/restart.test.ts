@@ -14,12 +14,13 @@ import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { connectDaemon } from '../../src/client/client.ts';
 import { now } from '../../src/clock.ts';
+import { UnavailableError } from '../../src/errors.ts';
 import type { Exited } from '../../src/gen/elide/cell/v1/cell.ts';
 import { processName } from '../../src/processes.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { EndRecord, readEndRecord } from '../../src/wire/end-record.ts';
-import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
+import { childrenOf, descendants, eventually, isAlive, processesWith, TestDaemon } from '../support/daemon.ts';
 import { endsWritten, FaultNode } from './node.ts';
 
 /** Counts as fast as it can, asked by a line of its input, or on its own every 5 ms; ends with code 7 when told. */
@@ -1233,3 +1234,72 @@ function cellHas(node: FaultNode, executionId: string): boolean {
   const row = database.prepare('SELECT cell_key FROM executions WHERE execution_id = ?').get(executionId);
   return typeof row?.cell_key === 'string';
 }
+
+describe('a daemon of a program', () => {
+  const stopped = { status: 'rejected', reason: new UnavailableError('the daemon has stopped') };
+  const code = "console.log('ready'); setInterval(() => {}, 1000)";
+  const idle = { executionId: 'e', language: 'javascript', code };
+
+  test('ends its own calls when it leaves what runs to the next one', async () => {
+    await using node = await TestDaemon.start();
+    const { daemon, root, endpoints } = node;
+    for (const sessionId of ['s', 'closing']) {
+      await daemon.createSession(sessionId);
+      await daemon.executeSnippet({ ...idle, sessionId });
+    }
+    const sleeper = { executionId: 'input', language: 'python', code: 'import time\ntime.sleep(600)', stdin: true };
+    await daemon.executeSnippet({ ...sleeper, sessionId: 's' });
+    await daemon.executeSnippet({
+      ...idle,
+      sessionId: 'closing',
+      executionId: 'stubborn',
+      code: `process.on('SIGTERM', () => {}); ${code}`,
+    });
+    for await (const { data } of daemon.streamOutput('closing', 'stubborn')) if (String(data) === 'ready\n') break;
+    const [sessionId, executionId, intervalMs] = ['s', 'e', 3_600_000];
+    const open = [
+      daemon.watchExecution(sessionId, executionId, { fromSequence: 2 }),
+      daemon.streamOutput(sessionId, executionId),
+      daemon.watchExecutionMetrics({ sessionId, executionId, intervalMs }),
+      daemon.watchExecutionMetrics({ intervalMs }),
+    ];
+    for (const stream of open) await stream.next();
+    const calls = () => [
+      daemon.wait(sessionId, executionId),
+      daemon.deleteSession('closing', { graceMs: 600_000 }),
+      daemon.writeInput(sessionId, 'input', Buffer.alloc(1_000_000)),
+    ];
+    const underWay = Promise.allSettled([...open.map((stream) => stream.next()), ...calls()]);
+    // Of what the daemon is to have begun with before it is stopped the last is this.
+    await daemon.getExecutionMetrics(sessionId, executionId);
+
+    await daemon.stop({ detach: true });
+
+    expect(await underWay).toEqual(new Array(7).fill(stopped));
+    const later = [...calls(), daemon.cancelExecution('s', 'e'), daemon.signalExecution('s', 'e', 'SIGHUP')];
+    expect(await Promise.allSettled(later)).toEqual(later.map(() => stopped));
+    await using next = await TestDaemon.start({ stateDir: join(root, 's'), socket: endpoints.socket as string });
+    expect((await next.daemon.getExecution('s', 'e')).state).toBe('running');
+    await expect(next.daemon.getSession('closing')).rejects.toThrow('is closing');
+  });
+
+  test('acknowledges nothing any more once it is stopped', async () => {
+    await using node = await TestDaemon.start();
+    const { daemon, root, endpoints } = node;
+    await daemon.createSession('s');
+    await daemon.executeSnippet({ ...idle, sessionId: 's', code: '1' });
+    await daemon.wait('s', 'e');
+    const rounds = daemon.watchExecutionMetrics({ intervalMs: 3_600_000 });
+    await rounds.next();
+    const watching = Promise.allSettled([rounds.next()]);
+
+    await daemon.stop();
+
+    expect(await watching).toEqual([stopped]);
+    const calls = [daemon.deleteSession('s'), daemon.releaseExecution('s', 'e')];
+    expect(await Promise.allSettled(calls)).toEqual([stopped, stopped]);
+    await using other = await TestDaemon.start({ stateDir: join(root, 's'), socket: endpoints.socket as string });
+    expect((await other.daemon.getExecution('s', 'e')).result?.reason).toBe('completed');
+    expect((await other.daemon.getSession('s')).state).toBe('running');
+  });
+});

@@ -104,7 +104,7 @@ test('a stop that comes after its daemon has left what runs to the next one is r
   for (const { status, reason } of refused as PromiseRejectedResult[]) {
     expect({ status, reason }).toMatchObject({
       status: 'rejected',
-      reason: { code: 'unavailable', message: 'the daemon is stopping' },
+      reason: { code: 'unavailable', message: 'the daemon has stopped' },
     });
   }
   const { state } = await next.daemon.getExecutionStatus(session.sessionId, running.executionId);
