@@ -41,6 +41,7 @@ import {
   checkId,
   checkSessionConfiguration,
   checkSnippet,
+  fingerprintOf,
   type SessionConfiguration,
   type Snippet,
 } from './supervisor/requests.ts';
@@ -309,11 +310,12 @@ export class Daemon {
     const { languages, journal } = this.#accepting();
     checkId(sessionId, 'session_id');
     const checked = checkSessionConfiguration(config, languages, this.config);
-    const session = this.#registry.createSession(sessionId, checked, () => {
+    const fingerprint = fingerprintOf(config, checked);
+    const session = this.#registry.createSession(sessionId, checked, fingerprint, () => {
       this.#requireRoomForSession();
       journal.requireWritable();
       this.#log.info({ sessionId }, 'session created');
-      return this.#newSession(sessionId, checked, undefined);
+      return this.#newSession({ sessionId, config: checked, fingerprint, unclosed: undefined });
     });
     await journal.written();
     return snapshotOf(session);
@@ -572,7 +574,8 @@ export class Daemon {
     const { sessions, unfinished, finished, nextNumber } = contents;
     this.#nextNumber = nextNumber;
     for (const session of sessions) {
-      this.#registry.addSession(this.#newSession(session.sessionId, session.config, session));
+      const { sessionId, config, fingerprint } = session;
+      this.#registry.addSession(this.#newSession({ sessionId, config, fingerprint, unclosed: session }));
     }
     const byKey = new Map(this.#registry.sessions().map((session) => [session.sessionKey, session]));
     for (const cell of found.cells) {
@@ -616,18 +619,13 @@ export class Daemon {
     journal.settleLoss();
   }
 
-  #newSession(
-    sessionId: string,
-    config: CheckedSessionConfiguration,
-    unclosed: SessionOptions['unclosed'],
-  ): SessionSupervisor {
+  #newSession(asked: Pick<SessionOptions, 'sessionId' | 'config' | 'fingerprint' | 'unclosed'>): SessionSupervisor {
+    const { sessionId, config } = asked;
     const { directory, controlGroups, journal, archive, languages } = this.#started();
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
     const { processesPerCell, restartIntensity, restartPeriodMs } = this.config;
     const session: SessionSupervisor = new SessionSupervisor({
-      sessionId,
-      config,
-      unclosed,
+      ...asked,
       journal,
       nextNumber: () => this.#nextNumber++,
       machines: this.#machines,

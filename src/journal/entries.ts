@@ -41,6 +41,8 @@ export interface JournaledSession {
   sessionKey: string;
   sessionId: string;
   config: CheckedSessionConfiguration;
+  /** Of what was asked for: see `fingerprintOf`. Undefined in what an older version wrote. */
+  fingerprint: string | undefined;
   created: Moment;
 }
 

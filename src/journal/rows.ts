@@ -56,6 +56,7 @@ export const MIGRATIONS = [
     stderr_born_ms REAL NOT NULL
   ) STRICT;
   `,
+  'ALTER TABLE sessions ADD COLUMN fingerprint TEXT;',
 ];
 
 /** The version that has outputs: a reader may find an older one, which its daemon has not opened yet. */
@@ -70,6 +71,8 @@ export interface SessionRow {
   session_key: string;
   session_id: string;
   config: string;
+  /** A row of an older version has none. */
+  fingerprint?: string | null;
   created_at_ms: number;
   created_monotonic_ms: number;
   closing: string | null;
@@ -141,6 +144,7 @@ export function sessionOf(row: SessionRow): UnclosedSession {
     sessionKey: row.session_key,
     sessionId: row.session_id,
     config: JSON.parse(row.config),
+    fingerprint: row.fingerprint ?? undefined,
     created: { atMs: row.created_at_ms, monotonicMs: row.created_monotonic_ms },
     closing: row.closing === null ? undefined : JSON.parse(row.closing),
     exited: row.exited,

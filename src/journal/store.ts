@@ -261,9 +261,9 @@ export class JournalStore {
     const statements = this.#statements;
     switch (entry.type) {
       case 'session.created': {
-        const { sessionKey, sessionId, config, created } = entry.session;
+        const { sessionKey, sessionId, config, fingerprint = null, created } = entry.session;
         const moment = [created.atMs, created.monotonicMs] as const;
-        statements.createSession.run(sessionKey, sessionId, JSON.stringify(config), ...moment);
+        statements.createSession.run(sessionKey, sessionId, JSON.stringify(config), fingerprint, ...moment);
         break;
       }
       case 'session.closing':
@@ -504,8 +504,8 @@ function prepareAll(database: DatabaseSync) {
       UPDATE events SET event = json_set(event, '$.monotonicMs', min($now, json_extract(event, '$.atMs') - $begin))
       WHERE number IN (SELECT number FROM executions WHERE exited_at_ms IS NULL)`),
     createSession: prepare(`
-      INSERT OR REPLACE INTO sessions (session_key, session_id, config, created_at_ms, created_monotonic_ms)
-      VALUES (?, ?, ?, ?, ?)`),
+      INSERT OR REPLACE INTO sessions (session_key, session_id, config, fingerprint, created_at_ms, created_monotonic_ms)
+      VALUES (?, ?, ?, ?, ?, ?)`),
     closeSession: prepare('UPDATE sessions SET closing = ? WHERE session_key = ?'),
     removeSession: prepare('DELETE FROM sessions WHERE session_key = ?'),
     sessions: prepare('SELECT * FROM sessions ORDER BY created_at_ms'),

@@ -230,6 +230,20 @@ export function checkSessionConfiguration(
   };
 }
 
+/** Equal for configurations that ask for the same, whatever the daemon gives where they say nothing. */
+export function fingerprintOf(config: SessionConfiguration, checked: CheckedSessionConfiguration): string {
+  const { contextPoolSize = 0, maxQueued = 0, enabledLanguages = [] } = config;
+  const asked = {
+    ...checked,
+    contextPoolSize,
+    maxQueued,
+    enabledLanguages: enabledLanguages.length === 0 ? [] : checked.enabledLanguages,
+    executionDefaults: checkDefaults(config.executionDefaults ?? {}, 'config.execution_defaults'),
+    executionCeilings: checkLimits(config.executionCeilings ?? {}, 'config.execution_ceilings'),
+  };
+  return createHash('sha256').update(JSON.stringify(asked)).digest('base64url');
+}
+
 function checkCount(value: number, field: string, most: number, least = 0): void {
   if (!Number.isInteger(value) || value < least || value > most) {
     throw new InvalidArgumentError(`${field} is ${value}; it must be ${least} to ${most}`);

@@ -24,12 +24,13 @@ export class SessionRegistry {
   createSession(
     sessionId: string,
     config: CheckedSessionConfiguration,
+    fingerprint: string,
     create: () => SessionSupervisor,
   ): SessionSupervisor {
     const existing = this.#sessions.get(sessionId);
     if (existing !== undefined) {
       if (existing.state !== 'running') throw new UnavailableError(`session "${sessionId}" is closing; try again`);
-      existing.requireSame(config);
+      existing.requireSame(config, fingerprint);
       return existing;
     }
     const session = create();

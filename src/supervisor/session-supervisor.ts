@@ -40,6 +40,8 @@ export interface SessionOptions {
   sessionId: string;
   machines: SessionMachines;
   config: CheckedSessionConfiguration;
+  /** Of what was asked for: see `fingerprintOf`. */
+  fingerprint: string | undefined;
   cells: Omit<CellOptions, 'sessionKey'>;
   dispatcher: Dispatcher;
   forceQueues: Record<'thread' | 'process', ForceQueue>;
@@ -187,8 +189,8 @@ export class SessionSupervisor implements Waiting {
     this.#actor.start();
     this.#actor.send({ type: 'session.open' });
     if (unclosed !== undefined) return;
-    const { sessionId, config } = this;
-    const session = { sessionKey: this.#sessionKey, sessionId, config, created: this.#created };
+    const { sessionId, config, fingerprint } = options;
+    const session = { sessionKey: this.#sessionKey, sessionId, config, fingerprint, created: this.#created };
     options.journal.append({ type: 'session.created', session });
   }
 
@@ -354,8 +356,9 @@ export class SessionSupervisor implements Waiting {
     );
   }
 
-  /** Throws when the session was created with another configuration. */
-  requireSame(config: CheckedSessionConfiguration): void {
+  /** Throws when the session was created with another configuration: neither what was asked for is the same, nor what it has. */
+  requireSame(config: CheckedSessionConfiguration, fingerprint: string): void {
+    if (fingerprint === this.#options.fingerprint) return;
     if (JSON.stringify(config) === JSON.stringify(this.config)) return;
     throw new AlreadyExistsError(`session "${this.sessionId}" exists with another configuration`);
   }

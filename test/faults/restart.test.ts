@@ -1235,6 +1235,42 @@ function cellHas(node: FaultNode, executionId: string): boolean {
   return typeof row?.cell_key === 'string';
 }
 
+test('a session is the same to who asks for the same of a daemon with other defaults', async () => {
+  await using node = await TestDaemon.start();
+  const places = { stateDir: join(node.root, 's'), socket: node.endpoints.socket as string };
+  const asked = {
+    nothing: {},
+    much: { enabledLanguages: ['js'], memoryLimitMb: 64, weight: 3, executionDefaults: { timeoutMs: 1_000 } },
+    older: {},
+  };
+  const before = new Map<string, object>();
+  for (const [id, config] of Object.entries(asked)) before.set(id, await node.daemon.createSession(id, config));
+  await node.daemon.stop();
+  const database = new DatabaseSync(join(places.stateDir, 'daemon', 'journal.db'));
+  database.exec("UPDATE sessions SET fingerprint = NULL WHERE session_id = 'older'");
+  database.close();
+
+  const defaults = { contextPoolSize: 3, maxQueued: 7, executionDefaults: { processLimit: 50 } };
+  const next = await TestDaemon.start({
+    ...places,
+    ...defaults,
+    executionCeilings: { timeoutMs: 9_000 },
+    graceMs: 6_000,
+  });
+  const create = (id: keyof typeof asked, more = {}) => next.daemon.createSession(id, { ...asked[id], ...more });
+
+  for (const id of ['nothing', 'much'] as const) {
+    expect(await create(id)).toEqual(before.get(id));
+    await expect(create(id, { weight: 2 })).rejects.toThrow('exists with another configuration');
+    await expect(create(id, { maxQueued: 7 })).rejects.toThrow('exists with another configuration');
+  }
+  // What was asked for is not known of it: all counts that it has.
+  await expect(create('older')).rejects.toThrow('exists with another configuration');
+  await next.daemon.stop();
+  await using last = await TestDaemon.start(places);
+  expect(await last.daemon.createSession('older')).toEqual(before.get('older'));
+});
+
 describe('a daemon of a program', () => {
   const stopped = { status: 'rejected', reason: new UnavailableError('the daemon has stopped') };
   const code = "console.log('ready'); setInterval(() => {}, 1000)";

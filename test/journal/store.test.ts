@@ -21,6 +21,7 @@ const session = (sessionKey: string): Entry => ({
     sessionKey,
     sessionId: `id of ${sessionKey}`,
     config: { weight: 3 } as never,
+    fingerprint: 'f',
     created: { atMs: 1, monotonicMs: 1 },
   },
 });
@@ -287,7 +288,7 @@ describe('sealed output', () => {
     const path = fileOf();
     written(path, ...wholeStory);
     const database = new DatabaseSync(path);
-    database.exec('DROP TABLE outputs; PRAGMA user_version = 1');
+    database.exec('DROP TABLE outputs; ALTER TABLE sessions DROP COLUMN fingerprint; PRAGMA user_version = 1');
     database.close();
 
     using reader = new JournalReader(path);
@@ -303,7 +304,7 @@ describe('sealed output', () => {
 describe('a file that is none', () => {
   test.each([
     ['another program', 'CREATE TABLE theirs (a)', /database of another program/],
-    ['a newer version', 'PRAGMA user_version = 99', /newer version \(schema 99; this one knows up to 2\)/],
+    ['a newer version', 'PRAGMA user_version = 99', /newer version \(schema 99; this one knows up to 3\)/],
   ])('of ours but of %s is left alone and named', (_, sql, message) => {
     const path = fileOf();
     if (sql.startsWith('PRAGMA')) written(path);
