@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connectDaemon, type DaemonClient, MetricsFeed } from '../../src/client/index.ts';
+import { MetricsRounds } from '../../src/client/metrics-rounds.ts';
 import { NotFoundError } from '../../src/errors.ts';
+import { WatchExecutionMetricsResponse } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import { FaultNode } from '../faults/node.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
@@ -108,4 +110,15 @@ test('figures go on with the next daemon', async () => {
   await eventually('figures again', () => figures.length >= seen + 2);
   left.abort();
   await over;
+});
+
+test('executions whose names make the same text are two in each round', () => {
+  const names = [
+    { sessionId: 'a b', executionId: 'c' },
+    { sessionId: 'a', executionId: 'b c' },
+  ];
+
+  const round = new MetricsRounds().add(WatchExecutionMetricsResponse.fromPartial({ executions: names }));
+
+  expect(round).toEqual(names.map((name) => expect.objectContaining(name)));
 });
