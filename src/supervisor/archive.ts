@@ -101,8 +101,8 @@ export class Archive {
     }
     this.#retention.add(entry);
     this.#sealer.add(entry);
-    // Nobody saw the end of it, nor so what it had written by then.
-    if (result?.usage === undefined) this.#inBackground(this.#measureOutput(entry));
+    // Nobody saw the end of it, nor so what it had written by then. What never left the queue has written nothing.
+    if (result?.usage === undefined && record.dispatched) this.#inBackground(this.#measureOutput(entry));
   }
 
   /** Gives up a finished execution. */

@@ -127,6 +127,8 @@ const PATIENCE = 10;
 
 /** How often those that wait while nothing new can be kept look whether it can be, in ms. */
 const HINDERED_LOOK_MS = 250;
+/** So many executions are told in one turn that their session closes, 0.3 ms each: thousands may wait in it. */
+const TOLD_AT_ONCE = 100;
 
 /** Execution keys, session keys: names of fixed length that never come from a client. */
 const KEY_CHARS = 12;
@@ -150,6 +152,8 @@ export class SessionSupervisor implements Waiting {
   readonly #closed = Promise.withResolvers<void>();
   /** How executions come to the cells that hold them since an older daemon's time, by execution. */
   readonly #resuming = new Map<string, (observer: GuestObserver) => CellPlace>();
+  /** Until the next of its executions are told of the newest command to all. */
+  #telling: NodeJS.Immediate | undefined;
   /** Until another cell may be started, when too many have crashed; or until it is looked again whether the journal can be written. */
   #retry: NodeJS.Timeout | undefined;
   /** It goes for good, not only with its daemon; and the shortest time that was given for that. */
@@ -375,7 +379,8 @@ export class SessionSupervisor implements Waiting {
 
   /** The next that there is a place for: those that another cell would have to be started for may have to wait. */
   dispatchNext(): boolean {
-    if (this.#isFull()) return false;
+    // Of one that closes nothing begins any more, whoever was told by now.
+    if (this.state !== 'running' || this.#isFull()) return false;
     const waits = new Map<EngineKind, number>();
     for (const record of this.#queue) {
       const kind = engineOf(record.language, record.options);
@@ -426,6 +431,7 @@ export class SessionSupervisor implements Waiting {
   /** Leaves everything as it is to the next daemon. */
   detach(): void {
     clearTimeout(this.#retry);
+    clearImmediate(this.#telling);
     this.#queue.clear();
     for (const { actor } of this.#live.values()) actor.stop();
     this.#actor.stop();
@@ -440,14 +446,22 @@ export class SessionSupervisor implements Waiting {
     if (record.dispatched && this.#queue.size > 0) this.#options.dispatcher.offer(this);
   }
 
-  /** Port of the session's machine: passes a command on to every execution that has not exited. */
+  /**
+   * Port of the session's machine: passes a command on to every execution that has not exited, in place of one that some
+   * have not been told of yet. Those that run are told first; others are served between the turns that it takes.
+   */
   command(command: ExecutionsCommand): void {
-    const force = command.type === 'executions.force';
-    for (const { actor } of [...this.#live.values()]) {
-      const stop = { type: 'execution.stop' as const, reason: 'session_closed' as const };
-      if (force) actor.send({ ...stop, signal: 'SIGKILL', graceMs: 0 });
-      else actor.send({ ...stop, signal: 'SIGTERM', graceMs: command.graceMs });
-    }
+    const [signal, graceMs] =
+      command.type === 'executions.force' ? (['SIGKILL', 0] as const) : (['SIGTERM', command.graceMs] as const);
+    const left = [...this.#live.values()].sort((a, b) => Number(b.dispatched) - Number(a.dispatched));
+    const tell = () => {
+      for (const { actor, isOver } of left.splice(0, TOLD_AT_ONCE)) {
+        if (!isOver) actor.send({ type: 'execution.stop', reason: 'session_closed', signal, graceMs });
+      }
+      if (left.length > 0) this.#telling = setImmediate(tell);
+    };
+    clearImmediate(this.#telling);
+    tell();
   }
 
   /**

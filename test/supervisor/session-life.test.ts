@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { eventually, TestDaemon } from '../support/daemon.ts';
+import { TestClient } from '../support/client.ts';
+import { eventually, TestDaemon, type TestExecution } from '../support/daemon.ts';
 
 const FOREVER = "setInterval(() => {}, 1000); console.log('ready');";
 
@@ -109,6 +110,30 @@ test('a stop that comes after its daemon has left what runs to the next one is r
   }
   const { state } = await next.daemon.getExecutionStatus(session.sessionId, running.executionId);
   expect(state).toBe('running');
+});
+
+test('a session with a long queue is deleted while others are served, and starts nothing of it', async () => {
+  await using node = await TestDaemon.start();
+  await using client = new TestClient(`unix:${node.endpoints.socket}`);
+  const session = await node.session({ maxRunning: 1 });
+  const running = await session.ready(FOREVER);
+  const queue = await Promise.all(Array.from({ length: 3_000 }, () => session.submit('0')));
+  const last = queue.at(-1) as TestExecution;
+  await client.call('health', {});
+
+  const deleted = node.daemon.deleteSession(session.sessionId, { force: true });
+  const cancelled = await client.call('cancelExecution', { ...last, signal: '', timeoutSeconds: 0 });
+  await deleted;
+
+  // It had not been told yet.
+  expect(cancelled).toMatchObject({ success: true });
+  expect((await last.end()).result.reason).toBe('cancelled');
+  expect((await running.end()).result).toMatchObject({ reason: 'session_closed', rung: 'forced' });
+  const others = (await node.daemon.listExecutions(session.sessionId)).slice(1, -1);
+  expect(others).toHaveLength(2_999);
+  for (const { result, times } of others) {
+    expect([result?.reason, times.startedAtMs]).toEqual(['session_closed', undefined]);
+  }
 });
 
 test('a closed session takes nothing any more, and its executions answer as before', async () => {
