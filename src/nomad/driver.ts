@@ -139,6 +139,9 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
       const found = tasks.has(config.id) ? undefined : await looks.at(node.client, look);
       if (tasks.has(config.id)) return {};
       void left.forget(node.client, sessionId, (id) => isCommandOfAnother(id, config.id));
+      // It went with the machine, say: the agent starts it anew, and counts that as no failure.
+      const { reason, message } = found?.result ?? {};
+      if (reason === 'daemon_lost') throw new Error(message);
       const { settled } = follow(config, state, Date.now());
       // One that waits for a place may do so for long, and the agent recovers its tasks one by one.
       if (found && found.state !== 'pending') await within(RECOVER_LIMIT_MS, settled.promise);

@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { killTrees } from '../../src/processes.ts';
 import { Authority } from '../support/certificates.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
+import { cellsBelow } from '../support/processes.ts';
 import { Agent, type Allocation, until } from './agent.ts';
 import { findNomad } from './build-nomad.ts';
 
@@ -366,6 +368,30 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
       expect(lines).toEqual(['ready', ...numbers, 'end', '']);
       expect(numbers.length).toBeGreaterThan(0);
     });
+  });
+
+  test('tasks that are gone with agent, plugin and daemon, as with the machine, are started anew, uncounted', async () => {
+    const source = 'console.log("ready"); setInterval(() => {}, 1000)';
+    const jobs: string[] = [];
+    for (const Type of ['service', 'batch']) jobs.push(await agent.run(code('javascript', source), { Type }));
+    const ids: string[] = [];
+    for (const job of jobs) ids.push((await agent.running(job)).ID);
+    for (const id of ids) await agent.printed(id, 'ready');
+
+    const plugin = await pluginOf(agent);
+    await agent.end('SIGKILL');
+    process.kill(plugin, 'SIGKILL');
+    await daemon.stop('SIGKILL');
+    killTrees(cellsBelow(directory));
+    await startDaemon();
+    await agent.restart();
+
+    for (const id of ids) await agent.printed(id, 'ready\nready\n');
+    for (const [n, job] of jobs.entries()) {
+      const { ID, TaskStates } = await agent.running(job);
+      expect([ID, TaskStates?.t?.State, TaskStates?.t?.Restarts]).toEqual([ids[n], 'running', 0]);
+      await agent.stop(job);
+    }
   });
 
   test('200 tasks at once all run, and each has its own result', async () => {

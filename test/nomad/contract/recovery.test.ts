@@ -3,6 +3,7 @@ import { copyFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
+import { connectDaemon, type DaemonClient } from '../../../src/client/index.ts';
 import {
   type DriverTaskEvent,
   ExecTaskStreamingRequest,
@@ -11,9 +12,11 @@ import {
   type TaskConfig,
   TaskState,
 } from '../../../src/gen/nomad/driver.ts';
+import { killTrees } from '../../../src/processes.ts';
 import { Authority, type KeyPairFiles } from '../../support/certificates.ts';
 import { eventually, isAlive, processesWith, TestDaemon, temporaryDirectory } from '../../support/daemon.ts';
 import { DaemonProcess } from '../../support/daemon-process.ts';
+import { cellsBelow } from '../../support/processes.ts';
 import { logsOf, PluginHost, taskIn } from '../host.ts';
 import {
   commandsBeside,
@@ -78,6 +81,34 @@ describe('a recovery', () => {
     // Told as of when it was.
     await eventually('its end is told', () => events.length > 0);
     expect(events[0]?.timestamp).toEqual((await other.inspect(task.id)).task?.completedAt);
+  });
+
+  test('of a task that is gone with its daemon, as with the machine, is refused: the agent starts it anew', async () => {
+    const directory = temporaryDirectory();
+    const [socket, places] = placesIn(directory);
+    const first = await DaemonProcess.start(...places);
+    const config = { daemon_socket: socket };
+    await using before = await PluginHost.start(config);
+    const [task, ended] = [javascript(SLEEP), javascript('process.exit(6)')];
+    const [{ handle }, { handle: endedHandle }] = [await before.start(task), await before.start(ended)];
+    await ready(task);
+    await before.wait(ended.id);
+    const { sessionId = '' } = JSON.parse(String(handle?.driverState)).place;
+    const isGone = async (client: DaemonClient) =>
+      (await client.getExecutionStatus(sessionId, task.id)).state === 'exited';
+
+    first.child.kill('SIGKILL');
+    killTrees(cellsBelow(directory));
+    await first.stop();
+    await using _second = await DaemonProcess.start(...places);
+    using client = connectDaemon({ socket });
+    await eventually('it is gone', () => isGone(client));
+    await using after = await PluginHost.start(config);
+
+    await expect(after.recover(handle)).rejects.toThrow('it ended while no daemon was there to see');
+    await expect(after.inspect(task.id)).rejects.toThrow('task not found');
+    await after.recover(endedHandle);
+    expect(await after.wait(ended.id)).toMatchObject({ result: { exitCode: 6 } });
   });
 
   test('ends the commands beside the task that nobody can follow any more, and nothing of them is kept', async () => {
