@@ -9,7 +9,7 @@ import { define, program, setWorkingDirectory, tell } from './javascript/program
 import { figuresOf, SHARED } from './javascript/shared.ts';
 import { deliver, watchListeners } from './javascript/signals.ts';
 import { replaceSurface } from './javascript/surface.ts';
-import { reportUncaught } from './javascript/uncaught.ts';
+import { reportUncaught, reportUnsettled } from './javascript/uncaught.ts';
 import { atEnd, giveWay, noteBoot, noteEnd, noteStart, threadId } from './javascript/usage.ts';
 import { OutputWriter } from './output-writer.ts';
 
@@ -45,6 +45,7 @@ for (const [name, value] of [
   Object.defineProperty(process, name, { value, configurable: true, enumerable: true, writable: true });
 }
 reportUncaught();
+reportUnsettled();
 atEnd(noteEnd);
 watchListeners();
 replaceSurface();

@@ -118,3 +118,18 @@ test.each([
 
   expect({ out, err }).toEqual({ out: `${path} ${mainPath} beside\n`, err: '' });
 });
+
+test.each([
+  ['thread', threads],
+  ['process', processes],
+])('a %s that waits at its top level for what never comes says so', async (_, harness) => {
+  const waits = await harness.run('console.log("here"); await new Promise(() => {})');
+  const exits = await harness.run('setTimeout(() => process.exit(13)); await new Promise(() => {})');
+
+  expect(waits).toMatchObject({
+    out: 'here\n',
+    err: expect.stringMatching(/^Warning: Detected unsettled top-level await/),
+    exitCode: 13,
+  });
+  expect(exits).toMatchObject({ err: '', exitCode: 13 });
+});

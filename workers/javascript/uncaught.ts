@@ -3,8 +3,12 @@ import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { define, program } from './program.ts';
 import { SHARED } from './shared.ts';
+import { isExiting } from './usage.ts';
 
 const { exchange, store: atomicStore } = Atomics;
+
+/** Node's exit code for a program that still awaits at its top level when there is nothing left to wait for. */
+const UNSETTLED = 13;
 
 const emit = process.emit as (...args: unknown[]) => boolean;
 const { apply } = Reflect;
@@ -48,10 +52,32 @@ export function reportUncaught(leave: (code: number) => void = () => {}): void {
   });
 }
 
+/**
+ * Says that the program ends while it awaits at its top level, as Node does for a main thread. What Node says for a worker
+ * goes past the program, to the standard error of the process.
+ */
+export function reportUnsettled(): void {
+  const before = process.emit as typeof emit;
+  let isUndecided = false;
+  define(process, 'emit', function emitDecided(this: NodeJS.Process, ...args: unknown[]) {
+    // Between the two Node decides on the exit code of such a program, which has none.
+    if (args[0] === 'exit' && args[1] === UNSETTLED && isUndecided && this === process && isExiting()) {
+      say('Warning: Detected unsettled top-level await\n');
+    }
+    const result = apply(before, this, args);
+    if (args[0] === 'beforeExit') isUndecided = process.exitCode === undefined;
+    return result;
+  });
+}
+
 function report(error: unknown): void {
   if (exchange(program.shared, SHARED.reported, 1) === 1) return;
+  say(describe(error));
+}
+
+function say(text: string): void {
   try {
-    program.writer?.write('stderr', Buffer.from(describe(error)));
+    program.writer?.write('stderr', Buffer.from(text));
   } catch {
     // Standard error is full or gone: there is nowhere left to say so.
   }
