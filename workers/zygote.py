@@ -421,13 +421,14 @@ def become_guest(parent):
             code = pipe.read(header['codeBytes'])
             if len(code) < header['codeBytes']:
                 os._exit(1)  # the cell ended
+            code = code.decode('utf-8-sig')  # of bytes the compiler would believe what they say of their encoding
     except Exception as error:
         tell(REPORT, {'failed': ('%s: %s' % (type(error).__name__, error))[:1000]})
         os._exit(1)
     path = header['mainPath']
     if not os.path.isfile(path):
         # Tracebacks and `inspect` find the source all the same. The entry is the lazy kind, which wins over no file.
-        linecache.cache[path] = (lambda: code.decode('utf-8', 'replace'),)
+        linecache.cache[path] = (lambda: code,)
     return [path, namespace, code]
 
 

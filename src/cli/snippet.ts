@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import { basename, isAbsolute, resolve } from 'node:path';
 import { languageOf } from '../client/language.ts';
@@ -32,7 +33,7 @@ export async function programOf(
   if (file === undefined) throw new InvalidArgumentError('nothing to run: name a file, - for stdin, or -e CODE');
   if (file === '-') {
     const language = named(flags, '-');
-    return { code: await readInput(), language, args: operands, workingDirectory };
+    return { code: textOf(await readInput(), 'what stdin holds'), language, args: operands, workingDirectory };
   }
   const language = flags.language ?? languageOf(file);
   if (language === undefined) {
@@ -41,7 +42,7 @@ export async function programOf(
     );
   }
   const sourceFileName = sameMachine ? resolve(file) : basename(file);
-  return { code: await read(file), language, args: operands, workingDirectory, sourceFileName };
+  return { code: textOf(await read(file), file), language, args: operands, workingDirectory, sourceFileName };
 }
 
 function directoryOf(cwd: string | undefined, sameMachine: boolean): string | undefined {
@@ -59,9 +60,15 @@ function named({ language }: ProgramFlags, source: string): string {
   );
 }
 
-async function read(file: string): Promise<string> {
+/** Code goes to the daemon as text: of anything else it would get something that nobody has written. */
+function textOf(bytes: Buffer, source: string): string {
+  if (!isUtf8(bytes)) throw new InvalidArgumentError(`${source} is not UTF-8`);
+  return bytes.toString('utf8');
+}
+
+async function read(file: string): Promise<Buffer> {
   try {
-    return await readFile(file, 'utf8');
+    return await readFile(file);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const why = code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'it is a directory' : message;

@@ -25,9 +25,9 @@ function inForeground(): boolean {
   }
 }
 
-/** All of stdin, as text. */
-export async function readInput(): Promise<string> {
+/** All of stdin. */
+export async function readInput(): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks);
 }

@@ -276,6 +276,15 @@ test('Unicode in code, arguments and output', async () => {
   expect(run.stdout()).toBe('🐍 日本\n');
 });
 
+test('code is text: what it says of its encoding, and a mark at its beginning, change nothing', async () => {
+  const run = start('\ufeff# coding: latin-1\nprint(len("é"))');
+
+  await run.exited;
+
+  expect(run.stderr()).toBe('');
+  expect(run.stdout()).toBe('1\n');
+});
+
 /** An object that says when it is freed, and what a program may do beside. */
 const NOTED = `import os, signal, sys, threading
 class Noted:

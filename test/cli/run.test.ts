@@ -271,6 +271,17 @@ while True: pass`;
 });
 
 describe('the program', () => {
+  test.each(['a file', 'stdin'])('is refused where %s is not UTF-8', async (source) => {
+    const code = Buffer.from('# coding: latin-1\nprint(len("\xe9"))\n', 'latin1');
+    const file = join(await mkdtemp(join(daemon.directory, 'user-')), 'main.py');
+    await writeFile(file, code);
+
+    const ended = await ctl.run(['run', '-l', 'python', source === 'stdin' ? '-' : file], { input: code });
+
+    expect(ended.code).toBe(125);
+    expect(ended.stderr.toString()).toBe(`elidectl: ${source === 'stdin' ? 'what stdin holds' : file} is not UTF-8\n`);
+  });
+
   test('a file runs under its own name, in this directory, and finds what lies beside it', async () => {
     const directory = await mkdtemp(join(daemon.directory, 'user-'));
     await writeFile(join(directory, 'other.mjs'), 'export const word = "beside";');
