@@ -1,4 +1,4 @@
-import { type EventEmitter, once } from 'node:events';
+import type { EventEmitter } from 'node:events';
 import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 
 /** Said of every call, also of one that is over: an error of its own for each would take the stack each time. */
@@ -21,19 +21,31 @@ export function leavingOf(call: EventEmitter): AbortSignal {
 
 /** A call that is answered with messages. */
 interface Answered<Res> extends EventEmitter {
-  /** False: whoever reads them is behind, and `drain` says when it is not any more. */
-  write(message: Res): boolean;
+  /** How many of its messages have not gone out yet. */
+  readonly writableLength: number;
+  write(message: Res, sent: () => void): boolean;
 }
 
-/** Writes messages as they come, no faster than the caller reads, until it leaves. */
+/**
+ * Writes messages as they come, no faster than the caller reads, until it leaves. While one goes out the next one waits,
+ * and no more: what gRPC itself lets wait is counted in messages, whatever their size.
+ */
 export async function pump<Res>(
   call: Answered<Res>,
   messages: AsyncIterable<Res>,
   leaving: AbortSignal,
 ): Promise<void> {
+  let proceed = () => {};
+  const sent = () => proceed();
+  leaving.addEventListener('abort', sent);
   for await (const message of messages) {
     if (leaving.aborted) return;
-    if (!call.write(message)) await once(call, 'drain', { signal: leaving }).catch(() => {});
+    call.write(message, sent);
+    while (call.writableLength > 1 && !leaving.aborted) {
+      await new Promise<void>((resolve) => {
+        proceed = resolve;
+      });
+    }
     if (leaving.aborted) return;
   }
 }
