@@ -1,9 +1,18 @@
 import { type Command, Option } from 'commander';
-import { connectDaemon, type DaemonAddress, type DaemonClient, type ExecutionSummary } from '../client/index.ts';
-import { InvalidArgumentError, NotFoundError } from '../errors.ts';
+import {
+  ClientError,
+  connectDaemon,
+  type DaemonAddress,
+  type DaemonClient,
+  type ExecutionSummary,
+} from '../client/index.ts';
+import { InvalidArgumentError, NotFoundError, UnavailableError } from '../errors.ts';
 
 /** Where a session is not named. */
 export const DEFAULT_SESSION = 'default';
+
+/** What calls have that are answered at once: a daemon that takes longer than this is not well. */
+export const ANSWER = { deadlineMs: 10_000 };
 
 const DEFAULT_SOCKET = '/tmp/elide-daemon.sock';
 
@@ -28,7 +37,12 @@ export interface Target {
 export async function withDaemon<T>(command: Command, use: (target: Target) => Promise<T>): Promise<T> {
   const address = addressOf(command.optsWithGlobals<TargetFlags>());
   using client = connectDaemon(address);
-  return await use({ client, sameMachine: 'socket' in address });
+  try {
+    return await use({ client, sameMachine: 'socket' in address });
+  } catch (error) {
+    if (!(error instanceof ClientError && error.code === 'deadline_exceeded')) throw error;
+    throw new UnavailableError(`the daemon on ${client.address} does not answer`, { cause: error });
+  }
 }
 
 /** Any of the files for TLS means TLS. */
@@ -53,12 +67,12 @@ export async function findExecution(
   sessionId: string | undefined,
 ): Promise<ExecutionSummary> {
   try {
-    return await client.wait(sessionId ?? DEFAULT_SESSION, executionId, { timeoutMs: 0 });
+    return await client.wait(sessionId ?? DEFAULT_SESSION, executionId, { ...ANSWER, timeoutMs: 0 });
   } catch (error) {
     if (sessionId !== undefined || !(error instanceof NotFoundError)) throw error;
   }
   const found: ExecutionSummary[] = [];
-  for await (const execution of client.listExecutions())
+  for await (const execution of client.listExecutions(undefined, ANSWER))
     if (execution.executionId === executionId) found.push(execution);
   const [first, second] = found;
   if (first === undefined) throw new NotFoundError(`execution "${executionId}" not found (elidectl ps --all)`);

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { Authority, type KeyPairFiles } from '../support/certificates.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
@@ -65,4 +65,21 @@ test('a file that cannot be used is named', async () => {
 
   expect(code).toBe(125);
   expect(stderr.toString()).toContain('tls.caFile /nowhere: ENOENT');
+});
+
+test('a daemon that takes calls and answers none is named by whatever asks it', async () => {
+  await using frozen = await DaemonProcess.start();
+  const asking = new Elidectl(frozen.socket);
+  const commands = ['health', 'doctor', 'ps', 'languages', 'stats --once', 'inspect e', 'stats --once e'];
+  const ofSessions = ['session ls', 'session inspect s', 'session create s'];
+  frozen.child.kill('SIGSTOP');
+  const running = [...commands, ...ofSessions].map((line) => asking.start(line.split(' ')));
+  onTestFinished(() => {
+    for (const { child } of running) child.kill('SIGKILL');
+  });
+
+  const ended = await Promise.all(running.map((each) => each.ended)).finally(() => frozen.child.kill('SIGCONT'));
+
+  const message = `elidectl: the daemon on unix:${frozen.socket} does not answer\n`;
+  expect(ended.map(({ code, stderr }) => [code, String(stderr)])).toEqual(ended.map(() => [125, message]));
 });

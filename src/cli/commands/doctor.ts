@@ -1,10 +1,7 @@
 import type { Command } from 'commander';
 import { write, writeJson, writeTable } from '../output.ts';
 import { type Finish, REFUSED } from '../result.ts';
-import { withDaemon } from '../target.ts';
-
-/** A daemon that does not answer within this time, in ms, is not well. */
-const ANSWER_MS = 5_000;
+import { ANSWER, withDaemon } from '../target.ts';
 
 export function addDoctor(program: Command, finish: Finish): void {
   program
@@ -13,8 +10,8 @@ export function addDoctor(program: Command, finish: Finish): void {
     .option('--json', 'one JSON document')
     .action((flags: { json?: boolean }, command: Command) =>
       withDaemon(command, async ({ client }) => {
-        const { healthy, version, maxRunning, maxQueued } = await client.health({ deadlineMs: ANSWER_MS });
-        const [languages, limits] = await Promise.all([client.languages(), client.enforcement()]);
+        const { healthy, version, maxRunning, maxQueued } = await client.health(ANSWER);
+        const [languages, limits] = await Promise.all([client.languages(ANSWER), client.enforcement(ANSWER)]);
         finish(healthy ? 0 : REFUSED);
         if (flags.json)
           return writeJson({

@@ -1,10 +1,7 @@
 import type { Command } from 'commander';
 import { write, writeJson } from '../output.ts';
 import { type Finish, REFUSED } from '../result.ts';
-import { withDaemon } from '../target.ts';
-
-/** A daemon that does not answer within this time, in ms, is not well. */
-const ANSWER_MS = 5_000;
+import { ANSWER, withDaemon } from '../target.ts';
 
 export function addHealth(program: Command, finish: Finish): void {
   program
@@ -13,7 +10,7 @@ export function addHealth(program: Command, finish: Finish): void {
     .option('--json', 'one JSON document')
     .action((flags: { json?: boolean }, command: Command) =>
       withDaemon(command, async ({ client }) => {
-        const { healthy, version } = await client.health({ deadlineMs: ANSWER_MS });
+        const { healthy, version } = await client.health(ANSWER);
         if (flags.json) await writeJson({ healthy, version, address: client.address });
         else await write(`${healthy ? 'healthy' : 'not healthy'}: elide-daemon ${version} on ${client.address}\n`);
         finish(healthy ? 0 : REFUSED);

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { Usage } from '../../../machines/execution.ts';
 import { writeJson, writePairs } from '../output.ts';
 import { describeResult } from '../result.ts';
-import { findExecution, sessionOption, withDaemon } from '../target.ts';
+import { ANSWER, findExecution, sessionOption, withDaemon } from '../target.ts';
 import { formatBytes } from '../values.ts';
 
 interface Flags {
@@ -26,7 +26,7 @@ export function addInspect(program: Command): void {
     .action((executionId: string, flags: Flags, command: Command) =>
       withDaemon(command, async ({ client }) => {
         const { sessionId } = await findExecution(client, executionId, flags.session);
-        const execution = await client.getExecutionStatus(sessionId, executionId);
+        const execution = await client.getExecutionStatus(sessionId, executionId, ANSWER);
         if (flags.json) return writeJson(execution);
         const { language, state, rung, result, times, pid, warnings } = execution;
         const { stdoutBytes, stderrBytes, outputEvicted } = execution;

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { writeJson, writeTable } from '../output.ts';
-import { withDaemon } from '../target.ts';
+import { ANSWER, withDaemon } from '../target.ts';
 
 export function addLanguages(program: Command): void {
   program
@@ -9,7 +9,7 @@ export function addLanguages(program: Command): void {
     .option('--json', 'one JSON document')
     .action((flags: { json?: boolean }, command: Command) =>
       withDaemon(command, async ({ client }) => {
-        const languages = await client.languages();
+        const languages = await client.languages(ANSWER);
         if (flags.json) return writeJson(languages);
         const rows = languages.map(({ name, aliases, version, available, message }) => [
           name,

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import type { ExecutionSummary } from '../../client/index.ts';
 import { writeJson, writeTable } from '../output.ts';
-import { withDaemon } from '../target.ts';
+import { ANSWER, withDaemon } from '../target.ts';
 import { formatDuration } from '../values.ts';
 
 interface Flags {
@@ -22,7 +22,7 @@ export function addPs(program: Command): void {
     .action((flags: Flags, command: Command) =>
       withDaemon(command, async ({ client }) => {
         const executions: ExecutionSummary[] = [];
-        for await (const execution of client.listExecutions(flags.session)) {
+        for await (const execution of client.listExecutions(flags.session, ANSWER)) {
           if (flags.all || execution.state !== 'exited') executions.push(execution);
         }
         if (flags.json) await writeJson(executions);

@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { ceilingOptions, ceilingsOf, type LimitFlags, limitOptions, limitsOf } from '../limits.ts';
 import { write, writeJson, writePairs, writeTable } from '../output.ts';
-import { withDaemon } from '../target.ts';
+import { ANSWER, withDaemon } from '../target.ts';
 import { collect, formatBytes, formatDuration, parseBytes, parseCount, parseDuration } from '../values.ts';
 
 interface CreateFlags extends LimitFlags {
@@ -90,7 +90,7 @@ export function addSession(program: Command): void {
         const executionCeilings = ceilingsOf(flags);
         const config = { enabledLanguages, memoryLimitMb, contextPoolSize, maxRunning, maxQueued, weight };
         const life = { idleTtlMs, totalTtlMs, retainedAgeMs, retainedExecutions, outputBudgetBytes };
-        await client.createSession(sessionId, { ...config, ...life, executionDefaults, executionCeilings });
+        await client.createSession(sessionId, { ...config, ...life, executionDefaults, executionCeilings }, ANSWER);
         await write(`${sessionId}\n`);
       }),
     );
@@ -101,7 +101,7 @@ export function addSession(program: Command): void {
     .option('--json', 'one JSON document')
     .action((flags: ReadFlags, command: Command) =>
       withDaemon(command, async ({ client }) => {
-        const sessions = await client.listSessions();
+        const sessions = await client.listSessions(ANSWER);
         if (flags.json) return writeJson(sessions);
         const rows = sessions.map(({ sessionId, state, counts, cells, createdAtMs }) => [
           sessionId,
@@ -119,7 +119,7 @@ export function addSession(program: Command): void {
     .option('--json', 'one JSON document')
     .action((sessionId: string, flags: ReadFlags, command: Command) =>
       withDaemon(command, async ({ client }) => {
-        const found = await client.getSession(sessionId);
+        const found = await client.getSession(sessionId, ANSWER);
         if (flags.json) return writeJson(found);
         const { state, config, counts, cells, createdAtMs } = found;
         return writePairs([

@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { ExecutionMetrics } from '../../supervisor/execution-metrics.ts';
 import { write, writeJson, writeTable } from '../output.ts';
-import { findExecution, withDaemon } from '../target.ts';
+import { ANSWER, findExecution, withDaemon } from '../target.ts';
 import { formatBytes, formatDuration, parseDuration } from '../values.ts';
 
 interface Flags {
@@ -31,7 +31,8 @@ export function addStats(program: Command): void {
         const { session, interval: intervalMs } = flags;
         const found = executionId === undefined ? undefined : await findExecution(client, executionId, session);
         const sessionId = found?.sessionId ?? session;
-        for await (const round of client.watchExecutionMetrics({ sessionId, executionId, intervalMs })) {
+        const limit = flags.once ? ANSWER : {};
+        for await (const round of client.watchExecutionMetrics({ sessionId, executionId, intervalMs, ...limit })) {
           await show(round, flags);
           if (flags.once) return;
         }
