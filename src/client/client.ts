@@ -26,7 +26,7 @@ import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
 import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
 import { errorOf, UnreachableError } from './client-error.ts';
-import { connectionOf, type DaemonAddress, hasFiles, nameOf } from './connection.ts';
+import { connectionOf, type DaemonAddress, hasFiles, MAX_TIMER_MS, nameOf } from './connection.ts';
 import {
   chunkOf,
   type ExecutionSummary,
@@ -466,5 +466,6 @@ function isRefusal(failure: unknown): boolean {
 }
 
 function grpcOptions(deadlineMs: number | undefined): Partial<GrpcCallOptions> {
-  return deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs };
+  // What no timer takes is as good as none: gRPC would take it for one that has passed.
+  return deadlineMs === undefined || deadlineMs > MAX_TIMER_MS ? {} : { deadline: Date.now() + deadlineMs };
 }

@@ -36,7 +36,7 @@ export interface TlsFiles {
 const KEEPALIVE_MS = 15_000;
 
 /** A timer takes no more, in ms. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** What a gRPC client is made of. */
 export interface Connection {

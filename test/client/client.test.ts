@@ -152,6 +152,16 @@ describe('errors', () => {
     expect(failure).toMatchObject({ code: 'deadline_exceeded', grpcCode: 4 });
     await client.cancelExecution('s', 'deadline');
   });
+
+  test('a deadline that is weeks or years away has not passed', async () => {
+    await execute('far', FOREVER);
+    const days = [25, 49, 50, 730, Number.POSITIVE_INFINITY];
+
+    const waits = days.map((each) => client.wait('s', 'far', { timeoutMs: 500, deadlineMs: each * 86_400_000 }));
+
+    for (const { state } of await Promise.all(waits)) expect(state).not.toBe('exited');
+    await client.cancelExecution('s', 'far');
+  });
 });
 
 describe('an abort signal', () => {
