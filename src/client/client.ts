@@ -26,7 +26,7 @@ import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
 import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
 import { errorOf, UnreachableError } from './client-error.ts';
-import { connectionOf, type DaemonAddress, hasFiles, MAX_TIMER_MS, nameOf } from './connection.ts';
+import { type Connection, connectionOf, type DaemonAddress, hasFiles, MAX_TIMER_MS, nameOf } from './connection.ts';
 import {
   chunkOf,
   type ExecutionSummary,
@@ -84,8 +84,7 @@ type StreamMethod<Req, Res> = (
  * an `InvalidArgumentError` that names a file of credentials which cannot be used, or an address that is none.
  */
 export function connectDaemon(address: DaemonAddress): DaemonClient {
-  connectionOf(address);
-  return new DaemonClient(address);
+  return new DaemonClient(address, connectionOf(address));
 }
 
 const METHODS: Api.ExecutionApiClient = Api.ExecutionApiClient.prototype;
@@ -99,6 +98,8 @@ export class DaemonClient {
   /** For people: `unix:PATH` or `tcp:HOST:PORT`. */
   readonly address: string;
   readonly #target: DaemonAddress;
+  /** For the first line: files may be such as are read only once. */
+  #read: Connection | undefined;
   #line: Line | undefined;
   /** Those that calls are still open on. */
   readonly #retired = new Set<Line>();
@@ -110,9 +111,11 @@ export class DaemonClient {
   /** What ends each call that is open. */
   readonly #ends = new Set<() => void>();
 
-  constructor(address: DaemonAddress) {
+  /** `read`: what the address says, with what its files hold, where that is known. */
+  constructor(address: DaemonAddress, read?: Connection) {
     this.address = nameOf(address);
     this.#target = address;
+    this.#read = read;
   }
 
   /** Ends open calls and lets the connection go; they, and calls after it, reject with a `FailedPreconditionError`. */
@@ -361,7 +364,10 @@ export class DaemonClient {
       if (nowMs < this.#away.nextLookMs) throw this.#away.failure;
       this.#away.nextLookMs = nowMs + LOOK_MS;
     }
-    if (this.#line === undefined || this.#line.isClosed) this.#line = new Line(this.#target);
+    if (this.#line === undefined || this.#line.isClosed) {
+      this.#line = new Line(this.#target, this.#read);
+      this.#read = undefined;
+    }
     return this.#line;
   }
 

@@ -8,7 +8,7 @@ import { InvalidArgumentError } from '../errors.ts';
 /** Where a daemon listens: the path of its unix socket, or an address with what is shown and trusted there. */
 export type DaemonAddress = { socket: string } | TcpAddress;
 
-/** A daemon on TCP. The files are read by the first call, and anew after one that found no way in; an empty path stands for none. */
+/** A daemon on TCP. The files are read as the client is made, and anew after a call that found no way in; an empty path stands for none. */
 export interface TcpAddress {
   /** `HOST:PORT`. */
   tcp: string;

@@ -1,7 +1,7 @@
 import { connectivityState, type Metadata } from '@grpc/grpc-js';
 import { UnauthenticatedError } from '../errors.ts';
 import { ExecutionApiClient } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
-import { connectionOf, type DaemonAddress } from './connection.ts';
+import { type Connection, connectionOf, type DaemonAddress } from './connection.ts';
 
 /** How often a connection is tried at least, in ms. */
 export const RECONNECT_MS = 500;
@@ -16,9 +16,9 @@ export class Line {
   #isClosed = false;
   #giveUp: NodeJS.Timeout | undefined;
 
-  /** Throws an `UnauthenticatedError` when files of credentials cannot be used. */
-  constructor(address: DaemonAddress) {
-    const { target, credentials, options, metadata, limitMs } = usable(() => connectionOf(address));
+  /** Reads the files of credentials, unless that was done; throws an `UnauthenticatedError` when they cannot be used. */
+  constructor(address: DaemonAddress, connection: Connection = usable(() => connectionOf(address))) {
+    const { target, credentials, options, metadata, limitMs } = connection;
     this.metadata = metadata;
     this.api = new ExecutionApiClient(target, credentials, {
       ...options,

@@ -1,10 +1,12 @@
+import { execFile } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { Authority, type KeyPairFiles } from '../support/certificates.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { Elidectl } from './elidectl.ts';
+import { CTL, Elidectl } from './elidectl.ts';
 
 let daemon: DaemonProcess;
 let ctl: Elidectl;
@@ -26,6 +28,7 @@ beforeAll(async () => {
   daemon = await DaemonProcess.start(...flags, '--token-file', tokenFile);
   ctl = new Elidectl(daemon.socket);
 });
+const shown = () => ({ '--tls-cert': own.certFile, '--tls-key': own.keyFile });
 afterAll(async () => {
   await daemon?.stop();
 });
@@ -49,6 +52,16 @@ test('the environment says so too, and changes nothing for a socket', async () =
 
   expect((await ctl.run(['--tcp', daemon.tcp, 'health'], { env })).code).toBe(0);
   expect((await ctl.run(['health'], { env: { ...env, ELIDE_DAEMON_TOKEN_FILE: '/nowhere' } })).code).toBe(0);
+});
+
+test('files that can be read only once are read once', async () => {
+  const places = Object.entries({ '--tls-ca': authority.certFile, '--token-file': tokenFile, ...shown() });
+  const flags = places.map(([flag, path]) => `${flag} <(cat '${path}')`).join(' ');
+  const line = `exec '${process.execPath}' '${CTL}' --tcp '${daemon.tcp}' ${flags} health`;
+
+  const { stdout, stderr } = await promisify(execFile)('bash', ['-c', line]);
+
+  expect([stdout, stderr]).toEqual([expect.stringContaining(`on tcp:${daemon.tcp}`), '']);
 });
 
 test('a call without the token is refused with the flag that is missing', async () => {
