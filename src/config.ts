@@ -135,6 +135,9 @@ const schema = v.strictObject({
   python: v.optional(filled, 'python3'),
 });
 
+/** Of what belongs together a file may have a part: flags have the rest. */
+const fileSchema = v.strictObject({ ...schema.entries, tls: v.optional(v.partial(v.strictObject(tls))) });
+
 /** Everything a daemon can be told. All of it has a default; see the fields of the configuration file in the README. */
 export type DaemonConfig = v.InferInput<typeof schema>;
 /** A configuration with every default filled in. */
@@ -142,7 +145,7 @@ export type CheckedConfig = v.InferOutput<typeof schema> & { socket: string | fa
 
 /** Fills in the defaults. Throws a {@link StartupError} that names the first wrong key. */
 export function checkConfig(config: DaemonConfig): CheckedConfig {
-  const parsed = parse(config);
+  const parsed = parse(config, schema);
   requireCredentials(parsed);
   return {
     ...parsed,
@@ -153,8 +156,11 @@ export function checkConfig(config: DaemonConfig): CheckedConfig {
 }
 
 /** Checks each key for itself. */
-function parse(config: DaemonConfig): v.InferOutput<typeof schema> {
-  const parsed = v.safeParse(schema, config);
+function parse<Schema extends typeof schema | typeof fileSchema>(
+  config: DaemonConfig,
+  by: Schema,
+): v.InferOutput<Schema> {
+  const parsed = v.safeParse(by, config);
   if (!parsed.success) throw new StartupError(describe(parsed.issues[0], config));
   const { output } = parsed;
   // Throws when it is no address.
@@ -188,7 +194,7 @@ export async function readConfigFile(path: string): Promise<DaemonConfig> {
   try {
     const config: unknown = JSON.parse(text);
     if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('not a JSON object');
-    parse(config as DaemonConfig);
+    parse(config as DaemonConfig, fileSchema);
     return config as DaemonConfig;
   } catch (error) {
     throw new StartupError(`configuration file ${path}: ${(error as Error).message}`, { cause: error });

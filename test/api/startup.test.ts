@@ -13,7 +13,7 @@ import {
 import { createServer } from 'node:net';
 import { join, relative } from 'node:path';
 import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
-import { checkConfig, readConfigFile } from '../../src/config.ts';
+import { checkConfig, type DaemonConfig, readConfigFile } from '../../src/config.ts';
 import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
 import { TestDaemon, temporaryDirectory } from '../support/daemon.ts';
@@ -190,7 +190,7 @@ test('an unknown key of the configuration is named, with the nearest there is', 
     ['{ "controlGroups": "elide.slice" }', /controlGroups is "elide.slice": .*"\/"/],
     ['{ "maxRunning": 0 }', /maxRunning is 0/],
     ['{ "maxCodeBytes": 67108865 }', /maxCodeBytes is 67108865/],
-    ['{ "tls": { "certFile": "/c" } }', /tls\.keyFile is missing/],
+    ['{ "tls": { "certFile": 1 } }', /tls\.certFile is 1/],
     [
       '{ "tls": { "certFile": "/c", "keyFile": "/k", "clientCa": "/a" } }',
       /"tls\.clientCa" \(did you mean "tls\.clientCaFile"/,
@@ -223,11 +223,20 @@ test.each(BEYOND_LOOPBACK)('tcp on %s, beyond loopback, needs a token or client 
   expect(checkConfig({ tcp, tls: { ...tls, clientCaFile: '/ca' } })).toMatchObject({ tcp });
 });
 
-test('a file that leaves the credentials to the flags is read', async () => {
-  const file = join(places().root, 'config.json');
-  writeFileSync(file, '{ "tcp": "0.0.0.0:80" }');
+test.each([{ tcp: '0.0.0.0:80' }, { tcp: '127.0.0.1:80', tls: { certFile: '/c' } }])(
+  'a file that leaves the credentials to the flags is read: %o',
+  async (config) => {
+    const file = join(places().root, 'config.json');
+    writeFileSync(file, JSON.stringify(config));
 
-  expect(await readConfigFile(file)).toEqual({ tcp: '0.0.0.0:80' });
+    expect(await readConfigFile(file)).toEqual(config);
+  },
+);
+
+test('half of a key pair is refused', () => {
+  const tls = { certFile: '/c' } as DaemonConfig['tls'];
+
+  expect(() => checkConfig({ tls })).toThrow('tls.keyFile is missing');
 });
 
 test.each(['127.0.0.1', 'localhost:', ':80', '127.0.0.1:70000', '127.0.0.1:x', 'localhost:80:80'])(

@@ -23,7 +23,7 @@ beforeAll(async () => {
   const server = await authority.issue('server', ['127.0.0.1']);
   // One of the three in the file, two as flags: together they are a whole.
   const config = join(directory, 'config.json');
-  writeFileSync(config, JSON.stringify({ tls: { certFile: '/is/overridden', keyFile: server.keyFile } }));
+  writeFileSync(config, JSON.stringify({ tls: { keyFile: server.keyFile } }));
   const flags = ['--config', config, '--tls-cert', server.certFile, '--tls-client-ca', authority.certFile];
   daemon = await DaemonProcess.start(...flags, '--token-file', tokenFile);
   ctl = new Elidectl(daemon.socket);
