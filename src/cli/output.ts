@@ -47,7 +47,8 @@ export function writePairs(pairs: [key: string, value: string | number | undefin
 }
 
 function tableOf(rows: string[][]): string {
-  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  const widestOf = (column: number) => rows.reduce((widest, row) => Math.max(widest, row[column]?.length ?? 0), 0);
+  const widths = (rows[0] ?? []).map((_, column) => widestOf(column));
   return rows
     .map(
       (row) =>
