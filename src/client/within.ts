@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnavailableError } from '../errors.ts';
 
-/** Waits at most so long. Rejects as `promise` does. */
-export async function within(limitMs: number, promise: Promise<unknown>): Promise<void> {
-  await Promise.race([promise, sleep(limitMs, undefined, { ref: false })]);
+/** Waits at most so long, and resolves with whether that was long enough. Rejects as `promise` does. */
+export async function within(limitMs: number, promise: Promise<unknown>): Promise<boolean> {
+  return Promise.race([promise.then(() => true), sleep(limitMs, false, { ref: false })]);
 }
 
 /**

@@ -27,7 +27,7 @@ import type { NodeDaemon } from './node-daemon.ts';
 import { prepare } from './snippet.ts';
 import { type DriverState, Task } from './task.ts';
 
-/** How long a start waits for a daemon that does not answer, and for a place to run in. */
+/** How long a start waits for a daemon that does not answer, and, as a signal does, for a place to run in. */
 const START_RETRY_MS = 10_000;
 /** The same for one that takes calls and does not answer them, as one that is stopped. */
 const START_ANSWER_MS = 12_000;
@@ -168,11 +168,15 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     }),
 
     signalTask: unary(async ({ taskId, signal: name }, signal) => {
-      const { state, settled } = find(taskId);
-      // An agent that hears of an error ends a task whose template was to signal it.
-      await settled.promise;
+      const { config, state, settled } = find(taskId);
       const send = () => node.client.signalExecution(state.place.sessionId, taskId, name);
-      if (!signal.aborted) await retry(send, { limitMs: reconnectMs(), signal });
+      const limitMs = reconnectMs();
+      const hasBegun = await within(START_WAIT_MS, settled.promise);
+      if (signal.aborted) return {};
+      if (hasBegun) return retry(send, { limitMs, signal }).then(() => ({}));
+      // An agent that hears of an error ends a task whose template was to signal it.
+      tell(config, `the task waits for a place: ${name} is sent when it has begun`);
+      settled.promise.then(() => retry(send, { limitMs })).catch(({ message }) => tell(config, message));
       return {};
     }),
 

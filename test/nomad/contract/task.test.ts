@@ -546,6 +546,23 @@ test('a signal reaches the guest, an unknown one is said to be', async () => {
   expect(logsOf(task)).toBe('ready\nusr1\n');
 });
 
+test('a signal to a task that gets no place for long is answered, with an event, and reaches it once it runs', async () => {
+  await using own = await TestDaemon.start({ maxRunning: 1 });
+  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
+  const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
+  await other.start(first);
+  await other.start(second);
+  const messages = messagesOf(other, second);
+
+  await other.signal(second.id, 'SIGHUP');
+
+  await eventually('it is told', () =>
+    messages.some((message) => message.includes('SIGHUP is sent when it has begun')),
+  );
+  await other.destroy(first.id);
+  expect(await other.wait(second.id)).toMatchObject({ result: { signal: 1 } });
+});
+
 test('a signal to a task that waits for a place reaches it once it runs', async () => {
   await using own = await TestDaemon.start({ maxRunning: 1 });
   await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
