@@ -1,4 +1,5 @@
 import { block, configuration, count, duration, flag, list, size, strings, text, word } from '../plugin/hclspec.ts';
+import { memoryLimit, timeoutAction } from '../plugin/limit-fields.ts';
 import { ROTATION_FIELDS } from '../plugin/task-config.ts';
 
 /** The `config` of the agent's `plugin "elide"` block. */
@@ -36,10 +37,10 @@ export const TASK = configuration({
   env: strings,
   isolation: word('thread', 'process'),
   elide_opts: block({
-    memory_limit: size,
+    memory_limit: memoryLimit,
     enable_ai: flag,
     timeout: duration,
-    on_timeout: text,
+    on_timeout: timeoutAction,
     output_limit: size,
     intrinsics: list,
   }),

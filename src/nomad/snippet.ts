@@ -17,7 +17,6 @@ export interface Prepared {
 export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId: string): Promise<Prepared> {
   const options = TASK.decode(task.msgpackDriverConfig);
   const { memory_limit, timeout, on_timeout, output_limit } = options.elide_opts ?? {};
-  const signal = on_timeout && on_timeout !== 'cancel' && on_timeout !== 'kill' ? on_timeout : undefined;
   const snippet: Snippet = {
     ...(await programOf(options, task)),
     sessionId,
@@ -29,8 +28,7 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
     isolation: options.isolation ?? 'process',
     memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryMbOf(task),
     timeoutMs: timeout || undefined,
-    onTimeout: signal ? 'signal' : ((on_timeout || undefined) as Snippet['onTimeout']),
-    timeoutSignal: signal,
+    ...on_timeout,
     outputLimitBytes: output_limit || undefined,
     outputFiles: outputFilesOf(task, plugin.logs !== 'nomad', plugin.log_max_files, plugin.log_max_file_size),
   };

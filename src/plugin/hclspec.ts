@@ -53,6 +53,7 @@ export const duration = attr(
   ),
 );
 const SIZE = 'it must be a size, for example 512 (MiB), 100kB or 1GiB';
+const sized = (bytes: number) => (bytes % 2 ** 20 === 0 ? `${bytes / 2 ** 20} MiB` : `${bytes} bytes`);
 /** In bytes, 0 or at least `least`, at most `most`; MiB where the user says no unit. */
 export const sizeOf = (least: number, most: number) =>
   attr(
@@ -61,7 +62,10 @@ export const sizeOf = (least: number, most: number) =>
       v.string(),
       v.transform(sizeBytes),
       v.number(SIZE),
-      v.check((bytes) => bytes === 0 || (bytes >= least && bytes <= most), `it must be ${least} to ${most} bytes`),
+      v.check(
+        (bytes) => bytes === 0 || (bytes >= least && bytes <= most),
+        `it must be ${sized(least)} to ${sized(most)}`,
+      ),
     ),
   );
 export const size = sizeOf(0, Number.MAX_SAFE_INTEGER);

@@ -279,6 +279,8 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     [{ code: '1', language: 'cobol' }, 'unknown language "cobol"'],
     [{ code: '1', script: 'a.py' }, 'exactly one of script and code'],
     [{ code: '1', elide_opts: [{ timeout: 'long' }] }, 'it must be a duration'],
+    [{ code: '1', elide_opts: [{ memory_limit: '1' }] }, 'elide_opts.memory_limit: it must be 8 MiB to 1048576 MiB'],
+    [{ code: '1', elide_opts: [{ on_timeout: 'SIGFOO' }] }, 'elide_opts.on_timeout: it must be cancel, kill or'],
     [{ code: '1', colour: 'red' }, 'colour'],
   ])('a job with %o fails at once, with an event that says why', async (config, why) => {
     const { events, allocation } = await agent.ended(await agent.run({ Config: config }));

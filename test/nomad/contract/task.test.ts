@@ -144,7 +144,11 @@ describe('a task', () => {
     [{ code: '1', language: 'cobol' }, 'unknown language "cobol"'],
     [{ code: '1', elide_opts: { timeout: 'long' } }, 'elide_opts.timeout: it must be a duration'],
     [{ code: '1', elide_opts: { memory_limit: 'all' } }, 'elide_opts.memory_limit: it must be a size'],
-    [{ code: '1', elide_opts: { on_timeout: 'SIGNONE', timeout: '1s' } }, 'SIGNONE'],
+    [{ code: '1', elide_opts: { memory_limit: '1' } }, 'elide_opts.memory_limit: it must be 8 MiB to 1048576 MiB'],
+    [
+      { code: '1', elide_opts: { on_timeout: 'SIGNONE', timeout: '1s' } },
+      'elide_opts.on_timeout: it must be cancel, kill or the name of a signal',
+    ],
     [{ code: '1', isolation: 'vm' }, 'isolation'],
     [Buffer.from([0xc1]), 'failed to decode driver config'],
   ])('%o is refused for good', async (config, message) => {
