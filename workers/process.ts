@@ -132,6 +132,7 @@ for (const [name, fd] of [
 onOutputChange(tellOutput);
 reportUncaught((code) => {
   // As Node does, which writes the error only after that.
+  (process as unknown as { _exiting: boolean })._exiting = true;
   if (process.exitCode === undefined) process.exitCode = code;
   try {
     process.emit('exit', code);
