@@ -151,7 +151,7 @@ describe('the base plugin', () => {
     [{ reconnect_limit: 'soon' }, /reconnect_limit: it must be a duration/],
     [{ daemon_tls: { ca_file: 5 } }, /daemon_tls\.ca_file: /],
     [{ log_max_files: 5000 }, /log_max_files: .*1000/],
-    [{ log_max_file_size: '1000B' }, /log_max_file_size: it must be 1024 to/],
+    [{ log_max_file_size: '1000B' }, /log_max_file_size: it must be 1024 bytes to/],
     [{ log_max_files: -1, log_max_file_size: 'big' }, /log_max_files: .*log_max_file_size: it must be a size/],
     [{ daemon: 'spawn' }, /daemon = "spawn" needs daemon_path/],
     [{ daemon_token_file: '/token' }, /daemon_token_file .*daemon_address/],
