@@ -89,6 +89,8 @@ let meter: Meter | undefined;
 let daemon: FramedSocket<ToCell, FromCell> | undefined;
 let orphanTimer = setTimeout(shutdown, UNCLAIMED_MS);
 let orphanGraceMs = UNCLAIMED_MS;
+/** Why guests are killed that nobody stops; for people. */
+let killedFor = '';
 let looksForWear = false;
 let worn = false;
 /** It stands by, its engine in the making. */
@@ -151,7 +153,12 @@ function accept(socket: Socket): void {
 /** Without a daemon, a cell with guests waits for the next one; the ends of those that are gone lie on disk for it. */
 function waitForDaemon(): void {
   clearTimeout(orphanTimer);
-  orphanTimer = setTimeout(shutdown, guests.size === 0 ? Math.min(orphanGraceMs, EMPTY_GRACE_MS) : orphanGraceMs);
+  orphanTimer = setTimeout(giveUp, guests.size === 0 ? Math.min(orphanGraceMs, EMPTY_GRACE_MS) : orphanGraceMs);
+}
+
+function giveUp(): void {
+  killedFor = `no daemon came back within ${orphanGraceMs} ms (orphanGraceMs)`;
+  void shutdown();
 }
 
 /** A daemon that knows the token takes the cell; an older connection of its own is dropped. */
@@ -309,7 +316,7 @@ function start(request: Start): void {
       if (pipes !== undefined) await Promise.race([bringRest(pipes), running.forced.promise]);
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
-      const message = said.slice(0, LONGEST_MESSAGE);
+      const message = (said || (signal === 'SIGKILL' ? killedFor : '')).slice(0, LONGEST_MESSAGE);
       const end = { exitCode, signal, cause, message, ...now(), bootId: bootId(), stopReason, stopRung };
       const memorySoft = running.passed.find(({ limit }) => limit === 'memory_soft');
       reportEnd({ executionKey, ...end, usage: usage && usageOf(executionKey, usage), memorySoft });

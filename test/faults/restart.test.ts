@@ -894,7 +894,8 @@ test('guests that no daemon comes back to in time are killed, and that is their 
 
   for (const language of LANGUAGES) {
     const { result } = await node.client.wait('s', language);
-    expect(result).toMatchObject({ reason: 'signaled', signal: 'SIGKILL', exitCode: 137 });
+    const message = 'no daemon came back within 300 ms (orphanGraceMs)';
+    expect(result).toMatchObject({ reason: 'signaled', signal: 'SIGKILL', exitCode: 137, message });
     expectCounted(await node.stdout(language));
   }
   expect((await node.client.wait('s', 'waits')).result?.reason).toBe('completed');
