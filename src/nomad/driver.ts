@@ -99,7 +99,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
     const task = follow(config, { version: 1, place }, 0);
     await within(START_WAIT_MS, task.settled.promise);
-    if (unmet !== undefined) tell(config, unmet);
+    for (const message of unmet) tell(config, message);
     const cut = `memory is cut to ${memoryLimitMb} MiB, the ceiling of session "${sessionId}"`;
     if (memoryLimitMb !== wanted.memoryLimitMb) tell(config, cut);
     if (signal.aborted) throw new UnavailableError('the agent has gone');

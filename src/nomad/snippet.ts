@@ -1,16 +1,17 @@
 import { languageOf } from '../client/index.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
+import { lateVariables } from '../plugin/late-variables.ts';
 import { memoryMbOf, outputFilesOf, readTaskFile, taskDirectoryOf } from '../plugin/task-config.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 
 const MIB = 2 ** 20;
 
-/** What a task is to run, and what is asked for that the daemon does not have; for people. */
+/** What a task is to run, and what is asked for that it will not have; for people. */
 export interface Prepared {
   snippet: Snippet;
-  unmet: string | undefined;
+  unmet: string[];
 }
 
 /** Rejects with an `InvalidArgumentError` that names what is wrong. */
@@ -32,15 +33,15 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
     outputLimitBytes: output_limit || undefined,
     outputFiles: outputFilesOf(task, plugin.logs !== 'nomad', plugin.log_max_files, plugin.log_max_file_size),
   };
-  return { snippet, unmet: unmetOf(options, plugin) };
+  return { snippet, unmet: [...unmetOf(options, plugin), ...lateVariables(snippet)] };
 }
 
 /** The first driver took these, from tasks and for the session, and made no use of them; the daemon has none yet. */
-function unmetOf({ elide_opts: wanted }: TaskOptions, { session_config: session }: PluginConfig): string | undefined {
+function unmetOf({ elide_opts: wanted }: TaskOptions, { session_config: session }: PluginConfig): string[] {
   const names = new Set([...(session?.enabled_intrinsics ?? []), ...(wanted?.intrinsics ?? [])]);
   if (wanted?.enable_ai || session?.enable_ai) names.add('enable_ai');
   const rest = 'the daemon has no intrinsics and no AI, the task runs with what its language brings';
-  return names.size === 0 ? undefined : `asked for and not there: ${[...names].join(', ')}; ${rest}`;
+  return names.size === 0 ? [] : [`asked for and not there: ${[...names].join(', ')}; ${rest}`];
 }
 
 async function programOf({ script, code }: TaskOptions, task: TaskConfig) {

@@ -658,6 +658,21 @@ test('events tell each state, and why it ended', async () => {
   call.cancel();
 });
 
+test('variables that Node reads when it starts are told of as without effect, those of Python are its own', async () => {
+  const env = { NODE_OPTIONS: '--no-deprecation', NODE_PATH: '/x', OTHER: '1' };
+  const [one, other] = [javascript('1', { env }), python('1', { env })];
+  const [told, toldOther] = [messagesOf(host, one), messagesOf(host, other)];
+
+  await host.run(one);
+  await host.run(other);
+
+  const isOver = (messages: string[]) => messages.some((message) => message.startsWith('Execution exited'));
+  await eventually('all are told', () => isOver(told) && isOver(toldOther));
+  const late = (messages: string[]) => messages.filter((message) => message.startsWith('without effect'));
+  expect(late(told)).toEqual([expect.stringContaining('begins: NODE_OPTIONS, NODE_PATH;')]);
+  expect(late(toldOther)).toEqual([]);
+});
+
 test('what the session is to have and the daemon has not is told once of each task, not again by its next driver', async () => {
   const { socket } = daemon.endpoints;
   const config = { daemon_socket: socket, session_id: 'asks', session_config: { enabled_intrinsics: ['io', 'env'] } };
