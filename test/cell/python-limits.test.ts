@@ -6,14 +6,15 @@ import { afterAll, expect, test } from 'vitest';
 import type { GuestLimits } from '../../src/cell/engine.ts';
 import { GuestGroups } from '../../src/cell/guest-groups.ts';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
-import { Host, MB, stateOf, until } from './python-harness.ts';
+import { eventually } from '../support/eventually.ts';
+import { Host, MB, stateOf } from './python-harness.ts';
 
 const control = ControlGroups.open();
 // Stands for the cell, so that this process itself is moved nowhere.
 const stand = spawn('sleep', ['1000']);
 const cell = control.add('test', stand.pid as number);
 const host = new Host();
-const grouped = new Host(new GuestGroups(cell));
+const grouped = new Host({ groups: new GuestGroups(cell) });
 
 afterAll(async () => {
   await host[Symbol.asyncDispose]();
@@ -73,7 +74,7 @@ test('a program that writes 100 MB without a line ends, at little cost to who dr
 
 test('dropping what a program writes for ever costs a fraction of a core', async () => {
   const run = host.start('import os\nwhile True: os.write(1, b"x" * 65536)', limits({ outputBytes: 1 }));
-  await until('the limit', () => run.exceeded() === 1);
+  await eventually('the limit', () => run.exceeded() === 1);
   const before = process.cpuUsage();
   const startMs = performance.now();
   const { droppedBytes: droppedBefore } = await run.guest.usage();
@@ -105,10 +106,10 @@ test.each([
 ])('a signal for %s', async (_, tree, signalTree, expected) => {
   const run = host.start(HANDLING_FAMILY, { signalTree });
   const lines = () => run.stdout().split('\n').filter(Boolean).sort();
-  await until('both', () => lines().length === 2);
+  await eventually('both', () => lines().length === 2);
 
   run.guest.signal('SIGUSR1', tree);
-  await until('the signals', () => lines().length >= 2 + expected.length);
+  await eventually('the signals', () => lines().length >= 2 + expected.length);
   // Nothing more comes: signals of another kind arrive after the first ones.
   run.guest.kill();
   await run.exited;
@@ -130,11 +131,11 @@ signal.signal(signal.SIGTERM, lambda *_: time.sleep(1000))
 say('program')
 while True: signal.pause()`;
   const run = host.start(code);
-  await until('both', () => run.stdout().includes('daemon\n') && run.stdout().includes('program\n'));
+  await eventually('both', () => run.stdout().includes('daemon\n') && run.stdout().includes('program\n'));
 
   run.guest.signal('SIGTERM', true);
 
-  await until('the end of the daemon', () => run.stdout().includes('daemon ends\n'));
+  await eventually('the end of the daemon', () => run.stdout().includes('daemon ends\n'));
   run.guest.kill();
   await run.exited;
 });
@@ -151,20 +152,20 @@ say('ready')
 while True: time.sleep(0.001)`;
   const run = host.start(code);
   const shepherd = parentOf(await run.started);
-  await until('all chains', () => [0, 1, 2, 3].every((i) => existsSync(join(run.dir, 'work', `chain-${i}`))));
+  await eventually('all chains', () => [0, 1, 2, 3].every((i) => existsSync(join(run.dir, 'work', `chain-${i}`))));
   const running = () => childrenOf(shepherd).filter((pid) => !'TZ'.includes(stateOf(pid) ?? 'Z'));
 
   run.guest.signal('SIGSTOP', true);
 
   // One look may come while one of them is between two.
   let quietLooks = 0;
-  await until('the stop', () => {
+  await eventually('the stop', () => {
     quietLooks = running().length === 0 ? quietLooks + 1 : 0;
     return quietLooks === 10;
   });
   expect(stateOf(await run.started)).toBe('T');
   run.guest.signal('SIGCONT', true);
-  await until('the going on', () => running().length > 0);
+  await eventually('the going on', () => running().length > 0);
   run.guest.kill();
   await run.exited;
 });
@@ -172,9 +173,9 @@ while True: time.sleep(0.001)`;
 test.each(['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const)('%s ends a program that is stopped', async (name) => {
   const run = host.start('import time\nprint("ready")\ntime.sleep(1000)');
   const pid = await run.started;
-  await until('the start', () => run.stdout() === 'ready\n');
+  await eventually('the start', () => run.stdout() === 'ready\n');
   run.guest.signal('SIGSTOP', false);
-  await until('the stop', () => stateOf(pid) === 'T');
+  await eventually('the stop', () => stateOf(pid) === 'T');
 
   run.guest.signal(name, false);
 
@@ -189,12 +190,12 @@ say('ready')
 while True: signal.pause()`;
   const run = host.start(code);
   expect(run.guest.notify('SIGUSR2')).toBe(false); // not before it runs
-  await until('the handler', () => run.stdout() === 'ready\n');
+  await eventually('the handler', () => run.stdout() === 'ready\n');
 
   const told = (['SIGUSR1', 'SIGHUP', 'SIGKILL', 'SIGUSR2'] as const).map((name) => run.guest.notify(name));
 
   expect(told).toEqual([false, false, false, true]);
-  await until('the signal', () => run.stdout() === 'ready\nusr2\n');
+  await eventually('the signal', () => run.stdout() === 'ready\nusr2\n');
   run.guest.kill();
   await run.exited;
   expect(run.guest.notify('SIGUSR2')).toBe(false);
@@ -294,7 +295,7 @@ time.sleep(${control.controllers.has('memory') ? 1000 : 0})`;
 
 test('a program killed by force within its memory limit was not killed by the limit', async () => {
   const run = grouped.start('print("ready")\nimport time\ntime.sleep(1000)', limits({ memoryBytes: 64 * MB }));
-  await until('the start', () => run.stdout() === 'ready\n');
+  await eventually('the start', () => run.stdout() === 'ready\n');
 
   run.guest.kill();
 
@@ -314,7 +315,7 @@ with open('file', 'wb') as file:
 print('ready')
 sys.stdin.read()`;
   const run = grouped.start(code, limits({ memoryBytes: 1_000 * MB }));
-  await until('the program', () => run.stdout() === 'ready\n');
+  await eventually('the program', () => run.stdout() === 'ready\n');
 
   const { memoryBytes } = await run.guest.usage();
   await run.guest.write(Buffer.alloc(0), true);
@@ -388,7 +389,7 @@ test('the shepherd of a program is outside of its group, and the program is in i
     ...limits({ memoryBytes: 64 * MB, processes: 5 }),
   });
   const pid = await run.started;
-  await until('its first line', () => run.stdout().endsWith('\n\n'));
+  await eventually('its first line', () => run.stdout().endsWith('\n\n'));
   const shepherd = parentOf(pid);
 
   const joined = run.stdout().match(/guest-e\d+/g)?.length ?? 0;
@@ -403,23 +404,23 @@ test('no group is made for a program without such limits, and that of one which 
   const groups = () =>
     Object.values(cell.cgroups).flatMap((path) => readdirSync(path).filter((n) => n.startsWith('guest-')));
   const free = grouped.start('import time\nprint("ready")\ntime.sleep(1000)');
-  await until('the start', () => free.stdout() === 'ready\n');
+  await eventually('the start', () => free.stdout() === 'ready\n');
   expect(groups()).toEqual([]);
 
   const bound = grouped.start(
     'import time\nprint("ready")\ntime.sleep(1000)',
     limits({ memoryBytes: 64 * MB, processes: 9 }),
   );
-  await until('the start', () => bound.stdout() === 'ready\n');
+  await eventually('the start', () => bound.stdout() === 'ready\n');
   expect(groups()).toHaveLength(Object.keys(cell.cgroups).length);
   for (const run of [free, bound]) run.guest.kill();
   await Promise.all([free.exited, bound.exited]);
 
-  await until('the end of the group', () => groups().length === 0);
+  await eventually('the end of the group', () => groups().length === 0);
 });
 
 test('a program whose promised group cannot be made does not run', async () => {
-  await using broken = new Host(new GuestGroups({ version: 1, cgroups: { memory: '/nowhere/at/all' } }));
+  await using broken = new Host({ groups: new GuestGroups({ version: 1, cgroups: { memory: '/nowhere/at/all' } }) });
 
   const exit = await broken.start('print(1)', limits({ memoryBytes: 64 * MB })).exited;
 

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, expect, test } from 'vitest';
+import { eventually } from '../support/eventually.ts';
 import { soonest } from '../support/in-time.ts';
-import { Host, MB, until } from './python-harness.ts';
+import { Host, MB } from './python-harness.ts';
 
 const host = new Host();
 afterAll(() => host[Symbol.asyncDispose]());
@@ -58,7 +59,7 @@ wait()`,
 
 test.each(BURNERS)('300 ms of CPU time of %s are seen while it runs, and in the end', async (_, code) => {
   const run = host.start(BURN + code);
-  await until('the burn', () => run.stdout() === 'ready\n');
+  await eventually('the burn', () => run.stdout() === 'ready\n');
 
   // What has ended is reaped a moment later.
   let seen = 0;
@@ -78,7 +79,7 @@ test.each(BURNERS)('300 ms of CPU time of %s are seen while it runs, and in the 
 
 test('the final CPU time of a program that was ended by force is exact', async () => {
   const run = host.start(`${BURN}burn()\nwait()`);
-  await until('the burn', () => run.stdout() === 'ready\n');
+  await eventually('the burn', () => run.stdout() === 'ready\n');
 
   run.guest.kill();
   const { signal, usage } = await run.exited;
@@ -126,11 +127,11 @@ for _ in range(2): os.wait()
 print('alone')
 sys.stdin.read()`;
   const run = host.start(code);
-  await until('both', () => run.stdout() === 'ready\n');
+  await eventually('both', () => run.stdout() === 'ready\n');
 
   const both = await run.guest.usage();
   await run.guest.write(Buffer.from('\n'), false);
-  await until('the end of both', () => run.stdout() === 'ready\nalone\n');
+  await eventually('the end of both', () => run.stdout() === 'ready\nalone\n');
   const alone = await run.guest.usage();
   run.guest.kill();
   const { usage } = await run.exited;
@@ -163,10 +164,10 @@ test.each([
   ['a child of it', 'if os.fork() == 0: hold(); os._exit(0)\ntime.sleep(1000)'],
 ])('what %s comes to hold between two readings is seen at once', async (_, code) => {
   const run = host.start(`import os, sys, threading, time${HOLD}${code}`);
-  await until('the start', () => run.stdout() === 'ready\n');
+  await eventually('the start', () => run.stdout() === 'ready\n');
   const pid = await run.started;
   let ran = '';
-  await until('its first thread sleeps', () => {
+  await eventually('its first thread sleeps', () => {
     const before = ran;
     ran = readFileSync(`/proc/${pid}/schedstat`, 'latin1');
     return ran === before;
@@ -176,7 +177,7 @@ test.each([
   const before = await run.guest.usage();
 
   await run.guest.write(Buffer.from('\n'), false);
-  await until('the memory', () => run.stdout() === 'ready\nholds\n');
+  await eventually('the memory', () => run.stdout() === 'ready\nholds\n');
   const after = await run.guest.usage();
   run.guest.kill();
   await run.exited;
@@ -200,7 +201,7 @@ test('figures are had before the start, after the end and of a program that neve
 
 test('figures are had within 100 ms while a program is stuck in native code', async () => {
   const run = host.start('print("ready")\nb"x" * 10**9 in b"y" * 10\n2 ** 10**9 % 7');
-  await until('the start', () => run.stdout() === 'ready\n');
+  await eventually('the start', () => run.stdout() === 'ready\n');
 
   const tookMs = await soonest(100, 5, async () => {
     const startMs = performance.now();
