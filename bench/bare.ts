@@ -10,7 +10,7 @@ import { PYTHON } from './daemon-under-test.ts';
 
 const SERVER = fileURLToPath(new URL('./bare-server.js', import.meta.url));
 
-/** A gRPC server in a process of its own that answers, or passes a signal on, and does nothing else. */
+/** A gRPC server in a process of its own that does next to nothing: see `bare-server.ts`. */
 export class BareServer implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #directory: string;
@@ -30,12 +30,9 @@ export class BareServer implements AsyncDisposable {
     return new BareServer(child, directory, new HealthClient(`unix:${socket}`, ChannelCredentials.createInsecure()));
   }
 
-  /** A call that does nothing, or sends SIGTERM to a process. */
-  call(pid?: number): Promise<void> {
+  call(service: `${number}` | 'thread' | 'leave' | '' = ''): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.#client.check({ service: pid === undefined ? '' : String(pid) }, (error) =>
-      error ? reject(error) : resolve(),
-    );
+    this.#client.check({ service }, (error) => (error ? reject(error) : resolve()));
     return promise;
   }
 

@@ -1,11 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as settle } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
 import { connectDaemon, type DaemonClient } from '../src/client/index.ts';
 import { BareServer } from './bare.ts';
+import { BareThread } from './bare-thread.ts';
 import { DaemonUnderTest, PYTHON } from './daemon-under-test.ts';
 import { showTail, spreadOf, table } from './statistics.ts';
+import { undisturbed } from './stolen.ts';
 
 const GENTLE = 500;
 /** Stops of each kind that are not counted: V8 compiles what a daemon does often, and one runs for months. */
@@ -39,9 +40,6 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('ready', flush=True)
 while True: time.sleep(1000)`,
 } as const;
-/** Hears its signal as a message. */
-const EXITING_THREAD = `process.once('SIGTERM', () => process.exit(3));
-require('node:worker_threads').parentPort.once('message', (name) => process.emit(name)).postMessage('ready');`;
 /** Native code that goes on for seconds: only the end of its process ends it. */
 const STUCK = `console.log('ready'); 'x'.repeat(2 ** 28).replace(/x/g, 'yy');`;
 
@@ -53,21 +51,17 @@ export async function stops(): Promise<string> {
     await using daemon = await DaemonUnderTest.start();
     using client = connectDaemon({ socket: daemon.socket });
     const runner = await Runner.create(client, language);
-    const { seen, ended } = await runner.gently();
-    gentle.push([language, showTail(spreadOf(seen)), showTail(spreadOf(ended))]);
-    if (language === 'javascript') {
-      gentle.push(['javascript, a thread of its own', '', showTail(spreadOf(await bareThreads()))]);
-    }
+    gentle.push(rowOf(language, await runner.gently()));
     await using server = await BareServer.start();
     for (let count = 0; count < WARM_UP; count += 1) await server.call();
-    const senders = [
-      ['a process of its own', (child: ChildProcess) => void child.kill('SIGTERM')],
-      ['the same, by a gRPC server', (child: ChildProcess) => server.call(child.pid)],
-    ] as const;
-    for (const [what, send] of senders) {
-      const bare = await bareStops(language, send);
-      gentle.push([`${language}, ${what}`, showTail(spreadOf(bare.seen)), showTail(spreadOf(bare.ended))]);
+    if (language === 'javascript') {
+      gentle.push(rowOf('javascript, a thread of its own', await bareThreads(BareThread.start)));
+      gentle.push(rowOf('the same, of a gRPC server', await bareThreads(() => threadOf(server))));
     }
+    const byHand = await bareStops(language, (child) => void child.kill('SIGTERM'));
+    gentle.push(rowOf(`${language}, a process of its own`, byHand));
+    const byServer = await bareStops(language, (child) => server.call(`${child.pid as number}`));
+    gentle.push(rowOf('the same, by a gRPC server', byServer));
     const late = spreadOf(await runner.forcibly(FORCED));
     forced.push([language, String(FORCED), showTail(late), late.p999.toFixed(1), 'p99.9 below 50']);
   }
@@ -79,9 +73,20 @@ export async function stops(): Promise<string> {
     `From the call to the guest's handler, and to its end as the client hears it (aim: p99 below 10 ms on an idle machine);`,
     `${GENTLE} one after the other, ${WARM_UP} before them not counted; ms, median / p99 / maximum. Against an interpreter of`,
     'its own for each, spawned and sent the signal by its parent; by a gRPC server that its parent calls, which does',
-    'nothing else; and against a thread of this process that is sent a message.',
+    'nothing else; and against a thread that is sent a message, of this process and of a gRPC server that is called for that.',
+    'Undisturbed: the host took no processor time from this machine meanwhile.',
     '',
-    table(['language', 'handler runs', 'end is heard'], gentle),
+    table(
+      [
+        'language',
+        'handler runs',
+        'end is heard',
+        'undisturbed',
+        'handler runs, undisturbed',
+        'end is heard, undisturbed',
+      ],
+      gentle,
+    ),
     '',
     `How long after the grace period of ${GRACE_MS} ms a guest that does not listen is gone; one stop at a time among`,
     `${BATCH} guests; ms.`,
@@ -94,27 +99,50 @@ export async function stops(): Promise<string> {
   ].join('\n');
 }
 
-/** Threads of this process that leave at a message, and nothing between them and who waits for their end. */
-async function bareThreads(): Promise<number[]> {
-  const ended: number[] = [];
+/** One stop. */
+interface Stop {
+  /** From the call to the guest's handler, in ms; undefined where nobody notes it. */
+  seenMs?: number;
+  /** From the call to when its end is heard, in ms. */
+  endedMs: number;
+  undisturbed: boolean;
+}
+
+function rowOf(what: string, stops: Stop[]): string[] {
+  const quiet = stops.filter((stop) => stop.undisturbed);
+  return [what, ...tailsOf(stops), String(quiet.length), ...tailsOf(quiet)];
+}
+
+function tailsOf(stops: Stop[]): string[] {
+  const seen = stops.flatMap(({ seenMs }) => seenMs ?? []);
+  return [seen.length > 0 ? showTail(spreadOf(seen)) : '', showTail(spreadOf(stops.map(({ endedMs }) => endedMs)))];
+}
+
+/** Threads that leave when they are told to, and next to nothing between them and who waits for their end. */
+async function bareThreads(start: () => Promise<{ leave(): Promise<void> }>): Promise<Stop[]> {
+  const stops: Stop[] = [];
   for (let count = 0; count < GENTLE; count += 1) {
-    const worker = new Worker(EXITING_THREAD, { eval: true });
-    await once(worker, 'message');
+    const thread = await start();
     await settle(SETTLE_MS);
-    const startedMs = performance.now();
-    worker.postMessage('SIGTERM');
-    await once(worker, 'exit');
-    ended.push(performance.now() - startedMs);
+    let endedMs = 0;
+    const quiet = await undisturbed(async () => {
+      const startedMs = performance.now();
+      await thread.leave();
+      endedMs = performance.now() - startedMs;
+    });
+    stops.push({ endedMs, undisturbed: quiet });
   }
-  return ended;
+  return stops;
+}
+
+async function threadOf(server: BareServer): Promise<{ leave(): Promise<void> }> {
+  await server.call('thread');
+  return { leave: () => server.call('leave') };
 }
 
 /** The same guests as children of this process, which are sent the signal by `send`. */
-async function bareStops(
-  language: 'javascript' | 'python',
-  send: (child: ChildProcess) => unknown,
-): Promise<{ seen: number[]; ended: number[] }> {
-  const [seen, ended]: [number[], number[]] = [[], []];
+async function bareStops(language: 'javascript' | 'python', send: (child: ChildProcess) => unknown): Promise<Stop[]> {
+  const stops: Stop[] = [];
   const [program, flag] = language === 'javascript' ? [process.execPath, '-e'] : [PYTHON, '-c'];
   for (let count = 0; count < GENTLE; count += 1) {
     const child = spawn(program, [flag, EXITING[language]], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -124,15 +152,23 @@ async function bareStops(
     });
     await once(child.stdout, 'data');
     await settle(SETTLE_MS);
-    const [startedMs, calledMs] = [performance.now(), performance.timeOrigin + performance.now()];
-    const exited = once(child, 'exit').then(() => performance.now());
     const closed = once(child, 'close');
-    await send(child);
-    ended.push((await exited) - startedMs);
+    const exited = once(child, 'exit').then(() => performance.now());
+    let [startedMs, endedMs] = [0, 0];
+    const quiet = await undisturbed(async () => {
+      startedMs = performance.now();
+      await send(child);
+      endedMs = (await exited) - startedMs;
+    });
     await closed;
-    seen.push(Number(written.split('\n')[1]) - calledMs);
+    stops.push({ seenMs: seenMs(written, startedMs), endedMs, undisturbed: quiet });
   }
-  return { seen, ended };
+  return stops;
+}
+
+/** The guest's second line is when its handler ran, in Unix ms. */
+function seenMs(written: string, startedMs: number): number {
+  return Number(written.split('\n')[1]) - performance.timeOrigin - startedMs;
 }
 
 /** Starts guests in one session and stops them. */
@@ -173,17 +209,21 @@ class Runner {
     return performance.now() - startedMs;
   }
 
-  async gently(): Promise<{ seen: number[]; ended: number[] }> {
-    const [seen, ended]: [number[], number[]] = [[], []];
+  async gently(): Promise<Stop[]> {
+    const stops: Stop[] = [];
     for (let count = 0; count < GENTLE; count += 1) {
       const executionId = await this.start(EXITING[this.#language]);
       const end = this.#client.wait('s', executionId);
       await settle(SETTLE_MS);
-      const calledMs = performance.timeOrigin + performance.now();
-      ended.push(await this.stop(executionId, 5_000, end));
-      seen.push(Number((await this.#printed(executionId)).split('\n')[1]) - calledMs);
+      let [startedMs, endedMs] = [0, 0];
+      const quiet = await undisturbed(async () => {
+        startedMs = performance.now();
+        endedMs = await this.stop(executionId, 5_000, end);
+      });
+      const written = await this.#printed(executionId);
+      stops.push({ seenMs: seenMs(written, startedMs), endedMs, undisturbed: quiet });
     }
-    return { seen, ended };
+    return stops;
   }
 
   async forcibly(stops: number): Promise<number[]> {
