@@ -450,6 +450,9 @@ export class Daemon {
     const { fromSequence = 1, signal = NEVER } = options;
     const record = await this.#execution(sessionId, executionId);
     const { sequence } = record.snapshot;
+    if (!Number.isInteger(fromSequence) || fromSequence < 0) {
+      throw new InvalidArgumentError(`from_sequence is ${fromSequence}; it must be a whole number, 0 or more`);
+    }
     if (fromSequence > sequence + 1) {
       const events = `execution "${executionId}" has ${sequence} status events`;
       throw new OutOfRangeError(`${events}; sequence ${fromSequence} is in the future`);

@@ -174,7 +174,7 @@ export class DaemonClient {
     sessionId: string,
     { force = false, refuseIfBusy = false, graceMs, ...options }: CallOptions & DeleteOptions = {},
   ): Promise<void> {
-    const request = { sessionId, force, refuseIfBusy, graceMs: bigintOf(graceMs) };
+    const request = { sessionId, force, refuseIfBusy, graceMs: bigintOf(graceMs, 'grace_ms') };
     await this.#unary(METHODS.deleteSession, request, options);
   }
 
@@ -206,7 +206,7 @@ export class DaemonClient {
     options?: CallOptions,
   ): Promise<boolean> {
     const { signal = '', graceMs } = stop;
-    const request = { sessionId, executionId, signal, timeoutSeconds: 0, graceMs: bigintOf(graceMs) };
+    const request = { sessionId, executionId, signal, timeoutSeconds: 0, graceMs: bigintOf(graceMs, 'grace_ms') };
     return (await this.#unary(METHODS.cancelExecution, request, options)).success;
   }
 
@@ -266,7 +266,7 @@ export class DaemonClient {
     return retry(
       async () => {
         const leftMs = timeoutMs && Math.max(0, Math.round(timeoutMs - (performance.now() - beganMs)));
-        const request = { sessionId, executionId, timeoutMs: bigintOf(leftMs) };
+        const request = { sessionId, executionId, timeoutMs: bigintOf(leftMs, 'timeout_ms') };
         const { execution } = await this.#unary(METHODS.waitExecution, request, options);
         return summaryOf(execution ?? Api.ExecutionSummary.create({ sessionId, executionId }));
       },
@@ -287,7 +287,7 @@ export class DaemonClient {
     { position, ...options }: CallOptions & InputOptions = {},
   ): Promise<void> {
     const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-    const request = { sessionId, executionId, data: bytes, end, position: bigintOf(position) };
+    const request = { sessionId, executionId, data: bytes, end, position: bigintOf(position, 'position') };
     await this.#unary(METHODS.writeExecutionInput, request, options);
   }
 
@@ -304,7 +304,7 @@ export class DaemonClient {
   ): AsyncGenerator<StatusEvent> {
     let next = fromSequence;
     const open = () => {
-      const request = { sessionId, executionId, fromSequence: BigInt(next) };
+      const request = { sessionId, executionId, fromSequence: bigintOf(next, 'from_sequence') };
       return this.#stream(METHODS.watchExecution, request, options);
     };
     for await (const event of reconnecting(open, this.#patience(options, patienceMs))) {
@@ -332,8 +332,8 @@ export class DaemonClient {
           executionId,
           includeStdout: streams.includes('stdout'),
           includeStderr: streams.includes('stderr'),
-          stdoutPosition: BigInt(next.stdout),
-          stderrPosition: BigInt(next.stderr),
+          stdoutPosition: bigintOf(next.stdout, 'stdout_position'),
+          stderrPosition: bigintOf(next.stderr, 'stderr_position'),
           noFollow: options.follow === false,
         },
         options,

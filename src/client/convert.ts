@@ -4,8 +4,15 @@ import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import type { ExecutionDefaults } from '../supervisor/limits.ts';
-import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import { bigintOf, configurationOf, optionsOf, resultUsageFrom, wordOf } from '../wire/execution-configuration.ts';
+import type { OutputFiles, SessionConfiguration, Snippet } from '../supervisor/requests.ts';
+import {
+  bigintOf,
+  configurationOf,
+  optionsOf,
+  resultUsageFrom,
+  uint32Of,
+  wordOf,
+} from '../wire/execution-configuration.ts';
 
 /** An execution as lists and waits show it. */
 export type ExecutionSummary = Omit<ExecutionSnapshot, 'sequence'>;
@@ -136,21 +143,21 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
   return {
     sessionId,
     config: {
-      contextPoolSize: config.contextPoolSize ?? 0,
+      contextPoolSize: uint32Of(config.contextPoolSize ?? 0, 'config.context_pool_size'),
       enabledLanguages: config.enabledLanguages ?? [],
       enabledIntrinsics: config.enabledIntrinsics ?? [],
-      memoryLimitMb: BigInt(config.memoryLimitMb ?? 0),
+      memoryLimitMb: bigintOf(config.memoryLimitMb ?? 0, 'config.memory_limit_mb'),
       enableAi: config.enableAi ?? false,
       executionDefaults: defaults && configurationOf(defaults, 'config.execution_defaults'),
       executionCeilings: ceilings && configurationOf(ceilings, 'config.execution_ceilings'),
-      maxRunning: config.maxRunning ?? 0,
-      maxQueued: config.maxQueued ?? 0,
-      weight: config.weight ?? 0,
-      idleTtlMs: bigintOf(config.idleTtlMs),
-      totalTtlMs: bigintOf(config.totalTtlMs),
-      retainedAgeMs: bigintOf(config.retainedAgeMs),
-      retainedExecutions: config.retainedExecutions,
-      outputBudgetBytes: bigintOf(config.outputBudgetBytes),
+      maxRunning: uint32Of(config.maxRunning ?? 0, 'config.max_running'),
+      maxQueued: uint32Of(config.maxQueued ?? 0, 'config.max_queued'),
+      weight: uint32Of(config.weight ?? 0, 'config.weight'),
+      idleTtlMs: bigintOf(config.idleTtlMs, 'config.idle_ttl_ms'),
+      totalTtlMs: bigintOf(config.totalTtlMs, 'config.total_ttl_ms'),
+      retainedAgeMs: bigintOf(config.retainedAgeMs, 'config.retained_age_ms'),
+      retainedExecutions: uint32Of(config.retainedExecutions, 'config.retained_executions'),
+      outputBudgetBytes: bigintOf(config.outputBudgetBytes, 'config.output_budget_bytes'),
     },
   };
 }
@@ -171,7 +178,16 @@ export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
       workingDirectory,
       sourceFileName,
       stdin,
-      outputFiles: outputFiles && { ...outputFiles, maxFileBytes: BigInt(outputFiles.maxFileBytes) },
+      outputFiles: outputFiles && outputFilesOf(outputFiles),
     },
+  };
+}
+
+function outputFilesOf({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): Api.OutputFiles {
+  return {
+    stdout,
+    stderr,
+    maxFiles: uint32Of(maxFiles, 'config.output_files.max_files'),
+    maxFileBytes: bigintOf(maxFileBytes, 'config.output_files.max_file_bytes'),
   };
 }

@@ -1,3 +1,4 @@
+import { BinaryReader, getTextEncoding } from '@bufbuild/protobuf/wire';
 import {
   type handleServerStreamingCall,
   type handleUnaryCall,
@@ -19,14 +20,17 @@ export class MalformedRequest {
   }
 }
 
-type Method = { requestDeserialize: (bytes: Buffer) => unknown };
+type Method = { requestDeserialize: (bytes: never) => unknown };
 
-/** The same service, with deserializers that never throw (gRPC would answer INTERNAL). */
+/** Bytes that are no UTF-8 would be other text: two ids could become one. */
+const strictText = (bytes: Uint8Array) => getTextEncoding().decodeUtf8(bytes, true);
+
+/** The same service, with deserializers that never throw (gRPC would answer INTERNAL), and take no malformed text. */
 export function tolerant<T extends Record<string, Method>>(service: T): T {
   const methods = Object.entries(service).map(([name, method]) => {
     const requestDeserialize = (bytes: Buffer) => {
       try {
-        return method.requestDeserialize(bytes);
+        return method.requestDeserialize(new BinaryReader(bytes, strictText) as never);
       } catch (error) {
         return new MalformedRequest(error);
       }

@@ -4,7 +4,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
-import { DataLossError, NotFoundError, OutOfRangeError } from '../errors.ts';
+import { DataLossError, InvalidArgumentError, NotFoundError, OutOfRangeError } from '../errors.ts';
 import type { FinishedEntry, OutputBytes } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
@@ -365,6 +365,9 @@ function unknownError({ sessionId, executionId }: KnownExecution): NotFoundError
 function requireInRange(known: KnownExecution, range: OutputRange, output: KnownOutput): void {
   for (const stream of range.streams) {
     const [position, end, begin] = [range.from[stream], output[stream], output.evicted ? output[stream] : 0];
+    if (!Number.isInteger(position) || position < 0) {
+      throw new InvalidArgumentError(`${stream}_position is ${position}; it must be a whole number, 0 or more`);
+    }
     if (position <= end) continue;
     const which = `${stream} of execution "${known.executionId}" has ${end} bytes, from ${begin} on`;
     throw new OutOfRangeError(`${which}; position ${position} is in the future`);

@@ -307,10 +307,11 @@ export class CellProcess {
   write(executionKey: string, data: Buffer, end: boolean, position?: number): Promise<void> {
     const guest = this.#guests.get(executionKey);
     if (guest === undefined) return Promise.resolve();
+    const at = bigintOf(position, 'position');
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     guest.inputs.push((refused) => (refused === undefined ? resolve() : reject(refused)));
     this.#sleep.rouse(executionKey);
-    this.#send({ $case: 'input', value: { executionKey, data, end, position: bigintOf(position) } });
+    this.#send({ $case: 'input', value: { executionKey, data, end, position: at } });
     return promise;
   }
 

@@ -3,6 +3,7 @@ import { access, constants, lstat, stat } from 'node:fs/promises';
 import { devNull } from 'node:os';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
+import { checkSessionTypes, checkSnippetTypes, checkText } from './argument-types.ts';
 import type { Languages } from './languages.ts';
 import { engineOf, specOf } from './languages.ts';
 import {
@@ -143,6 +144,7 @@ const DEFAULT_WEIGHT = 100;
 
 /** Ids are the clients' own; they must be printable, and never become a path. */
 export function checkId(value: string, field: string): string {
+  checkText(value, field);
   if (value === '') throw new InvalidArgumentError(`${field} is empty`);
   const bytes = Buffer.byteLength(value);
   if (bytes > LONGEST_ID_BYTES) {
@@ -169,6 +171,7 @@ export function checkSessionConfiguration(
   languages: Languages,
   node: NodeDefaults,
 ): CheckedSessionConfiguration {
+  checkSessionTypes(config);
   const contextPoolSize = config.contextPoolSize || node.contextPoolSize;
   checkCount(contextPoolSize, 'config.context_pool_size', LARGEST_POOL);
   const memoryLimitMb = config.memoryLimitMb || undefined;
@@ -266,6 +269,7 @@ export async function checkSnippet(
   languages: Languages,
   node: { maxCodeBytes: number; enforcement: Enforcement[] },
 ): Promise<ExecutionRequest> {
+  checkSnippetTypes(snippet);
   const { sessionId, executionId, code } = snippet;
   checkId(executionId, 'execution_id');
   const language = languages.resolve(snippet.language, 'language');

@@ -29,7 +29,26 @@ export function numberOf(value: bigint, field: string): number {
   return number;
 }
 
-export const bigintOf = (value: number | undefined) => (value === undefined ? undefined : BigInt(value));
+const LARGEST_UINT32 = 2 ** 32 - 1;
+
+/** A whole number that fits into its field. Throws for what is none, or is negative: `field` is what that is called. */
+function checkWhole(value: number, field: string, most = Number.MAX_SAFE_INTEGER): void {
+  if (Number.isInteger(value) && value >= 0 && value <= most) return;
+  throw new InvalidArgumentError(`${field} is ${value}; it must be a whole number from 0 to ${most}`);
+}
+
+export function uint32Of<T extends number | undefined>(value: T, field: string): T {
+  if (value !== undefined) checkWhole(value, field, LARGEST_UINT32);
+  return value;
+}
+
+export function bigintOf(value: number, field: string): bigint;
+export function bigintOf(value: number | undefined, field: string): bigint | undefined;
+export function bigintOf(value: number | undefined, field: string): bigint | undefined {
+  if (value === undefined) return undefined;
+  checkWhole(value, field);
+  return BigInt(value);
+}
 
 /** A duration that may be given in ms or in whole seconds; ms win. */
 export function millisecondsOf(ms: bigint | undefined, seconds: number | undefined, field: string): number | undefined {
@@ -60,18 +79,18 @@ export function optionsOf(config: Api.ExecutionConfiguration, prefix: string): E
   };
 }
 
-/** Throws for words that there are not; whether figures are allowed is for others to say. */
+/** Throws for words that there are not, and figures that no message can hold; whether those are allowed is for others to say. */
 export function configurationOf(options: ExecutionDefaults, prefix: string): Api.ExecutionConfiguration {
   return Api.ExecutionConfiguration.fromPartial({
-    timeoutMs: bigintOf(options.timeoutMs),
-    graceMs: bigintOf(options.graceMs),
-    queueTimeoutMs: bigintOf(options.queueTimeoutMs),
-    cpuTimeLimitMs: bigintOf(options.cpuTimeLimitMs),
-    memoryLimitMb: bigintOf(options.memoryLimitMb),
-    memorySoftLimitMb: bigintOf(options.memorySoftLimitMb),
-    outputLimitBytes: bigintOf(options.outputLimitBytes),
-    processLimit: options.processLimit,
-    openFileLimit: options.openFileLimit,
+    timeoutMs: bigintOf(options.timeoutMs, `${prefix}.timeout`),
+    graceMs: bigintOf(options.graceMs, `${prefix}.grace`),
+    queueTimeoutMs: bigintOf(options.queueTimeoutMs, `${prefix}.queue_timeout_ms`),
+    cpuTimeLimitMs: bigintOf(options.cpuTimeLimitMs, `${prefix}.cpu_time_limit_ms`),
+    memoryLimitMb: bigintOf(options.memoryLimitMb, `${prefix}.memory_limit_mb`),
+    memorySoftLimitMb: bigintOf(options.memorySoftLimitMb, `${prefix}.memory_soft_limit_mb`),
+    outputLimitBytes: bigintOf(options.outputLimitBytes, `${prefix}.output_limit_bytes`),
+    processLimit: uint32Of(options.processLimit, `${prefix}.process_limit`),
+    openFileLimit: uint32Of(options.openFileLimit, `${prefix}.open_file_limit`),
     onTimeout: enumOf(Api.TimeoutAction, options.onTimeout, `${prefix}.on_timeout`),
     timeoutSignal: options.timeoutSignal ?? '',
     outputPolicy: enumOf(Api.OutputPolicy, options.outputPolicy, `${prefix}.output_policy`),

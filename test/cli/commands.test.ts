@@ -117,6 +117,17 @@ describe('logs', () => {
       { stream: 'stderr', position: 0, bytes: 4, atMs: expect.any(Number), text: 'err\n' },
     ]);
   });
+
+  test('leaves nothing out of the text with --json, neither a mark at its beginning nor half a character at its end', async () => {
+    const id = await detached('js', "process.stdout.write(Buffer.from('efbbbf616263e282', 'hex'))");
+
+    const lines = (await ctl.text('logs', '-f', '--json', id)).trimEnd().split('\n');
+
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      { stream: 'stdout', position: 0, bytes: 8, atMs: expect.any(Number), text: '\ufeffabc' },
+      { stream: 'stdout', position: 8, bytes: 0, atMs: expect.any(Number), text: '\ufffd' },
+    ]);
+  });
 });
 
 describe('wait', () => {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { JournalReader } from '../../src/journal/reader.ts';
-import { eventually, TestDaemon, TestExecution } from '../support/daemon.ts';
+import { eventually, outputDirectories, TestDaemon, TestExecution } from '../support/daemon.ts';
 
 /** Writes to both streams in turn, and at two times. */
 const TURNS = `
@@ -12,13 +12,7 @@ const TURNS = `
 /** Writes so much that it stays in files. */
 const LARGE = "process.stdout.write('x'.repeat(5_000));";
 
-/** Directories of output that there are. */
-const directories = ({ root }: TestDaemon): string[] => {
-  const output = join(root, 's', 'daemon', 'output');
-  return readdirSync(output).flatMap((sessionKey) => readdirSync(join(output, sessionKey)));
-};
-
-const sealed = (node: TestDaemon) => eventually('all is sealed', () => directories(node).length === 0);
+const sealed = (node: TestDaemon) => eventually('all is sealed', () => outputDirectories(node).length === 0);
 
 /** Bytes of each output that the journal has. */
 function kept({ root }: TestDaemon): Record<string, unknown> {
@@ -64,7 +58,7 @@ test.each([
     execution = await session.submit({ language, code });
     await execution.end();
     before = await look(node, execution);
-  } while (directories(node).length === 0);
+  } while (outputDirectories(node).length === 0);
   const { executionId } = execution;
   expect(before.followed.map(({ data }) => String(data)).join('')).toBe('one two three four');
 
@@ -81,13 +75,13 @@ test('large output stays in its files, and no output leaves nothing', async () =
   await using node = await TestDaemon.start();
   const session = await node.session();
   await session.run(LARGE);
-  const [large] = directories(node);
+  const [large] = outputDirectories(node);
   const silent = await session.submit('0');
   await silent.end();
 
-  await eventually('one is left', () => directories(node).length === 1);
+  await eventually('one is left', () => outputDirectories(node).length === 1);
 
-  expect(directories(node)).toEqual([large]);
+  expect(outputDirectories(node)).toEqual([large]);
   expect(kept(node)).toEqual({});
   expect(await silent.output()).toEqual({ stdout: '', stderr: '' });
 });
@@ -167,7 +161,7 @@ test('output that the journal does not take stays in its files, keeps no end wai
   for (const untilMs = Date.now() + 2_500; Date.now() < untilMs; count += 1) {
     expect(await session.run(`console.log(${count})`)).toMatchObject({ result: { reason: 'completed' } });
   }
-  expect(directories(node)).toHaveLength(count);
+  expect(outputDirectories(node)).toHaveLength(count);
   journal.exec('DROP TRIGGER refusal');
   await sealed(node);
 
@@ -205,7 +199,7 @@ test('what a guest has put beside its output is left alone until its execution g
   const { sessionId, executionId } = execution;
   const output = join(node.root, 's', 'daemon', 'output');
   const [sessionKey = ''] = readdirSync(output);
-  const [executionKey = ''] = directories(node);
+  const [executionKey = ''] = outputDirectories(node);
   const beside = join(output, sessionKey, executionKey, 'beside');
   mkdirSync(beside);
   await execution.write('\n');

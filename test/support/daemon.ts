@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
 import type { ExecutionResult } from '../../machines/execution.ts';
@@ -214,5 +214,11 @@ afterAll(async () => {
   await disposeOfLeftovers();
   for (const path of temporary) rmSync(path, { recursive: true, force: true });
 });
+
+/** The directories of output that there are, one for each execution whose output lies in files. */
+export function outputDirectories({ daemon }: TestDaemon): string[] {
+  const output = join(daemon.config.stateDir, 'daemon', 'output');
+  return readdirSync(output).flatMap((sessionKey) => readdirSync(join(output, sessionKey)));
+}
 
 export { childrenOf, closedAgain, descendants, eventually, isAlive, openDescriptors, openFiles, processesWith };

@@ -24,7 +24,8 @@ export function addLogs(program: Command): void {
       withDaemon(command, async ({ client }) => {
         const { sessionId } = await findExecution(client, executionId, flags.session);
         const streams = (['stdout', 'stderr'] as const).filter((name) => flags[name] || flags.stdout === flags.stderr);
-        const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() };
+        const decoders = { stdout: newDecoder(), stderr: newDecoder() };
+        const last = { stdout: { position: 0, atMs: 0 }, stderr: { position: 0, atMs: 0 } };
         const options = { streams, follow: flags.follow === true };
         for await (const { stream, position, atMs, data } of client.streamOutput(sessionId, executionId, options)) {
           if (!flags.json) {
@@ -32,8 +33,19 @@ export function addLogs(program: Command): void {
           } else {
             const text = decoders[stream].decode(data, { stream: true });
             await writeJson({ stream, position, bytes: data.byteLength, atMs, text });
+            last[stream] = { position: position + data.byteLength, atMs };
           }
+        }
+        // What ends in the middle of a character.
+        for (const stream of streams) {
+          const text = decoders[stream].decode();
+          if (text !== '') await writeJson({ stream, ...last[stream], bytes: 0, text });
         }
       }),
     );
+}
+
+/** Takes nothing away: what rebuilds the output from its text is to have all of it. */
+function newDecoder(): TextDecoder {
+  return new TextDecoder('utf-8', { ignoreBOM: true });
 }
