@@ -29,6 +29,7 @@ import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState, stopUnderWay } from './execution-record.ts';
 import type { ForceQueue } from './force-queue.ts';
 import { engineOf } from './languages.ts';
+import { LONGEST_MS } from './limits.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
 import { startMessage } from './start-message.ts';
 import { watchForStuck } from './stuck-watch.ts';
@@ -239,7 +240,7 @@ export class SessionSupervisor implements Waiting {
   /** How long a guest that was killed may take to be gone, of time in which it and its cell had a processor, in ms. */
   #forcedLimitMs(kind: 'thread' | 'process'): number {
     const { forcedLimitMs } = this.#options.limits;
-    return kind === 'thread' ? forcedLimitMs : PATIENCE * forcedLimitMs;
+    return kind === 'thread' ? forcedLimitMs : withPatience(forcedLimitMs);
   }
 
   #record(
@@ -256,7 +257,7 @@ export class SessionSupervisor implements Waiting {
       machine: machines.execution,
       limits: {
         startLimitMs,
-        forcedLimitMs: PATIENCE * this.#forcedLimitMs('process'),
+        forcedLimitMs: withPatience(this.#forcedLimitMs('process')),
       },
       journal,
       resumed,
@@ -607,6 +608,11 @@ export class SessionSupervisor implements Waiting {
     }
     this.#closed.resolve();
   }
+}
+
+/** {@link PATIENCE} times as long, or as long as a timer can be. */
+function withPatience(limitMs: number): number {
+  return Math.min(LONGEST_MS, PATIENCE * limitMs);
 }
 
 /** What a guest is. */

@@ -2,7 +2,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
+import { LONGEST_MS } from '../../src/supervisor/limits.ts';
 import { descendants, eventually, isAlive, processesWith, TestDaemon, type TestExecution } from '../support/daemon.ts';
+import { ENGINES, languageOf } from '../support/engines.ts';
 
 const IDLE = "setInterval(() => {}, 1000); console.log('ready');";
 const STUBBORN = `process.on('SIGTERM', () => {}); ${IDLE}`;
@@ -109,6 +111,20 @@ test('a forced stop of what has not started costs no cell, however long that tak
 
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
   expect(steps).toEqual(['pending', 'signaled.forced', 'exited.forced']);
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
+test.each(ENGINES)('with the longest limit a forced %s guest costs no neighbour its cell', async (engine) => {
+  await using node = await TestDaemon.start({ forcedLimitMs: LONGEST_MS });
+  const session = await node.session();
+  const code = engine === 'python' ? "import time; print('ready', flush=True); time.sleep(600)" : IDLE;
+  const request = { ...languageOf(engine), code };
+  const [neighbour, running] = await Promise.all([session.ready(request), session.ready(request)]);
+
+  await running.cancel({ graceMs: 0 });
+  const { result } = await running.end();
+
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
   expect((await neighbour.snapshot()).state).toBe('running');
 });
 
