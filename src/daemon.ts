@@ -39,6 +39,7 @@ import { checkDuration, type Enforcement, summaryOf } from './supervisor/limits.
 import {
   type CheckedSessionConfiguration,
   checkId,
+  checkPlaces,
   checkSessionConfiguration,
   checkSnippet,
   fingerprintOf,
@@ -351,8 +352,11 @@ export class Daemon {
     const session = this.#registry.session(snippet.sessionId);
     session.requireOpen();
     const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
-    const request = await checkSnippet(snippet, session.config, languages, node);
-    const known = this.#registry.find(snippet.sessionId, snippet.executionId);
+    const request = checkSnippet(snippet, session.config, languages, node);
+    const find = () => this.#registry.find(snippet.sessionId, snippet.executionId);
+    // What its guest has done to them since says nothing about a request that was accepted.
+    if (find() === undefined) await checkPlaces(request);
+    const known = find();
     if (known !== undefined) {
       const record = await archive.recordOf(known);
       record.requireSame(request.fingerprint);

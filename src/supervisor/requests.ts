@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { access, constants, lstat, stat } from 'node:fs/promises';
 import { devNull } from 'node:os';
-import { dirname, isAbsolute, resolve } from 'node:path';
+import { dirname, isAbsolute } from 'node:path';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
 import { checkSessionTypes, checkSnippetTypes, checkText } from './argument-types.ts';
 import type { Languages } from './languages.ts';
@@ -262,13 +262,13 @@ function within(defaults: ExecutionDefaults, ceilings: ExecutionLimits): Executi
   return cut;
 }
 
-/** Checks a snippet against the node and its session, and fills in what it leaves open. */
-export async function checkSnippet(
+/** Checks a snippet against the node and its session, and fills in what it leaves open. What is on disk is not looked at. */
+export function checkSnippet(
   snippet: Snippet,
   session: CheckedSessionConfiguration,
   languages: Languages,
   node: { maxCodeBytes: number; enforcement: Enforcement[] },
-): Promise<ExecutionRequest> {
+): ExecutionRequest {
   checkSnippetTypes(snippet);
   const { sessionId, executionId, code } = snippet;
   checkId(executionId, 'execution_id');
@@ -301,8 +301,8 @@ export async function checkSnippet(
   if (/\p{Cc}/u.test(sourceFileName) || sourceFileName.endsWith('/')) {
     throw new InvalidArgumentError(`config.source_file_name ${JSON.stringify(sourceFileName)} is no file name`);
   }
-  if (workingDirectory !== undefined) await checkDirectory(workingDirectory, 'config.working_directory');
-  if (outputFiles !== undefined) await checkOutputFiles(outputFiles);
+  if (workingDirectory !== undefined) checkAbsolute(workingDirectory, 'config.working_directory');
+  if (outputFiles !== undefined) checkOutputFiles(outputFiles);
   const request = {
     sessionId,
     executionId,
@@ -331,16 +331,13 @@ function checkNoNul(value: string, field: string): void {
   if (value.includes('\0')) throw new InvalidArgumentError(`${field} has a NUL character`);
 }
 
-async function checkDirectory(path: string, field: string): Promise<void> {
-  if (!isAbsolute(path) || path.includes('\0') || resolve(path) === '') {
+function checkAbsolute(path: string, field: string): void {
+  if (!isAbsolute(path) || path.includes('\0')) {
     throw new InvalidArgumentError(`${field} ${JSON.stringify(path)} is not an absolute path`);
   }
-  const found = await stat(path).catch((error: NodeJS.ErrnoException) => error.code ?? 'unreadable');
-  if (typeof found === 'string') throw new InvalidArgumentError(`${field} ${JSON.stringify(path)}: ${found}`);
-  if (!found.isDirectory()) throw new InvalidArgumentError(`${field} ${JSON.stringify(path)} is not a directory`);
 }
 
-async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): Promise<void> {
+function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): void {
   checkCount(maxFiles, 'config.output_files.max_files', MOST_OUTPUT_FILES);
   if (maxFiles > 0 && !(maxFileBytes >= SMALLEST_FILE_BYTES && maxFileBytes <= LARGEST_FILE_BYTES)) {
     throw new InvalidArgumentError(
@@ -349,9 +346,25 @@ async function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: Outp
   }
   for (const [name, path] of Object.entries({ stdout, stderr })) {
     checkNoNul(path, `config.output_files.${name}`);
+    checkAbsolute(dirname(path), `config.output_files.${name}`);
+  }
+}
+
+/** Rejects unless the directories and pipes that a request names are there. */
+export async function checkPlaces({ workingDirectory, outputFiles }: ExecutionRequest): Promise<void> {
+  if (workingDirectory !== undefined) await checkDirectory(workingDirectory, 'config.working_directory');
+  if (outputFiles === undefined) return;
+  const { stdout, stderr, maxFiles } = outputFiles;
+  for (const [name, path] of Object.entries({ stdout, stderr })) {
     await checkDirectory(dirname(path), `config.output_files.${name}`);
     if (maxFiles === 0) await checkPipe(path, `config.output_files.${name}`);
   }
+}
+
+async function checkDirectory(path: string, field: string): Promise<void> {
+  const found = await stat(path).catch((error: NodeJS.ErrnoException) => error.code ?? 'unreadable');
+  if (typeof found === 'string') throw new InvalidArgumentError(`${field} ${JSON.stringify(path)}: ${found}`);
+  if (!found.isDirectory()) throw new InvalidArgumentError(`${field} ${JSON.stringify(path)} is not a directory`);
 }
 
 /** It is not opened for that: to its reader the end of it would be the end of all output. */

@@ -1,4 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
@@ -364,6 +366,33 @@ test('a thousand equal requests at one time are one execution, and of different 
   expect(readFileSync(join(workingDirectory, 'runs'), 'utf8')).toBe('xx');
   expect((await node.daemon.getSession(sessionId)).counts).toEqual({ pending: 0, running: 0, exited: 2 });
 });
+
+test.each(['its working directory', 'a pipe of its output'])(
+  'the same request again answers alike though the guest has removed %s, and another is refused',
+  async (what) => {
+    await using node = await TestDaemon.start();
+    const { sessionId } = await node.session();
+    const workingDirectory = join(node.directory(), 'job');
+    const pipe = join(node.directory(), 'out');
+    mkdirSync(workingDirectory);
+    execFileSync('mkfifo', [pipe]);
+    const outputFiles = { stdout: pipe, stderr: devNull, maxFiles: 0, maxFileBytes: 0 };
+    const [places, code] =
+      what === 'a pipe of its output'
+        ? [{ outputFiles }, `require('node:fs').rmSync(${JSON.stringify(pipe)})`]
+        : [{ workingDirectory }, `require('node:fs').rmdirSync(${JSON.stringify(workingDirectory)})`];
+    const snippet = { sessionId, executionId: 'tidy', language: 'javascript', code, ...places };
+
+    await node.daemon.executeSnippet(snippet);
+    const { result } = await node.daemon.wait(sessionId, 'tidy');
+    const again = await node.daemon.executeSnippet(snippet);
+
+    expect(result).toMatchObject({ reason: 'completed' });
+    expect(again.result).toEqual(result);
+    const other = { ...snippet, executionId: 'other' };
+    await expect(node.daemon.executeSnippet(other)).rejects.toMatchObject({ code: 'invalid_argument' });
+  },
+);
 
 test('deleting a session ends everything in it, with reason session_closed', async () => {
   await using node = await TestDaemon.start({ maxRunning: 4 });
