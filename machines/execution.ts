@@ -1,4 +1,4 @@
-import { assign, fromCallback, sendTo, setup, spawnChild } from 'xstate';
+import { assign, fromCallback, raise, sendTo, setup, spawnChild } from 'xstate';
 
 /** Why an execution ended; exactly one. The one closed list, the same words everywhere. */
 export const EXIT_REASONS = [
@@ -113,8 +113,10 @@ export interface ExecutionContext extends ExecutionInput {
 export type ExecutionEvent =
   /** A context may be taken now. */
   | { type: 'execution.dispatch' }
-  /** Climb the ladder. Signal `SIGKILL` or a grace period of 0 begins at `forced`. */
+  /** Climb the ladder. Signal `SIGKILL` or a grace period of 0 begins at `forced`; a shorter one, given later, counts. */
   | { type: 'execution.stop'; reason: StopReason; signal: string; graceMs: number }
+  /** A shorter grace period than the first has passed. */
+  | { type: 'grace.ended' }
   /** Deliver one signal, without a ladder unless it is `SIGKILL`; with `tree` to the guest's child processes too. */
   | { type: 'execution.signal'; signal: string; tree?: boolean | undefined }
   /** It has its place in a cell, which is told of it now. */
@@ -221,6 +223,11 @@ export const executionMachine = setup({
     noteStarted: assign({ started: true, ranMs: (_, p: { agoMs?: number | undefined }) => p.agoMs ?? 0 }),
     reachRung: assign({ rung: (_, p: { rung: Rung }) => p.rung }),
     keepStop: assign({ stop: (_, p: Stop) => p }),
+    keepGrace: assign({
+      stop: ({ context }, p: { graceMs: number }) => context.stop && { ...context.stop, graceMs: p.graceMs },
+    }),
+    endGrace: raise({ type: 'grace.ended' }, { delay: 'grace' }),
+    repeatEvent: raise(({ event }) => event),
     forwardSignal: sendTo('guest', (_, p: { signal: string; tree?: boolean | undefined }) => ({
       type: 'guest.signal' as const,
       signal: p.signal,
@@ -243,6 +250,7 @@ export const executionMachine = setup({
     isTimeoutHard: ({ context }) => context.timeoutSignal === 'SIGKILL' || context.graceMs <= 0,
     isHard: (_, p: { signal: string; graceMs: number }) => p.signal === 'SIGKILL' || p.graceMs <= 0,
     isKill: (_, p: { signal: string }) => p.signal === 'SIGKILL',
+    isShorter: ({ context }, p: { graceMs: number }) => p.graceMs < (context.stop?.graceMs ?? 0),
     isNewSignal: ({ context }, p: { signal: string }) => p.signal !== context.stop?.signal,
   },
   delays: {
@@ -256,6 +264,7 @@ export const executionMachine = setup({
   },
 }).createMachine({
   id: 'execution',
+  options: { maxIterations: 1000 },
   context: ({ input }) => ({ ...input, started: false, ranMs: 0, stop: undefined, rung: undefined, result: undefined }),
   initial: 'pending',
   states: {
@@ -371,6 +380,11 @@ export const executionMachine = setup({
           on: {
             'execution.stop': [
               { guard: { type: 'isHard', params: ({ event }) => event }, target: 'forced' },
+              // Counts from now, beside what is left of the first: whichever has passed first. Its signal is that of any other.
+              {
+                guard: { type: 'isShorter', params: ({ event }) => event },
+                actions: [{ type: 'keepGrace', params: ({ event }) => event }, 'endGrace', 'repeatEvent'],
+              },
               {
                 guard: { type: 'isNewSignal', params: ({ event }) => event },
                 actions: { type: 'forwardSignal', params: ({ event }) => event },
@@ -380,6 +394,7 @@ export const executionMachine = setup({
               { guard: { type: 'isKill', params: ({ event }) => event }, target: 'forced' },
               { actions: { type: 'forwardSignal', params: ({ event }) => event } },
             ],
+            'grace.ended': 'forced',
             // The stop under way stays the reason.
             'guest.limitReached': { guard: { type: 'isHardLimit', params: ({ event }) => event }, target: 'forced' },
           },

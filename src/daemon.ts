@@ -401,7 +401,7 @@ export class Daemon {
 
   /**
    * Starts the ladder and answers at once: true when a stop is under way, false when the execution has exited or is not
-   * known. A second stop is the first; a harder one takes effect at once.
+   * known. A second stop is the first; a harder one takes effect at once, and a shorter grace period than is left counts.
    */
   async cancelExecution(sessionId: string, executionId: string, options: StopOptions = {}): Promise<boolean> {
     const signal = parseSignal(options.signal || 'SIGTERM', 'signal');

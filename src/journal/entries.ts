@@ -17,6 +17,7 @@ export type Entry =
   | { type: 'execution.accepted'; execution: AcceptedExecution; request: ExecutionRequest; event: JournaledEvent }
   /** The cell is about to be told to start it. */
   | { type: 'execution.dispatched'; number: number; cellKey: string }
+  /** With a sequence number that there is, in place of the event that has it. */
   | { type: 'execution.event'; number: number; event: JournaledEvent }
   /** Nobody asks for it any more. */
   | { type: 'execution.released'; number: number }
@@ -72,7 +73,7 @@ export interface AcceptedExecution {
 /** A status event with what a later daemon needs to go on from there. */
 export interface JournaledEvent extends StatusEvent {
   monotonicMs: number;
-  /** With the rung that was reached: the stop under way. */
+  /** With the rung that was reached: the stop under way, its grace period counted from this event on. */
   stop?: Stop | undefined;
   /** Of the guest, once it has started: when that was, in Unix ms, and its process id. */
   startedAtMs?: number | undefined;

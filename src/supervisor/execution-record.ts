@@ -94,6 +94,8 @@ export class ExecutionRecord {
   readonly #options: RecordOptions;
   /** The newest event, which may not be journaled yet. */
   #newest: (StatusEvent & Moment) | undefined;
+  /** The one with which the stop under way reached its rung. */
+  #stopped: JournaledEvent | undefined;
   #startedAtMs: number | undefined;
   /** As the guest's cell tells it: it may be long before this daemon has heard. */
   #started: Moment | undefined;
@@ -146,6 +148,7 @@ export class ExecutionRecord {
         this.process = process ?? this.process;
       }
       this.#newest = resumed.at(-1);
+      this.#stopped = stopEvent(resumed);
       this.#rung = this.#newest?.rung;
       this.actor.start();
     }
@@ -307,7 +310,10 @@ export class ExecutionRecord {
 
   #tell(state: LifecycleState, { rung, result, stop }: ReturnType<ExecutionActor['getSnapshot']>['context']): void {
     const newest = this.#newest;
-    if (newest !== undefined && newest.state === state && this.#rung === rung) return;
+    if (newest !== undefined && newest.state === state && this.#rung === rung) {
+      this.#shorten(stop);
+      return;
+    }
     this.#rung = rung;
     if (state === 'exited') {
       this.#append(state, this.#exited ?? now(), result?.rung, { result });
@@ -320,6 +326,17 @@ export class ExecutionRecord {
     }
   }
 
+  /** Journals that a stop under way has less time than it had, in place of how it began: to who watches that is no news. */
+  #shorten(stop: Stop | undefined): void {
+    const stopped = this.#stopped;
+    if (stop === undefined || stopped?.stop === undefined || stopped.rung !== 'graceful') return;
+    const graceMs = agoMs(stopped) + stop.graceMs;
+    if (graceMs >= stopped.stop.graceMs) return;
+    const event = { ...stopped, stop: { ...stop, graceMs } };
+    this.#stopped = event;
+    this.#options.journal.append({ type: 'execution.event', number: this.number, event });
+  }
+
   #append(
     state: LifecycleState,
     told: Moment,
@@ -329,6 +346,7 @@ export class ExecutionRecord {
     const event = this.#eventOf(state, told, rung, result, warning);
     const guest = { startedAtMs: this.#startedAtMs, pid: this.pid, process: this.process };
     const journaled = { ...event, stop, ...guest };
+    if (stop !== undefined) this.#stopped = journaled;
     const { journal, accepted } = this.#options;
     journal.append({ type: 'execution.event', number: accepted.number, event: journaled }, () => this.#publish(event));
   }
@@ -363,11 +381,15 @@ export function stoppedError(): UnavailableError {
 
 /** The stop that was under way, with what is left of its grace period, if it is in that: `leastMs` at least. */
 export function stopUnderWay(events: readonly JournaledEvent[], leastMs = 0): Stop | undefined {
-  // The event that began its rung: a warning may have come since.
-  const reached = events.findLast(({ stop }) => stop !== undefined);
+  const reached = stopEvent(events);
   if (reached?.stop === undefined) return undefined;
   if (reached.rung !== 'graceful') return { ...reached.stop, graceMs: 0 };
   return { ...reached.stop, graceMs: Math.max(leastMs, reached.stop.graceMs - agoMs(reached)) };
+}
+
+/** The event with which a stop reached its rung: a warning may have come since. */
+function stopEvent(events: readonly JournaledEvent[]): JournaledEvent | undefined {
+  return events.findLast(({ stop }) => stop !== undefined);
 }
 
 /** Throws when the execution was accepted for another request. */

@@ -199,6 +199,35 @@ test('a stop under way goes on: its signal comes once, and force when the grace 
   expect(await node.steps('e')).toEqual(['pending', 'running', 'signaled.graceful', 'signaled.forced', 'exited']);
 });
 
+test('a stop that was given less time, by its own daemon or by the next one, has no more with another', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const code = "process.on('SIGTERM', () => console.log('asked')); setInterval(() => {}, 1000); console.log('ready');";
+  for (const executionId of ['first', 'second']) {
+    await node.ready({ executionId, code });
+    await node.client.cancelExecution('s', executionId, { graceMs: 2_000_000 });
+    await node.printed(executionId, 'asked');
+  }
+  await node.client.cancelExecution('s', 'first', { graceMs: 1_000 });
+
+  await node.restart();
+  await node.client.cancelExecution('s', 'second', { graceMs: 1_000 });
+  await node.restart();
+
+  for (const executionId of ['first', 'second']) {
+    const { result } = await node.client.wait('s', executionId);
+    expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+    expect(await node.stdout(executionId)).toBe('ready\nasked\n');
+    expect(await node.steps(executionId)).toEqual([
+      'pending',
+      'running',
+      'signaled.graceful',
+      'signaled.forced',
+      'exited',
+    ]);
+  }
+});
+
 test.each(['its cell', 'the record of its cell'])(
   'a guest that has ended in its grace period was not forced, though that passed before a daemon heard of it from %s',
   async (from) => {

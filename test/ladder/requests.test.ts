@@ -259,6 +259,25 @@ test.each([
   expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced', exitCode: 137 });
 });
 
+test.each(['a stop', 'the run limit'])(
+  'a shorter grace period counts, though %s has begun with a longer one',
+  async (by) => {
+    await using node = await TestDaemon.start();
+    const session = await node.session();
+    // Nobody ends by that signal, also before the program listens.
+    const atLimit = { timeoutMs: 1, graceMs: 2_000_000, onTimeout: 'signal', timeoutSignal: 'SIGURG' } as const;
+    const running = await session.ready({ code: STUBBORN, ...(by === 'the run limit' && atLimit) });
+
+    if (by === 'a stop') await running.cancel({ graceMs: 2_000_000 });
+    await running.reached('signaled.graceful');
+    expect(await running.cancel({ graceMs: 100 })).toBe(true);
+    const { result, steps } = await running.end();
+
+    expect(result).toMatchObject({ reason: by === 'a stop' ? 'cancelled' : 'timed_out', rung: 'forced' });
+    expect(steps.slice(2)).toEqual(['signaled.graceful', 'signaled.forced', 'exited.forced']);
+  },
+);
+
 test('a stop can begin with another signal than SIGTERM', async () => {
   await using node = await TestDaemon.start();
   const session = await node.session();

@@ -327,15 +327,45 @@ test('a harder stop during grace takes effect at once', () => {
   }
 });
 
-test('another signal during grace is delivered and changes nothing else', () => {
+test('a shorter grace period, given later, counts from then on, and the reason stays', () => {
+  const { actor, clock, told } = running();
+  actor.send({ type: 'guest.limitReached', limit: 'cpu', message: 'too much' });
+  clock.increment(100);
+
+  actor.send({ ...cancel, graceMs: 200 });
+  clock.increment(199);
+  expect(stateOf(actor)).toEqual(stateAt('graceful'));
+  clock.increment(1);
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
+  actor.send(killed);
+
+  expect(told).toEqual(['SIGTERM', 'guest.kill']);
+  expect(resultOf(actor)).toMatchObject({ reason: 'timed_out', rung: 'forced', message: 'too much' });
+});
+
+test('a later grace period that ends after what is left of the first changes nothing', () => {
+  const { actor, clock } = running();
+  actor.send(cancel);
+  clock.increment(400);
+
+  actor.send({ ...cancel, graceMs: 300 });
+  clock.increment(99);
+  expect(stateOf(actor)).toEqual(stateAt('graceful'));
+  clock.increment(1);
+
+  expect(stateOf(actor)).toEqual(stateAt('forced'));
+});
+
+test('another signal during grace is delivered, and takes no more force', () => {
   const { actor, told } = running();
   actor.send(cancel);
 
   actor.send({ ...cancel, signal: 'SIGINT' });
+  actor.send({ ...cancel, signal: 'SIGUSR1', graceMs: 400 });
   actor.send({ type: 'execution.signal', signal: 'SIGHUP' });
 
   expect(stateOf(actor)).toEqual({ signaled: 'graceful' });
-  expect(told).toEqual(['SIGTERM', 'SIGINT', 'SIGHUP']);
+  expect(told).toEqual(['SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP']);
 });
 
 test('a signal is no stop, SIGKILL is', () => {

@@ -6,7 +6,7 @@ import type { JournaledEvent } from '../../src/journal/entries.ts';
 import { ExecutionRecord, stopUnderWay } from '../../src/supervisor/execution-record.ts';
 
 /** A record whose guest has started and is being stopped, and its events as they are journaled. */
-function stoppedRecord(): { record: ExecutionRecord; journaled: JournaledEvent[] } {
+function stoppedRecord(graceMs = 1000): { record: ExecutionRecord; journaled: JournaledEvent[] } {
   const guest = fromCallback<GuestCommand, GuestInput>(() => {});
   const request = {
     sessionId: 's',
@@ -46,7 +46,7 @@ function stoppedRecord(): { record: ExecutionRecord; journaled: JournaledEvent[]
   record.actor.send({ type: 'execution.dispatch' });
   record.noteStarted(now(), 0, undefined);
   record.actor.send({ type: 'guest.started' });
-  record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs: 1000 });
+  record.actor.send({ type: 'execution.stop', reason: 'cancelled', signal: 'SIGTERM', graceMs });
   return { record, journaled };
 }
 
@@ -91,5 +91,27 @@ test('a stop is still under way, and its grace period runs on, when something wa
   const stop = stopUnderWay(journaled);
   expect(stop).toMatchObject({ reason: 'cancelled', signal: 'SIGTERM' });
   expect(stop?.graceMs).toBeLessThan(995);
+  record.actor.stop();
+});
+
+test('a stop that is given less time is journaled with that, and tells nobody anything new', async () => {
+  const { record, journaled } = stoppedRecord(1_000_000);
+  const stoppedMs = journaled.at(-1)?.monotonicMs as number;
+  await vi.waitFor(() => expect(monotonicMs()).toBeGreaterThan(stoppedMs + 5));
+  const told = record.events.length;
+  const stop = { type: 'execution.stop', reason: 'session_closed', signal: 'SIGTERM' } as const;
+
+  // More than is left.
+  record.actor.send({ ...stop, graceMs: 999_999 });
+  expect(journaled).toHaveLength(told);
+  record.actor.send({ ...stop, graceMs: 100 });
+
+  const left = stopUnderWay(journaled);
+  expect(left).toMatchObject({ reason: 'cancelled', signal: 'SIGTERM' });
+  expect(left?.graceMs).toBeLessThanOrEqual(100);
+  expect(journaled.map(({ sequence }) => sequence)).toEqual([1, 2, 3, 3]);
+  expect(journaled.at(-1)).toMatchObject({ monotonicMs: stoppedMs, stop: { graceMs: expect.any(Number) } });
+  expect(journaled.at(-1)?.stop?.graceMs).toBeGreaterThan(105);
+  expect(record.events).toHaveLength(told);
   record.actor.stop();
 });

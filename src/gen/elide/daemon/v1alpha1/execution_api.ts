@@ -6006,7 +6006,10 @@ export const ExecutionApiService = {
       Buffer.from(GetExecutionStatusResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GetExecutionStatusResponse => GetExecutionStatusResponse.decode(value),
   },
-  /** Starts the ladder: signal, grace period, force. Answers at once; success=false when there is nothing to stop. */
+  /**
+   * Starts the ladder: signal, grace period, force. Answers at once; success=false when there is nothing to stop. While a
+   * stop is under way, whatever began it, a shorter grace period than is left counts; the reason stays that of the first.
+   */
   cancelExecution: {
     path: "/elide.daemon.v1alpha1.ExecutionApi/CancelExecution" as const,
     requestStream: false as const,
@@ -6186,7 +6189,10 @@ export interface ExecutionApiServer extends UntypedServiceImplementation {
   /** Accepts a snippet and answers at once; it runs on. Twice with one request is harmless. */
   executeSnippet: handleUnaryCall<ExecuteSnippetRequest, ExecuteSnippetResponse>;
   getExecutionStatus: handleUnaryCall<GetExecutionStatusRequest, GetExecutionStatusResponse>;
-  /** Starts the ladder: signal, grace period, force. Answers at once; success=false when there is nothing to stop. */
+  /**
+   * Starts the ladder: signal, grace period, force. Answers at once; success=false when there is nothing to stop. While a
+   * stop is under way, whatever began it, a shorter grace period than is left counts; the reason stays that of the first.
+   */
   cancelExecution: handleUnaryCall<CancelExecutionRequest, CancelExecutionResponse>;
   /** Answers without touching anything that could block. */
   health: handleUnaryCall<HealthRequest, HealthResponse>;
@@ -6302,7 +6308,10 @@ export interface ExecutionApiClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: GetExecutionStatusResponse) => void,
   ): ClientUnaryCall;
-  /** Starts the ladder: signal, grace period, force. Answers at once; success=false when there is nothing to stop. */
+  /**
+   * Starts the ladder: signal, grace period, force. Answers at once; success=false when there is nothing to stop. While a
+   * stop is under way, whatever began it, a shorter grace period than is left counts; the reason stays that of the first.
+   */
   cancelExecution(
     request: CancelExecutionRequest,
     callback: (error: ServiceError | null, response: CancelExecutionResponse) => void,
