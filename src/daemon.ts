@@ -1,5 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
+import { cellBuild } from './cell-build.ts';
 import { agoMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
@@ -181,6 +182,8 @@ export class Daemon {
   #archive: Archive | undefined;
   #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
+  /** As it was when this daemon started: what is replaced later its cells do not run. */
+  #build = '';
   #server: BoundServer | undefined;
   /** The start that is under way. */
   #starting: Promise<Endpoints> | undefined;
@@ -222,6 +225,7 @@ export class Daemon {
     this.#directory = directory;
     this.#spare = keepDescriptor();
     try {
+      this.#build = cellBuild();
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
       const { journal } = opened;
       this.#journal = journal;
@@ -650,6 +654,7 @@ export class Daemon {
         heapLimitMb: config.executionDefaults.memoryLimitMb ?? config.executionCeilings.memoryLimitMb ?? 0,
         memoryBudgetBytes: this.config.cellMemoryMb * 1024 * 1024,
         controlGroups,
+        build: this.#build,
         python: languages.python,
         zygotePath: ZYGOTE,
         startLimitMs,

@@ -163,9 +163,9 @@ function giveUp(): void {
 
 /** A daemon that knows the token takes the cell; an older connection of its own is dropped. */
 async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): Promise<void> {
-  const { engine: kind, sessionKey, cgroups } = made;
+  const { engine: kind, sessionKey, cgroups, build } = made;
   const executionKeys = [...new Set([...guests.keys(), ...ends.kept().map(({ executionKey }) => executionKey)])];
-  const own = { pid: process.pid, engine: kind, sessionKey, controllers: Object.keys(cgroups) };
+  const own = { pid: process.pid, engine: kind, sessionKey, controllers: Object.keys(cgroups), build };
   const welcome = { protocolVersion: PROTOCOL_VERSION, ...own, executionKeys };
   connection.send({ body: { $case: 'welcome', value: welcome } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;

@@ -137,7 +137,7 @@ async function claim(
     connection.destroy();
     return undefined;
   }
-  const { pid, sessionKey, executionKeys, controllers } = made;
+  const { pid, sessionKey, executionKeys, controllers, build } = made;
   const kind = made.engine as EngineKind;
-  return { cellKey, pid, startTime, connection, said, sessionKey, kind, controllers, executionKeys };
+  return { cellKey, pid, startTime, connection, said, sessionKey, kind, controllers, build, executionKeys };
 }

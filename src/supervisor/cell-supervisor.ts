@@ -29,6 +29,8 @@ export interface CellOptions {
   /** What a cell of threads may hold before the guest that grew is ended, in bytes. */
   memoryBudgetBytes: number;
   controlGroups: ControlGroups;
+  /** Names the program that cells run: see `cellBuild`. */
+  build: string;
   python: string;
   zygotePath: string;
   startLimitMs: number;
@@ -96,6 +98,7 @@ export interface AdoptableCell extends FoundCell {
   kind: EngineKind;
   /** Of the control groups that it may make for its guests. */
   controllers: string[];
+  build: string;
 }
 
 /** Cell keys: names of fixed length, part of a socket's path. */
@@ -334,7 +337,7 @@ export class CellSupervisor {
       exited: exited.promise,
       holds: found && new Set(found.executionKeys),
       guests: 0,
-      worn: found !== undefined && !this.#holdsLimits(found),
+      worn: found !== undefined && !this.#isAsMadeNow(found),
       warm: found === undefined ? 0 : -1,
     };
     actor.subscribe({
@@ -358,20 +361,25 @@ export class CellSupervisor {
     return cell;
   }
 
-  /** Whether an adopted cell has all the control groups that limits of new guests are said to be held by. */
-  #holdsLimits({ kind, controllers }: AdoptableCell): boolean {
+  /**
+   * Whether an adopted cell can begin guests as those made here do: it runs what is there to be loaded, and has all the
+   * control groups that limits of new guests are said to be held by.
+   */
+  #isAsMadeNow({ kind, controllers, build }: AdoptableCell): boolean {
+    if (build !== this.#options.build) return false;
     const offered = this.#options.controlGroups.controllers;
     return kind === 'javascript' || LIMITING.every((name) => !offered.has(name) || controllers.includes(name));
   }
 
   #hello({ kind, warm }: Cell): HelloOptions {
-    const { sessionKey, guestsPerCell, heapLimitMb, python, zygotePath, orphanGraceMs, memoryBudgetBytes } =
+    const { sessionKey, guestsPerCell, heapLimitMb, build, python, zygotePath, orphanGraceMs, memoryBudgetBytes } =
       this.#options;
     return {
       engine: kind,
       sessionKey,
       keepWarm: warm,
       heapLimitMb,
+      build,
       interpreter: python,
       zygotePath,
       orphanGraceMs,

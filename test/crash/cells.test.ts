@@ -480,6 +480,7 @@ test('a cell obeys nobody without its token', async () => {
     engine: 'javascript',
     keepWarm: 0,
     heapLimitMb: 0,
+    build: '',
     interpreter: '',
     orphanGraceMs: 0,
     zygotePath: '',

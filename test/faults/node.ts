@@ -23,6 +23,8 @@ export interface NodeOptions {
   inodes?: number | undefined;
   /** Its daemons have no rights beyond those of a user: they are another one's where this is root's. */
   unprivileged?: boolean | undefined;
+  /** The program of its daemons. Default: the one that is built here. */
+  main?: string | undefined;
 }
 
 const NOBODY = 65_534;
@@ -55,6 +57,7 @@ export class FaultNode implements AsyncDisposable {
   readonly #faults = `${this.root}.json`;
   readonly #mounted: boolean;
   readonly #user: { uid?: number; gid?: number } = {};
+  readonly #main: string;
   #daemon: ChildProcess | undefined;
   #exited: Promise<unknown> = Promise.resolve();
   #client: DaemonClient | undefined;
@@ -65,7 +68,8 @@ export class FaultNode implements AsyncDisposable {
   /** What all of them said on stderr. */
   log = '';
 
-  private constructor({ diskMb, inodes = 0, unprivileged = false }: NodeOptions) {
+  private constructor({ diskMb, inodes = 0, unprivileged = false, main = MAIN }: NodeOptions) {
+    this.#main = main;
     if (unprivileged && process.getuid?.() === 0) {
       this.#user = { uid: NOBODY, gid: NOBODY };
       chownSync(this.root, NOBODY, NOBODY);
@@ -94,7 +98,7 @@ export class FaultNode implements AsyncDisposable {
     if (faults !== undefined) writeFileSync(this.#faults, JSON.stringify(faults));
     if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ ...DEFAULTS, ...config }));
     const flags = ['--socket', this.socket, '--state-dir', this.stateDir, '--config', this.#config];
-    const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, MAIN, ...flags, '--log-level', 'warn'], {
+    const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, this.#main, ...flags, '--log-level', 'warn'], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ELIDE_TEST_FAULTS: this.#faults },
       ...this.#user,

@@ -1,10 +1,11 @@
 import { spawn } from 'node:child_process';
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
 import { processName } from '../../src/processes.ts';
-import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
+import { childrenOf, descendants, eventually, isAlive, processesWith, temporaryDirectory } from '../support/daemon.ts';
 import { FaultNode } from './node.ts';
 import { COUNTER, LANGUAGES } from './restarted.ts';
 
@@ -254,4 +255,68 @@ test('the guest of a worn cell runs on under the next daemon, and its cell is le
   await node.client.cancelExecution('s', 'stays');
   await eventually('its cell is gone', () => !isAlive(worn));
   expect(node.cellPids()).toHaveLength(1);
+});
+
+/** This program in a directory of its own, and what puts the next version in its place. */
+function installed(): { main: string; replace(): void } {
+  const source = fileURLToPath(new URL('../..', import.meta.url));
+  const root = temporaryDirectory();
+  for (const name of ['dist', 'workers', 'proto', 'package.json']) {
+    cpSync(join(source, name), join(root, name), { recursive: true });
+  }
+  symlinkSync(join(source, 'node_modules'), join(root, 'node_modules'));
+  const insert = (path: string, text: string) => {
+    const file = join(root, path);
+    writeFileSync(file, `${text}\n${readFileSync(file, 'utf8')}`);
+  };
+  const replace = () => {
+    // Its threads start in cells of its own only.
+    const mark = `'${join(root, 'cell-')}' + process.pid`;
+    insert('dist/src/cell/main.js', `import { writeFileSync as mark } from 'node:fs'; mark(${mark}, '');`);
+    insert(
+      'dist/workers/javascript.cjs',
+      `if (!require('node:fs').existsSync(${mark})) throw new Error('of another version');`,
+    );
+  };
+  return { main: join(root, 'dist', 'src', 'main.js'), replace };
+}
+
+test('cells of another version go on with their guests, and get no more', async () => {
+  const { main, replace } = installed();
+  await using node = await FaultNode.start({ onStop: 'detach', cellIdleMs: 600_000 }, { main });
+  const run = async (sessionId: string, executionId: string) => {
+    await node.client.executeSnippet({ sessionId, executionId, language: 'javascript', code: '0' });
+    return (await node.client.wait(sessionId, executionId)).result;
+  };
+  for (const sessionId of ['s', 'idle']) await node.client.createSession(sessionId, { contextPoolSize: 1 });
+  for (const language of LANGUAGES) {
+    await node.ready({ executionId: language, language, code: COUNTER[language], stdin: true });
+  }
+  await run('idle', 'before');
+  const older = node.cellPids();
+  const [idle = 0] = (await node.client.getSession('idle')).cells.map(({ pid }) => pid);
+
+  await node.end('SIGTERM');
+  replace();
+  await node.start({ cellIdleMs: 600_000 });
+
+  for (const sessionId of ['s', 'idle']) {
+    for (const executionId of ['1', '2', '3']) {
+      expect(await run(sessionId, executionId)).toMatchObject({ reason: 'completed', exitCode: 0 });
+    }
+  }
+  await eventually('the one without guests is gone', () => !isAlive(idle));
+  await node.ready({ executionId: 'later', language: 'python', code: COUNTER.python, stdin: true });
+  const { cells } = await node.client.getSession('s');
+  expect(cells.map(({ pid, executions }) => [older.includes(pid), executions]).sort()).toEqual([
+    [false, 0],
+    [false, 1],
+    [true, 1],
+    [true, 1],
+  ]);
+  for (const executionId of [...LANGUAGES, 'later']) {
+    await node.client.writeInput('s', executionId, Buffer.from('end\n'));
+    expect((await node.client.wait('s', executionId)).result).toMatchObject({ reason: 'failed', exitCode: 7 });
+  }
+  await eventually('they are gone after their guests', () => older.every((pid) => !isAlive(pid)));
 });

@@ -74,7 +74,11 @@ export interface Hello {
   /** How many guests it is to hold at a time at most. */
   mostGuests: number;
   /** The mask of files that guests make (umask(2)); absent: what the cell was started with. */
-  umask?: number | undefined;
+  umask?:
+    | number
+    | undefined;
+  /** Names the program that it runs, beside it on disk: of another one it would load parts that it does not understand. */
+  build: string;
 }
 
 export interface Hello_CgroupsEntry {
@@ -92,6 +96,8 @@ export interface Welcome {
   executionKeys: string[];
   /** The controllers of the control groups that it may make for its guests: see Hello.cgroups. */
   controllers: string[];
+  /** The build that it was made of: see Hello.build. Empty: one that daemons had no name for. */
+  build: string;
 }
 
 /** The engine is set up, and everything was told that an earlier daemon may not have heard; starts may come. */
@@ -791,6 +797,7 @@ function createBaseHello(): Hello {
     wakes: false,
     mostGuests: 0,
     umask: undefined,
+    build: "",
   };
 }
 
@@ -843,6 +850,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.umask !== undefined) {
       writer.uint32(128).uint32(message.umask);
+    }
+    if (message.build !== "") {
+      writer.uint32(138).string(message.build);
     }
     return writer;
   },
@@ -983,6 +993,14 @@ export const Hello: MessageFns<Hello> = {
             message.umask = reader.uint32();
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.build = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1025,6 +1043,7 @@ export const Hello: MessageFns<Hello> = {
     message.wakes = object.wakes ?? false;
     message.mostGuests = object.mostGuests ?? 0;
     message.umask = object.umask ?? undefined;
+    message.build = object.build ?? "";
     return message;
   },
 };
@@ -1097,7 +1116,7 @@ export const Hello_CgroupsEntry: MessageFns<Hello_CgroupsEntry> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", executionKeys: [], controllers: [] };
+  return { protocolVersion: 0, pid: 0, engine: "", sessionKey: "", executionKeys: [], controllers: [], build: "" };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -1119,6 +1138,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     for (const v of message.controllers) {
       writer.uint32(58).string(v!);
+    }
+    if (message.build !== "") {
+      writer.uint32(66).string(message.build);
     }
     return writer;
   },
@@ -1184,6 +1206,14 @@ export const Welcome: MessageFns<Welcome> = {
             message.controllers.push(reader.string());
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.build = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1207,6 +1237,7 @@ export const Welcome: MessageFns<Welcome> = {
     message.sessionKey = object.sessionKey ?? "";
     message.executionKeys = object.executionKeys?.map((e) => e) || [];
     message.controllers = object.controllers?.map((e) => e) || [];
+    message.build = object.build ?? "";
     return message;
   },
 };
