@@ -19,7 +19,7 @@ import { removeFile } from './remove-tree.ts';
 import { keepDescriptor } from './spare-descriptor.ts';
 import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
-import { type FoundCells, findCells } from './supervisor/cell-adoption.ts';
+import { type CellRemains, endLost, type FoundCells, findCells } from './supervisor/cell-adoption.ts';
 import { guestEndOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
@@ -206,7 +206,7 @@ export class Daemon {
 
   /**
    * Takes the state directory, goes on with what an older daemon left there, and serves. Rejects with a `StartupError`,
-   * nothing left behind, and nothing of an older daemon's touched.
+   * nothing left behind; where that is for a cell, or the journal, of another version, nothing of them was touched.
    */
   async start(): Promise<Endpoints> {
     if (this.#starting ?? this.#directory) throw new FailedPreconditionError('the daemon was started before');
@@ -224,8 +224,12 @@ export class Daemon {
     const directory = await StateDirectory.open(stateDir);
     this.#directory = directory;
     this.#spare = keepDescriptor();
+    let cells: FoundCells['cells'] = [];
     try {
       this.#build = cellBuild();
+      // Before anything is changed: a start may be refused for them.
+      const found = await findCells(directory.paths.cells, orphanGraceMs);
+      cells = found.cells;
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
       const { journal } = opened;
       this.#journal = journal;
@@ -241,27 +245,28 @@ export class Daemon {
         log: this.#log,
       });
       this.#archive = archive;
-      const found = await findCells(directory.paths.cells, orphanGraceMs);
+      const remains = await endLost(directory.paths.cells, found.lost);
       const { controlGroups: where } = this.config;
       const place = typeof where === 'string' ? where : '';
       const controlGroups = ControlGroups.open(where === false ? [] : CONTROLLERS, place);
       this.#controlGroups = controlGroups;
       this.#enforcement = enforcementOf(controlGroups);
       // With them ends what such cells have left running, before anyone is told that it is gone.
-      await Promise.all(found.gone.map((cellKey) => controlGroups.removeOf(cellKey)));
+      await Promise.all(found.lost.map((cellKey) => controlGroups.removeOf(cellKey)));
       this.#languages = await probed;
-      const { output, work } = this.#restore(opened, found);
+      const { output, work } = this.#restore(opened, cells, remains);
       const { isLost } = opened;
       if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
       void directory.remove(isLost ? work : [...output, ...work]);
       void journal.written().then(() => {
-        for (const file of found.left) removeFile(file);
+        for (const file of remains.files) removeFile(file);
       });
       archive.watch();
     } catch (error) {
       const sessions = this.#registry.sessions();
       for (const session of sessions) session.detach();
+      for (const { connection } of cells) connection.destroy();
       // That is its stop, then: nothing is left to be closed, nor to be forced.
       this.#forced = true;
       this.#stopping = this.#leave({ detach: sessions.length > 0 });
@@ -580,7 +585,7 @@ export class Daemon {
   }
 
   /** Everything an older daemon left, as it was: returns what lies in the state directory and belongs to nothing. */
-  #restore({ journal, contents }: OpenedJournal, found: FoundCells): Leavings {
+  #restore({ journal, contents }: OpenedJournal, cells: FoundCells['cells'], { ends }: CellRemains): Leavings {
     const { archive, directory } = this.#started();
     const { sessions, unfinished, finished, nextNumber } = contents;
     this.#nextNumber = nextNumber;
@@ -589,14 +594,14 @@ export class Daemon {
       this.#registry.addSession(this.#newSession({ sessionId, config, fingerprint, unclosed: session }));
     }
     const byKey = new Map(this.#registry.sessions().map((session) => [session.sessionKey, session]));
-    for (const cell of found.cells) {
+    for (const cell of cells) {
       const session = byKey.get(cell.sessionKey);
       if (session !== undefined) session.adopt(cell);
       else dropCell(cell);
     }
     archive.restore(finished);
     for (const execution of unfinished) {
-      const end = found.ends.get(execution.executionKey);
+      const end = ends.get(execution.executionKey);
       const session = byKey.get(execution.sessionKey);
       if (session === undefined) {
         this.#log.error({ execution }, 'an execution without its session: it is forgotten');
@@ -611,8 +616,8 @@ export class Daemon {
       if (session && closing) void this.#delete(session, Math.max(0, closing.graceMs - agoMs(closing)));
     }
     if (sessions.length + unfinished.length > 0) {
-      const cells = found.cells.length;
-      this.#log.info({ sessions: sessions.length, executions: unfinished.length, cells }, 'goes on with what was left');
+      const counts = { sessions: sessions.length, executions: unfinished.length, cells: cells.length };
+      this.#log.info(counts, 'goes on with what was left');
     }
     const live = unfinished.flatMap(({ sessionKey, executionKey }) => (byKey.has(sessionKey) ? [executionKey] : []));
     const kept = finished.filter(({ outputEvicted }) => outputEvicted === undefined);

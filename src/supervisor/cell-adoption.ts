@@ -26,38 +26,30 @@ const MOST_BYTES = 1024;
 export interface FoundCells {
   /** They run, and have let themselves be claimed. */
   cells: AdoptableCell[];
-  /** Ends that cells wrote down which are gone, by execution. */
+  /** The keys of all others: they are gone, or do not answer. */
+  lost: string[];
+}
+
+/** What is left of cells that are gone. */
+export interface CellRemains {
+  /** Ends that they wrote down, by execution. */
   ends: Map<string, Exited>;
-  /** The keys of cells that are gone. */
-  gone: string[];
-  /** What they have left: to be removed once their ends are journaled, which nobody else knows. */
-  left: string[];
+  /** To be removed once these ends are journaled, which nobody else knows. */
+  files: string[];
 }
 
 /**
- * Finds the cells of an older daemon by their sockets, and claims them. Cells that do not answer are killed. Rejects
- * with a `StartupError` when one speaks another version of the protocol: it and its guests are left alone.
+ * Finds the cells of an older daemon by their sockets, and claims them. Rejects with a `StartupError` when one speaks
+ * another version of the protocol: all are left alone then.
  */
 export async function findCells(directory: string, orphanGraceMs: number): Promise<FoundCells> {
   const names = readdirSync(directory);
-  const cellKeys = new Set(names.map((name) => name.replace(/\.\w+$/, '')));
+  const cellKeys = [...new Set(names.map((name) => name.replace(/\.\w+$/, '')))];
   const processes = cellProcesses();
-  const ends = new Map<string, Exited>();
-  const gone: string[] = [];
-  const left: string[] = [];
-  const claims = [...cellKeys].map(async (cellKey) => {
+  const claims = cellKeys.map(async (cellKey) => {
     const files = cellFiles(directory, cellKey);
     const pids = processes.get(files.socket) ?? [];
-    const cell = pids.length === 0 ? undefined : await claim(cellKey, pids, files, orphanGraceMs);
-    if (cell !== undefined) return cell;
-    await untilGone(killTrees(pids), KILL_LIMIT_MS);
-    const name = readPlainFile(files.process, MOST_BYTES)?.toString();
-    if (name !== undefined) await endSessionOf(name);
-    await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
-    for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
-    left.push(...Object.values(files));
-    gone.push(cellKey);
-    return undefined;
+    return pids.length === 0 ? undefined : await claim(cellKey, pids, files, orphanGraceMs);
   });
   const settled = await Promise.allSettled(claims);
   const cells = settled.flatMap((claimed) => (claimed.status === 'fulfilled' && claimed.value ? [claimed.value] : []));
@@ -66,7 +58,26 @@ export async function findCells(directory: string, orphanGraceMs: number): Promi
     for (const { connection } of cells) connection.destroy();
     throw (refused as PromiseRejectedResult).reason;
   }
-  return { cells, ends, gone, left };
+  const claimed = new Set(cells.map(({ cellKey }) => cellKey));
+  return { cells, lost: cellKeys.filter((cellKey) => !claimed.has(cellKey)) };
+}
+
+/** Ends what still runs of cells that nobody could claim. */
+export async function endLost(directory: string, lost: string[]): Promise<CellRemains> {
+  const ends = new Map<string, Exited>();
+  const remains = { ends, files: lost.flatMap((cellKey) => Object.values(cellFiles(directory, cellKey))) };
+  if (lost.length === 0) return remains;
+  const processes = cellProcesses();
+  const ended = lost.map(async (cellKey) => {
+    const files = cellFiles(directory, cellKey);
+    await untilGone(killTrees(processes.get(files.socket) ?? []), KILL_LIMIT_MS);
+    const name = readPlainFile(files.process, MOST_BYTES)?.toString();
+    if (name !== undefined) await endSessionOf(name);
+    await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
+    for (const exited of readEndRecord(files.ends)) ends.set(exited.executionKey, exited);
+  });
+  await Promise.all(ended);
+  return remains;
 }
 
 /**

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { createDaemon } from '../../src/create-daemon.ts';
@@ -87,12 +88,30 @@ function nextVersion(node: FaultNode): string {
   return join(root, 'src', 'main.ts');
 }
 
+/** Changes a journal that no daemon uses; its version then. */
+function changeJournal(directory: string, sql: string): unknown {
+  using database = new DatabaseSync(join(directory, 'journal.db'));
+  database.exec(sql);
+  return database.prepare('PRAGMA user_version').get()?.user_version;
+}
+
 test('a daemon that speaks another version than the cells there are names one and leaves all alone', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
   await node.ready({ executionId: 'e', code: IDLE });
   const [cell] = node.cellPids();
+  await node.client.createSession('deaf');
+  await node.client.executeSnippet({ sessionId: 'deaf', executionId: 'e', language: 'javascript', code: IDLE });
+  await eventually('both run', async () => (await node.client.getExecutionStatus('deaf', 'e')).state === 'running');
+  const cells = node.cellPids();
+  const [deaf = ''] = (await node.client.getSession('deaf')).cells.map(({ cellKey }) => cellKey);
   await node.end();
+  const directory = join(node.stateDir, 'daemon');
+  // As a daemon before this one has left it.
+  changeJournal(directory, 'ALTER TABLE sessions DROP COLUMN fingerprint; PRAGMA user_version = 2');
+  const tokenFile = join(directory, 'cells', `${deaf}.token`);
+  const token = readFileSync(tokenFile);
+  writeFileSync(tokenFile, 'another');
 
   const refused = refusal(node, node.stateDir, { main: nextVersion(node) });
 
@@ -100,10 +119,14 @@ test('a daemon that speaks another version than the cells there are names one an
   expect(refused).toMatch(
     new RegExp(`^elide-daemon: cell \\S+ \\(process ${cell}\\) of an older daemon ${versions}; it was left`),
   );
-  expect(node.cellPids()).toEqual([cell]);
+  expect(node.cellPids()).toEqual(cells);
+  expect(changeJournal(directory, '')).toBe(2);
+  writeFileSync(tokenFile, token);
   await node.start();
-  expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
-  expect(node.cellPids()).toEqual([cell]);
+  for (const sessionId of ['s', 'deaf']) {
+    expect((await node.client.getExecutionStatus(sessionId, 'e')).state).toBe('running');
+  }
+  expect(node.cellPids()).toEqual(cells);
 });
 
 test('a start that is refused leaves the ends that dead cells wrote down to the next daemon', async () => {
