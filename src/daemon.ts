@@ -23,6 +23,7 @@ import { type CellRemains, endLost, type FoundCells, findCells } from './supervi
 import { guestEndOf } from './supervisor/cell-process.ts';
 import type { CellSummary } from './supervisor/cell-supervisor.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
+import { requireNoneOfOriginal } from './supervisor/copied-directory.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';
 import { enforcementOf } from './supervisor/enforcement.ts';
 import { type ExecutionMetrics, metricsOf, metricsOfAll, metricsOfOne } from './supervisor/execution-metrics.ts';
@@ -228,7 +229,8 @@ export class Daemon {
     try {
       this.#build = cellBuild();
       // Before anything is changed: a start may be refused for them.
-      const found = await findCells(directory.paths.cells, orphanGraceMs);
+      const isCopy = directory.original !== undefined;
+      const found = await findCells(directory.paths.cells, { orphanGraceMs, isCopy });
       cells = found.cells;
       const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
       const { journal } = opened;
@@ -245,6 +247,8 @@ export class Daemon {
         log: this.#log,
       });
       this.#archive = archive;
+      requireNoneOfOriginal(directory, opened.contents);
+      directory.settle();
       const remains = await endLost(directory.paths.cells, found.lost);
       const { controlGroups: where } = this.config;
       const place = typeof where === 'string' ? where : '';

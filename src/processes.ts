@@ -183,10 +183,29 @@ export function processName(pid: number): string | undefined {
  * process gets an id that a session still has: where another one has it now, there is no such session any more.
  */
 export async function endSessionOf(name: string): Promise<void> {
+  const leader = leaderOf(name);
+  if (leader !== undefined) await killSessionUntilGone(leader);
+}
+
+/** Leaders of the sessions that processes of these names lead or led, of which something is left. */
+export function sessionsLeft(names: Iterable<string>): number[] {
+  const leaders = new Set([...names].flatMap((name) => leaderOf(name) ?? []));
+  const left = processes(({ session, ended }) => !ended && isOther(session) && leaders.has(session));
+  return [...new Set(left.map(({ session }) => session))];
+}
+
+/** The process that a name stands for, while it is there. */
+export function processNamed(name: string): number | undefined {
+  const leader = leaderOf(name);
+  return leader !== undefined && isOther(leader) && isAlive(leader) ? leader : undefined;
+}
+
+/** Undefined where no session can be meant: it is of another start of the machine, or another process has the id now. */
+function leaderOf(name: string): number | undefined {
   const [boot, pid = '', startTime] = name.split(' ');
-  if (boot !== bootId()) return;
+  if (boot !== bootId()) return undefined;
   const found = startTimeOf(Number(pid));
-  if (found === undefined || found === startTime) await killSessionUntilGone(Number(pid));
+  return found === undefined || found === startTime ? Number(pid) : undefined;
 }
 
 /** False for a process that has stopped, ended or gone. */

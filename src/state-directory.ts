@@ -1,9 +1,10 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, rename, stat } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { nanoid } from 'nanoid';
 import { StartupError } from './errors.ts';
+import { readPlainFile } from './plain-file.ts';
 import { removeFile, removeTree } from './remove-tree.ts';
 
 /** The longest path a unix socket can have on Linux, in bytes (sun_path without its NUL). */
@@ -12,6 +13,10 @@ const LONGEST_SOCKET_PATH = 107;
 const CELL_SOCKET_CHARS = 16;
 
 const LOCK_NAME = 'lock.db';
+/** Its file says by device and inode which directory it lies in, and by which path: in a copy it says another. */
+const PLACE_NAME = 'place';
+/** How much is read of that. */
+const PLACE_BYTES = 8192;
 
 /** The places below the state directory. `daemon/` is the daemon's alone; `work/` is what guests may touch. */
 export interface StatePaths {
@@ -43,10 +48,12 @@ export function checkSocketPath(path: string): void {
  * kernel frees it with the process, however that ends.
  */
 export class StateDirectory {
+  readonly root: string;
   readonly paths: StatePaths;
   readonly #lock: DatabaseSync;
 
-  private constructor(paths: StatePaths, lock: DatabaseSync) {
+  private constructor(root: string, paths: StatePaths, lock: DatabaseSync) {
+    this.root = root;
     this.paths = paths;
     this.#lock = lock;
   }
@@ -73,7 +80,37 @@ export class StateDirectory {
     } catch (error) {
       throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
     }
-    return new StateDirectory(paths, takeLock(root, join(daemon, LOCK_NAME)));
+    return new StateDirectory(root, paths, takeLock(root, join(daemon, LOCK_NAME)));
+  }
+
+  /** The path of the directory that this one is a copy of; undefined where it is none, moved or not. */
+  get original(): string | undefined {
+    const [, place, path] = /^(\d+ \d+) (.+)$/s.exec(this.#said) ?? [];
+    return place === this.#place ? undefined : path;
+  }
+
+  /** Says that it is this directory, by this path: from here on it is no copy. */
+  settle(): void {
+    const place = `${this.#place} ${this.root}`;
+    if (this.#said === place) return;
+    try {
+      writeFileSync(this.#placeFile, place, { mode: 0o600 });
+    } catch {
+      // On a disk that cannot be written nothing begins, either.
+    }
+  }
+
+  get #placeFile(): string {
+    return join(this.paths.daemon, PLACE_NAME);
+  }
+
+  get #said(): string {
+    return readPlainFile(this.#placeFile, PLACE_BYTES)?.toString() ?? '';
+  }
+
+  get #place(): string {
+    const { dev, ino } = statSync(this.paths.daemon, { bigint: true });
+    return `${dev} ${ino}`;
   }
 
   /** Lets the directory go. What lies in it stays. */

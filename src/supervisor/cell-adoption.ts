@@ -1,9 +1,19 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
+import { basename, dirname } from 'node:path';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
 import { readPlainFile } from '../plain-file.ts';
-import { endSessionOf, isBusy, killTrees, processName, startTimeOf, untilGone, wake } from '../processes.ts';
+import {
+  endSessionOf,
+  isBusy,
+  killTrees,
+  processName,
+  processNamed,
+  startTimeOf,
+  untilGone,
+  wake,
+} from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
@@ -40,16 +50,22 @@ export interface CellRemains {
 
 /**
  * Finds the cells of an older daemon by their sockets, and claims them. Rejects with a `StartupError` when one speaks
- * another version of the protocol: all are left alone then.
+ * another version of the protocol: all are left alone then. What a copy of another directory names is that one's.
  */
-export async function findCells(directory: string, orphanGraceMs: number): Promise<FoundCells> {
+export async function findCells(
+  directory: string,
+  { orphanGraceMs, isCopy }: { orphanGraceMs: number; isCopy: boolean },
+): Promise<FoundCells> {
   const names = readdirSync(directory);
   const cellKeys = [...new Set(names.map((name) => name.replace(/\.\w+$/, '')))];
-  const processes = cellProcesses();
+  const processes = cellProcesses(directory);
   const claims = cellKeys.map(async (cellKey) => {
     const files = cellFiles(directory, cellKey);
-    const pids = processes.get(files.socket) ?? [];
-    return pids.length === 0 ? undefined : await claim(cellKey, pids, files, orphanGraceMs);
+    const pids = new Set(processes.get(cellKey));
+    const named = isCopy ? undefined : namedBy(files.process);
+    // Where the directory was moved since, no path leads here that it was started with.
+    if (named !== undefined) pids.add(named);
+    return pids.size === 0 ? undefined : await claim(cellKey, [...pids], files, orphanGraceMs);
   });
   const settled = await Promise.allSettled(claims);
   const cells = settled.flatMap((claimed) => (claimed.status === 'fulfilled' && claimed.value ? [claimed.value] : []));
@@ -67,10 +83,10 @@ export async function endLost(directory: string, lost: string[]): Promise<CellRe
   const ends = new Map<string, Exited>();
   const remains = { ends, files: lost.flatMap((cellKey) => Object.values(cellFiles(directory, cellKey))) };
   if (lost.length === 0) return remains;
-  const processes = cellProcesses();
+  const processes = cellProcesses(directory);
   const ended = lost.map(async (cellKey) => {
     const files = cellFiles(directory, cellKey);
-    await untilGone(killTrees(processes.get(files.socket) ?? []), KILL_LIMIT_MS);
+    await untilGone(killTrees(processes.get(cellKey) ?? []), KILL_LIMIT_MS);
     const name = readPlainFile(files.process, MOST_BYTES)?.toString();
     if (name !== undefined) await endSessionOf(name);
     await Promise.all(readProcessRecord(files.guests).map(endSessionOf));
@@ -80,19 +96,38 @@ export async function endLost(directory: string, lost: string[]): Promise<CellRe
   return remains;
 }
 
+/** The process whose name a file holds, if that lives. */
+function namedBy(path: string): number | undefined {
+  const name = readPlainFile(path, MOST_BYTES)?.toString();
+  return name === undefined ? undefined : processNamed(name);
+}
+
 /**
- * Every process that was started for a cell, by its socket: a process id that is used again has another command line. Guests
- * may have started others that look the same.
+ * Every process that was started for a cell here, by the cell's key: a process id that is used again has another command
+ * line. Guests may have started others that look the same.
  */
-function cellProcesses(): Map<string, number[]> {
+function cellProcesses(directory: string): Map<string, number[]> {
   const found = new Map<string, number[]>();
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
     // SOCKET and TOKEN_FILE are the last two arguments, with a NUL behind each.
     const socket = commandOf(entry).split('\0').at(-3);
-    if (socket !== undefined) found.set(socket, [...(found.get(socket) ?? []), Number(entry)]);
+    if (socket === undefined || !socket.endsWith('.sock') || !isSameDirectory(dirname(socket), directory)) continue;
+    const cellKey = basename(socket, '.sock');
+    found.set(cellKey, [...(found.get(cellKey) ?? []), Number(entry)]);
   }
   return found;
+}
+
+/** Whether two paths lead to one directory. */
+function isSameDirectory(one: string, other: string): boolean {
+  try {
+    const [a, b] = [one, other].map((path) => statSync(path, { bigint: true }));
+    return a !== undefined && a.dev === b?.dev && a.ino === b.ino;
+  } catch {
+    // A command line can say anything.
+    return false;
+  }
 }
 
 function commandOf(pid: string): string {

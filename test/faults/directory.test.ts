@@ -1,5 +1,14 @@
-import { spawnSync } from 'node:child_process';
-import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  chownSync,
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { fileURLToPath } from 'node:url';
@@ -71,6 +80,98 @@ test.each(['ENOLCK', 'ENOSYS'] as const)(
     expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
   },
 );
+
+/** One of each engine; what says so starts them, and each ends with code 7 once its input ends. */
+const KINDS = {
+  thread: { language: 'javascript', isolation: 'thread' },
+  process: { language: 'javascript', isolation: 'process' },
+  python: { language: 'python' },
+} as const;
+const UNTIL_INPUT_ENDS = {
+  javascript: "process.stdin.on('end', () => process.exit(7)).resume(); console.log('ready');",
+  python: "import sys\nprint('ready', flush=True)\nsys.stdin.read()\nsys.exit(7)",
+};
+
+async function startKinds(node: FaultNode): Promise<void> {
+  await node.client.createSession('s');
+  for (const [executionId, kind] of Object.entries(KINDS)) {
+    await node.ready({ executionId, ...kind, code: UNTIL_INPUT_ENDS[kind.language], stdin: true });
+  }
+}
+
+/** They have run on, and end when they are told to. */
+async function expectKindsRunning(node: FaultNode): Promise<void> {
+  for (const executionId of Object.keys(KINDS)) {
+    expect((await node.client.getExecutionStatus('s', executionId)).state, executionId).toBe('running');
+    await node.client.writeInput('s', executionId, Buffer.alloc(0), true);
+    const { result } = await node.client.wait('s', executionId);
+    expect(result, executionId).toMatchObject({ reason: 'failed', exitCode: 7 });
+  }
+}
+
+test('a daemon on a copy of a directory whose cells run is refused by name of that, and they run on; then it is its own', async () => {
+  await using node = await FaultNode.start();
+  await startKinds(node);
+  const cells = node.cellPids();
+  const { stateDir } = node;
+  const copy = join(node.root, 'copy');
+  execFileSync('cp', ['-a', stateDir, copy]);
+
+  const refused = refusal(node, copy);
+
+  expect(refused).toMatch(
+    new RegExp(`^elide-daemon: state directory ${copy} is a copy of ${stateDir}, whose cells run \\(process \\d+\\);`),
+  );
+  expect(refusal(node, copy)).toBe(refused);
+  expect(node.cellPids()).toEqual(cells);
+  await expectKindsRunning(node);
+  await node.end('SIGTERM');
+
+  node.stateDir = copy;
+  await node.start();
+  for (const executionId of Object.keys(KINDS)) {
+    expect((await node.client.wait('s', executionId)).result?.reason, executionId).toBe('daemon_lost');
+  }
+  // And so are the cells that it has from here on.
+  await node.ready({ executionId: 'own', code: IDLE });
+  await node.restart();
+  expect((await node.client.getExecutionStatus('s', 'own')).state).toBe('running');
+});
+
+test('guests of a daemon that was started by a link to its directory are taken over by one started without', async () => {
+  await using node = await FaultNode.start();
+  const { stateDir } = node;
+  await node.end('SIGTERM');
+  node.stateDir = join(node.root, 'l');
+  symlinkSync(stateDir, node.stateDir);
+  await node.start({ onStop: 'detach' });
+  await startKinds(node);
+  const cells = node.cellPids();
+  await node.end('SIGTERM');
+
+  node.stateDir = stateDir;
+  await node.start();
+
+  const { cells: adopted } = await node.client.getSession('s');
+  expect(adopted.map(({ pid }) => pid).toSorted()).toEqual(cells.toSorted());
+  await expectKindsRunning(node);
+});
+
+test('guests of a directory that is moved while there is no daemon are taken over where it is then', async () => {
+  await using node = await FaultNode.start();
+  await startKinds(node);
+  const cells = node.cellPids();
+  await node.end();
+  const { stateDir } = node;
+  node.stateDir = join(node.root, 'moved');
+  renameSync(stateDir, node.stateDir);
+
+  await node.start();
+
+  const { cells: adopted } = await node.client.getSession('s');
+  expect(adopted.map(({ pid }) => pid).toSorted()).toEqual(cells.toSorted());
+  await expectKindsRunning(node);
+});
 
 /** The source of this program, of the next version of the protocol between daemon and cell; its main file. */
 function nextVersion(node: FaultNode): string {

@@ -51,7 +51,8 @@ export class FaultNode implements AsyncDisposable {
   /** Short enough for sockets below it. */
   readonly root = mkdtempSync('/tmp/elide-test-');
   readonly socket = join(this.root, 'd.sock');
-  readonly stateDir = join(this.root, 's');
+  /** Where the next daemon is told that it is. */
+  stateDir = join(this.root, 's');
   readonly #config = join(this.root, 'config.json');
   /** Beside it: there is room when the disk is full. */
   readonly #faults = `${this.root}.json`;
