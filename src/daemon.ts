@@ -266,7 +266,7 @@ export class Daemon {
       void journal.written().then(() => {
         for (const file of remains.files) removeFile(file);
       });
-      archive.watch();
+      archive.watch(new Set(found.cells.map(({ sessionKey }) => sessionKey)));
     } catch (error) {
       const sessions = this.#registry.sessions();
       for (const session of sessions) session.detach();

@@ -5,12 +5,15 @@ import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
 import { openPlainFile } from '../plain-file.ts';
 import { treeOf } from '../processes.ts';
+import { removeFile } from '../remove-tree.ts';
+import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
 import { numbersOf } from './rotated-files.ts';
 
 /** What waits for a reader at most, of each stream: as much as Nomad's log collector keeps, unless a job says otherwise. */
 const MOST_FILES = 10;
 const FILE_BYTES = 10 * 2 ** 20;
+const SPOOL_FILE = /^(stdout|stderr)\.spool\.\d{1,9}$/;
 /** What a pipe takes at once. */
 const CHUNK_BYTES = 65_536;
 /** How often files that have been read are looked at for somebody who has them open, in ms. */
@@ -20,6 +23,16 @@ const LOOK_MS = 1_000;
 export function spoolFiles(directory: string) {
   const path = (stream: OutputStream) => join(directory, `${stream}.spool`);
   return { stdout: path('stdout'), stderr: path('stderr'), maxFiles: MOST_FILES, maxFileBytes: FILE_BYTES };
+}
+
+/** Removes from this directory what its cell, which is gone, had not brought to its readers: nobody else can. */
+export function removeSpool(directory: string): void {
+  try {
+    const names = withDescriptor(() => readdirSync(directory));
+    for (const name of names) if (SPOOL_FILE.test(name)) removeFile(join(directory, name));
+  } catch {
+    // There is no such directory.
+  }
 }
 
 /** One of the files, and how far it has been read. */

@@ -1,6 +1,6 @@
 import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as wait } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { monotonicMs } from '../clock.ts';
@@ -8,6 +8,7 @@ import { DataLossError, InvalidArgumentError, NotFoundError, OutOfRangeError } f
 import type { FinishedEntry, OutputBytes } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
+import { removeSpool } from '../output/spool.ts';
 import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
 import { FinishedRecord } from './finished-record.ts';
 import { OutputSealer } from './output-sealer.ts';
@@ -68,12 +69,24 @@ export class Archive {
     for (const entry of finished) this.#retention.add(entry);
   }
 
-  /** From here on it keeps an eye on what guests write, and makes small what older ones have left. */
-  watch(): void {
+  /**
+   * From here on it keeps an eye on what guests write, and makes small what older ones have left. `held`: the sessions that
+   * have cells of an older daemon's.
+   */
+  watch(held: ReadonlySet<string>): void {
     this.#inBackground(this.#watchOutput());
     const known = this.#options.registry.executions();
     const finished = known.filter((each): each is FinishedEntry => !(each instanceof ExecutionRecord));
-    this.#inBackground(this.#sealer.addLeft(finished));
+    this.#inBackground(this.#tidyLeft(finished, held));
+  }
+
+  async #tidyLeft(finished: readonly FinishedEntry[], held: ReadonlySet<string>): Promise<void> {
+    for (const { sessionKey, executionKey } of await this.#sealer.addLeft(finished)) {
+      // A cell goes on with what is left of one that was ended by force.
+      if (held.has(sessionKey)) continue;
+      removeSpool(join(this.#options.outputDirectory, sessionKey, executionKey));
+      await nextTurn();
+    }
   }
 
   /** An execution has exited, and that is journaled. */

@@ -21,6 +21,7 @@ import {
 } from '../gen/elide/cell/v1/cell.ts';
 import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
+import { removeSpool } from '../output/spool.ts';
 import { CELL_MAIN } from '../package-root.ts';
 import { readPlainFile } from '../plain-file.ts';
 import {
@@ -135,6 +136,8 @@ type Destination = Pick<Start, 'outputDir'> & Partial<Pick<Start, 'outputFiles'>
 
 interface RemoteGuest extends Destination {
   observer: GuestObserver;
+  /** Its output goes into pipes of the caller's, or may: that is not known of an older daemon's guest. */
+  piped: boolean;
   pid: number;
   /** Names a guest that is a process for good: see `processName`. */
   process: string | undefined;
@@ -173,6 +176,8 @@ export class CellProcess {
   readonly #starts = new StartsUnderWay();
   /** Executions whose end was told and is not kept safe yet: until then a later daemon may need the cell's record. */
   readonly #unacknowledged = new Set<string>();
+  /** Output directories of guests that were ended by force, whose cell may still bring what is left to their readers. */
+  readonly #bringing = new Set<string>();
   /** Processes that were killed with the cell. */
   #killed = new Set<number>();
   #gone = false;
@@ -226,18 +231,20 @@ export class CellProcess {
     }
     this.#wake();
     this.#sleep.onStart();
-    this.#observe(request.executionKey, request, observer);
+    this.#observe(request.executionKey, request, observer, request.outputFiles?.maxFiles === 0);
     this.#starts.sent(request.executionKey, request.code);
     this.#send({ $case: 'start', value: request });
   }
 
   /** Goes on with a guest that the cell has held since an older daemon's time; what it has said since is told at once. */
   resume(executionKey: string, outputDir: string, observer: GuestObserver): void {
-    this.#observe(executionKey, { outputDir }, observer);
+    this.#observe(executionKey, { outputDir }, observer, true);
     const early = this.#early?.get(executionKey) ?? [];
     this.#early?.delete(executionKey);
     for (const body of early) this.#hear(body);
-    if (this.#gone && this.#guests.delete(executionKey)) observer.lost('cell_lost', 'the cell is gone', undefined);
+    if (!this.#gone) return;
+    removeSpool(outputDir);
+    if (this.#guests.delete(executionKey)) observer.lost('cell_lost', 'the cell is gone', undefined);
   }
 
   /** Ends what an adopted cell holds and nobody here knows. */
@@ -351,9 +358,11 @@ export class CellProcess {
     this.#child?.unref();
   }
 
-  #observe(executionKey: string, { outputDir, outputFiles }: Destination, observer: GuestObserver): void {
+  #observe(executionKey: string, to: Destination, observer: GuestObserver, piped: boolean): void {
+    const { outputDir, outputFiles } = to;
     const unknown = { pid: 0, process: undefined, thread: 0, usage: undefined, remains: undefined };
-    this.#guests.set(executionKey, { ...unknown, killed: new Set(), observer, outputDir, outputFiles, inputs: [] });
+    const own = { outputDir, outputFiles, piped, observer };
+    this.#guests.set(executionKey, { ...unknown, ...own, killed: new Set(), inputs: [] });
   }
 
   #isRunning(): boolean {
@@ -537,6 +546,7 @@ export class CellProcess {
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
+    if (guest.piped && exited.stopRung === 'forced') this.#bringing.add(guest.outputDir);
     guest.observer.exited(guestEndOf(exited));
   }
 
@@ -565,15 +575,19 @@ export class CellProcess {
       cell > 0 && killSessionUntilGone(cell),
       ...handed.map(endSessionOf),
     ]).then(() => this.#controlGroups.remove(this.#cellKey));
-    const ends = guests.map(async ({ process, thread, usage, observer, remains, outputDir, outputFiles }) => {
+    const ends = guests.map(async ({ process, thread, usage, observer, remains, outputDir, outputFiles, piped }) => {
       // A session of its own; and it may be gone, and what it has started not.
       await Promise.all([swept, process && endSessionOf(process)]);
       remains?.save(outputDir, outputFiles);
       remains?.close();
+      if (piped) removeSpool(outputDir);
       const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);
       observer.lost(grew ? 'memory_exceeded' : 'cell_lost', message, usage);
     });
-    void Promise.all([swept, ...ends]).then(() => this.#observer.exited(message));
+    void Promise.all([swept, ...ends]).then(() => {
+      for (const outputDir of this.#bringing) removeSpool(outputDir);
+      this.#observer.exited(message);
+    });
   }
 
   #remainsOf({ stdout, stderr }: Started): PipeRemains | undefined {

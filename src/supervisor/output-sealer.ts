@@ -35,8 +35,8 @@ export class OutputSealer {
     this.#timer ??= setTimeout(() => void this.#seal(), SEAL_AFTER_MS).unref();
   }
 
-  /** Of what an older daemon has left, what still has files: sealed they may be, and only not removed yet. */
-  async addLeft(finished: readonly FinishedEntry[]): Promise<void> {
+  /** Of what an older daemon has left, what still has files, which it returns: sealed they may be, and only not removed yet. */
+  async addLeft(finished: readonly FinishedEntry[]): Promise<FinishedEntry[]> {
     const executionKeys = new Set<string>();
     for (const session of await readdir(this.#outputDirectory, { withFileTypes: true })) {
       if (!session.isDirectory()) continue;
@@ -44,7 +44,9 @@ export class OutputSealer {
       const names = await readdir(join(this.#outputDirectory, session.name)).catch(() => []);
       for (const name of names) executionKeys.add(name);
     }
-    for (const entry of finished) if (executionKeys.has(entry.executionKey)) this.add(entry);
+    const left = finished.filter(({ executionKey }) => executionKeys.has(executionKey));
+    for (const entry of left) this.add(entry);
+    return left;
   }
 
   close(): void {

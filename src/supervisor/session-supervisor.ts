@@ -14,6 +14,7 @@ import { AlreadyExistsError, FailedPreconditionError, UnavailableError } from '.
 import type { JournaledEvent, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
+import { removeSpool } from '../output/spool.ts';
 import { endSessionOf } from '../processes.ts';
 import { removeTree } from '../remove-tree.ts';
 import type { GuestEnd, GuestObserver } from './cell-process.ts';
@@ -324,14 +325,17 @@ export class SessionSupervisor implements Waiting {
     this.#resuming.delete(executionKey);
     if (observer === undefined) throw new Error(`an execution that was not resumed: ${executionKey}`);
     if (place !== undefined) place.resume(executionKey, this.#outputDirectory(record), observer);
-    else if (written !== undefined) observer.exited(written);
-    else void this.#lose(record, observer);
+    else if (written !== undefined) {
+      removeSpool(this.#outputDirectory(record));
+      observer.exited(written);
+    } else void this.#lose(record, observer);
     return record;
   }
 
   /** Its cell is gone; a guest that is a process, and what it has started, may not be yet. */
-  async #lose({ process }: ExecutionRecord, observer: GuestObserver): Promise<void> {
-    if (process !== undefined) await endSessionOf(process);
+  async #lose(record: ExecutionRecord, observer: GuestObserver): Promise<void> {
+    if (record.process !== undefined) await endSessionOf(record.process);
+    removeSpool(this.#outputDirectory(record));
     observer.lost('daemon_lost', 'it ended while no daemon was there to see', undefined);
   }
 

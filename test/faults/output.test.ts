@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
-import { readdirSync, rmSync, truncateSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, constants, openSync, readdirSync, readSync, rmSync, statSync, truncateSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import type { StreamOptions } from '../../src/daemon.ts';
@@ -328,4 +328,73 @@ test.each([
 
   expect((await node.client.wait('s', 'e')).result).toMatchObject(end);
   expect((await node.client.getExecutionStatus('s', 'neighbour')).state).toBe('running');
+});
+
+const FLOODS = {
+  javascript: `process.stdout.write('x'.repeat(${5 * 2 ** 20})); setInterval(() => {}, 1000);`,
+  python: `import sys, time\nsys.stdout.write('x' * ${5 * 2 ** 20})\nsys.stdout.flush()\ntime.sleep(600)`,
+};
+
+/** What lies on its way to readers, by the executions it is of, in bytes. */
+function waitingForReaders(node: FaultNode): Record<string, number> {
+  using journal = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'), { readOnly: true });
+  const find = journal.prepare('SELECT execution_id FROM executions WHERE execution_key = ?');
+  const output = join(node.stateDir, 'daemon', 'output');
+  const waiting: Record<string, number> = {};
+  for (const name of readdirSync(output, { recursive: true, encoding: 'utf8' })) {
+    if (!name.includes('.spool.')) continue;
+    const executionId = String(find.get(basename(dirname(name)))?.execution_id);
+    const { size = 0 } = statSync(join(output, name), { throwIfNoEntry: false }) ?? {};
+    waiting[executionId] = (waiting[executionId] ?? 0) + size;
+  }
+  return waiting;
+}
+
+test.each([
+  ['their cells', false],
+  ['their cells and the daemon', true],
+])('what readers of pipes have not taken is gone with %s', async (_, withDaemon) => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  const flood = async (executionId: string, language: 'javascript' | 'python', isolation?: 'process') => {
+    const [stdout = '', stderr = ''] = ['out', 'err'].map((name) => join(node.root, `${executionId}.${name}`));
+    execFileSync('mkfifo', [stdout, stderr]);
+    const reader = openSync(stdout, constants.O_RDONLY | constants.O_NONBLOCK);
+    openReaders.push(reader, openSync(stderr, constants.O_RDONLY | constants.O_NONBLOCK));
+    const outputFiles = { stdout, stderr, maxFiles: 0, maxFileBytes: 0 };
+    const code = FLOODS[language];
+    await node.client.executeSnippet({ sessionId: 's', executionId, language, isolation, code, outputFiles });
+    await eventually('all of it waits', () => (waitingForReaders(node)[executionId] ?? 0) >= 5 * 2 ** 20);
+    return reader;
+  };
+  const openReaders: number[] = [];
+  await flood('thread', 'javascript');
+  await flood('process', 'javascript', 'process');
+  await flood('python', 'python');
+  // The rest of one that was forced follows for as long as somebody reads.
+  const slow = await flood('forced', 'javascript');
+  const page = Buffer.alloc(4096);
+  const reading = setInterval(() => {
+    try {
+      readSync(slow, page);
+    } catch {
+      // There is nothing in it now.
+    }
+  }, 50);
+  await node.client.cancelExecution('s', 'forced', { graceMs: 0 });
+  await node.client.wait('s', 'forced');
+
+  if (withDaemon) await node.end();
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+  if (withDaemon) await node.start();
+
+  for (const executionId of ['thread', 'process', 'python']) {
+    const { result } = await node.client.wait('s', executionId);
+    expect(result?.reason, executionId).toBe(withDaemon ? 'daemon_lost' : 'cell_lost');
+    expect(waitingForReaders(node)).not.toHaveProperty(executionId);
+  }
+  await eventually('nothing of the forced one is left either', () => waitingForReaders(node).forced === undefined);
+  clearInterval(reading);
+  for (const fd of openReaders) closeSync(fd);
 });
