@@ -9,7 +9,7 @@ import { define, program } from './javascript/program.ts';
 import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught } from './javascript/uncaught.ts';
-import { giveWay, isExiting } from './javascript/usage.ts';
+import { atEnd, giveWay, isExiting } from './javascript/usage.ts';
 import { OutputWriter } from './output-writer.ts';
 
 // A JavaScript guest with a process of its own. It boots ahead, waits for its one task, and is from then on what
@@ -91,27 +91,22 @@ function leave(code: typeof process.exitCode): never {
   return reallyExit(+(code ?? 0) || 0);
 }
 
-/** Has `note` called when this process ends by itself: after the program's `exit` listeners, and unseen by them. */
-function atEnd(note: () => void): void {
+/** Has `note` called when this process ends by itself, and ends it then sooner than Node would. */
+function endBy(note: () => void): void {
+  atEnd(note);
   const { emit } = process;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
-    // A program may emit the event itself, which ends nothing.
-    if (args[0] !== 'exit' || this !== process || !isExiting()) return apply(emit as never, this, args);
-    try {
-      apply(emit as never, this, args);
-    } finally {
-      note();
-    }
+    const result = apply(emit as never, this, args);
     // All that Node would still do is to free, piece by piece, what goes with the process: a fifth of its end.
-    return leave(process.exitCode);
+    if (args[0] === 'exit' && this === process && isExiting()) leave(process.exitCode);
+    return result;
   });
-  // An `exit` listener may end the process, a program may pass by the event, or end itself by a signal.
+  // A program may end itself by a signal.
   for (const [name, ends] of [
-    ['reallyExit', () => true],
     ['abort', () => true],
     ['kill', (pid: unknown) => pid === ownPid],
   ] as const) {
-    const original = (process as unknown as Record<string, (...args: unknown[]) => unknown>)[name];
+    const original = process[name] as (...args: unknown[]) => unknown;
     define(process, name, function noteFirst(this: NodeJS.Process, ...args: unknown[]) {
       if (ends(args[0])) note();
       return apply(original as never, this, args);
@@ -130,17 +125,7 @@ for (const [name, fd] of [
   Object.defineProperty(process, name, { value, configurable: true, enumerable: true, writable: true });
 }
 onOutputChange(tellOutput);
-reportUncaught((code) => {
-  // As Node does, which writes the error only after that.
-  (process as unknown as { _exiting: boolean })._exiting = true;
-  if (process.exitCode === undefined) process.exitCode = code;
-  try {
-    process.emit('exit', code);
-  } catch {
-    // The error before is the one that counts.
-  }
-  leave(process.exitCode || code);
-});
+reportUncaught();
 program.noteChild = tellChild;
 replaceSurface();
 
@@ -169,7 +154,7 @@ void warm().then(() => {
   }
   const begun = cpuUsage();
   const residentBytes = () => resourceUsage().maxRSS * 1024;
-  atEnd(() => tellCell({ type: 'end', ...usedSince(begun), residentBytes: residentBytes(), dropped: droppedBytes() }));
+  endBy(() => tellCell({ type: 'end', ...usedSince(begun), residentBytes: residentBytes(), dropped: droppedBytes() }));
   const boot = { userSeconds: begun.user / 1e6, systemSeconds: begun.system / 1e6 };
   tellCell({ type: 'started', ...boot, residentBytes: residentBytes() });
   if (!made.ok) {

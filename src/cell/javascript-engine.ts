@@ -330,7 +330,6 @@ class JavaScriptGuest implements Guest {
       const how = this.#timedOut ? ` within ${START_TIMEOUT_MS} ms` : `: ${why}`;
       return { exitCode: 1, cause: 'start_failed', message: `the thread did not start${how}` };
     }
-    if (Atomics.load(this.#shared, SHARED.handlerThrew) === 1) return { exitCode: 7 };
     return { exitCode: end.code & 255 };
   }
 

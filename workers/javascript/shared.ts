@@ -15,28 +15,26 @@ export const SHARED = {
   reported: 3,
   /** Counts messages to the thread, to wake a thread that waits for input synchronously. */
   wake: 4,
-  /** 1 when an `uncaughtException` listener threw: exit code 7, which the thread itself cannot set. */
-  handlerThrew: 5,
   /** Bits of {@link OUTPUT}, set once; the cell waits for a change. */
-  output: 6,
+  output: 5,
   /** 1 once the thread is being ended: it makes no more child processes. */
-  closing: 7,
+  closing: 6,
   /**
    * First of {@link THREAD_SLOTS} ids the kernel has for the program's threads: its own, then those it started. A child
    * that one waits for synchronously is found by them. 0 is a free slot, {@link UNKNOWN_THREAD} one that is taken.
    */
-  threads: 8,
+  threads: 7,
   /** First of {@link THREAD_SLOTS} that tell how many child processes the thread in the same place waits for. */
-  waiting: 72,
+  waiting: 71,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 136,
+  children: 135,
   /** First of {@link THREAD_SLOTS} that tell which slot the thread has that started the one in the same place. */
-  starters: 1160,
+  starters: 1159,
   /**
    * First of {@link THREAD_SLOTS} that are 1 while the thread in the same place makes a child process whose id is not noted
    * yet: ended just then, it leaves that behind.
    */
-  spawning: 1224,
+  spawning: 1223,
 } as const;
 
 /** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */

@@ -3,14 +3,20 @@ import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { define, program } from './program.ts';
 import { SHARED } from './shared.ts';
-import { isExiting } from './usage.ts';
+import { isExiting, noteEarlyEnd } from './usage.ts';
 
-const { exchange, store: atomicStore } = Atomics;
+const { exchange } = Atomics;
+const toNumber = Number;
 
 /** Node's exit code for a program that still awaits at its top level when there is nothing left to wait for. */
 const UNSETTLED = 13;
 
+/** Node's exit codes for a program that fails, and for one whose own `uncaughtException` listener does. */
+const FAILED = 1;
+const HANDLER_THREW = 7;
+
 const emit = process.emit as (...args: unknown[]) => boolean;
+const reallyExit = (process as unknown as { reallyExit(code: number): never }).reallyExit.bind(process);
 const { apply } = Reflect;
 const hasCapture = process.hasUncaughtExceptionCaptureCallback;
 
@@ -26,12 +32,12 @@ function quote(text: string): string {
 }
 
 /**
- * Writes the error that ends the program, as Node does for a program's main thread. Node's own way for a worker sends a
- * copy of the error to the parent thread: it arrives later, without the error's class, and not at all for some.
- * `process.emit` is replaced rather than a listener added: a listener would be seen, and could be removed. With `leave`,
- * that ends the program then: in a process Node would write the error once more.
+ * Writes the error that ends the program, and ends it, as Node does for a program's main thread. Node's own way for a
+ * worker sends a copy of the error to the parent thread: it arrives later, without the error's class, and not at all for
+ * some; and the worker's exit code is another one than a process has after an error in an `exit` listener, or in one for
+ * errors. `process.emit` is replaced rather than a listener added: a listener would be seen, and could be removed.
  */
-export function reportUncaught(leave: (code: number) => void = () => {}): void {
+export function reportUncaught(): void {
   define(process, 'emit', function emitWatched(this: NodeJS.Process, ...args: unknown[]) {
     // Node says where it comes from; one that a program emits itself ends nothing.
     if (args[0] !== 'uncaughtException' || this !== process || args[2] === undefined) return apply(emit, this, args);
@@ -39,17 +45,38 @@ export function reportUncaught(leave: (code: number) => void = () => {}): void {
     try {
       handled = apply(emit, this, args);
     } catch (error) {
-      atomicStore(program.shared, SHARED.handlerThrew, 1);
       report(error);
-      leave(7);
+      leave(() => HANDLER_THREW);
       throw error;
     }
     if (!handled && !apply(hasCapture, process, [])) {
       report(args[1]);
-      leave(1);
+      leave(tellExit);
     }
     return handled;
   });
+}
+
+/** Ends this thread, or process, at once. Before there is a program, it is Node that tells who waits for it of the error. */
+function leave(codeOf: () => typeof process.exitCode): void {
+  if (program.writer === undefined) return;
+  const code = codeOf();
+  noteEarlyEnd();
+  reallyExit(toNumber(code) || 0);
+}
+
+/** Tells `exit` listeners that the program fails, unless the error is one of theirs; returns the code they leave it with. */
+function tellExit(): typeof process.exitCode {
+  if (!isExiting()) {
+    (process as unknown as { _exiting: boolean })._exiting = true;
+    process.exitCode = FAILED;
+    try {
+      process.emit('exit', FAILED);
+    } catch {
+      // The error before is the one that counts.
+    }
+  }
+  return process.exitCode ?? FAILED;
 }
 
 /**

@@ -1,0 +1,92 @@
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import { ProcessEngine } from '../../src/cell/process-engine.ts';
+import { EngineHarness, Harness } from './javascript-harness.ts';
+
+// A program ends as it would under `node FILE`, whatever it runs in.
+
+const programPath = fileURLToPath(new URL('../../dist/workers/process.cjs', import.meta.url));
+const threads = new Harness();
+threads.engine.keepWarm(2);
+const processes = new EngineHarness(new ProcessEngine({ programPath }));
+afterAll(async () => {
+  await threads[Symbol.asyncDispose]();
+  await processes[Symbol.asyncDispose]();
+});
+
+/** How often each runs in a thread: some ended otherwise only where one thread was faster than another. */
+const ROUNDS = 5;
+
+test.each([
+  ['whose exit listener throws', `process.on('exit', () => { throw new Error('last') })`],
+  [
+    'whose exit listener sets a code and throws',
+    `process.on('exit', () => { process.exitCode = 5; throw new Error('last') })`,
+  ],
+  [
+    'with a code of its own whose exit listener throws',
+    `process.exitCode = 2; process.on('exit', () => { throw new Error('last') })`,
+  ],
+  [
+    'that exits, and whose exit listener throws',
+    `process.on('exit', () => { throw new Error('last') }); process.exit(4)`,
+  ],
+  [
+    'that fails, and whose exit listener sets a code',
+    `process.on('exit', (code) => { console.log(code); process.exitCode = 0 }); throw new Error('first')`,
+  ],
+  [
+    'that fails, and whose exit listener throws',
+    `process.on('exit', (code) => { console.log(code); throw new Error('last') }); throw new Error('first')`,
+  ],
+  ['with a code of its own that fails', `process.exitCode = 3; throw new Error('first')`],
+  ['with a code of its own that fails later', `process.exitCode = 3; setTimeout(() => { throw new Error('first') })`],
+  [
+    'whose listener for errors throws',
+    `process.on('exit', (code) => console.log('exit', code));
+    process.on('uncaughtException', () => { throw new Error('again') });
+    throw new Error('first')`,
+  ],
+  [
+    'that fails in an exit listener, and listens for errors',
+    `process.on('exit', (code) => { console.log(code); throw new Error('last') });
+    process.on('uncaughtException', (error) => console.log(error.message))`,
+  ],
+  [
+    'that rejects',
+    `process.on('exit', (code) => console.log(code, process.exitCode)); Promise.reject(new Error('first'))`,
+  ],
+  [
+    'whose listeners for its exit and for errors throw',
+    `process.on('exit', (code) => { console.log(code); throw new Error('last') });
+    process.on('uncaughtException', () => { throw new Error('again') })`,
+  ],
+  [
+    'whose exit listeners await',
+    `process.on('exit', async (code) => { console.log(code); await null; console.log(process.exitCode) });
+    process.on('exit', () => queueMicrotask(() => console.log('later')));
+    setTimeout(() => process.exit(3))`,
+  ],
+  [
+    'that fails, and has replaced how Node would end it',
+    `process.exit = process.reallyExit = () => {}; setInterval(() => {}, 1000); throw new Error('first')`,
+  ],
+  [
+    'that fails, and whose exit listener awaits',
+    `process.on('exit', async (code) => { console.log(code); await null; console.log('later') }); throw new Error('first')`,
+  ],
+])('a program %s ends as under node', async (_, code) => {
+  const file = join(threads.root, 'plain.js');
+  writeFileSync(file, code);
+  const node = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+
+  for (let round = 0; round <= ROUNDS; round += 1) {
+    const { out, err, exitCode } = await (round === 0 ? processes : threads).run(code);
+
+    expect({ out, exitCode }, `round ${round}`).toEqual({ out: node.stdout, exitCode: node.status });
+    expect(err.match(/Error: \w+/g)).toEqual(node.stderr.match(/Error: \w+/g));
+  }
+});
