@@ -97,8 +97,9 @@ function endBy(note: () => void): void {
   const { emit } = process;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
     const result = apply(emit as never, this, args);
-    // All that Node would still do is to free, piece by piece, what goes with the process: a fifth of its end.
-    if (args[0] === 'exit' && this === process && isExiting()) leave(process.exitCode);
+    // All that Node would still do is to free, piece by piece, what goes with the process: a fifth of its end. And to run
+    // what a listener has left to promises.
+    if (args[0] === 'exit' && this === process && isExiting() && !result) leave(process.exitCode);
     return result;
   });
   // A program may end itself by a signal.

@@ -67,7 +67,11 @@ test.each([
   [
     'whose exit listeners await',
     `process.on('exit', async (code) => { console.log(code); await null; console.log(process.exitCode) });
-    process.on('exit', () => queueMicrotask(() => console.log('later')));
+    process.once('exit', () => queueMicrotask(() => { console.log('later'); process.exitCode = 3 }))`,
+  ],
+  [
+    'that exits, and whose exit listener awaits',
+    `process.on('exit', async (code) => { console.log(code); await null; console.log('later') });
     setTimeout(() => process.exit(3))`,
   ],
   [
