@@ -250,6 +250,14 @@ class JavaScriptGuest implements Guest {
     this.#measured = new GuestMeter(this.#meter, this.#context, this.#shared, start, memoryBytes);
     this.#events.started({ thread: this.#context.threadId });
     this.#meter.add(this.#measured);
+    void this.#watchSignal();
+  }
+
+  /** Ends it by a signal that a thread has sent which it has started: such a thread cannot do that itself. */
+  async #watchSignal(): Promise<void> {
+    const sent = Atomics.waitAsync(this.#shared, SHARED.endedBy, 0);
+    if (sent.async) await sent.value;
+    this.#terminate(Atomics.load(this.#shared, SHARED.endedBy));
   }
 
   #terminate(number: number): void {
@@ -336,6 +344,7 @@ class JavaScriptGuest implements Guest {
   #finish(exit: GuestExit, atHeapLimit = false): void {
     if (this.#finished) return;
     this.#finished = true;
+    Atomics.notify(this.#shared, SHARED.endedBy);
     this.#output?.close();
     if (this.#measured !== undefined) {
       this.#finalUsage = this.#measured.final(atHeapLimit ? this.#context?.heapLimitMb : undefined);

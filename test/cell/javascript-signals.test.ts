@@ -167,6 +167,57 @@ test('a program that signals itself hits only itself', async () => {
   expect(await bystander.result).toMatchObject({ exitCode: 0 });
 });
 
+/** Runs `program` with a thread that it has started and that runs `code` once it is told. */
+const withThread = (code: string, program: string) => `const { Worker } = require('worker_threads');
+  const worker = new Worker(${JSON.stringify(`require('worker_threads').parentPort.once('message', () => { ${code} })`)}, { eval: true });
+  worker.on('exit', (code) => console.log('thread', code));
+  ${program}`;
+
+test('a signal that a thread of a program sends to its process is heard by the program', async () => {
+  const code = withThread(
+    `console.log(process.kill(process.pid, 'SIGTERM'), process.kill(0, 'SIGUSR2'), process.kill(process.pid, 'SIGCHLD'));`,
+    `const heard = [];
+    const alive = setInterval(() => {}, 1000);
+    for (const name of ['SIGTERM', 'SIGUSR2']) process.on(name, (...args) => {
+      if (heard.push(args.join(' ')) < 2) return;
+      console.log(heard.sort().join(', '));
+      clearInterval(alive);
+    });
+    worker.postMessage('');`,
+  );
+
+  const { exitCode, signal, out } = await shared.run(code);
+
+  expect(exitCode).toBe(0);
+  expect(signal).toBe(undefined);
+  expect(out.trim().split('\n').sort()).toEqual(['SIGTERM 15, SIGUSR2 12', 'thread 0', 'true true true']);
+});
+
+test.each([
+  ['that sleeps', 'setInterval(() => {}, 1000);', 'SIGTERM', 143],
+  ['that is busy', 'for (;;);', 'SIGINT', 130],
+  ['that waits', `Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);`, 'SIGKILL', 137],
+] as const)('a signal that a thread sends to its process ends a program %s', async (_, program, signal, exitCode) => {
+  const code = withThread(
+    `process.kill(process.pid, '${signal}'); require('fs').writeSync(1, 'not reached');`,
+    `worker.postMessage(''); ${program}`,
+  );
+
+  expect(await shared.run(code)).toMatchObject({ exitCode, signal, out: '' });
+});
+
+test('a thread of a program may not abort it', async () => {
+  const code = withThread(
+    'try { process.abort() } catch (error) { console.log(error.code) }',
+    `worker.postMessage('')`,
+  );
+
+  expect(await shared.run(code)).toMatchObject({
+    exitCode: 0,
+    out: 'ERR_WORKER_UNSUPPORTED_OPERATION\nthread 0\n',
+  });
+});
+
 test('a program may signal its children', async () => {
   const code = `const child = require('child_process').spawn('sleep', ['1000']);
     console.log(process.kill(child.pid, 'SIGTERM')); child.on('exit', (code, signal) => console.log(code, signal))`;

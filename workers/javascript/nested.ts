@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import workerThreads, { type Worker, type WorkerOptions } from 'node:worker_threads';
 import { define, type Program, program, standIn } from './program.ts';
 import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
+import { hearThreads } from './signals.ts';
 import { noteReaped } from './usage.ts';
 
 const { exchange, load: atomicLoad, store: atomicStore } = Atomics;
@@ -54,6 +55,7 @@ export function replaceWorker(): void {
         maxChildren,
         slot,
       };
+      if (!ownsProcess) hearThreads();
       setEnvironmentData(NESTED_KEY, nested as never);
       const given = options as WorkerOptions | undefined;
       const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? [])];

@@ -9,7 +9,10 @@ export const SHARED = {
   begun: 0,
   /** Bit `N % 32` is set while the guest listens for signal N; all below 32. */
   listened: 1,
-  /** The signal by whose default action the guest ended itself (`process.kill(process.pid, ...)`, `process.abort()`). */
+  /**
+   * The signal by whose default action the guest ended itself (`process.kill(process.pid, ...)`, `process.abort()`), or is
+   * to be ended where a thread that it started has sent it: the cell waits for that.
+   */
   endedBy: 2,
   /** 1 once the thread itself wrote the uncaught error that ends it. */
   reported: 3,
@@ -19,22 +22,24 @@ export const SHARED = {
   output: 5,
   /** 1 once the thread is being ended: it makes no more child processes. */
   closing: 6,
+  /** Bit `N % 32` is set for signal N, which a thread that the guest started has sent to the program and is listened for. */
+  sent: 7,
   /**
    * First of {@link THREAD_SLOTS} ids the kernel has for the program's threads: its own, then those it started. A child
    * that one waits for synchronously is found by them. 0 is a free slot, {@link UNKNOWN_THREAD} one that is taken.
    */
-  threads: 7,
+  threads: 8,
   /** First of {@link THREAD_SLOTS} that tell how many child processes the thread in the same place waits for. */
-  waiting: 71,
+  waiting: 72,
   /** First of {@link CHILD_SLOTS} process ids of running child processes; 0 is a free slot. */
-  children: 135,
+  children: 136,
   /** First of {@link THREAD_SLOTS} that tell which slot the thread has that started the one in the same place. */
-  starters: 1159,
+  starters: 1160,
   /**
    * First of {@link THREAD_SLOTS} that are 1 while the thread in the same place makes a child process whose id is not noted
    * yet: ended just then, it leaves that behind.
    */
-  spawning: 1223,
+  spawning: 1224,
 } as const;
 
 /** What {@link SHARED.output} tells: output was dropped; somebody writes to the files past the writer; no more to come. */

@@ -8,7 +8,7 @@ import { noteEarlyEnd } from './usage.ts';
 
 const { apply } = Reflect;
 const { readFileSync } = fs;
-const { and: atomicAnd, compareExchange, or: atomicOr } = Atomics;
+const { and: atomicAnd, compareExchange, exchange, load: atomicLoad, notify, or: atomicOr, wait, waitAsync } = Atomics;
 
 const numbers = constants.signals as Record<string, number>;
 
@@ -63,6 +63,40 @@ export function endBySignal(number: number): never {
   return reallyExit(128 + number);
 }
 
+let hears = false;
+
+/** Has the program's own thread hear the signals that those it starts send to the process. */
+export function hearThreads(): void {
+  if (hears || program.slot !== SHARED.threads) return;
+  hears = true;
+  void deliverSent();
+}
+
+async function deliverSent(): Promise<never> {
+  for (;;) {
+    const sent = waitAsync(program.shared, SHARED.sent, 0);
+    if (sent.async) await sent.value;
+    const bits = exchange(program.shared, SHARED.sent, 0);
+    for (let number = 1; number < 32; number += 1) {
+      if ((bits & (1 << number)) !== 0) later(deliver, signalName(number) as string, number);
+    }
+  }
+}
+
+/** Sends a signal from a thread that the program has started: its own thread hears it, or all of the program ends. */
+function sendFromThread(name: string, number: number): void {
+  const { shared } = program;
+  if (number !== constants.signals.SIGKILL && (atomicLoad(shared, SHARED.listened) & (1 << number)) !== 0) {
+    atomicOr(shared, SHARED.sent, 1 << number);
+    notify(shared, SHARED.sent);
+  } else if (!HARMLESS_SIGNALS.has(name)) {
+    compareExchange(shared, SHARED.endedBy, 0, number);
+    notify(shared, SHARED.endedBy);
+    // Nothing comes after such a signal: its end is all there is to wait for.
+    wait(shared, SHARED.closing, atomicLoad(shared, SHARED.closing));
+  }
+}
+
 /** The directory of a process that is the program's own, which only its main thread may change. */
 export function followDirectory(): void {
   if (!isMainThread) return;
@@ -84,6 +118,7 @@ function maskOfCell(): number {
 
 /** Makes what concerns the whole process concern this program only. */
 export function confineProcess(): void {
+  const isOwnThread = program.slot === SHARED.threads;
   define(process, 'kill', function kill(pid: number, signal: string | number = 'SIGTERM') {
     // A guest's own process is this thread: 0 and -pid mean its group, which is itself.
     if (pid !== 0 && Math.abs(pid) !== ownPid) {
@@ -96,11 +131,13 @@ export function confineProcess(): void {
     // An unknown signal gets Node's own error; pid 0 with signal 0 harms nobody.
     if (number === undefined || (number !== 0 && name === undefined)) return apply(nativeKill, process, [pid, signal]);
     if (number === 0 || name === undefined) return true;
-    if (number === 9 || apply(listenerCount, process, [name]) === 0) deliver(name, number);
+    if (!isOwnThread) sendFromThread(name, number);
+    else if (number === 9 || apply(listenerCount, process, [name]) === 0) deliver(name, number);
     else later(deliver, name, number);
     return true;
   });
-  define(process, 'abort', () => endBySignal(constants.signals.SIGABRT));
+  // Node lets only the main thread do that.
+  if (isOwnThread) define(process, 'abort', () => endBySignal(constants.signals.SIGABRT));
   define(process, 'cwd', () => program.cwd);
   // The mask belongs to the whole cell, so setting it is only remembered.
   let mask: number | undefined;
