@@ -2,7 +2,7 @@ import Module, { createRequire, syncBuiltinESMExports } from 'node:module';
 import workerThreads, { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadTask } from '../src/cell/messages.ts';
 import { createInput, openInput } from './javascript/input.ts';
-import { serveMain } from './javascript/modules.ts';
+import { forgetModules, serveMain } from './javascript/modules.ts';
 import { createOutput } from './javascript/output.ts';
 import { outputLimit } from './javascript/output-limit.ts';
 import { define, program, setWorkingDirectory, tell } from './javascript/program.ts';
@@ -97,6 +97,7 @@ export default async function run(task: ThreadTask): Promise<never> {
     program.mainSource = { path: task.source.path, code: task.source.original ?? task.source.code };
     serveMain(task.mainPath, task.source);
   }
+  forgetModules();
   openInput(input, (message: CellMessage) => {
     if (message.type === 'signal') deliver(message.name, message.number);
   });

@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import Module, { createRequire } from 'node:module';
 import type { ProcessTask } from '../src/cell/messages.ts';
 import { CONTROL, droppedBytes, tellCell, tellChild, tellOutput } from './javascript/control.ts';
-import { serveMain } from './javascript/modules.ts';
+import { forgetModules, serveMain } from './javascript/modules.ts';
 import { createOutput } from './javascript/output.ts';
 import { onOutputChange, outputLimit } from './javascript/output-limit.ts';
 import { define, program } from './javascript/program.ts';
@@ -153,6 +153,7 @@ void warm().then(() => {
     program.mainSource = { path: made.source.path, code: made.source.original ?? made.source.code };
     serveMain(task.mainPath, made.source);
   }
+  forgetModules();
   const begun = cpuUsage();
   const residentBytes = () => resourceUsage().maxRSS * 1024;
   endBy(() => tellCell({ type: 'end', ...usedSince(begun), residentBytes: residentBytes(), dropped: droppedBytes() }));

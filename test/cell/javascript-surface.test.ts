@@ -82,6 +82,21 @@ test('programs meet the threads they have started by locks and channels of a nam
 });
 
 test.each([
+  ['thread', threads],
+  ['process', processes],
+])('a %s finds no modules but its own', async (_, harness) => {
+  const code = `import { createRequire } from 'node:module';
+    const require = createRequire(import.meta.url);
+    console.log(process.mainModule, require.main, Object.keys(require.cache), require('./which.cjs'));`;
+  writeFileSync(join(harness.root, 'which.cjs'), 'module.exports = [require.main, Object.keys(require.cache)]');
+  const mainPath = join(harness.root, 'which.mjs');
+  writeFileSync(mainPath, code);
+  const node = spawnSync(process.execPath, [mainPath], { encoding: 'utf8' });
+
+  expect(await harness.run(code, { mainPath, writeMain: false })).toMatchObject({ out: node.stdout, err: '' });
+});
+
+test.each([
   [
     'an exit',
     `process.on('exit', (code) => console.log('exit', code));

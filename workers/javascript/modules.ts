@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { registerHooks } from 'node:module';
+import Module, { registerHooks } from 'node:module';
 import { dirname, extname } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
@@ -75,4 +75,11 @@ function syntaxError(code: string): string | undefined {
   } catch (error) {
     return (error as Error).message;
   }
+}
+
+/** Leaves nothing of the files that run beside a program for it to find: not as its main module, nor among those it has. */
+export function forgetModules(): void {
+  const internals = Module as unknown as { _cache: Record<string, unknown> };
+  for (const path of Object.keys(internals._cache)) delete internals._cache[path];
+  Reflect.deleteProperty(process, 'mainModule');
 }
