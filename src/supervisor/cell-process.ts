@@ -181,6 +181,8 @@ export class CellProcess {
   /** Processes that were killed with the cell. */
   #killed = new Set<number>();
   #gone = false;
+  /** Left to the next daemon: what its process keeps is no longer this one's to remove. */
+  #detached = false;
 
   /** Starts the process, or takes over one that was found. `directory` exists, is 0700 and short enough for a socket's path. */
   constructor(options: {
@@ -218,7 +220,7 @@ export class CellProcess {
     return this.#pid;
   }
 
-  /** True from the end of the process on, also while what was below it is still seen to its end. */
+  /** True from the end of the process on, also while what was below it is still seen to its end; and once it was left. */
   get isGone(): boolean {
     return this.#gone;
   }
@@ -352,6 +354,7 @@ export class CellProcess {
   /** Leaves the process to the next daemon. */
   detach(): void {
     this.#gone = true;
+    this.#detached = true;
     this.#sleep[Symbol.dispose]();
     this.#connection?.destroy();
     for (const { remains } of this.#guests.values()) remains?.close();
@@ -534,7 +537,7 @@ export class CellProcess {
 
   /** Removes the record of a cell that is gone, once nothing in it is needed. */
   #dropEnds(): void {
-    if (this.#gone && this.#unacknowledged.size === 0) removeFile(this.#files.ends);
+    if (this.#gone && !this.#detached && this.#unacknowledged.size === 0) removeFile(this.#files.ends);
   }
 
   #guestExited(exited: Exited): void {

@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { FromCell, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
+import { Exited, FromCell, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { isAlive, startTimeOf } from '../../src/processes.ts';
-import { CellProcess, type GuestObserver } from '../../src/supervisor/cell-process.ts';
+import { CellProcess, cellFiles, type GuestObserver } from '../../src/supervisor/cell-process.ts';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
 import { FramedSocket } from '../../src/wire/framing.ts';
 import { eventually, temporaryDirectory } from '../support/daemon.ts';
@@ -22,7 +23,7 @@ function sleeping() {
 }
 
 /** A cell of one guest, `guest`, in which a process that sleeps stands for all but the protocol, which `say` speaks. */
-async function cellOfOne() {
+async function cellOfOne(observer: GuestObserver = NOBODY) {
   const directory = temporaryDirectory();
   const server = createServer().listen(join(directory, 'sock'));
   const socket = connect(join(directory, 'sock'));
@@ -30,6 +31,7 @@ async function cellOfOne() {
   server.close();
   const { pid } = sleeping();
   const exited = Promise.withResolvers<void>();
+  let isLeft = false;
   const cell = new CellProcess({
     cellKey: 'cell',
     directory,
@@ -49,12 +51,16 @@ async function cellOfOne() {
   onTestFinished(async () => {
     cell.kill();
     far.destroy();
-    await exited.promise;
+    if (!isLeft) await exited.promise;
   });
-  cell.resume('guest', directory, NOBODY);
+  cell.resume('guest', directory, observer);
   const inside = new FramedSocket<ToCell, FromCell>(far, ToCell, FromCell);
   const say = (body: NonNullable<FromCell['body']>) => inside.send({ body });
-  return { cell, say };
+  const leave = () => {
+    isLeft = true;
+    cell.detach();
+  };
+  return { cell, say, leave, files: cellFiles(directory, 'cell') };
 }
 
 /** In ms. */
@@ -82,4 +88,17 @@ test('a guest is held up until all that was killed with it is gone, and who is g
   expect(allMs).toBeLessThan(10 * onceMs);
   last.kill();
   await eventually('it is held up no more', () => !cell.isHeldUp('guest'));
+});
+
+test('a cell that is left to the next daemon keeps its record of ends, also when one of them is acknowledged later', async () => {
+  const heard = Promise.withResolvers<void>();
+  const { cell, say, leave, files } = await cellOfOne({ ...NOBODY, exited: () => heard.resolve() });
+  writeFileSync(files.ends, 'what it writes down');
+
+  say({ $case: 'exited', value: Exited.fromPartial({ executionKey: 'guest' }) });
+  await heard.promise;
+  leave();
+  cell.acknowledge('guest');
+
+  expect(existsSync(files.ends)).toBe(true);
 });
