@@ -274,7 +274,7 @@ export class Daemon {
       // That is its stop, then: nothing is left to be closed, nor to be forced.
       this.#forced = true;
       this.#stopping = this.#leave({ detach: sessions.length > 0 });
-      await this.#stopping;
+      await this.#stopping.catch(({ message }: Error) => this.#log.error(message));
       await probed;
       throw error;
     }
@@ -762,9 +762,12 @@ export class Daemon {
     // Only now: to a client an end that is not known is a connection that is lost.
     for (const known of this.#registry.executions()) if (known instanceof ExecutionRecord) known.leave();
     await this.#controlGroups?.close({ detach });
-    await this.#journal?.close();
-    await this.#directory?.close();
-    this.#spare?.[Symbol.dispose]();
+    try {
+      await this.#journal?.close();
+    } finally {
+      await this.#directory?.close();
+      this.#spare?.[Symbol.dispose]();
+    }
   }
 
   #started(): Started {

@@ -163,7 +163,7 @@ export class Journal {
   async close(): Promise<void> {
     const limit = Promise.withResolvers<void>();
     const timer = setTimeout(limit.resolve, CLOSE_LIMIT_MS);
-    await Promise.race([this.#flushed(), limit.promise]);
+    await Promise.race([this.#emptied(), limit.promise]);
     clearTimeout(timer);
     clearTimeout(this.#recovery);
     this.#closing = true;
@@ -183,6 +183,11 @@ export class Journal {
     const last = this.#next.at(-1) ?? this.#writing.at(-1);
     if (last === undefined) return;
     await new Promise<void>((resolve) => last.onWritten.push(resolve));
+  }
+
+  /** Who hears of an entry may append another one. */
+  async #emptied(): Promise<void> {
+    while (this.#writing.length + this.#next.length > 0) await this.#flushed();
   }
 
   #start(): void {

@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { join, relative } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { checkConfig, type DaemonConfig, readConfigFile } from '../../src/config.ts';
 import { createDaemon } from '../../src/create-daemon.ts';
@@ -322,6 +323,22 @@ test('the state directory of a stopped daemon can be used again', async () => {
   await using again = await TestDaemon.start({ stateDir });
   const session = await again.session();
   expect((await session.run('console.log(1)')).stdout).toBe('1\n');
+});
+
+test('so can that of a daemon which could not write its journal to the end', async () => {
+  const { stateDir, socket } = places();
+  const daemon = createDaemon({ logLevel: 'silent', stateDir, socket });
+  await daemon.start();
+  // Another writer holds the file.
+  const other = new DatabaseSync(join(stateDir, 'daemon', 'journal.db'));
+  other.exec('BEGIN IMMEDIATE');
+  void daemon.createSession('s');
+
+  await expect(daemon.stop()).rejects.toThrow('1 entries of the journal were not written');
+
+  other.close();
+  await using again = await TestDaemon.start({ stateDir });
+  expect(again.daemon.healthy).toBe(true);
 });
 
 /** A Node of this machine that is too old, or, where there is none, this one with the word of such a one. */

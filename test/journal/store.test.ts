@@ -707,6 +707,19 @@ describe('the thread that writes', () => {
     await journal.close();
   });
 
+  test('a close also waits for what is appended when the last entries are written', async () => {
+    const path = fileOf();
+    const { journal } = await open(path);
+    journal.append(session('a'), () => {
+      journal.append(accepted(1), () => journal.append(accepted(2)));
+    });
+
+    await journal.close();
+
+    using reader = new JournalReader(path);
+    expect([...reader.export()]).toHaveLength(3);
+  });
+
   test('any number of calls may wait for one entry', async () => {
     const { journal } = await open(fileOf());
     journal.append(session('a'));
