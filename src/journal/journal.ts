@@ -44,13 +44,18 @@ export class Journal {
   #closing = false;
   readonly #requests = new Map<number, PromiseWithResolvers<unknown>>();
   #lastRequest = 0;
-  #opened = false;
   #recovery: NodeJS.Timeout | undefined;
-  readonly #opening = Promise.withResolvers<OpenedJournal>();
+  /** Set until it is open: it keeps all that the journal held then. */
+  #opening: PromiseWithResolvers<OpenedJournal> | undefined;
 
-  private constructor(data: JournalThreadData, onFailure: (failure: string | undefined) => void) {
+  private constructor(
+    data: JournalThreadData,
+    onFailure: (failure: string | undefined) => void,
+    opening: PromiseWithResolvers<OpenedJournal>,
+  ) {
     this.#data = data;
     this.#onFailure = onFailure;
+    this.#opening = opening;
     this.#start();
   }
 
@@ -63,7 +68,9 @@ export class Journal {
     durability: Durability,
     onFailure: (failure: string | undefined) => void,
   ): Promise<OpenedJournal> {
-    return new Journal({ path, durability }, onFailure).#opening.promise;
+    const opening = Promise.withResolvers<OpenedJournal>();
+    new Journal({ path, durability }, onFailure, opening);
+    return opening.promise;
   }
 
   /** Read here: to hand over very many of them takes the thread longer than to read them. */
@@ -210,20 +217,20 @@ export class Journal {
     switch (answer.type) {
       case 'opened': {
         const { contents, setAside, isLost, strain } = answer;
-        const wasOpen = this.#opened;
-        this.#opened = true;
+        const opening = this.#opening;
+        this.#opening = undefined;
         this.#tell(strain);
-        if (!wasOpen) {
+        if (opening !== undefined) {
           const finished = this.#finishedEntries();
-          this.#opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isLost });
+          opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isLost });
         }
         this.#send();
         break;
       }
       case 'refused':
         // The thread ends with that: once it was open, it is tried again.
-        this.#closing ||= !this.#opened;
-        this.#opening.reject(new StartupError(`journal: ${answer.message}`));
+        this.#closing ||= this.#opening !== undefined;
+        this.#opening?.reject(new StartupError(`journal: ${answer.message}`));
         this.#tell(answer.message);
         break;
       case 'written': {
@@ -285,7 +292,7 @@ export class Journal {
 
   /** As long as something is wrong, it is looked again whether there is room; a failed write is tried again by itself. */
   #tell(failure: string | undefined): void {
-    if (failure !== undefined && this.#opened && !this.#closing) {
+    if (failure !== undefined && this.#opening === undefined && !this.#closing) {
       clearTimeout(this.#recovery);
       this.#recovery = setTimeout(() => this.#ask({ type: 'recover' }), RETRY_MS).unref();
     }

@@ -91,7 +91,8 @@ export class ExecutionRecord {
   dispatched = false;
   /** Its output goes to the caller's files, or pipes; false where that is not known any more. */
   readonly writesElsewhere: boolean;
-  readonly #options: RecordOptions;
+  readonly #journal: RecordOptions['journal'];
+  readonly #onReached: RecordOptions['onReached'];
   /** The newest event, which may not be journaled yet. */
   #newest: (StatusEvent & Moment) | undefined;
   /** The one with which the stop under way reached its rung. */
@@ -110,8 +111,9 @@ export class ExecutionRecord {
   #resuming: boolean;
 
   constructor(options: RecordOptions) {
-    const { accepted, request, machine, limits, resumed } = options;
-    this.#options = options;
+    const { accepted, request, machine, limits, journal, onReached, resumed } = options;
+    this.#journal = journal;
+    this.#onReached = onReached;
     this.accepted = accepted;
     this.request = request;
     this.writesElsewhere = request?.outputFiles !== undefined;
@@ -136,9 +138,7 @@ export class ExecutionRecord {
       this.actor.start();
       const event = this.#eventOf('pending', now(), undefined, undefined, undefined);
       if (request === undefined) throw new TypeError('a new execution without a request');
-      options.journal.append({ type: 'execution.accepted', execution: accepted, request, event }, () =>
-        this.#publish(event),
-      );
+      journal.append({ type: 'execution.accepted', execution: accepted, request, event }, () => this.#publish(event));
     } else {
       for (const { sequence, atMs, state, rung, result, warning, startedAtMs, pid, process } of resumed) {
         this.events.push({ sequence, atMs, state, rung, result, warning });
@@ -305,7 +305,7 @@ export class ExecutionRecord {
     const value = snapshot.value as string | Record<string, string>;
     const state = (typeof value === 'string' ? value : Object.keys(value)[0]) as LifecycleState;
     if (!this.#resuming) this.#tell(state, snapshot.context);
-    this.#options.onReached(this, state, snapshot.context.started);
+    this.#onReached(this, state, snapshot.context.started);
   }
 
   #tell(state: LifecycleState, { rung, result, stop }: ReturnType<ExecutionActor['getSnapshot']>['context']): void {
@@ -334,7 +334,7 @@ export class ExecutionRecord {
     if (graceMs >= stopped.stop.graceMs) return;
     const event = { ...stopped, stop: { ...stop, graceMs } };
     this.#stopped = event;
-    this.#options.journal.append({ type: 'execution.event', number: this.number, event });
+    this.#journal.append({ type: 'execution.event', number: this.number, event });
   }
 
   #append(
@@ -347,8 +347,9 @@ export class ExecutionRecord {
     const guest = { startedAtMs: this.#startedAtMs, pid: this.pid, process: this.process };
     const journaled = { ...event, stop, ...guest };
     if (stop !== undefined) this.#stopped = journaled;
-    const { journal, accepted } = this.#options;
-    journal.append({ type: 'execution.event', number: accepted.number, event: journaled }, () => this.#publish(event));
+    this.#journal.append({ type: 'execution.event', number: this.number, event: journaled }, () =>
+      this.#publish(event),
+    );
   }
 
   #eventOf(

@@ -11,6 +11,7 @@ import {
 import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machines/session.ts';
 import { agoMs, type Moment, now } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError, UnavailableError } from '../errors.ts';
+import type { Start } from '../gen/elide/cell/v1/cell.ts';
 import type { JournaledEvent, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
@@ -476,7 +477,8 @@ export class SessionSupervisor implements Waiting {
   runGuest(executionKey: string, { sendBack, receive }: Guest): () => void {
     const record = this.#live.get(executionKey);
     if (record === undefined) throw new Error(`no such execution to run: ${executionKey}`);
-    const { request } = record;
+    // Not the request: what is here stays as long as the record, and the cell alone needs the code.
+    const { sourceFileName = '' } = record.request ?? {};
     const workspace = new Workspace(join(this.#options.workDirectory, this.#sessionKey, executionKey));
     const cancelled = new AbortController();
     let place: CellPlace | undefined;
@@ -515,6 +517,7 @@ export class SessionSupervisor implements Waiting {
 
     const hold = (ready: CellPlace): void => {
       place = ready;
+      record.request = undefined;
       record.measure = async () => (await ready.measure()).get(executionKey);
       record.sleep = () => ready.sleepOf(record.executionKey);
       if (record.stdin) record.write = (...input) => ready.write(executionKey, ...input);
@@ -524,7 +527,7 @@ export class SessionSupervisor implements Waiting {
     };
     const end = () => {
       place?.release();
-      void workspace.remove(request?.sourceFileName ?? '', () => this.state !== 'exited');
+      void workspace.remove(sourceFileName, () => this.state !== 'exited');
     };
     const observer: GuestObserver = {
       started: ({ pid, process, at }) => {
@@ -569,7 +572,6 @@ export class SessionSupervisor implements Waiting {
       sendBack({ type: 'guest.placed' });
       return leave;
     }
-    if (request === undefined) throw new Error(`nothing to run: ${executionKey}`);
 
     const run = async (ready: CellPlace) => {
       // From the moment the cell is told, the guest may run: a later daemon must know where to look.
@@ -581,10 +583,10 @@ export class SessionSupervisor implements Waiting {
         ready.release();
         throw cancelled.signal.reason;
       }
+      const start = this.#startOf(record, workspace);
       hold(ready);
       sendBack({ type: 'guest.placed' });
-      record.request = undefined;
-      ready.start(startMessage(executionKey, request, workspace, this.#outputDirectory(record)), observer);
+      ready.start(start, observer);
     };
     const fail = (error: Error) => {
       const exit = cancelled.signal.aborted
@@ -592,8 +594,15 @@ export class SessionSupervisor implements Waiting {
         : { exitCode: -1, cause: 'start_failed' as const, message: error.message };
       sendBack({ type: 'guest.exited', exit });
     };
-    this.#cells.acquire(engineOf(request.language, request.options), cancelled.signal).then(run).catch(fail);
+    this.#cells.acquire(engineOf(record.language, record.options), cancelled.signal).then(run).catch(fail);
     return leave;
+  }
+
+  /** What its cell is told. */
+  #startOf(record: ExecutionRecord, workspace: Workspace): Start {
+    const { executionKey, request } = record;
+    if (request === undefined) throw new Error(`nothing to run: ${executionKey}`);
+    return startMessage(executionKey, request, workspace, this.#outputDirectory(record));
   }
 
   #outputDirectory({ executionKey }: ExecutionRecord): string {
