@@ -233,9 +233,10 @@ export class CellProcess {
     }
     this.#wake();
     this.#sleep.onStart();
+    // First: what cannot be put into words is no guest.
+    this.#send({ $case: 'start', value: request });
     this.#observe(request.executionKey, request, observer, request.outputFiles?.maxFiles === 0);
     this.#starts.sent(request.executionKey, request.code);
-    this.#send({ $case: 'start', value: request });
   }
 
   /** Goes on with a guest that the cell has held since an older daemon's time; what it has said since is told at once. */

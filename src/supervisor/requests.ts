@@ -339,11 +339,8 @@ function checkAbsolute(path: string, field: string): void {
 
 function checkOutputFiles({ stdout, stderr, maxFiles, maxFileBytes }: OutputFiles): void {
   checkCount(maxFiles, 'config.output_files.max_files', MOST_OUTPUT_FILES);
-  if (maxFiles > 0 && !(maxFileBytes >= SMALLEST_FILE_BYTES && maxFileBytes <= LARGEST_FILE_BYTES)) {
-    throw new InvalidArgumentError(
-      `config.output_files.max_file_bytes is ${maxFileBytes}; it must be ${SMALLEST_FILE_BYTES} to ${LARGEST_FILE_BYTES}`,
-    );
-  }
+  const leastBytes = maxFiles > 0 ? SMALLEST_FILE_BYTES : 0;
+  checkCount(maxFileBytes, 'config.output_files.max_file_bytes', LARGEST_FILE_BYTES, leastBytes);
   for (const [name, path] of Object.entries({ stdout, stderr })) {
     checkNoNul(path, `config.output_files.${name}`);
     checkAbsolute(dirname(path), `config.output_files.${name}`);

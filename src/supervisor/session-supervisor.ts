@@ -579,14 +579,16 @@ export class SessionSupervisor implements Waiting {
       const { number } = record.accepted;
       journal.append({ type: 'execution.dispatched', number, cellKey: ready.cellKey });
       await journal.written();
-      if (cancelled.signal.aborted) {
+      try {
+        cancelled.signal.throwIfAborted();
+        const start = this.#startOf(record, workspace);
+        hold(ready);
+        sendBack({ type: 'guest.placed' });
+        ready.start(start, observer);
+      } catch (error) {
         ready.release();
-        throw cancelled.signal.reason;
+        throw error;
       }
-      const start = this.#startOf(record, workspace);
-      hold(ready);
-      sendBack({ type: 'guest.placed' });
-      ready.start(start, observer);
     };
     const fail = (error: Error) => {
       const exit = cancelled.signal.aborted

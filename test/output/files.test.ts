@@ -143,6 +143,9 @@ test('a pipe in the place of a file is not waited for', async () => {
 test.each([
   [{ maxFiles: 1001 }, 'config.output_files.max_files is 1001'],
   [{ maxFileBytes: 1023 }, 'config.output_files.max_file_bytes is 1023'],
+  [{ maxFileBytes: 1024.5 }, 'config.output_files.max_file_bytes is 1024.5'],
+  [{ maxFiles: 0, maxFileBytes: 0.5 }, 'config.output_files.max_file_bytes is 0.5'],
+  [{ maxFiles: 0, maxFileBytes: 2 ** 64 }, `config.output_files.max_file_bytes is ${2 ** 64}`],
   [{ maxFiles: 0 }, /config.output_files.stdout ".*": ENOENT/],
   [{ stdout: '/nowhere/out' }, 'config.output_files.stdout "/nowhere": ENOENT'],
   [{ stderr: 'here/err' }, 'config.output_files.stderr "here" is not an absolute path'],

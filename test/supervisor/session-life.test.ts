@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
 import { TestClient } from '../support/client.ts';
 import { eventually, TestDaemon, type TestExecution } from '../support/daemon.ts';
@@ -111,6 +112,31 @@ test('a stop that comes after its daemon has left what runs to the next one is r
   const { state } = await next.daemon.getExecutionStatus(session.sessionId, running.executionId);
   expect(state).toBe('running');
 });
+
+test.each([1024.5, 2 ** 64])(
+  'a place is given back where a start cannot be put into words: a size of %d',
+  async (size) => {
+    await using node = await TestDaemon.start({ maxRunning: 1 });
+    const session = await node.session();
+    const running = await session.ready(FOREVER);
+    const files = join(node.directory(), 'file');
+    const outputFiles = { stdout: files, stderr: files, maxFiles: 1, maxFileBytes: 1024 };
+    const { executionId } = await session.submit({ code: '0', outputFiles });
+    await node.daemon.stop({ detach: true });
+    // As a daemon has accepted it that did not look at that.
+    const stateDir = join(node.root, 's');
+    using journal = new DatabaseSync(join(stateDir, 'daemon', 'journal.db'));
+    journal.prepare("UPDATE requests SET request = json_set(request, '$.outputFiles.maxFileBytes', ?)").run(size);
+    await using next = await TestDaemon.start({ stateDir, maxRunning: 1 });
+
+    await next.daemon.cancelExecution(session.sessionId, running.executionId, { graceMs: 0 });
+    const { result } = await next.daemon.wait(session.sessionId, executionId);
+
+    expect(result?.reason).toBe('start_failed');
+    const { cells } = await next.daemon.getSession(session.sessionId);
+    expect(cells.filter(({ executions }) => executions > 0)).toEqual([]);
+  },
+);
 
 test('a session with a long queue is deleted while others are served, and starts nothing of it', async () => {
   await using node = await TestDaemon.start();
