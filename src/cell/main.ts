@@ -67,6 +67,16 @@ const WEAR_LOOK_MS = 1_000;
 const POOL_THREADS = 4;
 const MOST_POOL_THREADS = 1_024;
 
+/**
+ * Signals that would end it, but for those that tell of a fault of its own. A child of a thread has the cell for its parent,
+ * and sends it what is meant for that thread's program; a daemon's terminal must not reach its cells, a log that is gone
+ * must not end them, and with SIGUSR1 Node would open a debugger to whoever is on this machine.
+ */
+const IGNORED = [
+  ...(['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGPIPE', 'SIGALRM'] as const),
+  ...(['SIGVTALRM', 'SIGPROF', 'SIGIO', 'SIGPWR'] as const),
+];
+
 /** Of what is said of an end, in characters: an error may be a guest's own. */
 const LONGEST_MESSAGE = 8_192;
 
@@ -110,13 +120,11 @@ interface RunningGuest {
   forced: PromiseWithResolvers<void>;
 }
 
-// A daemon's terminal must not reach its cells, and a log that is gone must not end them.
-process.on('SIGINT', () => {});
-process.on('SIGHUP', () => {});
-process.on('SIGTERM', () => void shutdown());
-process.on('SIGPIPE', () => {});
-// Node would open a debugger to whoever is on this machine.
-process.on('SIGUSR1', () => {});
+for (const signal of IGNORED) process.on(signal, () => {});
+process.on('SIGTERM', () => {
+  // A daemon ends its cells itself; from whom else this comes, nobody can tell.
+  if (daemon === undefined) giveUp('the cell was sent SIGTERM while there was no daemon');
+});
 
 const server = createServer((socket) => accept(socket));
 server.listen(socketPath, () => {
@@ -153,11 +161,12 @@ function accept(socket: Socket): void {
 /** Without a daemon, a cell with guests waits for the next one; the ends of those that are gone lie on disk for it. */
 function waitForDaemon(): void {
   clearTimeout(orphanTimer);
-  orphanTimer = setTimeout(giveUp, guests.size === 0 ? Math.min(orphanGraceMs, EMPTY_GRACE_MS) : orphanGraceMs);
+  const limitMs = guests.size === 0 ? Math.min(orphanGraceMs, EMPTY_GRACE_MS) : orphanGraceMs;
+  orphanTimer = setTimeout(giveUp, limitMs, `no daemon came back within ${orphanGraceMs} ms (orphanGraceMs)`);
 }
 
-function giveUp(): void {
-  killedFor = `no daemon came back within ${orphanGraceMs} ms (orphanGraceMs)`;
+function giveUp(reason: string): void {
+  killedFor = reason;
   void shutdown();
 }
 

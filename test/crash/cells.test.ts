@@ -9,6 +9,7 @@ import { createDaemon } from '../../src/create-daemon.ts';
 import { FromCell, Hello, Start, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { CELL_MAIN, ZYGOTE } from '../../src/package-root.ts';
 import { killTrees } from '../../src/processes.ts';
+import { readEndRecord } from '../../src/wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../../src/wire/framing.ts';
 import {
   childrenOf,
@@ -581,6 +582,14 @@ class BareCell {
       }
     });
   }
+
+  /** Closes the connection of its daemon. Resolves when the cell knows. */
+  async leaveAlone(daemon: CellConnection): Promise<void> {
+    const sockets = () => this.descriptors().filter((target) => target.startsWith('socket:')).length;
+    const connected = sockets();
+    daemon.close();
+    await eventually('the cell knows that it is alone', () => sockets() < connected);
+  }
 }
 
 type Heard = NonNullable<FromCell['body']>;
@@ -683,10 +692,7 @@ test('an end that no daemon was there to hear is told to the next ones, until on
   first.start('e', SLEEP);
   const { pid } = (await first.hears('started', 'e')).value;
 
-  const sockets = () => cell.descriptors().filter((target) => target.startsWith('socket:')).length;
-  const connected = sockets();
-  first.close();
-  await eventually('the cell knows that it is alone', () => sockets() < connected);
+  await cell.leaveAlone(first);
   process.kill(pid, 'SIGKILL');
   await eventually(
     'the cell knows of the end',
@@ -782,18 +788,40 @@ test('a directory that cannot be made is told as a failed start', async () => {
   expect(value.message).toContain('ENOTDIR');
 });
 
-test("a terminal's signals do not end a cell, SIGTERM does, with its guests", async () => {
+test('a SIGTERM ends a cell that has no daemon, with its guests, and they say so', async () => {
   const cell = new BareCell();
   const daemon = await cell.connect();
-  process.kill(cell.pid, 'SIGINT');
-  process.kill(cell.pid, 'SIGHUP');
   daemon.start('e', SLEEP);
   const { pid } = (await daemon.hears('started', 'e')).value;
 
+  await cell.leaveAlone(daemon);
   process.kill(cell.pid, 'SIGTERM');
   await cell.exited;
 
   expect(isAlive(pid)).toBe(false);
+  expect(readEndRecord(join(cell.root, 'cell.ends'))).toMatchObject([
+    { executionKey: 'e', signal: 'SIGKILL', message: 'the cell was sent SIGTERM while there was no daemon' },
+  ]);
+});
+
+test('a signal to its cell, which is the parent of what a thread starts, disturbs nobody', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+  const neighbour = await session.ready({
+    stdin: true,
+    code: "process.stdin.on('end', () => console.log('done')).resume(); console.log('ready')",
+  });
+  const names = ['HUP', 'INT', 'QUIT', 'USR1', 'USR2', 'PIPE', 'ALRM', 'TERM', 'VTALRM', 'PROF', 'IO', 'PWR'];
+
+  const parent = await session.run(`
+    const { execFileSync, spawnSync } = require('node:child_process');
+    for (const name of ${JSON.stringify(names)}) execFileSync('sh', ['-c', 'kill -' + name + ' $PPID']);
+    console.log(spawnSync('sh', ['-c', 'kill 0']).signal);`);
+  await neighbour.write('', true);
+
+  expect(parent.stdout).toBe('SIGTERM\n');
+  expect(parent.result.reason).toBe('completed');
+  expect(await neighbour.end()).toMatchObject({ stdout: 'ready\ndone\n', result: { reason: 'completed' } });
 });
 
 test('a daemon that speaks another version hears so, and is not obeyed', async () => {
