@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import { type DaemonClient, type ExecutionSummary, retry } from '../client/index.ts';
+import { type DaemonClient, type ExecutionSummary, retry, UnreachableError } from '../client/index.ts';
 import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
@@ -11,20 +11,31 @@ const GRACE_MS = 5_000;
 const LEAST_PATIENCE_MS = 1_000;
 /** How long a command that nobody listens to, or that is to end by force, takes at most to say so to the daemon, in ms. */
 const PARTING_MS = 2_000;
-/** How long input and signals wait for a daemon that is away, or does not answer, in ms. */
+/** How long input, signals and a snippet on its way wait for a daemon that is away, or does not answer, in ms. */
 const PATIENCE_MS = 10_000;
 const RELAYED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Has the daemon accept a snippet, in a session that is made with the daemon's defaults if there is none. */
 export async function admit(client: DaemonClient, snippet: Snippet): Promise<void> {
+  const execute = () => client.executeSnippet(snippet);
   try {
-    await client.executeSnippet(snippet);
+    await answered(execute);
   } catch (error) {
     if (!(error instanceof NotFoundError)) throw error;
-    await client.createSession(snippet.sessionId).catch((raced) => {
+    await answered(() => client.createSession(snippet.sessionId)).catch((raced) => {
       if (!(raced instanceof AlreadyExistsError)) throw raced;
     });
-    await client.executeSnippet(snippet);
+    await answered(execute);
+  }
+}
+
+/** Calls again where the connection broke before the answer: the daemon may have done what was asked. */
+async function answered(call: () => Promise<void>): Promise<void> {
+  try {
+    await call();
+  } catch (error) {
+    if (!(error instanceof UnreachableError) || error.isUnsent) throw error;
+    await retry(call, { limitMs: PATIENCE_MS });
   }
 }
 

@@ -1,11 +1,13 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
+import { eventually } from '../support/eventually.ts';
 import { CTL, Elidectl, type Ended, type RunningCtl } from './elidectl.ts';
 
 let daemon: DaemonProcess;
@@ -81,6 +83,66 @@ describe('the exit code', () => {
     expect(ended.stderr.toString()).toContain(message);
     expect(ended.stdout.toString()).toBe('');
     expect(ended.code).toBe(125);
+  });
+});
+
+/** A way to the daemon whose first connection breaks once `count` requests with `text` have passed and `happened`, before it answers the last. */
+async function breakingWay(text: string, count: number, happened: () => Promise<void>): Promise<string> {
+  const path = join(await mkdtemp(join(daemon.directory, 'way-')), 'd.sock');
+  let isBroken = false;
+  const way = createServer((client) => {
+    const onwards = connect(daemon.socket);
+    const close = () => [client, onwards].map((socket) => socket.destroy());
+    for (const socket of [client, onwards]) socket.on('error', close).on('close', close);
+    onwards.on('data', (data) => client.write(data));
+    let said = '';
+    client.on('data', (data) => {
+      said += data.toString('latin1');
+      if (!isBroken && said.split(text).length > count) {
+        isBroken = true;
+        onwards.removeAllListeners('data').resume();
+        void happened().then(close, close);
+      }
+      onwards.write(data);
+    });
+  }).listen(path);
+  onTestFinished(() => void way.close());
+  await once(way, 'listening');
+  return path;
+}
+
+describe('a connection that breaks while the daemon takes', () => {
+  const code = (file: string) =>
+    `process.getBuiltinModule('fs').appendFileSync('${file}', 'x'); console.log('ran'); process.exit(7)`;
+
+  test('the program: it runs once, and its output and exit code are there', async () => {
+    const file = join(await mkdtemp(join(daemon.directory, 'ran-')), 'file');
+    await ctl.text('session', 'create', 'breaks');
+    const way = await breakingWay('breaks', 1, () => eventually('it ran', () => existsSync(file)));
+
+    const ended = await new Elidectl(way).run(js(code(file), '-s', 'breaks'));
+
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.stdout.toString()).toBe('ran\n');
+    expect(ended.code).toBe(7);
+    expect(await readFile(file, 'utf8')).toBe('x');
+  });
+
+  test('the session: the program runs in it', async () => {
+    const file = join(await mkdtemp(join(daemon.directory, 'ran-')), 'file');
+    using client = connectDaemon({ socket: daemon.socket });
+    const isMade = () =>
+      client.getSession('breaks-too').then(
+        () => true,
+        () => false,
+      );
+    const way = await breakingWay('breaks-too', 2, () => eventually('the session', isMade));
+
+    const ended = await new Elidectl(way).run(js(code(file), '-s', 'breaks-too'));
+
+    expect(ended.stderr.toString()).toBe('');
+    expect(ended.stdout.toString()).toBe('ran\n');
+    expect(ended.code).toBe(7);
   });
 });
 
