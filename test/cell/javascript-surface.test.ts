@@ -53,6 +53,18 @@ test.each([
   expect(await running.result).toMatchObject({ out: `${running.cwd},/,true`, err: '', exitCode: 0 });
 });
 
+test.each([
+  ['thread', threads],
+  ['process', processes],
+])("the home directory of a %s is its environment's, else the user's", async (_, harness) => {
+  const code = "console.log(require('node:os').homedir())";
+
+  for (const env of [{ HOME: '/tmp/hh' }, { HOME: '' }, {}]) {
+    const node = spawnSync(process.execPath, ['-e', code], { env, encoding: 'utf8' });
+    expect(await harness.run(code, { env })).toMatchObject({ out: node.stdout, err: node.stderr });
+  }
+});
+
 test('programs meet the threads they have started by locks and channels of a name, and no other program', async () => {
   const code = `import { isMainThread, locks, threadId, Worker } from 'node:worker_threads';
     const channel = new BroadcastChannel('events');

@@ -12,6 +12,8 @@ export function replacePlaces(): void {
     const directory = process.env.TMPDIR || process.env.TMP || process.env.TEMP || program.tmpDir;
     return directory.length > 1 && directory.endsWith('/') ? directory.slice(0, -1) : directory;
   });
+  // Node asks the environment of the whole process.
+  replace(os, 'homedir', (original) => () => process.env.HOME ?? original());
   replace(
     process,
     'loadEnvFile',
