@@ -73,7 +73,7 @@ const USES: [string, string][] = [
   ['(fs.linkSync("f", "h"), fs.readFileSync("h", "utf8"))', 'text'],
   ['(fs.symlinkSync("g", "d/l"), fs.readlinkSync("d/l"), fs.readFileSync("d/l", "utf8"))', 'deep'],
   ['fs.existsSync(fs.mkdtempSync("t-"))', 'true'],
-  ['fs.mkdtempSync("d/").startsWith(process.cwd() + "/d/")', 'true'],
+  ['fs.mkdtempSync("d/").startsWith("d/")', 'true'],
   ['(fs.rmSync("d", { recursive: true }), fs.existsSync("d"))', 'false'],
   ['[...fs.opendirSync("d")].length ?? 0', 'error'],
   ['fs.opendirSync("d").readSync().name', 'g'],

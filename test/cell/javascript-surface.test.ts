@@ -53,6 +53,68 @@ test.each([
   expect(await running.result).toMatchObject({ out: `${running.cwd},/,true`, err: '', exitCode: 0 });
 });
 
+/** Tells which paths `fs` gives back for relative ones. */
+const MAKES = `const fs = require('node:fs');
+  const seen = [];
+  const filter = (source, destination) => seen.push(source + ' ' + destination.replace(process.cwd(), 'CWD')) > 0 && !/^(?:\\.\\/)?src\\/test/.test(source);
+  const told = { seen };
+  (async () => {
+    fs.mkdirSync('src/test', { recursive: true });
+    fs.mkdirSync('in');
+    for (const name of ['src/kept', 'src/test/left']) fs.writeFileSync(name, '');
+    fs.cpSync('src', 'one', { recursive: true, filter });
+    await fs.promises.cp('./src', '../made/two', { recursive: true, filter: async (...paths) => filter(...paths) });
+    await new Promise((resolve, reject) =>
+      fs.cp('in/../src', process.cwd() + '/three', { recursive: true, filter }, (error) => error ? reject(error) : resolve()));
+    process.chdir('in');
+    fs.cpSync('../src', '.', { recursive: true, filter });
+    process.chdir('..');
+    seen.sort();
+    told.copied = fs.readdirSync('.', { recursive: true }).sort();
+    told.made = [
+      fs.mkdirSync('a/b', { recursive: true }),
+      fs.mkdirSync('a/b', { recursive: true }),
+      await fs.promises.mkdir('./c/d', { recursive: true }),
+      await new Promise((resolve) => fs.mkdir('../made/e/f', { recursive: true }, (_, path) => resolve(path))),
+      fs.mkdirSync(process.cwd() + '/g', { recursive: true }),
+    ].map((path) => path?.replace(process.cwd(), 'CWD'));
+    told.temporary = [
+      fs.mkdtempSync('m-'),
+      await fs.promises.mkdtemp('./m-'),
+      await new Promise((resolve) => fs.mkdtemp('../made/m-', (_, path) => resolve(path))),
+      fs.mkdtempSync(Buffer.from('m-'), 'buffer').subarray(-8).toString(),
+    ].map((path) => path.slice(0, -6));
+    REST
+    console.log(JSON.stringify(told));
+  })()`;
+
+/** And those that a thread has with its directory before them. */
+const TELLS = `
+  told.parents = fs.readdirSync('src', { withFileTypes: true }).map(({ parentPath }) => parentPath);
+  told.globbed = fs.globSync('src/*', { withFileTypes: true }).map(({ parentPath }) => parentPath.replace(process.cwd(), 'CWD'));
+  const directory = fs.opendirSync('src');
+  told.directory = directory.path;
+  directory.closeSync();
+  try { fs.renameSync('nowhere', 'there') } catch ({ message, path, dest }) { told.error = { message, path, dest } }`;
+
+test.each([
+  ['thread', threads, ''],
+  ['process', processes, TELLS],
+])('relative paths that a %s gives to `fs` come back as they were given', async (name, harness, rest) => {
+  const [cwd, plain] = ['', '-plain'].map((ending) => join(harness.root, `${name}${ending}`, 'made')) as [
+    string,
+    string,
+  ];
+  for (const directory of [cwd, plain]) mkdirSync(directory, { recursive: true });
+  const code = MAKES.replace('REST', rest);
+  const node = spawnSync(process.execPath, ['-e', code], { cwd: plain, encoding: 'utf8' });
+
+  const { out, err } = await harness.run(code, { cwd });
+
+  expect([node.stderr, err]).toEqual(['', '']);
+  expect(JSON.parse(out)).toEqual(JSON.parse(node.stdout));
+});
+
 test.each([
   ['thread', threads],
   ['process', processes],

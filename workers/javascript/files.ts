@@ -1,14 +1,16 @@
 import fs from 'node:fs';
+import { join } from 'node:path';
 import { outputDescriptor, standardFile } from './descriptors.ts';
 import { absolute, define, program, standIn } from './program.ts';
 
 /**
  * What a function of `fs` or `fs.promises` takes that depends on the working directory:
  * `path` first argument, `paths` first and second, `link` the second only (a symbolic link's target is text),
- * `file` a path or a descriptor that may be one of the standard streams, `glob` the `cwd` of its options.
+ * `file` a path or a descriptor that may be one of the standard streams, `glob` the `cwd` of its options,
+ * `made` first argument, and it gives back a path below that, `copied` first and second, of which it asks a filter.
  * The working directory belongs to the process and a cell runs many programs, so each gets its own by these stand-ins.
  */
-export type PathKind = 'path' | 'paths' | 'link' | 'file' | 'glob';
+export type PathKind = 'path' | 'paths' | 'link' | 'file' | 'glob' | 'made' | 'copied';
 
 const BOTH: Record<string, PathKind> = {
   access: 'path',
@@ -16,15 +18,15 @@ const BOTH: Record<string, PathKind> = {
   chmod: 'path',
   chown: 'path',
   copyFile: 'paths',
-  cp: 'paths',
+  cp: 'copied',
   glob: 'glob',
   lchmod: 'path',
   lchown: 'path',
   link: 'paths',
   lstat: 'path',
   lutimes: 'path',
-  mkdir: 'path',
-  mkdtemp: 'path',
+  mkdir: 'made',
+  mkdtemp: 'made',
   open: 'file',
   opendir: 'path',
   readFile: 'file',
@@ -95,6 +97,7 @@ export const FS_WITHOUT_PATH = new Set([
 export const PROMISES_WITHOUT_PATH = new Set<string>([]);
 
 type AnyFunction = (...args: unknown[]) => unknown;
+const { apply } = Reflect;
 
 /** Puts stand-ins with the program's working directory in the place of all of `fs` and `fs.promises` that takes paths. */
 export function replaceFileFunctions(): void {
@@ -106,7 +109,8 @@ function replaceAll(owner: object, kinds: Record<string, PathKind>): void {
   const functions = owner as Record<string, AnyFunction | undefined>;
   for (const [name, kind] of Object.entries(kinds)) {
     const original = functions[name];
-    if (original === undefined) continue;
+    // In a process of its own the working directory is the program's.
+    if (original === undefined || (program.ownsProcess && kind !== 'file')) continue;
     const replacement = standIn(original, replace(original, kind));
     Object.defineProperty(owner, name, { ...Object.getOwnPropertyDescriptor(owner, name), value: replacement });
     const native = (original as { native?: AnyFunction }).native;
@@ -115,7 +119,6 @@ function replaceAll(owner: object, kinds: Record<string, PathKind>): void {
 }
 
 function replace(original: AnyFunction, kind: PathKind): AnyFunction {
-  const { apply } = Reflect;
   switch (kind) {
     case 'path':
       return function path(this: unknown, ...args: unknown[]) {
@@ -146,5 +149,41 @@ function replace(original: AnyFunction, kind: PathKind): AnyFunction {
         const located = { ...options, cwd: absolute(options?.cwd ?? program.cwd) };
         return apply(original, this, [pattern, located, ...(options === undefined ? rest : rest.slice(1))]);
       };
+    case 'made':
+      return function made(this: unknown, ...args: unknown[]) {
+        const prefix = isRelative(args[0]) ? program.cwdPrefix : '';
+        args[0] = absolute(args[0]);
+        const asGiven = <T>(path: T) =>
+          typeof path === 'string' && path.startsWith(prefix) ? path.slice(prefix.length) : path;
+        const last = args.length - 1;
+        const callback = args[last];
+        if (typeof callback === 'function')
+          args[last] = (error: unknown, ...made: unknown[]) => callback(error, ...made.map(asGiven));
+        const result = apply(original, this, args);
+        return result instanceof Promise ? result.then(asGiven) : asGiven(result);
+      };
+    case 'copied':
+      return function copied(this: unknown, from: unknown, to: unknown, options: unknown, ...rest: unknown[]) {
+        const filter = (options as { filter?: unknown } | null | undefined)?.filter;
+        const asked = typeof filter === 'function' ? { ...(options as object), filter: asGiven } : options;
+        const [source, destination] = [givenBy(from), givenBy(to)];
+        function asGiven(this: unknown, ...paths: [string, string]) {
+          return apply(filter as AnyFunction, this, [source(paths[0]), destination(paths[1])]);
+        }
+        return apply(original, this, [absolute(from), absolute(to), asked, ...rest]);
+      };
   }
+}
+
+function isRelative(path: unknown): path is string {
+  return typeof path === 'string' && absolute(path) !== path;
+}
+
+/** Of a path that is copied: from what it is called below here to what it is called below `path`. */
+function givenBy(path: unknown): (located: string) => string {
+  if (!isRelative(path)) return (located) => located;
+  const root = absolute(path) as string;
+  // What is below it, Node makes of it and a name.
+  const below = join(root, '/');
+  return (located) => (located === root ? path : join(path, located.slice(below.length)));
 }

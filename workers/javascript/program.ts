@@ -69,6 +69,7 @@ export function setWorkingDirectory(path: string): void {
 
 /** A path as the program means it: relative ones are below its own working directory, not the cell's. */
 export function absolute(path: unknown): unknown {
+  if (program.ownsProcess) return path;
   if (typeof path === 'string') {
     return path.length === 0 || path.charCodeAt(0) === 47 ? path : program.cwdPrefix + path;
   }
