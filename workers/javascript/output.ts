@@ -14,7 +14,8 @@ const { nextTick } = process;
 export function createOutput(stream: OutputStream, fd: number): StandardOutput {
   const output = new Writable({
     decodeStrings: true,
-    // A program may go on writing after `process.stdout.end()` or an error that it handled, as it may in a process.
+    // Nothing destroys it. What a program still writes after `process.stdout.end()` is lost all the same, as under Node
+    // where that is a pipe or a terminal; so is what it writes after an error that it handled.
     emitClose: false,
     autoDestroy: false,
     write(chunk: Uint8Array, _encoding, callback) {
