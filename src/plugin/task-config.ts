@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { realpath, stat } from 'node:fs/promises';
+import { readlink, realpath, stat } from 'node:fs/promises';
 import { join, resolve, sep } from 'node:path';
 import { promisify } from 'node:util';
 import type { DaemonAddress } from '../client/index.ts';
@@ -67,11 +67,16 @@ async function uidOf(user: string): Promise<number | undefined> {
 /** A program in the task's directory or the one its allocation shares, wherever links lead; rejects with why not. */
 export async function readTaskFile(task: TaskConfig, file: string): Promise<{ path: string; text: string }> {
   const directory = taskDirectoryOf(task);
-  const path = await realpath(resolve(directory, file));
   const roots = await Promise.all([directory, join(task.allocDir, 'alloc')].map((root) => realpath(root)));
-  if (!roots.some((root) => path.startsWith(root + sep))) throw new Error(`leads out of ${directory}, to ${path}`);
+  const requireInside = (path: string) => {
+    if (!roots.some((root) => path.startsWith(root + sep))) throw new Error(`leads out of ${directory}, to ${path}`);
+  };
+  const path = await realpath(resolve(directory, file));
+  requireInside(path);
   await using handle = await openPlainFile(path);
   if (handle === undefined) throw new Error(`${path} is no plain file`);
+  // What else runs in the allocation may have put a link in the place of a directory on the way meanwhile.
+  requireInside(await readlink(`/proc/self/fd/${handle.fd}`));
   const { size } = await handle.stat();
   if (size > LARGEST_CODE_BYTES) throw new Error(`it has ${size} bytes; at most ${LARGEST_CODE_BYTES} are allowed`);
   return { path, text: new TextDecoder('utf-8', { fatal: true }).decode(await handle.readFile()) };
