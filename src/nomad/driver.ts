@@ -95,8 +95,8 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     const take = (over: AbortSignal) => retry(() => submit(over), { limitMs: START_RETRY_MS, signal: over });
     const end = () => void abandon(node.client, wanted.sessionId, config.id);
     const snippet = await takenWithin(START_ANSWER_MS, take, end);
-    const { sessionId, language, env, workingDirectory, memoryLimitMb } = snippet;
-    const place = { sessionId, language, env, workingDirectory, memoryLimitMb };
+    const { sessionId, language, env, workingDirectory, isolation, memoryLimitMb } = snippet;
+    const place = { sessionId, language, env, workingDirectory, isolation, memoryLimitMb };
     const task = follow(config, { version: 1, place }, 0);
     await within(START_WAIT_MS, task.settled.promise);
     for (const message of unmet) tell(config, message);

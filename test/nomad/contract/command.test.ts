@@ -53,6 +53,18 @@ describe('a command beside a task', () => {
     expect(stdout.toString()).toBe(`${join(task.allocDir, 'task')} x\n`);
   });
 
+  test.each(['process', 'thread'] as const)('elide-eval runs code as isolated as the task, %s', async (isolation) => {
+    const isolated = javascript(SLEEP, { isolation });
+    await host.start(isolated);
+
+    const code = 'console.log(require("node:fs").readlinkSync("/proc/thread-self"))';
+    const { stdout } = await host.exec(isolated.id, ['elide-eval', code]);
+
+    const [, pid, threadId] = /^(\d+)\/task\/(\d+)\n$/.exec(stdout.toString()) ?? [];
+    expect(pid === threadId ? 'process' : 'thread').toBe(isolation);
+    await host.destroy(isolated.id);
+  });
+
   async function streamed(...requests: object[]) {
     const call = host.driver.execTaskStreaming();
     for (const request of requests) call.write(ExecTaskStreamingRequest.fromPartial(request));
