@@ -5,7 +5,7 @@ import type { ClientTopology } from '../gen/nomad/base.ts';
 import { type FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
 import { attributesOf } from '../plugin/attributes.ts';
 import { coreSpeedMhz } from '../plugin/base-plugin.ts';
-import { addressOf, contradictionIn } from '../plugin/daemon-settings.ts';
+import { addressOf, contradictionIn, sessionOf } from '../plugin/daemon-settings.ts';
 import { type Fingerprint, fingerprints } from '../plugin/fingerprint.ts';
 import { log } from '../plugin/log.ts';
 import type { Snippet } from '../supervisor/requests.ts';
@@ -28,6 +28,8 @@ export class NodeDaemon {
   readonly #spawner = new DaemonSpawner();
   /** Only the instance that is to stay is told of its node; the others start nothing. */
   #stays = false;
+  /** The session is not as configured: tasks ran in it when that was to be. */
+  #isOutdated = false;
 
   configure(config: PluginConfig, wrong: string | undefined, topology: ClientTopology | undefined): void {
     this.config = config;
@@ -53,6 +55,7 @@ export class NodeDaemon {
 
   /** Hands in a snippet, in a session that may have to be made for it; as `executeCut` does. */
   async execute(snippet: Snippet, signal: AbortSignal): Promise<Snippet> {
+    if (this.#isOutdated) await this.#openSession();
     const execute = () => executeCut(this.client, snippet, signal);
     return execute().catch((error) => {
       if (!(error instanceof NotFoundError)) throw error;
@@ -85,15 +88,10 @@ export class NodeDaemon {
   }
 
   async #openSession(): Promise<void> {
-    const { session_config: wanted } = this.config;
-    const opened = await this.client.openSession(this.sessionId, {
-      contextPoolSize: wanted?.context_pool_size,
-      enabledLanguages: wanted?.enabled_languages,
-      enabledIntrinsics: wanted?.enabled_intrinsics,
-      memoryLimitMb: wanted?.memory_limit_mb,
-      enableAi: wanted?.enable_ai,
-    });
-    if (!opened) log('warn', `session "${this.sessionId}" keeps its configuration while tasks run in it`);
+    const wasOutdated = this.#isOutdated;
+    this.#isOutdated = !(await this.client.openSession(this.sessionId, sessionOf(this.config.session_config)));
+    if (!this.#isOutdated || wasOutdated) return;
+    log('warn', `session "${this.sessionId}" keeps its configuration while tasks run in it`);
   }
 
   /** Starts a daemon where that is configured; answers with what to say of it. */

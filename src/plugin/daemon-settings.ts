@@ -1,4 +1,5 @@
 import type { DaemonAddress } from '../client/index.ts';
+import type { SessionConfiguration } from '../supervisor/requests.ts';
 
 /** What a plugin's configuration says of its daemon; empty text says nothing. */
 export interface DaemonSettings {
@@ -13,6 +14,15 @@ export interface DaemonSettings {
   daemon_path?: string | undefined;
 }
 
+/** What a plugin's configuration says of its session. */
+export interface SessionSettings {
+  context_pool_size?: number | undefined;
+  enabled_languages?: string[] | undefined;
+  enabled_intrinsics?: string[] | undefined;
+  memory_limit_mb?: number | undefined;
+  enable_ai?: boolean | undefined;
+}
+
 /** Where the daemon listens. */
 export function addressOf(settings: DaemonSettings): DaemonAddress {
   const { daemon_socket: socket, daemon_address: tcp, daemon_tls: files, daemon_token_file: tokenFile } = settings;
@@ -20,6 +30,15 @@ export function addressOf(settings: DaemonSettings): DaemonAddress {
   if (tcp && !socket) return { tcp, tls, tokenFile };
   return { socket: socket || process.env.ELIDE_DAEMON_SOCKET || '/tmp/elide-daemon.sock' };
 }
+
+/** How the session is to be. */
+export const sessionOf = (settings: SessionSettings | undefined): SessionConfiguration => ({
+  contextPoolSize: settings?.context_pool_size,
+  enabledLanguages: settings?.enabled_languages,
+  enabledIntrinsics: settings?.enabled_intrinsics,
+  memoryLimitMb: settings?.memory_limit_mb,
+  enableAi: settings?.enable_ai,
+});
 
 /** Which of them do not go together, for people. */
 export function contradictionIn(settings: DaemonSettings): string | undefined {

@@ -192,6 +192,24 @@ describe('a task', () => {
     await expect(other.start(javascript('1'))).rejects.toThrow(/"javascript" is not enabled .*enabled: python/);
   });
 
+  test('a language that is enabled while a task runs is there for the first task after it', async () => {
+    await using own = await TestDaemon.start();
+    const withLanguages = (...enabled_languages: string[]) =>
+      PluginHost.start({ daemon_socket: own.endpoints.socket, session_id: 's', session_config: { enabled_languages } });
+    await using first = await withLanguages('javascript');
+    await using next = await withLanguages('javascript', 'python');
+    const task = javascript(SLEEP);
+    await first.start(task);
+    // It is not looked for again after that.
+    await fingerprints(next, (all) => all.at(-1)?.health === Health.HEALTHY);
+    await expect(next.start(python('1'))).rejects.toThrow('"python" is not enabled');
+
+    await first.destroy(task.id);
+
+    expect(await next.run(python('import sys; sys.exit(3)'))).toMatchObject({ result: { exitCode: 3 } });
+    expect(next.log.filter((line) => line.includes('keeps its configuration'))).toHaveLength(1);
+  });
+
   test.each(['nobody-of-ours', 'nobody', '54321'])('of another user, %s, is refused by name', async (user) => {
     const wanted = `unknown user "${user}": this driver runs tasks as the daemon's user, ${process.getuid?.()}`;
     await expect(host.start(taskIn(root, { code: '1' }, { user }))).rejects.toThrow(wanted);
