@@ -5,15 +5,19 @@ import type { Snippet } from '../supervisor/requests.ts';
 import { abandon, forget } from './abandon.ts';
 import type { CallOptions, DaemonClient } from './client.ts';
 import { COMMAND, FRAME, frame, TERMINAL } from './command-programs.ts';
+import { shown, typed } from './cooked.ts';
 import { retry } from './reconnect.ts';
 
 /** Beside which execution a command runs: in its session, directory and environment, under limits of its own. */
 export type CommandPlace = Omit<Snippet, 'code' | 'args' | 'stdin'>;
 
-/** What to run: a program with its arguments, by a Python of the session; or code in the place's own language. */
+/**
+ * What to run: a program with its arguments, by a Python of the session; or code in the place's own language. `terminal`: the
+ * caller is one, in raw mode. A program then has one of its own; code has not, and is spoken to as through one.
+ */
 export type CommandProgram =
   | { argv: string[]; terminal: boolean }
-  | { code: string; args: string[]; terminal?: undefined };
+  | { code: string; args: string[]; terminal?: boolean | undefined };
 
 /** How a command runs. */
 export interface CommandOptions {
@@ -56,6 +60,9 @@ export class Command {
   readonly #client: DaemonClient;
   readonly #snippet: Snippet;
   readonly #terminal: boolean;
+  /** It is spoken to as through a terminal, and has none. */
+  readonly #isCooked: boolean;
+  #interrupts = 0;
   readonly #signal: AbortSignal;
   readonly #limitMs: number;
   readonly #queueLimitMs: number;
@@ -71,9 +78,11 @@ export class Command {
   /** Hands it in; what goes wrong with that, `run` rejects with. */
   constructor(client: DaemonClient, place: CommandPlace, program: CommandProgram, options: CommandOptions) {
     this.#client = client;
-    this.#terminal = program.terminal === true;
+    const { terminal = false, ...own } = program;
+    this.#terminal = terminal && 'argv' in own;
+    this.#isCooked = terminal && 'code' in own;
     const code = this.#terminal ? TERMINAL : COMMAND;
-    const snippet = 'argv' in program ? { language: 'python', code, args: program.argv } : program;
+    const snippet = 'argv' in own ? { language: 'python', code, args: own.argv } : own;
     const executionId = `${place.executionId}/exec/${STARTER}/${nanoid()}`;
     const { stdin, signal, limitMs, queueLimitMs = QUEUE_LIMIT_MS } = options;
     this.#snippet = { ...place, ...snippet, executionId, stdin, ahead: true };
@@ -94,7 +103,9 @@ export class Command {
     if (this.#signal.aborted) this.#kill();
     try {
       await this.#admitted;
-      yield* this.#client.streamOutput(sessionId, executionId, follow);
+      for await (const chunk of this.#client.streamOutput(sessionId, executionId, follow)) {
+        yield this.#isCooked ? { ...chunk, data: shown(chunk.data) } : chunk;
+      }
       ({ result } = await this.#client.wait(sessionId, executionId, follow));
     } finally {
       this.#signal.removeEventListener('abort', this.#kill);
@@ -102,7 +113,8 @@ export class Command {
       else this.#over.abort();
       this.#release().catch(() => {});
     }
-    const failure = result && FAILURES[wasStarted(result) ? result.reason : 'queue_timed_out'];
+    const isOwn = result && (this.#interrupts > 0 || wasStarted(result));
+    const failure = result && FAILURES[isOwn ? result.reason : 'queue_timed_out'];
     if (failure === undefined) return result;
     throw new Error(result?.message === undefined ? failure : `${failure}: ${result.message}`);
   }
@@ -112,9 +124,10 @@ export class Command {
    * there any more to take it.
    */
   write(data: Uint8Array, end: boolean): Promise<void> {
+    if (this.#isCooked) return this.#type(data, end);
     if (!this.#terminal) return this.#send(data, end);
-    const typed = frame(FRAME.data, data);
-    return this.#send(end ? Buffer.concat([typed, frame(FRAME.end, Buffer.alloc(0))]) : typed);
+    const framed = frame(FRAME.data, data);
+    return this.#send(end ? Buffer.concat([framed, frame(FRAME.end, Buffer.alloc(0))]) : framed);
   }
 
   /** Of its terminal, in characters; nothing without one. Resolves as `write` does. */
@@ -141,6 +154,22 @@ export class Command {
     const { sessionId, executionId } = this.#snippet;
     await this.#killed;
     await forget(this.#client, sessionId, executionId);
+  }
+
+  #type(data: Uint8Array, end: boolean): Promise<void> {
+    const { input, ends, interrupts } = typed(data);
+    for (let count = 0; count < interrupts; count += 1) this.#interrupt();
+    return this.#send(input, end || ends);
+  }
+
+  /** Stops it, the second time by force. */
+  #interrupt(): void {
+    const { sessionId, executionId } = this.#snippet;
+    this.#interrupts += 1;
+    const how = this.#interrupts === 1 ? { signal: 'SIGINT' } : { signal: 'SIGKILL', graceMs: 0 };
+    const stop = () => this.#client.cancelExecution(sessionId, executionId, how);
+    // It may have exited meanwhile.
+    this.#admitted.then(() => retry(stop, { signal: this.#over.signal })).catch(() => {});
   }
 
   readonly #kill = (): void => {

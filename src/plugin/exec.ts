@@ -26,7 +26,7 @@ export type StartCommand = (
 function programOf(words: string[], terminal: boolean): CommandProgram {
   const [name, code = '', ...args] = words;
   if (!name) throw new Error('error cmd must have at least one value');
-  return name === EVAL ? { code, args } : { argv: words, terminal };
+  return name === EVAL ? { code, args, terminal } : { argv: words, terminal };
 }
 
 /** A command to its end; what it writes to either stream comes as standard output. */

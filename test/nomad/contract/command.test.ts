@@ -101,6 +101,41 @@ describe('a command beside a task', () => {
     expect(all.every(({ stderr }) => stderr === undefined)).toBe(true);
   });
 
+  describe('elide-eval from a terminal', () => {
+    const evalOf = (code: string) => ({ setup: { taskId: task.id, command: ['elide-eval', code], tty: true } });
+    const key = (keys: string) => ({ stdin: { data: Buffer.from(keys) } });
+
+    test.each([
+      ['by its signal', 'setInterval(() => {}, 1000)', 1, { exitCode: 130, signal: 2 }],
+      ['by force the second time', 'process.on("SIGINT", () => {}); for (;;);', 2, { exitCode: 137, signal: 9 }],
+    ])('ends with Ctrl-C, %s', async (_how, code, times, result) => {
+      const call = host.driver.execTaskStreaming();
+      const type = (request: object) => call.write(ExecTaskStreamingRequest.fromPartial(request));
+      type(evalOf(`console.log("ready"); ${code}`));
+
+      const all = await collect(call as never, (sofar: ExecTaskStreamingResponse[]) => {
+        if (sofar.length === 1) for (let count = 0; count < times; count += 1) type(key('\x03'));
+        return sofar.at(-1)?.exited === true;
+      });
+
+      expect(textOf(all, 'stdout')).toBe('ready\r\n');
+      expect(all.at(-1)?.result).toMatchObject(result);
+    });
+
+    test('ends with Ctrl-C before it has begun', async () => {
+      const all = await streamed(evalOf('for (;;);'), key('\x03\x03'));
+
+      expect(all.at(-1)?.exited).toBe(true);
+    });
+
+    test('reads lines, and their end at Ctrl-D', async () => {
+      const all = await streamed(evalOf('process.stdin.pipe(process.stdout)'), key('a\r'), key('b\r\x04'));
+
+      expect(textOf(all, 'stdout')).toBe('a\r\nb\r\n');
+      expect(all.at(-1)?.result?.exitCode).toBe(0);
+    });
+  });
+
   test('takes more at once than a terminal holds', async () => {
     const lines = `${'x'.repeat(62)}\n`.repeat(1040);
     const all = await streamed(
