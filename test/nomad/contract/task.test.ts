@@ -676,20 +676,25 @@ test('events tell each state, and why it ended', async () => {
   call.cancel();
 });
 
-test('variables that Node reads when it starts are told of as without effect, those of Python are its own', async () => {
-  const env = { NODE_OPTIONS: '--no-deprecation', NODE_PATH: '/x', OTHER: '1' };
-  const [one, other] = [javascript('1', { env }), python('1', { env })];
-  const [told, toldOther] = [messagesOf(host, one), messagesOf(host, other)];
+test.each([
+  ['javascript', 'process', ['begins: NODE_OPTIONS, NODE_PATH;']],
+  ['javascript', 'thread', ['begins: NODE_OPTIONS, NODE_PATH, TZ;']],
+  ['python', 'process', []],
+])(
+  'variables that Node reads when it starts are told of as without effect: %s, %s',
+  async (language, isolation, late) => {
+    const env = { NODE_OPTIONS: '--no-deprecation', NODE_PATH: '/x', OTHER: '1', TZ: 'America/New_York' };
+    const task = taskIn(root, { language, code: '1', isolation, env });
+    const told = messagesOf(host, task);
 
-  await host.run(one);
-  await host.run(other);
+    await host.run(task);
 
-  const isOver = (messages: string[]) => messages.some((message) => message.startsWith('Execution exited'));
-  await eventually('all are told', () => isOver(told) && isOver(toldOther));
-  const late = (messages: string[]) => messages.filter((message) => message.startsWith('without effect'));
-  expect(late(told)).toEqual([expect.stringContaining('begins: NODE_OPTIONS, NODE_PATH;')]);
-  expect(late(toldOther)).toEqual([]);
-});
+    await eventually('all is told', () => told.some((message) => message.startsWith('Execution exited')));
+    expect(told.filter((message) => message.startsWith('without effect'))).toEqual(
+      late.map((names) => expect.stringContaining(names)),
+    );
+  },
+);
 
 test('what the session is to have and the daemon has not is told once of each task, not again by its next driver', async () => {
   const { socket } = daemon.endpoints;
