@@ -10,7 +10,7 @@ const THREAD_BYTES = process.execArgv.includes(RETURN_HEAPS) ? 5_000_000 : 3_000
 /** The heap and the buffers of a thread that has just booted. */
 const BOOTED_BYTES = 8_500_000;
 
-/** For so long less memory than threads were found to hold is taken for a moment's picture: threads boot and collect. */
+/** For so long less memory than threads were found to hold is taken for a moment's picture: threads boot, collect and end. */
 const DIP_MS = 1_000;
 
 /** For so long memory that was freed may stay with V8 and the allocator before it goes back, or is used again. */
@@ -66,6 +66,8 @@ export class UnseenMemory<Thread> {
   /** While less is there than threads own: since when, and the largest share of it that was. */
   #dip: { sinceMs: number; share: number } | undefined;
   #share = 1;
+  /** While less is there than threads show to hold: since when, and the least that was missing since. */
+  #lack: { sinceMs: number; bytes: number } | undefined;
 
   /** `start`: the process before any thread. */
   constructor(start: ProcessMemory) {
@@ -139,12 +141,20 @@ export class UnseenMemory<Thread> {
     return Math.max(PAGE_BYTES, grown / Math.max(1, faults - this.#last.faults));
   }
 
-  #unseenBytes({ anonymousBytes, mainBytes, threads }: ProcessMemory): number {
+  #unseenBytes({ anonymousBytes, mainBytes, threads, nowMs }: ProcessMemory): number {
     let unseen = anonymousBytes - mainBytes - this.#baseBytes - threads * THREAD_BYTES;
     for (const account of this.#accounts.values()) unseen -= grownBytes(account);
-    // Some thread holds less than was thought, and will not give it back.
-    if (unseen < 0) this.#baseBytes += unseen;
+    this.#lower(Math.max(0, -unseen), nowMs);
     return Math.max(0, unseen);
+  }
+
+  /** Some thread holds less than was thought, and will not give it back; unless one is just being torn down. */
+  #lower(bytes: number, nowMs: number): void {
+    this.#lack =
+      bytes === 0 ? undefined : { sinceMs: nowMs, ...this.#lack, bytes: Math.min(bytes, this.#lack?.bytes ?? bytes) };
+    if (this.#lack === undefined || nowMs - this.#lack.sinceMs < DIP_MS) return;
+    this.#baseBytes -= this.#lack.bytes;
+    this.#lack = undefined;
   }
 
   #ownedBytes(): number {
