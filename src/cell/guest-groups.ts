@@ -2,6 +2,7 @@ import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { readKernelFile } from '../proc-file.ts';
+import { threadsOf } from '../processes.ts';
 import type { GuestLimits } from './engine.ts';
 
 /** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
@@ -11,6 +12,8 @@ const REMOVE_LIMIT_MS = 1_000;
 /** What file cache is charged with, the kernel's own notes of it included: measured on ext4, 2.7 % of it. */
 const CACHE_COST = 1.027;
 
+const PAGE_BYTES = 4096;
+
 /** Names of files and of figures in them, by version. */
 const FILES = {
   1: {
@@ -18,6 +21,7 @@ const FILES = {
     peak: 'memory.max_usage_in_bytes',
     inactiveFile: 'total_inactive_file',
     file: 'total_cache',
+    shared: 'total_shmem',
     events: 'memory.oom_control',
     // Moves the one thread that writes. `cgroup.procs` would wait for the whole machine: 0.1 to 20 ms.
     join: 'tasks',
@@ -27,6 +31,7 @@ const FILES = {
     peak: 'memory.peak',
     inactiveFile: 'inactive_file',
     file: 'file',
+    shared: 'shmem',
     events: 'memory.events',
     join: 'cgroup.procs',
   },
@@ -91,6 +96,8 @@ export class GuestGroup {
   readonly #version: 1 | 2;
   readonly #directories: Set<string>;
   readonly #memory: string | undefined;
+  /** What it was said to hold last. */
+  #heldBytes = 0;
 
   constructor(version: 1 | 2, directories: Set<string>, memory: string | undefined) {
     this.#version = version;
@@ -104,10 +111,16 @@ export class GuestGroup {
     return [...this.#directories].map((directory) => join(directory, this.#files.join));
   }
 
-  /** What the guest holds, file cache that nobody uses excepted, in bytes; undefined where no memory is accounted. */
+  /**
+   * What the guest holds, file cache that nobody uses excepted, in bytes; undefined where no memory is accounted. What
+   * is such cache the kernel tells late: more than before is told only of what the guest cannot have on a disk.
+   */
   memoryBytes(): number | undefined {
     const current = this.#number(this.#files.current);
-    return current === undefined ? undefined : Math.max(0, current - this.#statistic(this.#files.inactiveFile));
+    if (current === undefined) return undefined;
+    const bytes = Math.max(0, current - this.#statistic(this.#files.inactiveFile));
+    this.#heldBytes = bytes > this.#heldBytes ? Math.min(bytes, this.#filelessBytes()) : bytes;
+    return this.#heldBytes;
   }
 
   /**
@@ -117,7 +130,8 @@ export class GuestGroup {
   peakBytes(filedBytes = 0): number | undefined {
     const peak = this.#number(this.#files.peak);
     if (peak === undefined) return undefined;
-    const cache = Math.max(this.#statistic(this.#files.file), Math.ceil(filedBytes * CACHE_COST));
+    const left = (this.#number(this.#files.current) ?? 0) - this.#filelessBytes();
+    const cache = Math.max(left, this.#statistic(this.#files.file), Math.ceil(filedBytes * CACHE_COST));
     return Math.max(0, peak - cache);
   }
 
@@ -142,6 +156,12 @@ export class GuestGroup {
     }
   }
 
+  /** What its processes have that is of no file, and files that lie in memory. */
+  #filelessBytes(): number {
+    const pids = this.#read('cgroup.procs').split('\n').map(Number);
+    return pids.reduce((sum, pid) => sum + anonymousBytes(pid), this.#statistic(this.#files.shared));
+  }
+
   #number(file: string): number | undefined {
     const text = this.#read(file);
     return text === '' ? undefined : Number(text);
@@ -156,6 +176,24 @@ export class GuestGroup {
     // Undefined: gone, or older than the file.
     return readKernelFile(join(this.#memory, file)) ?? '';
   }
+}
+
+/** Nothing of one that is gone, or (0) of another pid namespace. */
+function anonymousBytes(pid: number): number {
+  if (pid === 0) return 0;
+  const bytes = anonymousBytesIn(`/proc/${pid}`);
+  if (bytes > 0) return bytes;
+  // A process whose first thread has ended shows its memory only below one of the others.
+  const others = threadsOf(pid)
+    .values()
+    .map((thread) => anonymousBytesIn(`/proc/${pid}/task/${thread}`));
+  return others.find((other) => other > 0) ?? 0;
+}
+
+function anonymousBytesIn(directory: string): number {
+  // proc_pid_statm(5): size, resident, shared (with files).
+  const [, resident = 0, shared = 0] = (readKernelFile(`${directory}/statm`) ?? '').split(' ').map(Number);
+  return (resident - shared) * PAGE_BYTES;
 }
 
 function killAll(directory: string): void {

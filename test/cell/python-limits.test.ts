@@ -326,6 +326,24 @@ sys.stdin.read()`;
   expect(usage?.peakMemoryBytes).toBeLessThan(65 * MB);
 });
 
+test('files in memory are held, also those that no process has mapped', async () => {
+  const code = `
+import os, sys
+file = os.memfd_create('file')
+os.write(file, b'x' * (50 << 20))
+print('ready')
+sys.stdin.read()`;
+  const run = grouped.start(code, limits({ memoryBytes: 1_000 * MB }));
+  await eventually('the program', () => run.stdout() === 'ready\n');
+
+  const { memoryBytes } = await run.guest.usage();
+  await run.guest.write(Buffer.alloc(0), true);
+  await run.exited;
+
+  if (control.controllers.has('memory')) expect(memoryBytes).toBeGreaterThan(50 * MB);
+  else expect(memoryBytes).toBeLessThan(50 * MB);
+});
+
 test('the peak of several processes together is known, although nobody looked', async () => {
   const code = `
 import os
@@ -438,7 +456,8 @@ test('version 2: what is written to hold a guest, and what is read', async () =>
   const put = (file: string, text: string) => writeFileSync(join(directory, file), text);
   put('memory.current', '5000\n');
   put('memory.peak', '9000\n');
-  put('memory.stat', 'anon 1000\nfile 3000\ninactive_file 2000\n');
+  put('memory.stat', 'anon 1000\nfile 3000\nshmem 500\ninactive_file 2000\n');
+  put('cgroup.procs', `${process.pid}\n`);
   put('memory.events', 'max 3\noom 1\noom_kill 0\noom_group_kill 0\n');
 
   const written = ['memory.max', 'memory.swap.max', 'memory.oom.group', 'pids.max'].map((file) =>
@@ -446,9 +465,13 @@ test('version 2: what is written to hold a guest, and what is read', async () =>
   );
   const read = [group?.memoryBytes(), group?.peakBytes(), group?.peakBytes(5_000), group?.isOutOfMemory];
   put('memory.events', 'max 3\noom 1\noom_kill 2\noom_group_kill 1\n');
+  put('memory.current', '7000\n');
+  put('cgroup.procs', '');
+  const readWithoutProcesses = [group?.memoryBytes(), group?.peakBytes()];
 
   expect(written).toEqual(['1000000', '0', '1', '7']);
   expect(read).toEqual([3_000, 6_000, 3_865, false]);
+  expect(readWithoutProcesses).toEqual([500, 2_500]);
   expect(group?.isOutOfMemory).toBe(true);
   expect(group?.joinPaths).toEqual([join(directory, 'cgroup.procs')]);
   rmSync(cgroup, { recursive: true });

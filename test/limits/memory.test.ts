@@ -161,6 +161,27 @@ test.each(ENGINES)('a %s guest that does not listen is not sent the signal, whic
   expect(snapshot.warnings).toEqual([expect.stringMatching(/held; the soft memory limit is 32 MiB$/)]);
 });
 
+test.each(['python', 'process'] as const)('what a %s guest writes to files is not what it holds', async (engine) => {
+  const asked = languageOf(engine);
+  const code = {
+    javascript: `const fs = require('node:fs');
+      process.on('SIGUSR2', () => process.exit(3));
+      const [file, part] = [fs.openSync('file', 'w'), Buffer.alloc(1 << 20, 1)];
+      let left = 1000;
+      (function write() { fs.writeSync(file, part); if ((left -= 1) > 0) setImmediate(write); })();`,
+    python: `import os, signal
+signal.signal(signal.SIGUSR2, lambda *_: os._exit(3))
+with open('file', 'wb') as file:
+    for _ in range(1000): file.write(b'x' * (1 << 20))`,
+  }[asked.language];
+
+  const { result, snapshot } = await session.run({ ...asked, code, memoryLimitMb: 100, memorySoftLimitMb: 60 });
+
+  expect(result).toMatchObject({ reason: 'completed' });
+  expect(snapshot.warnings).toEqual([]);
+  expect((result.usage?.peakMemoryBytes ?? 0) / MIB).toBeLessThan(25);
+});
+
 test('when V8 aborts a whole cell, the one that grew has exceeded its memory, and the others have lost their cell', async () => {
   const small = await node.session({ memoryLimitMb: 64 });
   const idle = 'console.log("ready"); setInterval(() => {}, 1000)';
