@@ -56,7 +56,10 @@ const CAUSES = new Map(
   (['heap_limit', 'memory_limit', 'start_failed'] as const).map((cause) => [cause as string, cause]),
 );
 
-const LOG_TAIL_CHARS = 400;
+/** The most that is told of a cell's last words. */
+const WORDS_CHARS = 400;
+/** What V8 says before it aborts a process. */
+const FATAL_ERROR = /^FATAL ERROR: .*/gm;
 /** How much is read of what a cell has left: a guest may have written there as much as it likes. */
 const TAIL_BYTES = 4 * 1024 * 1024;
 
@@ -563,12 +566,14 @@ export class CellProcess {
     const log = readTail(this.#files.log);
     // Its last words may not have been heard.
     for (const exited of readEndRecord(this.#files.ends)) this.#hear({ $case: 'exited', value: exited });
-    const exhausted = HEAP_EXHAUSTED.test(log) ? threadOf(readTail(this.#files.report)) : undefined;
+    const isExhausted = HEAP_EXHAUSTED.test(log);
+    const exhausted = isExhausted ? threadOf(readTail(this.#files.report)) : undefined;
     const handed = readProcessRecord(this.#files.guests);
     const { ends: _, ...files } = this.#files;
     for (const file of Object.values(files)) removeFile(file);
     this.#dropEnds();
-    const message = `the cell ${how}${log === '' ? '' : `: ${log.slice(-LOG_TAIL_CHARS).trim()}`}`;
+    const why = isExhausted ? 'the heap of an execution reached its limit' : lastWordsOf(log);
+    const message = `the cell ${how}${why === '' ? '' : `: ${why}`}`;
     const guests = [...this.#guests.values()];
     this.#guests.clear();
     for (const { inputs } of guests) for (const taken of inputs) taken();
@@ -586,7 +591,8 @@ export class CellProcess {
       remains?.close();
       if (piped) removeSpool(outputDir);
       const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);
-      observer.lost(grew ? 'memory_exceeded' : 'cell_lost', message, usage);
+      if (grew) observer.lost('memory_exceeded', `its heap reached its limit: the cell ${how}`, usage);
+      else observer.lost('cell_lost', message, usage);
     });
     void Promise.all([swept, ...ends]).then(() => {
       for (const outputDir of this.#bringing) removeSpool(outputDir);
@@ -656,6 +662,12 @@ function refusalOf({ gapBehind, ended }: InputTaken): Error | undefined {
 /** The thread that a report of a fatal error is about; 0 for one that names none. */
 function threadOf(report: string): number {
   return Number(/"threadId":(\d+)/.exec(report)?.[1] ?? 0);
+}
+
+/** One line of it for people: behind V8's own is nothing but a stack. */
+function lastWordsOf(log: string): string {
+  const line = log.match(FATAL_ERROR)?.at(-1) ?? log.trimEnd().split('\n').at(-1) ?? '';
+  return line.trim().slice(0, WORDS_CHARS);
 }
 
 function readTail(path: string): string {

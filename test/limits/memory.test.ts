@@ -202,6 +202,22 @@ test('when V8 aborts a whole cell, the one that grew has exceeded its memory, an
   for (const other of [...before, after]) expect((await other.end()).result.reason).toBe('cell_lost');
 });
 
+test('of a cell that V8 aborts one line is told, with the cause', async () => {
+  const small = await node.session({ memoryLimitMb: 96 });
+  const neighbour = await small.ready('console.log("ready"); setInterval(() => {}, 1000)');
+
+  const { result } = await small.run('const all = new Map(); for (let i = 0; ; i += 1) all.set(i, { i });');
+
+  expect(result).toMatchObject({
+    reason: 'memory_exceeded',
+    message: expect.stringMatching(/^[^\n]*(heap|held)[^\n]*$/),
+  });
+  expect((await neighbour.end()).result).toMatchObject({
+    reason: 'cell_lost',
+    message: 'the cell ended by SIGABRT: the heap of an execution reached its limit',
+  });
+});
+
 test('what a guest held that has ended is no burden for the next one of its cell', async () => {
   await using tight = await TestDaemon.start({ cellMemoryMb: 500 });
   const one = await tight.session();
