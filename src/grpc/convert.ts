@@ -54,7 +54,7 @@ const REASONS = {
 
 /** Ends that the first clients know as an error of the execution, not as the guest's own exit code. */
 const ERRORS: Partial<Record<ExitReason, string>> = {
-  timed_out: 'the run limit passed',
+  timed_out: 'a time limit passed',
   queue_timed_out: 'the queue limit passed before the execution started',
   memory_exceeded: 'the memory limit was exceeded',
   output_exceeded: 'the output limit was exceeded',

@@ -183,7 +183,7 @@ test('the status of a cancelled execution is CANCELLED without an error, of a ti
     complete: true,
     exitCode: 143,
     timedOut: true,
-    error: 'the run limit passed',
+    error: 'a time limit passed',
     rung: LadderRung.GRACEFUL,
   });
 });

@@ -20,7 +20,7 @@ const TOLD: Record<ExitReason, [status: ExecutionStatus, error: RegExp]> = {
   failed: [FAILED, /^$/],
   cancelled: [CANCELLED, /^$/],
   signaled: [FAILED, /^$/],
-  timed_out: [FAILED, /run limit passed/],
+  timed_out: [FAILED, /a time limit passed/],
   queue_timed_out: [FAILED, /queue limit passed/],
   memory_exceeded: [FAILED, /memory limit was exceeded/],
   output_exceeded: [FAILED, /output limit was exceeded/],
