@@ -73,7 +73,7 @@ test('signals that do nothing by default do nothing', async () => {
   );
   await running.printed('ready');
 
-  for (const name of ['SIGCHLD', 'SIGWINCH', 'SIGURG', 'SIGCONT', 'SIGSTOP', 'SIGTSTP'] as const)
+  for (const name of ['SIGCHLD', 'SIGPIPE', 'SIGWINCH', 'SIGURG', 'SIGCONT', 'SIGSTOP', 'SIGTSTP'] as const)
     running.guest.signal(name);
   running.guest.signal('SIGTERM');
 

@@ -112,9 +112,10 @@ export function signalName(number: number): NodeJS.Signals | undefined {
   return Object.keys(numbers).find((name) => numbers[name] === number) as NodeJS.Signals | undefined;
 }
 
-/** Signals whose default action is not to end a program. Those that would stop one have no meaning for a thread. */
+/** Signals whose default action, or Node's, is not to end a program. Those that would stop one have no meaning for a thread. */
 export const HARMLESS_SIGNALS: ReadonlySet<string> = new Set([
   'SIGCHLD',
+  'SIGPIPE',
   'SIGURG',
   'SIGWINCH',
   'SIGCONT',
