@@ -44,7 +44,7 @@ const LIMIT_FLAGS: { limit: keyof ExecutionLimits; flag: string; value: string; 
     limit: 'processLimit',
     flag: 'processes',
     value: 'count',
-    help: 'processes and threads at one time',
+    help: 'processes at one time; threads of Python count too, those of JavaScript do not',
     parse: parseCount,
   },
   { limit: 'openFileLimit', flag: 'open-files', value: 'count', help: 'open files of each process', parse: parseCount },

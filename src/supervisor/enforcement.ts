@@ -26,7 +26,7 @@ export function enforcementOf(groups: GroupSupport): Enforcement[] {
   };
   const started = {
     mechanism: 'at each start',
-    note: 'counts what node:child_process starts, not what that starts itself',
+    note: 'counts what node:child_process starts, not what that starts itself; threads are not counted',
   };
   const sampled = { mechanism: 'sampling', note: 'every 100 ms, every 20 ms past half of the limit' };
   return [

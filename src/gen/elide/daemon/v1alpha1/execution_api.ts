@@ -372,7 +372,10 @@ export interface ExecutionConfiguration {
   /** Bytes of stdout and stderr together. */
   outputLimitBytes?: bigint | undefined;
   outputPolicy: OutputPolicy;
-  /** Processes and threads of the guest at one time, itself included; one more fails to start, inside the guest. */
+  /**
+   * Processes of the guest at one time, itself included, threads of Python too, those of JavaScript not; one more fails to
+   * start, inside the guest.
+   */
   processLimit?:
     | number
     | undefined;
