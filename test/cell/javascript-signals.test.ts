@@ -173,6 +173,14 @@ const withThread = (code: string, program: string) => `const { Worker } = requir
   worker.on('exit', (code) => console.log('thread', code));
   ${program}`;
 
+test.each([40, 64, 65, -1])('a program cannot send itself, and with that its neighbours, signal %d', async (number) => {
+  const program = `for (const pid of [process.pid, 0, -process.pid]) {
+    try { process.kill(pid, ${number}); } catch ({ message, code, syscall }) { console.log(message, code, syscall); }
+  }`;
+
+  expect((await shared.run(program)).out).toBe('kill EINVAL EINVAL kill\n'.repeat(3));
+});
+
 test('a signal that a thread of a program sends to its process is heard by the program', async () => {
   const code = withThread(
     `console.log(process.kill(process.pid, 'SIGTERM'), process.kill(0, 'SIGUSR2'), process.kill(process.pid, 'SIGCHLD'));`,

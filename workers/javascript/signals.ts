@@ -126,11 +126,14 @@ export function confineProcess(): void {
       if (pid !== -1) return apply(nativeKill, process, [pid, signal]);
       throw Object.assign(new Error('kill EPERM'), { errno: -1, code: 'EPERM', syscall: 'kill' });
     }
-    const number = typeof signal === 'number' ? signal : signalNumber(signal);
-    const name = typeof signal === 'number' ? signalName(signal) : signal;
-    // An unknown signal gets Node's own error; pid 0 with signal 0 harms nobody.
-    if (number === undefined || (number !== 0 && name === undefined)) return apply(nativeKill, process, [pid, signal]);
-    if (number === 0 || name === undefined) return true;
+    const number = typeof signal === 'number' ? Math.trunc(signal) || 0 : signalNumber(signal);
+    // An unknown name gets Node's own error.
+    if (number === undefined) return apply(nativeKill, process, [pid, signal]);
+    if (number === 0) return true;
+    const name = typeof signal === 'number' ? signalName(number) : signal;
+    // The kernel has more of them, without names, and would send them to the cell.
+    if (name === undefined)
+      throw Object.assign(new Error('kill EINVAL'), { errno: -22, code: 'EINVAL', syscall: 'kill' });
     if (!isOwnThread) sendFromThread(name, number);
     else if (number === 9 || apply(listenerCount, process, [name]) === 0) deliver(name, number);
     else later(deliver, name, number);
