@@ -29,6 +29,8 @@ export function enforcementOf(groups: GroupSupport): Enforcement[] {
     note: 'counts what node:child_process starts, not what that starts itself; threads are not counted',
   };
   const sampled = { mechanism: 'sampling', note: 'every 100 ms, every 20 ms past half of the limit' };
+  const unseen = 'files in memory (tmpfs, memfd) are not seen';
+  const sampledMemory = { ...sampled, note: `${sampled.note}; ${unseen}` };
   return [
     ...each(timeoutMs.field, timer),
     ...each(queueTimeoutMs.field, timer),
@@ -37,10 +39,10 @@ export function enforcementOf(groups: GroupSupport): Enforcement[] {
       memoryLimitMb.field,
       {
         mechanism: 'heap limit, sampling',
-        note: 'WebAssembly and shared buffers are measured by the growth of the process, page by page',
+        note: `WebAssembly and shared buffers are measured by the growth of the process, page by page; ${unseen}`,
       },
-      withHeapLimit(byGroup(groups, 'memory', sampled)),
-      byGroup(groups, 'memory', sampled),
+      withHeapLimit(byGroup(groups, 'memory', sampledMemory)),
+      byGroup(groups, 'memory', sampledMemory),
     ),
     ...each(memorySoftLimitMb.field, sampled),
     ...each(outputLimitBytes.field, written, written, { mechanism: 'at each write', note: '' }),

@@ -48,6 +48,15 @@ test.each([
   });
 });
 
+test('where memory is sampled it is said that files in memory are not seen', () => {
+  const notes = (groups: GroupSupport) =>
+    ['thread', 'process', 'python'].map((engine) => held(groups, 'memory_limit_mb', engine)?.note ?? '');
+  const isSaid = (note: string) => note.includes('files in memory');
+
+  expect(notes(support(0, [], 'no rights')).map(isSaid)).toEqual([true, true, true]);
+  expect(notes(support(1, ['memory'])).map(isSaid)).toEqual([true, false, false]);
+});
+
 test('control groups hold nothing of a thread, which shares its process', () => {
   const threads = (groups: GroupSupport) => enforcementOf(groups).filter(({ engine }) => engine === 'thread');
 
