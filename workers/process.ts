@@ -9,7 +9,7 @@ import { define, program } from './javascript/program.ts';
 import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught } from './javascript/uncaught.ts';
-import { atEnd, giveWay, isExiting } from './javascript/usage.ts';
+import { atEnd, giveWay, isExiting, noteEarlyEnd } from './javascript/usage.ts';
 import { OutputWriter } from './output-writer.ts';
 
 // A JavaScript guest with a process of its own. It boots ahead, waits for its one task, and is from then on what
@@ -109,7 +109,7 @@ function endBy(note: () => void): void {
   ] as const) {
     const original = process[name] as (...args: unknown[]) => unknown;
     define(process, name, function noteFirst(this: NodeJS.Process, ...args: unknown[]) {
-      if (ends(args[0])) note();
+      if (ends(args[0])) noteEarlyEnd();
       return apply(original as never, this, args);
     });
   }

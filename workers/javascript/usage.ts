@@ -82,7 +82,13 @@ export function isExiting(): boolean {
 
 /** Has `noteIt` called when this thread ends by itself: after the program's `exit` listeners, and unseen by them. */
 export function atEnd(noteIt: () => void): void {
-  note = noteIt;
+  note = () => {
+    try {
+      noteIt();
+    } catch {
+      // A program can break what this needs; it ends all the same.
+    }
+  };
   const { emit, reallyExit } = process as unknown as Record<string, (...args: unknown[]) => unknown>;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
     if (args[0] !== 'exit' || this !== process || !isExiting()) return apply(emit as never, this, args);

@@ -516,7 +516,9 @@ export const lies: Family = {
     {
       name: 'the working directories of its whole session removed',
       language: 'javascript',
-      code: stubborn("require('node:fs').rmSync('../..', { recursive: true, force: true }); for (;;);"),
+      code: stubborn(
+        "require('node:fs').rmSync(require('node:path').resolve('../..'), { recursive: true, force: true }); for (;;);",
+      ),
       ...FORCED,
       alone: true,
     },
