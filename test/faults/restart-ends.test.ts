@@ -11,6 +11,7 @@ import {
   cellHas,
   endsJournaled,
   endsOnce,
+  endUnseen,
   endWritten,
   expectCounted,
   handIn,
@@ -87,13 +88,7 @@ test('an end is known even when its cell is gone as well', async () => {
 test('an end that a dead cell wrote down outlives a daemon that has not journaled it', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
-  const go = join(node.root, 'go');
-  await node.ready({ executionId: 'e', code: endsOnce(go) });
-  await node.end();
-  writeFileSync(go, '');
-  await eventually('it has ended', () => endsWritten(node).length > 0);
-  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
-  await eventually('no cell is left', () => node.cellPids().length === 0);
+  await endUnseen(node);
   const other = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'));
   other.exec('BEGIN IMMEDIATE');
 
@@ -151,13 +146,7 @@ test.each(['of another start of the machine', 'of a cell that knows no other'])(
   async (whose) => {
     await using node = await FaultNode.start();
     await node.client.createSession('s');
-    const go = join(node.root, 'go');
-    await node.ready({ executionId: 'e', code: endsOnce(go) });
-    await node.end();
-    writeFileSync(go, '');
-    await eventually('it has ended', () => endsWritten(node).length > 0);
-    for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
-    await eventually('no cell is left', () => node.cellPids().length === 0);
+    await endUnseen(node);
     const { path, end } = endWritten(node);
     const [monotonicMs, bootId] = whose.startsWith('of a cell') ? [undefined, ''] : [1e12, 'another'];
     rmSync(path);

@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect } from 'vitest';
@@ -33,6 +34,17 @@ export const LANGUAGES = ['javascript', 'python'] as const;
 /** Says `ready`, and ends with code 3 once there is this file. */
 export const endsOnce = (go: string, before = '') =>
   `setInterval(() => { if (require('fs').existsSync('${go}')) { ${before} process.exit(3); } }, 20); console.log('ready');`;
+
+/** Has execution `e` end while there is no daemon, and its cell go then: only what that has written down tells of the end. */
+export async function endUnseen(node: FaultNode): Promise<void> {
+  const go = join(node.root, 'go');
+  await node.ready({ executionId: 'e', code: endsOnce(go) });
+  await node.end();
+  writeFileSync(go, '');
+  await eventually('it has ended', () => endsWritten(node).length > 0);
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
+  await eventually('no cell is left', () => node.cellPids().length === 0);
+}
 
 /** It has counted from 0 on, as far as it came, without a gap. */
 export function expectCounted(stdout: string): void {
