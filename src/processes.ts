@@ -241,22 +241,33 @@ export function isSameProcess(pid: number, startTime: string | undefined): boole
 }
 
 /**
- * Whether a process was started by this one; once that is gone, whether it may have been: then the first of all has it, or
- * another one that its own are below (prctl(2), PR_SET_CHILD_SUBREAPER), as `systemd --user` is. `parent` is below this one.
+ * Whether a process was started by that one, `parent`, which is below this one. While that is there it can be seen. Once it is
+ * gone, `perhaps`: then the first of all has its children, or another one that this process is below (prctl(2),
+ * PR_SET_CHILD_SUBREAPER), as `systemd --user` is. Undefined for a process that is gone.
  */
-export function isChildOf(pid: number, parent: number, parentStartTime: string | undefined): boolean {
+export function isChildOf(
+  pid: number,
+  parent: number,
+  parentStartTime: string | undefined,
+): boolean | 'perhaps' | undefined {
   const fields = fieldsOf(pid);
-  if (fields === undefined) return false;
+  if (fields === undefined) return undefined;
   const above = Number(fields[1]);
-  return above === parent || (Number(fields[19]) >= Number(parentStartTime) && isAbove(above));
+  if (above === parent) return true;
+  // Looked at after that: what was its child then would have been below it still.
+  if (isSameProcess(parent, parentStartTime)) return false;
+  return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && 'perhaps';
 }
 
-/** Whether this process is below that one; all are below the first. */
+/** It has children of its own: others do not become its. */
+const STARTER = process.ppid;
+
+/** Whether this process is below that one, and that one may have orphans; all are below the first, which has. */
 function isAbove(pid: number): boolean {
   if (pid <= 1) return pid === 1;
   let above = process.ppid;
   while (above > 1 && above !== pid) above = Number(fieldsOf(above)?.[1] ?? 0);
-  return above === pid;
+  return above === pid && pid !== STARTER;
 }
 
 interface ProcessStat {

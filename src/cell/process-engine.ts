@@ -128,6 +128,10 @@ class ProcessGuest implements Guest {
   /** Child processes that it told of, with their start times. */
   readonly #children = new Map<number, string | undefined>();
   #mostChildren = CHILDREN_KEPT;
+  /** Of what it told last, those of which nobody can say any more whether they were its children. */
+  readonly #orphans = new Map<number, string | undefined>();
+  /** It told of a process that is not its child: what cannot be looked up is not believed. */
+  #forges = false;
   #ended: (ProcessMessage & { type: 'end' }) | undefined;
   #droppedBytes = 0;
 
@@ -276,7 +280,10 @@ class ProcessGuest implements Guest {
   #noteChild(pid: number): void {
     this.#hasChildren = true;
     const guest = this.#process?.pid;
-    if (guest === undefined || !isChildOf(pid, guest, this.#startTime)) return;
+    const isChild = guest !== undefined && isChildOf(pid, guest, this.#startTime);
+    if (isChild === false) this.#forges = true;
+    if (isChild === 'perhaps') this.#orphans.set(pid, startTimeOf(pid));
+    if (isChild !== true) return;
     this.#children.set(pid, startTimeOf(pid));
     if (this.#children.size <= this.#mostChildren) return;
     const living = new Set(this.#living());
@@ -314,7 +321,7 @@ class ProcessGuest implements Guest {
 
   /** Of the children that it told of, those that are still the same. */
   #living(): number[] {
-    return [...this.#children]
+    return [...this.#children, ...(this.#forges ? [] : this.#orphans)]
       .filter(([pid, startTime]) => pid > 1 && isSameProcess(pid, startTime))
       .map(([pid]) => pid);
   }

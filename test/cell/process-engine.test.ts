@@ -1,9 +1,11 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { ProcessEngine } from '../../src/cell/process-engine.ts';
+import { isAlive } from '../../src/processes.ts';
 import { processesWith } from '../support/processes.ts';
 import { EngineHarness } from './javascript-harness.ts';
 
@@ -93,7 +95,7 @@ test('what a process says last is heard, however often it has said something els
     const used = () => Object.values(process.cpuUsage()).reduce((sum, micros) => sum + micros / 1e6, 0);
     const begun = used();
     while (used() < begun + 0.3);
-    require('node:fs').writeSync(3, (JSON.stringify({ type: 'child', pid: 1 }) + '\\n').repeat(6_000));
+    require('node:fs').writeSync(3, (JSON.stringify({ type: 'child', pid: 0 }) + '\\n').repeat(6_000));
     const options = { detached: true, stdio: 'ignore' };
     require('node:child_process').spawn('sleep', ['${seconds}'], options).once('spawn', () => process.exit());`;
 
@@ -131,10 +133,40 @@ test('a child of which a process tells last is gone with it, whoever has its orp
     process.exitCode = (await result).exitCode;`;
   const command = [process.execPath, '--input-type=module', '-e', host];
 
-  const reaper = spawn('python3', ['-c', SUBREAPER, ...command], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const reaper = spawn('python3', ['-c', SUBREAPER, 'sh', '-c', '"$@"; exit $?', 'sh', ...command], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
   const [exitCode] = await once(reaper, 'exit');
 
   const left = processesWith(`sleep ${seconds}`);
   for (const pid of left) process.kill(pid, 'SIGKILL');
   expect({ exitCode, left }).toEqual({ exitCode: 0, left: [] });
+});
+
+test.for<[string, string]>([
+  ['while it runs', "tell({ type: 'output', bits: 0, dropped: 7 }); setInterval(() => {}, 1000);"],
+  ['and ends, beside one that it cannot have started', 'child(process.ppid); process.exit();'],
+])('a process that tells of another program’s orphan as its child does not take it along: %s', async ([, then]) => {
+  const code = `
+    const { existsSync, readFileSync, writeSync } = require('node:fs');
+    const tell = (message) => writeSync(3, JSON.stringify(message) + '\\n');
+    const child = (pid) => tell({ type: 'child', pid });
+    while (!existsSync('orphan')) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    child(Number(readFileSync('orphan')));
+    ${then}`;
+  const { cwd, guest, started, result } = shared.start(code);
+  await started;
+  const orphan = execFileSync('sh', ['-c', 'sleep 600 > /dev/null 2>&1 & echo $!'], { encoding: 'utf8' });
+  const pid = Number(orphan);
+  onTestFinished(() => void process.kill(pid, 'SIGKILL'));
+
+  writeFileSync(join(cwd, 'part'), orphan);
+  renameSync(join(cwd, 'part'), join(cwd, 'orphan'));
+  if (then.includes('dropped')) {
+    while ((await guest.usage()).droppedBytes === 0) await new Promise(setImmediate);
+    guest.kill();
+  }
+  await result;
+
+  expect(isAlive(pid)).toBe(true);
 });

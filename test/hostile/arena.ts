@@ -75,6 +75,8 @@ export class Arena implements AsyncDisposable {
       : `${guest.family}-${guest.language}-${guest.isolation}`;
     const place = this.#places.get(key) ?? this.#newPlace(guest);
     this.#places.set(key, place);
+    // One that did not come to be is nobody's.
+    place.catch(() => this.#places.delete(key));
     const { session, neighbour } = await place;
     const mark = uniqueNumber();
 

@@ -277,6 +277,21 @@ export const lies: Family = {
       alone: true,
     },
     {
+      name: 'the cells of its daemon told of as its children on its channel to the cell',
+      language: 'javascript',
+      isolation: 'process',
+      code: stubborn(
+        `forge(); setInterval(forge, 1);`,
+        `const { readFileSync, readdirSync, writeSync } = require('node:fs');
+        const parent = /^PPid:\\t(\\d+)/m.exec(readFileSync('/proc/' + process.ppid + '/status', 'latin1'))[1];
+        const children = () => readdirSync('/proc/' + parent + '/task')
+          .flatMap((thread) => readFileSync('/proc/' + parent + '/task/' + thread + '/children', 'latin1').match(/\\d+/g) ?? []);
+        const forge = () => { for (const pid of children()) try { writeSync(3, '{"type":"child","pid":' + pid + '}\\n'); } catch {} };`,
+      ),
+      ...FORCED,
+      alone: true,
+    },
+    {
       name: 'children that are all different told of on its channel to the cell',
       language: 'javascript',
       isolation: 'process',
