@@ -229,6 +229,14 @@ export function isAlive(pid: number): boolean {
   return statOf(pid)?.ended === false;
 }
 
+/**
+ * True once a process has given its memory back, by which it begins to end: its user, unless root, may then see no more of it.
+ * True also for one that is gone.
+ */
+export function hasNoMemory(pid: number): boolean {
+  return (readKernelFile(`/proc/${pid}/statm`) ?? '0 ').startsWith('0 ');
+}
+
 /** In clock ticks since boot, as proc_pid_stat(5) has it: with the process id it names a process for good. */
 export function startTimeOf(pid: number): string | undefined {
   return fieldsOf(pid)?.[19];

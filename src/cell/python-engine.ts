@@ -88,7 +88,7 @@ export class PythonEngine implements Engine {
         pipes = zygote.takePipes();
       } catch (error) {
         // Either the zygote died a moment ago, and its exit leads here again, or this process is out of descriptors.
-        if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT' || zygote.isEnding) {
           zygote.kill();
           return;
         }

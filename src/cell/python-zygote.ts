@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { accessSync, closeSync, constants, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { delimiter, isAbsolute, join } from 'node:path';
+import { hasNoMemory } from '../processes.ts';
 import { spawnChild } from '../spawn-child.ts';
 
 /** How long an interpreter may take from its spawn to its first word. */
@@ -131,6 +132,11 @@ export class Zygote {
       this.#spares.unshift(spare);
       throw cause;
     }
+  }
+
+  /** True from the moment on that it is of no more use; {@link exited} tells of it later. */
+  get isEnding(): boolean {
+    return this.#child.pid === undefined || hasNoMemory(this.#child.pid);
   }
 
   /** Ends the process by force. Guests that run go on. */

@@ -1,6 +1,7 @@
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, expect, test } from 'vitest';
 import { isAlive } from '../../src/processes.ts';
 import { eventually } from '../support/eventually.ts';
@@ -8,6 +9,8 @@ import { soonest } from '../support/in-time.ts';
 import { childrenOf } from '../support/processes.ts';
 import { DAEMON, Host, MB, OPTIONS, parentOf } from './python-harness.ts';
 
+/** What a program needs to find others. */
+const PATHS = { PATH: process.env.PATH ?? '/usr/bin:/bin' };
 const host = new Host();
 const start = host.start.bind(host);
 
@@ -28,6 +31,27 @@ test('a running program outlives the zygote, and the next start has a new one', 
   expect(await run.exited).toMatchObject({ exitCode: 0 });
   expect(run.stdout()).toBe('ready\ndone\n');
   expect(isAlive(zygote)).toBe(false);
+});
+
+test('who is not root has the next zygote too, where one is killed as more is started', async () => {
+  const imported = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+  const code = `
+    import { readFileSync } from 'node:fs';
+    import { Host, parentOf } from ${imported('./python-harness.ts')};
+    await using own = new Host();
+    const run = own.start('import sys; sys.stdin.read()');
+    const zygote = parentOf(parentOf(await run.started));
+    const memory = () => readFileSync('/proc/' + zygote + '/statm', 'latin1');
+    process.kill(zygote, 'SIGKILL');
+    // It ends, and its exit has not been told yet.
+    while (!memory().startsWith('0 '));
+    const next = Array.from({ length: 10 }, () => own.start(''));
+    console.log(JSON.stringify((await Promise.all(next.map(({ exited }) => exited))).map(({ exitCode }) => exitCode)));`;
+  const user = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
+
+  const run = promisify(execFile)(process.execPath, ['--input-type=module', '-e', code], { ...user, env: PATHS });
+
+  expect(JSON.parse((await run).stdout)).toEqual(Array(10).fill(0));
 });
 
 test('a program can neither hold up what comes after it by stopping the zygote, nor by stopping what waits for its start', async () => {

@@ -294,13 +294,16 @@ test('a guest whose output cannot be looked at keeps no room from others, and lo
     return client.executeSnippet({ sessionId, executionId, language: 'javascript', code });
   };
   const output = join(node.directory, 'state', 'daemon', 'output');
-  /** Where a guest writes its output that stays. */
-  const started = async (sessionId: string, executionId: string, bytes: number) => {
-    const before = readdirSync(output, { recursive: true, encoding: 'utf8' });
+  const start = async (sessionId: string, executionId: string, bytes: number) => {
     await submit(sessionId, executionId, bytes, 'setInterval(() => {}, 1000);');
     await eventually('all is written', async () => {
       return (await client.getExecutionStatus(sessionId, executionId)).stdoutBytes === bytes;
     });
+  };
+  /** Where a guest writes its output that stays. */
+  const started = async (sessionId: string, executionId: string, bytes: number) => {
+    const before = readdirSync(output, { recursive: true, encoding: 'utf8' });
+    await start(sessionId, executionId, bytes);
     const made = readdirSync(output, { recursive: true, encoding: 'utf8' }).filter((path) => !before.includes(path));
     return join(output, dirname(made.find((path) => path.endsWith('stdout')) as string));
   };
@@ -312,7 +315,7 @@ test('a guest whose output cannot be looked at keeps no room from others, and lo
   writeFileSync(replaced, '');
   const locked = await started('other', 'locked', 10);
   chmodSync(locked, 0o000);
-  await started('s', 'large', 60_000);
+  await start('s', 'large', 60_000);
 
   const evicted = async () => (await client.getExecutionStatus('s', 'finished')).outputEvicted;
   // A look that took long is not soon followed by another.
