@@ -25,6 +25,7 @@ AT_START = frozenset(sys.modules)  # what an interpreter itself has imported whe
 
 import _imp
 import _io
+import _random
 import _signal  # without the enumerations of `signal`, whose code would be copied into every guest
 import _thread
 import atexit
@@ -37,6 +38,7 @@ import json
 import linecache
 import logging
 import os
+import random
 import resource
 import select
 import signal
@@ -81,9 +83,13 @@ COME = set()  # numbers of the signals that have come
 
 
 def tell(fd, message, before=b''):
-    """Writes one JSON line; a reader that is gone is noticed elsewhere."""
+    say(fd, before + json.dumps(message).encode())
+
+
+def say(fd, line):
+    """Writes one line; a reader that is gone is noticed elsewhere."""
     try:
-        os.write(fd, before + json.dumps(message).encode() + b'\n')
+        os.write(fd, line + b'\n')
     except (BrokenPipeError, ConnectionResetError):
         pass
 
@@ -110,6 +116,17 @@ def kill(pid, number):
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):  # gone, or it took another user's rights
         pass
+
+
+def fork():
+    """
+    As `os.fork` of a process with one thread, but without what modules do after one (new locks, a new seed): that would
+    copy 700 KiB. What of it a guest needs, `become_guest` does.
+    """
+    pid = libc.fork()
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return pid
 
 
 # ---------------------------------------------------------------------------------------------------------- zygote
@@ -165,11 +182,7 @@ class Zygote:
             for _ in range(5):
                 fds += os.pipe()
             guest_ends = [fds[0], fds[3], fds[5], fds[7], fds[8]]
-            # Not os.fork: what modules do after a fork (new locks, a new seed) would copy half a megabyte into each
-            # shepherd, which needs none of it. Its guest, made by os.fork, gets all of it.
-            pid = libc.fork()
-            if pid < 0:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            pid = fork()
         except OSError as error:
             for fd in fds:
                 os.close(fd)
@@ -243,7 +256,7 @@ def shepherd(guest_ends):
         wakeup, wakeup_writer = os.pipe()
         os.set_blocking(wakeup_writer, False)
         _signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
-        guest = os.fork()
+        guest = fork()
         if guest == 0:
             return become_guest(parent)
         watch(guest, wakeup)
@@ -387,6 +400,9 @@ def close_from(first):
 
 
 # ----------------------------------------------------------------------------------------------------------- guest
+#
+# What runs here before the guest's own code is written so that it touches few objects of the zygote: each page that one lies
+# on is copied. (`npm run bench memory` tells what a guest takes.)
 
 
 def become_guest(parent):
@@ -400,6 +416,10 @@ def become_guest(parent):
         for number in (_signal.SIGCHLD, _signal.SIGCONT):
             _signal.signal(number, _signal.SIG_DFL)
         close_from(REQUEST + 1)
+        _random.Random.seed(random._inst)  # by the system: all others have another
+        thread = threading.main_thread()
+        if hasattr(thread, '_set_native_id'):
+            thread._set_native_id()
         # Held back until guest code runs: no interrupt may be raised in the code below.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, [_signal.SIGINT])
 
@@ -410,18 +430,20 @@ def become_guest(parent):
             length = pipe.read(4)
             if not length:
                 os._exit(0)  # never needed
-            header = json.loads(pipe.read(int.from_bytes(length, 'big')))
+            header = json.loads(pipe.read(int.from_bytes(length, 'big')).decode())
             # Limits and confinement belong here: nothing of the guest's code has been read yet.
             limit(header['groups'], header.get('openFiles'))
             os.chdir(header['cwd'])
             namespace = prepare_interpreter(header)
-            tell(REPORT, {'started': os.getpid(), 'shepherd': parent, 'rss': rss})
+            say(REPORT, b'{"started":%d,"shepherd":%d,"rss":%d}' % (os.getpid(), parent, rss))
             os.close(REPORT)
             os.nice(NICENESS)
             code = pipe.read(header['codeBytes'])
             if len(code) < header['codeBytes']:
                 os._exit(1)  # the cell ended
-            code = code.decode('utf-8-sig')  # of bytes the compiler would believe what they say of their encoding
+            # Of bytes the compiler would believe what they say of their encoding. (`utf-8-sig` is a module that each guest
+            # would have to import.)
+            code = code.removeprefix(codecs.BOM_UTF8).decode()
     except Exception as error:
         tell(REPORT, {'failed': ('%s: %s' % (type(error).__name__, error))[:1000]})
         os._exit(1)
@@ -456,7 +478,8 @@ def prepare_interpreter(header):
         os.close(null)
     path = header['mainPath']
     environment = header['env']
-    os.environ.update(environment)
+    for name, value in environment.items():
+        os.environ[name] = value
     if not (environment.get('TMPDIR') or environment.get('TEMP') or environment.get('TMP')):
         tempfile.tempdir = header['tmpDir']
     steer(environment)
