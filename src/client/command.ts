@@ -37,6 +37,8 @@ const KILL_LIMIT_MS = 2_000;
 /** How much a command may write: the daemon keeps it on disk until the command has ended. */
 const OUTPUT_LIMIT_BYTES = 256 * 2 ** 20;
 const QUEUE_LIMIT_MS = 5_000;
+/** How much of what is typed may wait for code that does not read, in bytes. Only what is behind more than that has to wait. */
+const TYPED_BYTES = 16 * 2 ** 10;
 
 /** Ends that say nothing of the command's own. */
 const FAILURES: Partial<Record<ExitReason, string>> = {
@@ -70,6 +72,8 @@ export class Command {
   /** Input is written in the order it came. */
   #written: Promise<void>;
   #position = 0;
+  /** How much of what was typed waits to be taken. */
+  #typedBytes = 0;
   /** Aborts when nothing is asked of it any more. */
   readonly #over = new AbortController();
   /** Resolves when the daemon has been told to end it. */
@@ -120,8 +124,8 @@ export class Command {
   }
 
   /**
-   * Of its standard input, or what is typed at its terminal; `end` is the end of it. Resolves when it is taken, or nobody is
-   * there any more to take it.
+   * Of its standard input, or what is typed at its terminal; `end` is the end of it. Resolves when it is taken, nobody is there
+   * any more to take it, or it need not be waited for.
    */
   write(data: Uint8Array, end: boolean): Promise<void> {
     if (this.#isCooked) return this.#type(data, end);
@@ -156,16 +160,23 @@ export class Command {
     await forget(this.#client, sessionId, executionId);
   }
 
-  #type(data: Uint8Array, end: boolean): Promise<void> {
+  /** Code that computes reads nothing: what comes next may be Ctrl-C. */
+  async #type(data: Uint8Array, end: boolean): Promise<void> {
     const { input, ends, interrupts } = typed(data);
     for (let count = 0; count < interrupts; count += 1) this.#interrupt();
-    return this.#send(input, end || ends);
+    if (input.byteLength === 0 && !end && !ends) return;
+    this.#typedBytes += input.byteLength;
+    const taken = this.#send(input, end || ends).then(() => {
+      this.#typedBytes -= input.byteLength;
+    });
+    if (this.#typedBytes > TYPED_BYTES) await taken;
   }
 
   /** Stops it, the second time by force. */
   #interrupt(): void {
     const { sessionId, executionId } = this.#snippet;
     this.#interrupts += 1;
+    if (this.#interrupts > 2) return;
     const how = this.#interrupts === 1 ? { signal: 'SIGINT' } : { signal: 'SIGKILL', graceMs: 0 };
     const stop = () => this.#client.cancelExecution(sessionId, executionId, how);
     // It may have exited meanwhile.

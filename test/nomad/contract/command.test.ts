@@ -65,8 +65,10 @@ describe('a command beside a task', () => {
     await host.destroy(isolated.id);
   });
 
-  async function streamed(...requests: object[]) {
-    const call = host.driver.execTaskStreaming();
+  const streamed = (...requests: object[]) => streamedBy(host, ...requests);
+
+  async function streamedBy({ driver }: PluginHost, ...requests: object[]) {
+    const call = driver.execTaskStreaming();
     for (const request of requests) call.write(ExecTaskStreamingRequest.fromPartial(request));
     return collect(call as never, (all: ExecTaskStreamingResponse[]) => all.at(-1)?.exited === true);
   }
@@ -101,20 +103,43 @@ describe('a command beside a task', () => {
     expect(all.every(({ stderr }) => stderr === undefined)).toBe(true);
   });
 
-  describe('elide-eval from a terminal', () => {
-    const evalOf = (code: string) => ({ setup: { taskId: task.id, command: ['elide-eval', code], tty: true } });
+  describe.each(['process', 'thread'] as const)('elide-eval from a terminal, beside a task in a %s', (isolation) => {
+    let own: PluginHost;
+    let beside: TaskConfig;
+
+    beforeAll(async () => {
+      const sessionId = `patient-${isolation}`;
+      // No stop turns to force by itself.
+      await daemon.daemon.createSession(sessionId, { executionDefaults: { graceMs: 3_600_000 } });
+      own = await PluginHost.start({ daemon_socket: daemon.endpoints.socket, session_id: sessionId });
+      beside = javascript(SLEEP, { isolation });
+      await own.start(beside);
+    });
+    afterAll(async () => {
+      await own.destroy(beside.id);
+      await own[Symbol.asyncDispose]();
+    });
+
+    const evalOf = (code: string) => ({ setup: { taskId: beside.id, command: ['elide-eval', code], tty: true } });
     const key = (keys: string) => ({ stdin: { data: Buffer.from(keys) } });
+    const IDLE = 'console.log("ready"); setInterval(() => {}, 1000)';
+    const BUSY = 'console.log("ready"); for (;;);';
+    const STUBBORN = 'process.on("SIGINT", () => {}); console.log("ready"); for (;;);';
+    const BY_SIGNAL = { exitCode: 130, signal: 2 };
+    const BY_FORCE = { exitCode: 137, signal: 9 };
 
     test.each([
-      ['by its signal', 'setInterval(() => {}, 1000)', 1, { exitCode: 130, signal: 2 }],
-      ['by force the second time', 'process.on("SIGINT", () => {}); for (;;);', 2, { exitCode: 137, signal: 9 }],
-    ])('ends with Ctrl-C, %s', async (_how, code, times, result) => {
-      const call = host.driver.execTaskStreaming();
+      ['by its signal', IDLE, '\x03', BY_SIGNAL],
+      ['by its signal, after keys that it has not read', BUSY, 'x\r\x03', BY_SIGNAL],
+      ['by force the second time', STUBBORN, '\x03\x03', BY_FORCE],
+      ['by force the second time, after keys that it has not read', STUBBORN, 'x\r\x03\x03', BY_FORCE],
+    ])('ends with Ctrl-C, %s', async (_how, code, keys, result) => {
+      const call = own.driver.execTaskStreaming();
       const type = (request: object) => call.write(ExecTaskStreamingRequest.fromPartial(request));
-      type(evalOf(`console.log("ready"); ${code}`));
+      type(evalOf(code));
 
       const all = await collect(call as never, (sofar: ExecTaskStreamingResponse[]) => {
-        if (sofar.length === 1) for (let count = 0; count < times; count += 1) type(key('\x03'));
+        if (sofar.length === 1) for (const one of keys) type(key(one));
         return sofar.at(-1)?.exited === true;
       });
 
@@ -123,13 +148,14 @@ describe('a command beside a task', () => {
     });
 
     test('ends with Ctrl-C before it has begun', async () => {
-      const all = await streamed(evalOf('for (;;);'), key('\x03\x03'));
+      const all = await streamedBy(own, evalOf(BUSY), key('\x03\x03'));
 
       expect(all.at(-1)?.exited).toBe(true);
     });
 
     test('reads lines, and their end at Ctrl-D', async () => {
-      const all = await streamed(evalOf('process.stdin.pipe(process.stdout)'), key('a\r'), key('b\r\x04'));
+      const code = 'process.stdin.pipe(process.stdout)';
+      const all = await streamedBy(own, evalOf(code), key('a\r'), key('b\r\x04'));
 
       expect(textOf(all, 'stdout')).toBe('a\r\nb\r\n');
       expect(all.at(-1)?.result?.exitCode).toBe(0);
