@@ -2,7 +2,7 @@ import { languageOf } from '../client/index.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
 import { lateVariables } from '../plugin/late-variables.ts';
-import { memoryMbOf, outputFilesOf, readTaskFile, taskDirectoryOf } from '../plugin/task-config.ts';
+import { ISOLATION, memoryMbOf, outputFilesOf, readTaskFile, taskDirectoryOf } from '../plugin/task-config.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { type PluginConfig, TASK, type TaskOptions } from './configuration.ts';
 
@@ -26,7 +26,7 @@ export async function prepare(task: TaskConfig, plugin: PluginConfig, sessionId:
     args: options.args ?? [],
     env: { ...task.env, ...options.env },
     workingDirectory: taskDirectoryOf(task),
-    isolation: options.isolation ?? 'process',
+    isolation: options.isolation ?? ISOLATION,
     memoryLimitMb: memory_limit ? Math.ceil(memory_limit / MIB) : memoryMbOf(task),
     timeoutMs: timeout || undefined,
     ...on_timeout,

@@ -16,6 +16,9 @@ const ROTATION = { maxFiles: 10, maxFileBytes: 10 * 2 ** 20 };
 /** How a plugin is told of it: what daemons take. 0 is as good as nothing said. */
 export const ROTATION_FIELDS = { log_max_files: countTo(1000), log_max_file_size: sizeOf(1024, 2 ** 40) };
 
+/** How a task is isolated whose configuration does not say. */
+export const ISOLATION = 'process';
+
 /** Where a task is at home. */
 export const taskDirectoryOf = ({ allocDir, name }: TaskConfig) => join(allocDir, name);
 

@@ -10,7 +10,7 @@ import {
 } from '../../../src/gen/nomad/driver.ts';
 import { eventually, processesWith, TestDaemon } from '../../support/daemon.ts';
 import { collect, PluginHost } from '../host.ts';
-import { commandsBeside, daemon, host, javascript, SLEEP, usePlugin } from './fixture.ts';
+import { commandsBeside, daemon, host, isolationBeside, javascript, SLEEP, usePlugin } from './fixture.ts';
 
 usePlugin();
 
@@ -57,11 +57,7 @@ describe('a command beside a task', () => {
     const isolated = javascript(SLEEP, { isolation });
     await host.start(isolated);
 
-    const code = 'console.log(require("node:fs").readlinkSync("/proc/thread-self"))';
-    const { stdout } = await host.exec(isolated.id, ['elide-eval', code]);
-
-    const [, pid, threadId] = /^(\d+)\/task\/(\d+)\n$/.exec(stdout.toString()) ?? [];
-    expect(pid === threadId ? 'process' : 'thread').toBe(isolation);
+    expect(await isolationBeside(host, isolated)).toBe(isolation);
     await host.destroy(isolated.id);
   });
 

@@ -39,6 +39,15 @@ export async function fingerprints(of: PluginHost, enough: (all: FingerprintResp
 export const commandsBeside = async ({ daemon: at }: TestDaemon, { id }: TaskConfig) =>
   (await at.listExecutions()).filter(({ executionId }) => executionId.startsWith(`${id}/`));
 
+/** In what code runs that is evaluated beside a task. */
+export async function isolationBeside(of: PluginHost, { id }: TaskConfig): Promise<'process' | 'thread'> {
+  const code = 'console.log(require("node:fs").readlinkSync("/proc/thread-self"))';
+  const { stdout } = await of.exec(id, ['elide-eval', code]);
+  const [, pid, threadId] = /^(\d+)\/task\/(\d+)\n$/.exec(stdout.toString()) ?? [];
+  if (pid === undefined) throw new Error(`no thread: ${stdout}`);
+  return pid === threadId ? 'process' : 'thread';
+}
+
 /** A socket, and the flags of daemons that follow each other on it and on their state; what they leave is soon gone. */
 export function placesIn(directory: string): [string, string[]] {
   const [socket, config] = [join(directory, 'd.sock'), join(directory, 'config.json')];
