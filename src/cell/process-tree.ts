@@ -24,7 +24,7 @@ export interface TreeUsage {
   /** CPU time of those that run and of what they have waited for, in seconds. Ended and not waited for is included. */
   userSeconds: number;
   systemSeconds: number;
-  /** Proportional set size: what is shared with others counts in shares. */
+  /** Proportional set size: what is shared with others counts in shares; in full where only root may see that. */
   memoryBytes: number;
   processes: number;
   threads: number;
@@ -218,16 +218,30 @@ function memoryOf(processes: ProcessMeter[]): number {
 type Ticks = [number, number, number, number];
 
 function proportionalBytes(pid: number): number {
-  const rollup = rollupOf(`/proc/${pid}`) ?? rollupOfThread(pid) ?? '';
+  const rollup = firstOf(pid, rollupOf);
+  // There may be one that only root may read (prctl(2), PR_SET_DUMPABLE).
+  if (rollup === undefined) return residentBytes(pid);
   return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1] ?? 0) * 1024;
 }
 
+/** What is shared with others counts in full. Nothing is left of one that has begun to end. */
+function residentBytes(pid: number): number {
+  return (firstOf(pid, pagesOf) ?? 0) * PAGE_BYTES;
+}
+
 /** A process whose first thread has ended shows its memory only below one of the others. */
-function rollupOfThread(pid: number): string | undefined {
-  const rollups = threadsOf(pid)
+function firstOf<T>(pid: number, read: (directory: string) => T | undefined): T | undefined {
+  const found = read(`/proc/${pid}`);
+  if (found !== undefined) return found;
+  const others = threadsOf(pid)
     .values()
-    .map((thread) => rollupOf(`/proc/${pid}/task/${thread}`));
-  return rollups.find((rollup) => rollup !== undefined);
+    .map((thread) => read(`/proc/${pid}/task/${thread}`));
+  return others.find((other) => other !== undefined);
+}
+
+/** Resident pages; undefined where there are none. */
+function pagesOf(directory: string): number | undefined {
+  return Number(readKernelFile(`${directory}/statm`)?.split(' ')[1]) || undefined;
 }
 
 function rollupOf(directory: string): string | undefined {

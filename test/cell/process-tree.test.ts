@@ -1,7 +1,8 @@
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Guest } from '../../src/cell/engine.ts';
 import { ProcessEngine } from '../../src/cell/process-engine.ts';
@@ -101,6 +102,39 @@ test('no more than may be held is told before all of it has been added up', asyn
   expect(processes).toBe(2);
   const bytes = heldBytes(treeOf([pid]));
   expect(Math.abs(memoryBytes - bytes)).toBeLessThan(0.02 * bytes);
+});
+
+/** Holds 100 MiB that only root may look at (PR_SET_DUMPABLE), with two threads. */
+const HIDER = `${HOLD}
+import sys, threading
+prctl(4, 0, 0, 0, 0)
+held = hold(100)
+threading.Thread(target=sys.stdin.read).start()
+print('ready', flush=True)`;
+
+test.for([
+  ['', ''],
+  [', whose first thread has ended', '\nctypes.CDLL(None).pthread_exit(None)'],
+])('a process that shows its memory to root only is not told to hold none%s', async ([, end]) => {
+  const code = `
+    import { spawn } from 'node:child_process';
+    import { once } from 'node:events';
+    import { readFileSync } from 'node:fs';
+    import { TreeMeter } from ${JSON.stringify(new URL('../../src/cell/process-tree.ts', import.meta.url).href)};
+    const child = spawn('python3', ['-c', ${JSON.stringify(HIDER + end)}], { stdio: ['pipe', 'pipe', 'inherit'] });
+    await once(child.stdout, 'data');
+    while (${end !== ''} && !readFileSync('/proc/' + child.pid + '/stat', 'latin1').includes(') Z '));
+    const meter = new TreeMeter();
+    console.log(meter.usage([child.pid]).memoryBytes);
+    meter.close();
+    child.kill('SIGKILL');`;
+  const user = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
+  const options = { ...user, env: { PATH: process.env.PATH }, timeout: 60_000 };
+
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', code], options);
+
+  expect(Number(stdout) / 2 ** 20).toBeGreaterThan(100);
+  expect(Number(stdout) / 2 ** 20).toBeLessThan(150);
 });
 
 /** Holds 192 MiB, and now and then 32 more, for as long as it takes to have no more time go to that for a while; then forks. */
