@@ -3,11 +3,11 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import { writersOf } from '../output/file-writers.ts';
 import { keptOf } from '../output/kept.ts';
+import { OwnFile } from '../output/own-file.ts';
 import type { OutputName } from '../output/sealed-output.ts';
 import { killTrees, untilGone } from '../processes.ts';
-import { writersOf } from './file-writers.ts';
-import { OwnFile } from './own-file.ts';
 
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;

@@ -8,6 +8,8 @@ import { treeOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
+import { writtenOf } from './file-writers.ts';
+import { OwnFile } from './own-file.ts';
 import { numbersOf } from './rotated-files.ts';
 
 /** What waits for a reader at most, of each stream: as much as Nomad's log collector keeps, unless a job says otherwise. */
@@ -16,8 +18,10 @@ const FILE_BYTES = 10 * 2 ** 20;
 const SPOOL_FILE = /^(stdout|stderr)\.spool\.\d{1,9}$/;
 /** What a pipe takes at once. */
 const CHUNK_BYTES = 65_536;
-/** How often files that have been read are looked at for somebody who has them open, in ms. */
+/** How long after one look for somebody who has files open that have been read there is the next, in ms. */
 const LOOK_MS = 1_000;
+/** How long one may take among the processes of others, in ms: whom it has not found by then has none of them. */
+const LOOK_LIMIT_MS = 5_000;
 
 /** The rotated files of a {@link Spool} in this directory. */
 export function spoolFiles(directory: string) {
@@ -45,13 +49,16 @@ interface SpoolFile {
 /**
  * Rotated files of one stream on their way to a reader: each is removed once it has been read and followed by another.
  * One that somebody may still write to is read on beside the later ones: a child process keeps the file that it was
- * started with.
+ * started with, also once its parent is gone.
  */
 export class Spool {
   readonly #path: string;
   /** Those that are open, by number. */
   readonly #files = new Map<number, SpoolFile>();
-  #lookedMs = 0;
+  /** Those of which the last look found that nobody else has them open. */
+  #free: SpoolFile[] = [];
+  /** When the next look may begin. */
+  #lookMs = 0;
 
   constructor(path: string) {
     this.#path = path;
@@ -101,10 +108,21 @@ export class Spool {
   }
 
   async #removeRead(files: SpoolFile[]): Promise<void> {
-    if (files.length === 0 || monotonicMs() - this.#lookedMs < LOOK_MS) return;
-    this.#lookedMs = monotonicMs();
     // Who had it open may have written to it since it was read.
-    for (const file of files) if (!isHeld(file) && restOf(file) <= 0) await this.#remove(file);
+    for (const file of this.#free.splice(0)) if (restOf(file) <= 0) await this.#remove(file);
+    const left = files.filter(({ number }) => this.#files.has(number));
+    if (left.length > 0 && monotonicMs() >= this.#lookMs) void this.#look(left);
+  }
+
+  /** Holds up no reading: there may be many processes, and one may have a million descriptors. */
+  async #look(files: SpoolFile[]): Promise<void> {
+    this.#lookMs = Number.POSITIVE_INFINITY;
+    try {
+      this.#free = await freeOf(files);
+    } catch {
+      // No descriptor is left to look with.
+    }
+    this.#lookMs = monotonicMs() + LOOK_MS;
   }
 
   async #remove({ number, handle }: SpoolFile): Promise<void> {
@@ -131,6 +149,14 @@ async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
 /** How many bytes there are that have not been read. */
 function restOf({ handle, position }: SpoolFile): number {
   return fstatSync(handle.fd).size - position;
+}
+
+/** Those that nobody else has open. Most that somebody has are those of processes below, which are soon looked at. */
+async function freeOf(files: SpoolFile[]): Promise<SpoolFile[]> {
+  const unheld = new Map(files.filter((file) => !isHeld(file)).map((file) => [new OwnFile(file.handle.fd), file]));
+  if (unheld.size === 0) return [];
+  for (const file of await writtenOf([...unheld.keys()], performance.now() + LOOK_LIMIT_MS)) unheld.delete(file);
+  return [...unheld.values()];
 }
 
 /** Whether a thread of this process, or a process below it, has the file open too. */

@@ -16,8 +16,25 @@ const WRITABLE = 0o200;
  * no descriptor to look with.
  */
 export async function writersOf(files: readonly OwnFile[], endMs: number): Promise<number[]> {
+  const found = new Set<number>();
+  for await (const { pid } of openForWriting(files, endMs)) found.add(pid);
+  for (const own of [process.pid, ...childrenOf(process.pid)]) found.delete(own);
+  return [...found];
+}
+
+/** Those of these files that any process can write to, as {@link writersOf} finds them. */
+export async function writtenOf(files: readonly OwnFile[], endMs: number): Promise<Set<OwnFile>> {
+  const found = new Set<OwnFile>();
+  for await (const { file } of openForWriting(files, endMs)) found.add(file);
+  return found;
+}
+
+/** Who can write to which of these files; one that has many descriptors of one of them may be told as often. */
+async function* openForWriting(
+  files: readonly OwnFile[],
+  endMs: number,
+): AsyncGenerator<{ pid: number; file: OwnFile }> {
   const byPath = new Map(files.map((file) => [file.path, file]));
-  const found: number[] = [];
   let turnEndsMs = 0;
   const giveWay = async () => {
     if (performance.now() < turnEndsMs) return;
@@ -25,18 +42,15 @@ export async function writersOf(files: readonly OwnFile[], endMs: number): Promi
     turnEndsMs = performance.now() + TURN_MS;
   };
   for (const pid of namesIn('/proc').map(Number).filter(Number.isInteger)) {
-    if (performance.now() >= endMs) break;
+    if (performance.now() >= endMs) return;
     await giveWay();
     for (const path of descriptorsOf(pid)) {
-      if (performance.now() >= endMs) break;
+      if (performance.now() >= endMs) return;
       await giveWay();
-      if (!isWriterOf(byPath, path)) continue;
-      found.push(pid);
-      break;
+      const file = writtenBy(byPath, path);
+      if (file !== undefined) yield { pid, file };
     }
   }
-  const own = new Set([process.pid, ...childrenOf(process.pid)]);
-  return found.filter((pid) => !own.has(pid));
 }
 
 /** Those of its newest thread: the first one may have ended, and shows none then. One by one, as they are asked for. */
@@ -71,13 +85,13 @@ function namesIn(directory: string): string[] {
 }
 
 /** Of no other file more is asked than its path: the system that has it may hang, and whoever asks with it. */
-function isWriterOf(byPath: ReadonlyMap<string, OwnFile>, descriptor: string): boolean {
+function writtenBy(byPath: ReadonlyMap<string, OwnFile>, descriptor: string): OwnFile | undefined {
   try {
     const file = byPath.get(readlinkSync(descriptor));
-    if (file === undefined || (lstatSync(descriptor).mode & WRITABLE) === 0) return false;
+    if (file === undefined || (lstatSync(descriptor).mode & WRITABLE) === 0) return undefined;
     const stats = statSync(descriptor);
-    return stats.isFile() && file.is(stats);
+    return stats.isFile() && file.is(stats) ? file : undefined;
   } catch {
-    return false;
+    return undefined;
   }
 }

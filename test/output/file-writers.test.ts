@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
-import { writersOf } from '../../src/cell/file-writers.ts';
-import { OwnFile } from '../../src/cell/own-file.ts';
+import { writersOf } from '../../src/output/file-writers.ts';
+import { OwnFile } from '../../src/output/own-file.ts';
 import { openFiles } from '../support/processes.ts';
 
 /** Has as many descriptors as it may, up to 19,000, and a file open for writing after all of them. */

@@ -1,0 +1,54 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Writable } from 'node:stream';
+import { expect, onTestFinished, test } from 'vitest';
+import { Spool } from '../../src/output/spool.ts';
+import { temporaryDirectory } from '../support/daemon.ts';
+import { eventually } from '../support/eventually.ts';
+
+/** Appends to a file what it is told, as a program that was left in the background by another, which is gone. */
+async function startOrphan(path: string): Promise<{ write(line: string): void; end(): void }> {
+  const fd = openSync(path, 'a');
+  const script = 'while read -r line <&3; do echo "$line"; done &';
+  const shell = spawn('sh', ['-c', script], { stdio: ['ignore', fd, 'inherit', 'pipe'] });
+  closeSync(fd);
+  const orders = shell.stdio[3] as Writable;
+  onTestFinished(() => void orders.destroy());
+  await once(shell, 'exit');
+  return { write: (line) => orders.write(`${line}\n`), end: () => orders.destroy() };
+}
+
+/** Has the spool read, and returns what it has yielded until now. */
+function reading(spool: Spool): () => string {
+  const given = new AbortController();
+  let read = '';
+  const done = (async () => {
+    for await (const data of spool.read(new Promise(() => {}), given.signal)) read += data;
+  })();
+  onTestFinished(() => {
+    given.abort();
+    return done;
+  });
+  return () => read;
+}
+
+test('what a program in the background writes late is read, also where its parent is gone, and its file is removed after it', async () => {
+  const path = join(temporaryDirectory(), 'stdout.spool');
+  const orphan = await startOrphan(`${path}.0`);
+  for (const number of [0, 1, 2]) writeFileSync(`${path}.${number}`, `${number}\n`, { flag: 'a' });
+  const read = reading(new Spool(path));
+  await eventually('what nobody writes to is removed', () => !existsSync(`${path}.1`));
+
+  for (const line of ['late 1', 'late 2', 'late 3']) {
+    orphan.write(line);
+    await eventually(`${line} is read`, () => read().endsWith(`${line}\n`));
+  }
+  expect(existsSync(`${path}.0`)).toBe(true);
+  orphan.end();
+  await eventually('its file is removed', () => !existsSync(`${path}.0`));
+
+  expect(read()).toBe('0\n1\n2\nlate 1\nlate 2\nlate 3\n');
+  expect(existsSync(`${path}.2`)).toBe(true);
+});
