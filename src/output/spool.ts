@@ -31,11 +31,20 @@ export function spoolFiles(directory: string) {
 
 /** Removes from this directory what its cell, which is gone, had not brought to its readers: nobody else can. */
 export function removeSpool(directory: string): void {
+  for (const name of spoolIn(directory)) removeFile(join(directory, name));
+}
+
+/** Whether in this directory something is still on its way to its readers. */
+export function hasSpool(directory: string): boolean {
+  return spoolIn(directory).length > 0;
+}
+
+function spoolIn(directory: string): string[] {
   try {
-    const names = withDescriptor(() => readdirSync(directory));
-    for (const name of names) if (SPOOL_FILE.test(name)) removeFile(join(directory, name));
+    return withDescriptor(() => readdirSync(directory)).filter((name) => SPOOL_FILE.test(name));
   } catch {
     // There is no such directory.
+    return [];
   }
 }
 

@@ -21,7 +21,7 @@ import {
 } from '../gen/elide/cell/v1/cell.ts';
 import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
-import { removeSpool } from '../output/spool.ts';
+import { hasSpool, removeSpool } from '../output/spool.ts';
 import { CELL_MAIN } from '../package-root.ts';
 import { readPlainFile } from '../plain-file.ts';
 import {
@@ -226,6 +226,12 @@ export class CellProcess {
   /** True from the end of the process on, also while what was below it is still seen to its end; and once it was left. */
   get isGone(): boolean {
     return this.#gone;
+  }
+
+  /** Whether it still brings what guests that were ended by force have left to their readers. */
+  get isBringing(): boolean {
+    for (const outputDir of this.#bringing) if (!hasSpool(outputDir)) this.#bringing.delete(outputDir);
+    return this.#bringing.size > 0;
   }
 
   /** Runs a guest; its end reaches the observer, whatever happens to the cell. The cell must be ready. */

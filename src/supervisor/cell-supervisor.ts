@@ -86,7 +86,7 @@ interface Cell {
   /** Of a cell that was just adopted, until it is known who asks for them: the executions it holds. */
   holds: Set<string> | undefined;
   guests: number;
-  /** It gets no more guests, and is let go after its last. */
+  /** It gets no more guests, and is let go after its last; once it is idle where that has left something to be read. */
   worn: boolean;
   /** How many contexts it keeps booted ahead at most; -1: as an older daemon said. */
   warm: number;
@@ -258,9 +258,11 @@ export class CellSupervisor {
     };
   }
 
-  #letGoWorn({ worn, holds, guests, actor }: Cell): void {
+  #letGoWorn({ worn, holds, guests, actor, process }: Cell): void {
     // While it holds guests that were not asked for yet, it is not known whether it has a last one.
     if (!worn || holds !== undefined || guests > 0) return;
+    // It takes no more guests, and falls idle like any other.
+    if (process?.isBringing === true) return;
     if (actor.getSnapshot().status === 'active') actor.send({ type: 'cell.stop' });
   }
 

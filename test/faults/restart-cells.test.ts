@@ -1,7 +1,21 @@
-import { spawn } from 'node:child_process';
-import { cpSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import {
+  closeSync,
+  constants,
+  cpSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
 import { processName } from '../../src/processes.ts';
@@ -319,4 +333,54 @@ test('cells of another version go on with their guests, and get no more', async 
     expect((await node.client.wait('s', executionId)).result).toMatchObject({ reason: 'failed', exitCode: 7 });
   }
   await eventually('they are gone after their guests', () => older.every((pid) => !isAlive(pid)));
+});
+
+/** How much comes out of a pipe until nobody writes to it any more, in bytes; it takes 3 MiB a second at most. */
+async function readSlowly(pipe: number): Promise<number> {
+  const chunk = Buffer.alloc(65_536);
+  let length = 0;
+  for (;;) {
+    try {
+      const count = readSync(pipe, chunk);
+      if (count === 0) return length;
+      length += count;
+    } catch {
+      // There is nothing in it now.
+    }
+    await sleep(20);
+  }
+}
+
+test('what is left of the output of a guest that was forced follows also where its cell is of another version', async () => {
+  const { main, replace } = installed();
+  await using node = await FaultNode.start({ onStop: 'detach' }, { main });
+  await node.client.createSession('s');
+  const [stdout, done] = [join(node.root, 'out'), join(node.root, 'done')];
+  execFileSync('mkfifo', [stdout]);
+  const pipe = openSync(stdout, constants.O_RDONLY | constants.O_NONBLOCK);
+  onTestFinished(() => closeSync(pipe));
+  const length = 8 * 2 ** 20;
+  await node.client.executeSnippet({
+    sessionId: 's',
+    executionId: 'e',
+    language: 'javascript',
+    isolation: 'process',
+    code: `
+      const { writeFileSync, writeSync } = require('node:fs');
+      const all = Buffer.alloc(${length}, 'x');
+      for (let at = 0; at < all.length; ) at += writeSync(1, all, at);
+      writeFileSync('${done}', '');
+      setInterval(() => {}, 1000);`,
+    outputFiles: { stdout, stderr: devNull, maxFiles: 0, maxFileBytes: 0 },
+  });
+  await eventually('all is written', () => existsSync(done));
+  await node.end('SIGTERM');
+  replace();
+  await node.start();
+
+  await node.client.cancelExecution('s', 'e', { signal: 'SIGKILL', graceMs: 0 });
+  const read = readSlowly(pipe);
+
+  expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  expect(await read).toBe(length);
 });
