@@ -230,7 +230,7 @@ export class CellProcess {
 
   /** Whether it still brings what guests that were ended by force have left to their readers. */
   get isBringing(): boolean {
-    for (const outputDir of this.#bringing) if (!hasSpool(outputDir)) this.#bringing.delete(outputDir);
+    this.#dropBrought();
     return this.#bringing.size > 0;
   }
 
@@ -550,6 +550,14 @@ export class CellProcess {
     if (this.#gone && !this.#detached && this.#unacknowledged.size === 0) removeFile(this.#files.ends);
   }
 
+  /** Oldest first, as far as to one that is still on its way: however many there are, each end looks at few. */
+  #dropBrought(): void {
+    for (const outputDir of this.#bringing) {
+      if (hasSpool(outputDir)) return;
+      this.#bringing.delete(outputDir);
+    }
+  }
+
   #guestExited(exited: Exited): void {
     const guest = this.#guests.get(exited.executionKey);
     if (guest === undefined) return;
@@ -559,6 +567,7 @@ export class CellProcess {
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
+    this.#dropBrought();
     if (guest.piped && exited.stopRung === 'forced') this.#bringing.add(guest.outputDir);
     guest.observer.exited(guestEndOf(exited));
   }

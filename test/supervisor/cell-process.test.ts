@@ -48,11 +48,12 @@ async function cellOfOne(observer: GuestObserver = NOBODY) {
     controlGroups: ControlGroups.open([]),
     observer: { spawned() {}, ready() {}, worn() {}, exited: () => exited.resolve() },
   });
-  onTestFinished(async () => {
+  const end = async () => {
     cell.kill();
     far.destroy();
     if (!isLeft) await exited.promise;
-  });
+  };
+  onTestFinished(end);
   cell.resume('guest', directory, observer);
   const inside = new FramedSocket<ToCell, FromCell>(far, ToCell, FromCell);
   const say = (body: NonNullable<FromCell['body']>) => inside.send({ body });
@@ -60,7 +61,7 @@ async function cellOfOne(observer: GuestObserver = NOBODY) {
     isLeft = true;
     cell.detach();
   };
-  return { cell, say, leave, files: cellFiles(directory, 'cell') };
+  return { cell, say, leave, end, directory, files: cellFiles(directory, 'cell') };
 }
 
 /** In ms. */
@@ -101,4 +102,24 @@ test('a cell that is left to the next daemon keeps its record of ends, also when
   cell.acknowledge('guest');
 
   expect(existsSync(files.ends)).toBe(true);
+});
+
+test('what a cell has not brought to readers is removed with it, and what it has brought is not thought of any more', async () => {
+  const ends = [Promise.withResolvers<void>(), Promise.withResolvers<void>()] as const;
+  const { cell, say, end, directory } = await cellOfOne({ ...NOBODY, exited: () => ends[0].resolve() });
+  const other = temporaryDirectory();
+  cell.resume('other', other, { ...NOBODY, exited: () => ends[1].resolve() });
+  const [brought, left] = [join(directory, 'stdout.spool.0'), join(other, 'stdout.spool.0')];
+  const force = (executionKey: string) =>
+    say({ $case: 'exited', value: Exited.fromPartial({ executionKey, stopRung: 'forced' }) });
+  writeFileSync(left, 'for a slow reader');
+
+  force('guest');
+  await ends[0].promise;
+  force('other');
+  await ends[1].promise;
+  writeFileSync(brought, 'of somebody else');
+  await end();
+
+  expect([brought, left].map((path) => existsSync(path))).toEqual([true, false]);
 });
