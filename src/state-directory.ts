@@ -83,10 +83,15 @@ export class StateDirectory {
     return new StateDirectory(root, paths, takeLock(root, join(daemon, LOCK_NAME)));
   }
 
-  /** The path of the directory that this one is a copy of; undefined where it is none, moved or not. */
+  /**
+   * The path of the directory that this one is a copy of; undefined where it is none, moved or not, and where there is no
+   * other one by that path any more: then no daemon is there that could own what they both name.
+   */
   get original(): string | undefined {
     const [, place, path] = /^(\d+ \d+) (.+)$/s.exec(this.#said) ?? [];
-    return place === this.#place ? undefined : path;
+    if (path === undefined || place === this.#place) return undefined;
+    const there = placeOf(join(path, 'daemon'));
+    return there === undefined || there === this.#place ? undefined : path;
   }
 
   /** Says that it is this directory, by this path: from here on it is no copy. */
@@ -108,9 +113,8 @@ export class StateDirectory {
     return readPlainFile(this.#placeFile, PLACE_BYTES)?.toString() ?? '';
   }
 
-  get #place(): string {
-    const { dev, ino } = statSync(this.paths.daemon, { bigint: true });
-    return `${dev} ${ino}`;
+  get #place(): string | undefined {
+    return placeOf(this.paths.daemon);
   }
 
   /** Lets the directory go. What lies in it stays. */
@@ -152,6 +156,16 @@ export class StateDirectory {
   /** Removes what belongs to nothing any more. */
   async remove(paths: string[]): Promise<void> {
     for (const path of paths) await removeTree(path);
+  }
+}
+
+/** Tells a directory from every other; undefined where there is none. Empty for one that is out of reach. */
+function placeOf(directory: string): string | undefined {
+  try {
+    const found = statSync(directory, { bigint: true, throwIfNoEntry: false });
+    return found && `${found.dev} ${found.ino}`;
+  } catch {
+    return '';
   }
 }
 

@@ -6,6 +6,7 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -15,7 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { createDaemon } from '../../src/create-daemon.ts';
 import { PROTOCOL_VERSION } from '../../src/wire/framing.ts';
-import { eventually, temporaryDirectory } from '../support/daemon.ts';
+import { descendants, eventually, isAlive, temporaryDirectory } from '../support/daemon.ts';
 import { endsWritten, FaultNode } from './node.ts';
 
 const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
@@ -137,6 +138,33 @@ test('a daemon on a copy of a directory whose cells run is refused by name of th
   await node.restart();
   expect((await node.client.getExecutionStatus('s', 'own')).state).toBe('running');
 });
+
+test.each([
+  ['in its place', 's'],
+  ['beside it', 'moved'],
+])(
+  'a directory that is restored from a copy %s, the original gone, ends what nobody can reach any more',
+  async (_, name) => {
+    await using node = await FaultNode.start();
+    await startKinds(node);
+    const left = node.cellPids().flatMap((cell) => [cell, ...descendants(cell)]);
+    await node.end();
+    const { stateDir } = node;
+    const copy = join(node.root, 'copy');
+    execFileSync('cp', ['-a', stateDir, copy]);
+    rmSync(stateDir, { recursive: true });
+    node.stateDir = join(node.root, name);
+    renameSync(copy, node.stateDir);
+
+    await node.start();
+
+    for (const executionId of Object.keys(KINDS)) {
+      expect((await node.client.wait('s', executionId)).result?.reason, executionId).toBe('daemon_lost');
+    }
+    expect(left.filter(isAlive)).toEqual([]);
+    await node.ready({ executionId: 'own', code: IDLE });
+  },
+);
 
 test('guests of a daemon that was started by a link to its directory are taken over by one started without', async () => {
   await using node = await FaultNode.start();
