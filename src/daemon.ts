@@ -367,8 +367,12 @@ export class Daemon {
     const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
     const request = checkSnippet(snippet, session.config, languages, node);
     const find = () => this.#registry.find(snippet.sessionId, snippet.executionId);
-    // What its guest has done to them since says nothing about a request that was accepted.
-    if (find() === undefined) await checkPlaces(request);
+    // What its guest has done to them since says nothing about a request that was accepted, be it only just now.
+    if (find() === undefined) {
+      await checkPlaces(request).catch((error: Error) => {
+        if (find() === undefined) throw error;
+      });
+    }
     const known = find();
     if (known !== undefined) {
       const record = await archive.recordOf(known);

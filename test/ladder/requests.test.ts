@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -412,6 +413,30 @@ test.each(['its working directory', 'a pipe of its output'])(
     await expect(node.daemon.executeSnippet(other)).rejects.toMatchObject({ code: 'invalid_argument' });
   },
 );
+
+test('the same request again answers alike also where the guest removes its directory while that is looked for', async () => {
+  await using node = await TestDaemon.start();
+  const { sessionId } = await node.session();
+  const [workingDirectory, held] = [join(node.directory(), 'job'), join(node.directory(), 'held')];
+  mkdirSync(workingDirectory);
+  execFileSync('mkfifo', [held]);
+  const code = `require('node:fs').rmdirSync(${JSON.stringify(workingDirectory)})`;
+  const snippet = { sessionId, executionId: 'tidy', language: 'javascript', code, workingDirectory };
+
+  const first = node.daemon.executeSnippet(snippet);
+  // Who looks for a file from here on waits for one of the threads that do that, all of which wait for somebody to write.
+  const holders = Array.from({ length: Number(process.env.UV_THREADPOOL_SIZE ?? 4) }, () => open(held));
+  const again = node.daemon.executeSnippet(snippet);
+  try {
+    await first;
+    await eventually('the guest has removed it', () => !existsSync(workingDirectory));
+  } finally {
+    closeSync(openSync(held, constants.O_RDWR));
+  }
+
+  expect(await again).toMatchObject({ sessionId, executionId: 'tidy' });
+  for (const holder of holders) await (await holder).close();
+});
 
 test('deleting a session ends everything in it, with reason session_closed', async () => {
   await using node = await TestDaemon.start({ maxRunning: 4 });
