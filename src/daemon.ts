@@ -1,6 +1,13 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Logger, pino } from 'pino';
-import { cellBuild } from './cell-build.ts';
+import {
+  type CellProgram,
+  installedProgram,
+  otherPrograms,
+  type ProgramParts,
+  putProgram,
+  readProgram,
+} from './cell-program.ts';
 import { agoMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
@@ -13,7 +20,6 @@ import {
 import { Journal, type OpenedJournal } from './journal/journal.ts';
 import { standardErrorLog } from './log-output.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
-import { ZYGOTE } from './package-root.ts';
 import { killTrees } from './processes.ts';
 import { removeFile } from './remove-tree.ts';
 import { keepDescriptor } from './spare-descriptor.ts';
@@ -146,6 +152,7 @@ interface Started {
   archive: Archive;
   languages: Languages;
   controlGroups: ControlGroups;
+  program: CellProgram;
 }
 
 /** Puts a daemon where clients reach it. Rejects with a `StartupError`, nothing left behind. */
@@ -183,8 +190,8 @@ export class Daemon {
   #archive: Archive | undefined;
   #controlGroups: ControlGroups | undefined;
   #languages: Languages | undefined;
-  /** As it was when this daemon started: what is replaced later its cells do not run. */
-  #build = '';
+  /** Of what was installed when this daemon started: what is replaced later its cells do not run. */
+  #program: CellProgram | undefined;
   #server: BoundServer | undefined;
   /** The start that is under way. */
   #starting: Promise<Endpoints> | undefined;
@@ -227,7 +234,7 @@ export class Daemon {
     this.#spare = keepDescriptor();
     let cells: FoundCells['cells'] = [];
     try {
-      this.#build = cellBuild();
+      const parts = readProgram();
       // Before anything is changed: a start may be refused for them.
       const isCopy = directory.original !== undefined;
       const found = await findCells(directory.paths.cells, { orphanGraceMs, isCopy });
@@ -249,6 +256,8 @@ export class Daemon {
       this.#archive = archive;
       requireNoneOfOriginal(directory, opened.contents);
       directory.settle();
+      const program = await this.#put(parts, directory.paths.programs);
+      this.#program = program;
       const remains = await endLost(directory.paths.cells, found.lost);
       const { controlGroups: where } = this.config;
       const place = typeof where === 'string' ? where : '';
@@ -262,7 +271,9 @@ export class Daemon {
       const { isLost } = opened;
       if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
-      void directory.remove(isLost ? work : [...output, ...work]);
+      const builds = [program, ...found.cells].map(({ build }) => build);
+      const unused = otherPrograms(directory.paths.programs, builds);
+      void directory.remove([...(isLost ? [] : output), ...work, ...unused]);
       void journal.written().then(() => {
         for (const file of remains.files) removeFile(file);
       });
@@ -633,6 +644,17 @@ export class Daemon {
     return directory.unknown({ open, live, finished: kept.map(({ executionKey }) => executionKey) });
   }
 
+  /** Where a disk has no room for it, what runs is looked after all the same. */
+  async #put(parts: ProgramParts, directory: string): Promise<CellProgram> {
+    try {
+      return await putProgram(parts, directory);
+    } catch (error) {
+      const why = `the program of cells cannot be put into ${directory} (${(error as Error).message})`;
+      this.#log.warn(`${why}: they run the installed files; start this daemon anew before those are replaced`);
+      return installedProgram(parts);
+    }
+  }
+
   /** A journal that would know whose output this is was lost. */
   async #keepUnknown(output: string[]): Promise<void> {
     const { directory, journal } = this.#started();
@@ -645,7 +667,7 @@ export class Daemon {
 
   #newSession(asked: Pick<SessionOptions, 'sessionId' | 'config' | 'fingerprint' | 'unclosed'>): SessionSupervisor {
     const { sessionId, config } = asked;
-    const { directory, controlGroups, journal, archive, languages } = this.#started();
+    const { directory, controlGroups, journal, archive, languages, program } = this.#started();
     const { graceMs, startLimitMs, forcedLimitMs, cellIdleMs, orphanGraceMs, contextsPerCell } = this.config;
     const { processesPerCell, restartIntensity, restartPeriodMs } = this.config;
     const session: SessionSupervisor = new SessionSupervisor({
@@ -667,9 +689,8 @@ export class Daemon {
         heapLimitMb: config.executionDefaults.memoryLimitMb ?? config.executionCeilings.memoryLimitMb ?? 0,
         memoryBudgetBytes: this.config.cellMemoryMb * 1024 * 1024,
         controlGroups,
-        build: this.#build,
+        program,
         python: languages.python,
-        zygotePath: ZYGOTE,
         startLimitMs,
         idleMs: cellIdleMs,
         graceMs: CELL_GRACE_MS,
@@ -776,11 +797,11 @@ export class Daemon {
 
   #started(): Started {
     const [directory, journal, archive] = [this.#directory, this.#journal, this.#archive];
-    const [languages, controlGroups] = [this.#languages, this.#controlGroups];
-    if (!directory || !journal || !archive || !languages || !controlGroups) {
+    const [languages, controlGroups, program] = [this.#languages, this.#controlGroups, this.#program];
+    if (!directory || !journal || !archive || !languages || !controlGroups || !program) {
       throw new FailedPreconditionError('the daemon is not started');
     }
-    return { directory, journal, archive, languages, controlGroups };
+    return { directory, journal, archive, languages, controlGroups, program };
   }
 
   #requireThere(): void {

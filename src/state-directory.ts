@@ -23,6 +23,8 @@ export interface StatePaths {
   daemon: string;
   journal: string;
   cells: string;
+  /** What cells run, each build in a directory of its own: made when the first is put there. */
+  programs: string;
   output: string;
   work: string;
 }
@@ -61,8 +63,8 @@ export class StateDirectory {
   /** Makes the directories and takes the lock. */
   static async open(root: string): Promise<StateDirectory> {
     const daemon = join(root, 'daemon');
-    const [cells, output] = [join(daemon, 'cells'), join(daemon, 'output')];
-    const paths = { daemon, journal: join(daemon, 'journal.db'), cells, output, work: join(root, 'work') };
+    const [cells, output, programs] = [join(daemon, 'cells'), join(daemon, 'output'), join(daemon, 'programs')];
+    const paths = { daemon, journal: join(daemon, 'journal.db'), cells, programs, output, work: join(root, 'work') };
     const cellSocketBytes = Buffer.byteLength(paths.cells) + CELL_SOCKET_CHARS;
     if (cellSocketBytes > LONGEST_SOCKET_PATH) {
       throw new StartupError(

@@ -22,7 +22,6 @@ import {
 import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
 import { hasSpool, removeSpool } from '../output/spool.ts';
-import { CELL_MAIN } from '../package-root.ts';
 import { readPlainFile } from '../plain-file.ts';
 import {
   endSessionOf,
@@ -129,7 +128,8 @@ export interface FoundCell {
   said: FromCell[];
 }
 
-type CellOrigin = { found: FoundCell } | { hello: HelloOptions };
+/** `main` is the program to start, `hello` what it is made as. */
+type CellOrigin = { found: FoundCell } | { hello: HelloOptions; main: string };
 
 /** How often a process that is no child of this one is looked at for its end, in ms. */
 const LOOK_MS = 5;
@@ -212,7 +212,7 @@ export class CellProcess {
     }
     // A throw here would reach the machine as an error; a cell that cannot start is a cell that exited.
     try {
-      this.#spawn(origin.hello);
+      this.#spawn(origin);
     } catch (error) {
       queueMicrotask(() => this.#exited(`did not start: ${(error as Error).message}`));
     }
@@ -404,12 +404,12 @@ export class CellProcess {
     this.#exited('ended');
   }
 
-  #spawn(hello: HelloOptions): void {
+  #spawn({ hello, main }: Extract<CellOrigin, { main: string }>): void {
     writeFileSync(this.#files.token, this.#token, { mode: 0o600 });
     const log = openSync(this.#files.log, 'a', 0o600);
     try {
       const flags = [...CELL_FLAGS, `--report-filename=${this.#files.report}`];
-      const child = spawnChild(process.execPath, [...flags, CELL_MAIN, this.#files.socket, this.#files.token], {
+      const child = spawnChild(process.execPath, [...flags, main, this.#files.socket, this.#files.token], {
         cwd: '/',
         detached: true,
         env: {},

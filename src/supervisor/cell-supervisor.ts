@@ -2,6 +2,7 @@ import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
 import { cellMachine, type ProcessCommand } from '../../machines/cell.ts';
 import type { StopReason, Usage } from '../../machines/execution.ts';
+import type { CellProgram } from '../cell-program.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
 import { guestUmask } from '../guest-umask.ts';
 import { CellProcess, type FoundCell, type GuestObserver, type HelloOptions } from './cell-process.ts';
@@ -29,10 +30,9 @@ export interface CellOptions {
   /** What a cell of threads may hold before the guest that grew is ended, in bytes. */
   memoryBudgetBytes: number;
   controlGroups: ControlGroups;
-  /** Names the program that cells run: see `cellBuild`. */
-  build: string;
+  /** What they run. */
+  program: CellProgram;
   python: string;
-  zygotePath: string;
   startLimitMs: number;
   idleMs: number;
   graceMs: number;
@@ -305,7 +305,7 @@ export class CellSupervisor {
       const child = new CellProcess({
         cellKey,
         directory: options.directory,
-        origin: found === undefined ? { hello: this.#hello(cell) } : { found },
+        origin: found === undefined ? { hello: this.#hello(cell), main: options.program.main } : { found },
         controlGroups: options.controlGroups,
         observer: {
           spawned: (pid) => sendBack({ type: 'process.spawned', pid }),
@@ -364,26 +364,25 @@ export class CellSupervisor {
   }
 
   /**
-   * Whether an adopted cell can begin guests as those made here do: it runs what is there to be loaded, and has all the
-   * control groups that limits of new guests are said to be held by.
+   * Whether an adopted cell can begin guests as those made here do: it runs the same program, and has all the control groups
+   * that limits of new guests are said to be held by.
    */
   #isAsMadeNow({ kind, controllers, build }: AdoptableCell): boolean {
-    if (build !== this.#options.build) return false;
+    if (build !== this.#options.program.build) return false;
     const offered = this.#options.controlGroups.controllers;
     return kind === 'javascript' || LIMITING.every((name) => !offered.has(name) || controllers.includes(name));
   }
 
   #hello({ kind, warm }: Cell): HelloOptions {
-    const { sessionKey, guestsPerCell, heapLimitMb, build, python, zygotePath, orphanGraceMs, memoryBudgetBytes } =
-      this.#options;
+    const { sessionKey, guestsPerCell, heapLimitMb, program, python, orphanGraceMs, memoryBudgetBytes } = this.#options;
     return {
       engine: kind,
       sessionKey,
       keepWarm: warm,
       heapLimitMb,
-      build,
+      build: program.build,
       interpreter: python,
-      zygotePath,
+      zygotePath: program.zygote,
       orphanGraceMs,
       memoryBudgetBytes: BigInt(memoryBudgetBytes),
       mostGuests: guestsPerCell[kind],

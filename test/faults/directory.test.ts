@@ -198,6 +198,8 @@ test('guests of a directory that is moved while there is no daemon are taken ove
 
   const { cells: adopted } = await node.client.getSession('s');
   expect(adopted.map(({ pid }) => pid).toSorted()).toEqual(cells.toSorted());
+  // What older cells run they find there no more.
+  await node.ready({ executionId: 'later', code: IDLE });
   await expectKindsRunning(node);
 });
 

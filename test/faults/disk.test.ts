@@ -201,6 +201,33 @@ describe.skipIf(!isRoot)('a daemon that starts on a disk without', () => {
   );
 });
 
+test.skipIf(!isRoot)(
+  'a daemon that starts on a disk without room for the program of its cells takes up what there is, and runs what is installed',
+  async () => {
+    await using node = await FaultNode.start({}, { diskMb: DISK_MB });
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'e', code: IDLE });
+    await node.end();
+    // As one of a newer version finds it.
+    const programs = join(node.stateDir, 'daemon', 'programs');
+    rmSync(programs, { recursive: true });
+    const ballast = exhaust(node, 'bytes');
+
+    await node.start();
+
+    expect((await node.client.getExecutionStatus('s', 'e')).state).toBe('running');
+    expect(node.log).toMatch(
+      new RegExp(`program of cells cannot be put into ${programs} \\(ENOSPC: [^)]+\\): they run`),
+    );
+    rmSync(ballast);
+    await eventually('new work is accepted', async () => (await refusalOf(node, 'after')) === undefined);
+    expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
+    expect(readdirSync(programs)).toEqual([]);
+    await node.restart();
+    expect(readdirSync(programs)).toHaveLength(1);
+  },
+);
+
 test.skipIf(!isRoot)('on a read-only disk a daemon says so and ends, and the next one finds all', async () => {
   await using node = await FaultNode.start({}, { diskMb: DISK_MB });
   await node.client.createSession('s');

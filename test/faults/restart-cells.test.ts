@@ -1,25 +1,13 @@
 import { execFileSync, spawn } from 'node:child_process';
-import {
-  closeSync,
-  constants,
-  cpSync,
-  existsSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readdirSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
 import { processName } from '../../src/processes.ts';
-import { childrenOf, descendants, eventually, isAlive, processesWith, temporaryDirectory } from '../support/daemon.ts';
+import { childrenOf, descendants, eventually, isAlive, processesWith } from '../support/daemon.ts';
+import { installed } from './installed.ts';
 import { FaultNode } from './node.ts';
 import { COUNTER, LANGUAGES } from './restarted.ts';
 
@@ -270,30 +258,6 @@ test('the guest of a worn cell runs on under the next daemon, and its cell is le
   await eventually('its cell is gone', () => !isAlive(worn));
   expect(node.cellPids()).toHaveLength(1);
 });
-
-/** This program in a directory of its own, and what puts the next version in its place. */
-function installed(): { main: string; replace(): void } {
-  const source = fileURLToPath(new URL('../..', import.meta.url));
-  const root = temporaryDirectory();
-  for (const name of ['dist', 'workers', 'proto', 'package.json']) {
-    cpSync(join(source, name), join(root, name), { recursive: true });
-  }
-  symlinkSync(join(source, 'node_modules'), join(root, 'node_modules'));
-  const insert = (path: string, text: string) => {
-    const file = join(root, path);
-    writeFileSync(file, `${text}\n${readFileSync(file, 'utf8')}`);
-  };
-  const replace = () => {
-    // Its threads start in cells of its own only.
-    const mark = `'${join(root, 'cell-')}' + process.pid`;
-    insert('dist/src/cell/main.js', `import { writeFileSync as mark } from 'node:fs'; mark(${mark}, '');`);
-    insert(
-      'dist/workers/javascript.cjs',
-      `if (!require('node:fs').existsSync(${mark})) throw new Error('of another version');`,
-    );
-  };
-  return { main: join(root, 'dist', 'src', 'main.js'), replace };
-}
 
 test('cells of another version go on with their guests, and get no more', async () => {
   const { main, replace } = installed();
