@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as wait } from 'node:timers/promises';
 import { bootId } from './clock.ts';
 import { readKernelFile, statFields } from './proc-file.ts';
@@ -172,10 +172,24 @@ async function untilLook(ms: number): Promise<void> {
   clearTimeout(timer);
 }
 
-/** Names a process for good, over every use of its id and every start of the machine; undefined when it is gone. */
+/**
+ * Names a process for good, over every use of its id and every start of the machine, or of a container, in which ids begin
+ * anew; undefined when it is gone. Names that older releases wrote have no namespace at their end.
+ */
 export function processName(pid: number): string | undefined {
   const startTime = startTimeOf(pid);
-  return startTime && `${bootId()} ${pid} ${startTime}`;
+  return startTime && `${bootId()} ${pid} ${startTime} ${pidNamespace()}`;
+}
+
+let namespace: string | undefined;
+
+/**
+ * Names what ids of processes mean here. The number of a namespace that is gone is used again: the start of its first
+ * process is part of it, if that can be seen.
+ */
+function pidNamespace(): string {
+  namespace ??= `${statSync('/proc/self/ns/pid', { throwIfNoEntry: false })?.ino ?? ''}:${startTimeOf(1) ?? ''}`;
+  return namespace;
 }
 
 /**
@@ -200,12 +214,16 @@ export function processNamed(name: string): number | undefined {
   return leader !== undefined && isOther(leader) && isAlive(leader) ? leader : undefined;
 }
 
-/** Undefined where no session can be meant: it is of another start of the machine, or another process has the id now. */
+/**
+ * Undefined where no session can be meant: it is of another start of the machine, another process has the id now, or none
+ * has and the id was given in another namespace.
+ */
 function leaderOf(name: string): number | undefined {
-  const [boot, pid = '', startTime] = name.split(' ');
+  const [boot, pid = '', startTime, givenIn] = name.split(' ');
   if (boot !== bootId()) return undefined;
   const found = startTimeOf(Number(pid));
-  return found === undefined || found === startTime ? Number(pid) : undefined;
+  const isSame = found === undefined ? givenIn === pidNamespace() : found === startTime;
+  return isSame ? Number(pid) : undefined;
 }
 
 /** False for a process that has stopped, ended or gone. */

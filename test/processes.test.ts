@@ -11,6 +11,7 @@ import {
   killSessionUntilGone,
   killTrees,
   processName,
+  sessionsLeft,
   startTimeOf,
   threadsOf,
   treeOf,
@@ -19,6 +20,8 @@ import {
 import { eventually, processesWith } from './support/daemon.ts';
 
 const children: ChildProcess[] = [];
+const isRoot = process.getuid?.() === 0;
+if (!isRoot) console.info('left out, as only root may make a namespace: names of another container');
 afterEach(async () => {
   for (const { pid } of children.splice(0)) if (pid !== undefined) await killSessionUntilGone(pid);
 });
@@ -231,10 +234,10 @@ test('a process is known by its start and that of the machine: another one that 
   // With the shell, which is told of it.
   await eventually('it has a child', () => processesWith(command).length === 2);
   const name = processName(leader) as string;
-  const [boot, pid, startTime] = name.split(' ');
+  const [boot, pid, startTime, namespace] = name.split(' ');
 
-  await endSessionOf(`${boot} ${pid} ${Number(startTime) - 1}`);
-  await endSessionOf(`another ${pid} ${startTime}`);
+  await endSessionOf(`${boot} ${pid} ${Number(startTime) - 1} ${namespace}`);
+  await endSessionOf(`another ${pid} ${startTime} ${namespace}`);
   await endSessionOf('');
 
   expect(processesWith(command)).toHaveLength(2);
@@ -243,4 +246,45 @@ test('a process is known by its start and that of the machine: another one that 
   await endSessionOf(name);
   expect(processesWith(command)).toEqual([]);
   expect(isSameProcess(leader, startTime)).toBe(false);
+});
+
+test('a session without its leader is that of a name which was given here, and of no older one', async () => {
+  const command = uniqueSleep();
+  const leader = startSession(`${command} & wait`);
+  await eventually('it has a child', () => processesWith(command).length === 2);
+  const name = processName(leader) as string;
+  process.kill(leader, 'SIGKILL');
+  await eventually('its leader is gone', () => startTimeOf(leader) === undefined);
+  const [boot, pid, startTime] = name.split(' ');
+
+  await endSessionOf(`${boot} ${pid} ${startTime}`);
+
+  expect(sessionsLeft([`${boot} ${pid} ${startTime}`])).toEqual([]);
+  expect(processesWith(command)).toHaveLength(1);
+  expect(sessionsLeft([name])).toEqual([leader]);
+  await endSessionOf(name);
+  expect(processesWith(command)).toEqual([]);
+});
+
+test.skipIf(!isRoot)('a name of a container that was started again means no session of the new one', () => {
+  const url = new URL('../src/processes.ts', import.meta.url);
+  // Its leader is gone once it has written down the id of what it leaves.
+  const script = `import { spawnSync } from 'node:child_process';
+    import { endSessionOf, isAlive, processName, sessionsLeft } from ${JSON.stringify(url.href)};
+    const { pid, stdout } = spawnSync('setsid', ['sh', '-c', 'sleep 600 > /dev/null 2>&1 & echo $!'], { encoding: 'utf8' });
+    const named = (name) => name.split(' ').with(1, pid).join(' ');
+    const own = processName(process.pid);
+    const [name = own] = process.argv.slice(1);
+    const left = sessionsLeft([named(name)]).length;
+    await endSessionOf(named(name));
+    console.log(JSON.stringify([own, left, isAlive(Number(stdout))]));`;
+  const inContainer = (...names: string[]) => {
+    const node = [process.execPath, '--input-type=module', '-e', script, ...names];
+    return JSON.parse(execFileSync('unshare', ['--pid', '--fork', '--mount-proc', ...node], { encoding: 'utf8' }));
+  };
+
+  const [name, ...itsOwn] = inContainer();
+
+  expect(itsOwn).toEqual([1, false]);
+  expect(inContainer(name).slice(1)).toEqual([0, true]);
 });

@@ -4,16 +4,7 @@ import { basename, dirname } from 'node:path';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
 import { readPlainFile } from '../plain-file.ts';
-import {
-  endSessionOf,
-  isBusy,
-  killTrees,
-  processName,
-  processNamed,
-  startTimeOf,
-  untilGone,
-  wake,
-} from '../processes.ts';
+import { endSessionOf, isBusy, killTrees, processNamed, startTimeOf, untilGone, wake } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
@@ -165,8 +156,8 @@ async function claim(
   connection.send({ body: { $case: 'hello', value: hello } });
   const giveUp = () => answered.resolve(undefined);
   const limit = setTimeout(giveUp, BUSY_LIMIT_MS);
-  const name = readPlainFile(files.process, MOST_BYTES)?.toString();
-  const own = pids.filter((pid) => processName(pid) === name);
+  const named = namedBy(files.process);
+  const own = pids.filter((pid) => pid === named);
   const endWatch = watchForStuck(own, ANSWER_LIMIT_MS, giveUp, undefined, () => own.some(isBusy));
   const made = await answered.promise;
   clearTimeout(limit);

@@ -1,10 +1,13 @@
 import { openSync, writeSync } from 'node:fs';
 import { readPlainFile } from '../plain-file.ts';
 
-/** Of one line: the longest name has 36 for the boot, 7 for the process and 20 for its start, with blanks between. */
-const LINE_BYTES = 80;
+/**
+ * Of one line: the longest name has 36 for the boot, 7 for the process, 20 for its start and 41 for the namespace, with
+ * blanks between. Older cells write shorter ones.
+ */
+const LINE_BYTES = 112;
 /** How much is read: more than the lines of the 10,000 guests that a cell has at most. */
-const MOST_BYTES = 1024 * 1024;
+const MOST_BYTES = 2 * 1024 * 1024;
 
 /**
  * The processes a cell has given its executions to, on disk before any of them begins: whoever finds the cell dead finds

@@ -1,8 +1,20 @@
 import { execFileSync, spawn } from 'node:child_process';
-import { closeSync, constants, existsSync, openSync, readdirSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
 import { processName } from '../../src/processes.ts';
@@ -164,26 +176,36 @@ test('a cell is taken over, and can be ended, whatever else says that it is its 
   expect((await node.client.wait('s', 'stuck')).result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
 });
 
-test('a cell that makes JavaScript of a large program is waited for, and its guests run on', {
-  timeout: 120_000,
-}, async () => {
-  await using node = await FaultNode.start();
-  await node.client.createSession('s');
-  await node.ready({ executionId: 'neighbour', code: "setInterval(() => {}, 1000); console.log('ready');" });
-  const line = 'function f(a: number, b: string): string { return a + b; }\n';
-  const code = `${line.repeat((16 * 2 ** 20) / line.length)}process.exit(3);`;
-  const isWritten = () =>
-    readdirSync(join(node.stateDir, 'work'), { recursive: true }).some((name) => String(name).endsWith('.ts'));
+test.each(['a cell', 'a cell of an older release, whose name has no namespace,'])(
+  '%s that makes JavaScript of a large program is waited for, and its guests run on',
+  {
+    timeout: 120_000,
+  },
+  async (which) => {
+    await using node = await FaultNode.start();
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'neighbour', code: "setInterval(() => {}, 1000); console.log('ready');" });
+    const line = 'function f(a: number, b: string): string { return a + b; }\n';
+    const code = `${line.repeat((16 * 2 ** 20) / line.length)}process.exit(3);`;
+    const isWritten = () =>
+      readdirSync(join(node.stateDir, 'work'), { recursive: true }).some((name) => String(name).endsWith('.ts'));
 
-  await node.client.executeSnippet({ sessionId: 's', executionId: 'large', language: 'typescript', code });
-  await eventually('the cell is at the large program', isWritten, 60_000);
-  // It goes on once the next daemon asks.
-  for (const pid of node.cellPids()) process.kill(pid, 'SIGSTOP');
-  await node.restart();
+    await node.client.executeSnippet({ sessionId: 's', executionId: 'large', language: 'typescript', code });
+    await eventually('the cell is at the large program', isWritten, 60_000);
+    // It goes on once the next daemon asks.
+    for (const pid of node.cellPids()) process.kill(pid, 'SIGSTOP');
+    if (which.includes('older')) {
+      const directory = join(node.stateDir, 'daemon', 'cells');
+      const [file = ''] = readdirSync(directory).filter((name) => name.endsWith('.process'));
+      const name = readFileSync(join(directory, file), 'utf8');
+      writeFileSync(join(directory, file), name.split(' ').slice(0, 3).join(' '));
+    }
+    await node.restart();
 
-  expect((await node.client.wait('s', 'large')).result).toMatchObject({ exitCode: 3 });
-  expect((await node.client.getExecutionStatus('s', 'neighbour')).state).toBe('running');
-});
+    expect((await node.client.wait('s', 'large')).result).toMatchObject({ exitCode: 3 });
+    expect((await node.client.getExecutionStatus('s', 'neighbour')).state).toBe('running');
+  },
+);
 
 test('where no cell answers, all that says it is its process is ended', async () => {
   await using node = await FaultNode.start({ controlGroups: false });
@@ -199,17 +221,23 @@ test('where no cell answers, all that says it is its process is ended', async ()
   expect(impostors.filter(isAlive)).toEqual([]);
 });
 
-test('another process that has the id of a guest, or of its cell, by now is left alone', async () => {
+test.each([
+  ['another process that has the id of a guest, or of its cell, by now', 'echo $$; exec sleep 600', undefined],
+  ['a session without its leader that has that id in a later container', 'sleep 600 & echo $!', 'another'],
+])('%s is left alone', async (_, script, givenIn) => {
   await using node = await FaultNode.start();
   await node.client.createSession('s');
   await node.ready({ executionId: 'e', language: 'python', code: COUNTER.python });
   await node.end();
   for (const pid of node.cellPids()) process.kill(pid, 'SIGKILL');
   await eventually('no cell is left', () => node.cellPids().length === 0);
-  const other = spawn('sleep', ['600'], { detached: true, stdio: 'ignore' });
-  onTestFinished(() => void other.kill('SIGKILL'));
-  const [boot, pid, startTime] = (processName(other.pid as number) as string).split(' ');
-  const name = `${boot} ${pid} ${Number(startTime) - 1}`;
+  const leader = spawn('sh', ['-c', script], { detached: true, stdio: ['ignore', 'pipe', 'ignore'] });
+  const pid = leader.pid as number;
+  const other = Number((await once(leader.stdout as Readable, 'data'))[0]);
+  onTestFinished(() => void process.kill(other, 'SIGKILL'));
+  await eventually('a leader that is not it is gone', () => isAlive(pid) === (pid === other));
+  const [boot, , startTime, here] = (processName(process.pid) as string).split(' ');
+  const name = `${boot} ${pid} ${startTime} ${givenIn ?? here}`;
   const daemonDirectory = join(node.stateDir, 'daemon');
   const [file = '', ...files] = readdirSync(join(daemonDirectory, 'cells')).filter((each) => /\.process$/.test(each));
   writeFileSync(join(daemonDirectory, 'cells', file), name);
@@ -217,14 +245,14 @@ test('another process that has the id of a guest, or of its cell, by now is left
   const tell = journal.prepare(
     "UPDATE events SET event = json_set(event, '$.process', ?, '$.pid', ?) WHERE event ->> 'state' = 'running'",
   );
-  expect(tell.run(name, Number(pid)).changes).toBe(1);
+  expect(tell.run(name, pid).changes).toBe(1);
   journal.close();
 
   await node.start();
 
   expect(files).toEqual([]);
   expect((await node.client.wait('s', 'e')).result).toMatchObject({ reason: 'daemon_lost' });
-  expect(isAlive(other.pid as number)).toBe(true);
+  expect(isAlive(other)).toBe(true);
 });
 
 test('the guest of a worn cell runs on under the next daemon, and its cell is let go after it', {

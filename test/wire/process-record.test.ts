@@ -1,4 +1,4 @@
-import { statSync } from 'node:fs';
+import { statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { processName } from '../../src/processes.ts';
@@ -28,6 +28,20 @@ test('the record names those that were added and not removed, whatever was there
   record.add('d', own);
   expect(readProcessRecord(path)).toEqual([own, 'boot 4 40', 'boot 3 30']);
   expect(statSync(path).size).toBe(size);
+});
+
+test('the longest name of a process has room in a line, and shorter lines of an older record are read', () => {
+  const path = join(temporaryDirectory(), 'guests');
+  const most = 2n ** 64n - 1n;
+  const longest = `${'b'.repeat(36)} ${2 ** 22} ${most} ${most}:${most}`;
+  const record = new ProcessRecord(path);
+
+  record.add('a', longest);
+  record.add('b', longest);
+
+  expect(readProcessRecord(path)).toEqual([longest, longest]);
+  writeFileSync(path, ['boot 2 20', '', 'boot 3 30'].map((name) => `${name.padEnd(79)}\n`).join(''));
+  expect(readProcessRecord(path)).toEqual(['boot 2 20', 'boot 3 30']);
 });
 
 test('where there is no record nobody is named', () => {
