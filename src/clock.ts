@@ -1,4 +1,7 @@
-import { readFileSync } from 'node:fs';
+import { StartupError } from './errors.ts';
+import { readKernelFile } from './proc-file.ts';
+
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 
 /** When something became true, by both clocks: Unix ms, and ms of {@link monotonicMs}. */
 export interface Moment {
@@ -31,16 +34,14 @@ export function momentAt(atMs: number): Moment {
 
 let boot: string | undefined;
 
-/** Names this boot of the machine: {@link monotonicMs} compares only within one. Linux only; elsewhere one name for all. */
+/**
+ * Names this boot of the machine: {@link monotonicMs} compares only within one, and so do process ids. Linux only. Throws a
+ * `StartupError` where it cannot be read: nothing else there tells two boots apart.
+ */
 export function bootId(): string {
-  boot ??= readBootId();
-  return boot;
-}
-
-function readBootId(): string {
-  try {
-    return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
-  } catch {
-    return 'unknown';
-  }
+  boot ??= readKernelFile(BOOT_ID)?.trim();
+  if (boot) return boot;
+  throw new StartupError(
+    `${BOOT_ID} cannot be read: it tells the starts of the machine apart (systemd hides it with ProcSubset=pid)`,
+  );
 }

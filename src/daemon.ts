@@ -8,7 +8,7 @@ import {
   putProgram,
   readProgram,
 } from './cell-program.ts';
-import { agoMs } from './clock.ts';
+import { agoMs, bootId } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
   FailedPreconditionError,
@@ -227,6 +227,8 @@ export class Daemon {
 
   async #start(): Promise<Endpoints> {
     const { stateDir, python, durability, orphanGraceMs } = this.config;
+    // Throws where it cannot be known, before anything is made.
+    bootId();
     // Beside the rest: an interpreter that is found through a launcher takes a while.
     const probed = Languages.probe(python);
     const directory = await StateDirectory.open(stateDir);

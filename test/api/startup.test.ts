@@ -21,6 +21,9 @@ import { TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 
 const DIST = join(import.meta.dirname, '../../dist/src');
 
+const isRoot = process.getuid?.() === 0;
+if (!isRoot) console.info('left out, as only root may mount it: a /proc without sys');
+
 /** Starts a daemon that must refuse; resolves with its message. */
 async function refusal(config: Parameters<typeof createDaemon>[0]): Promise<string> {
   try {
@@ -358,3 +361,22 @@ test.each(['main.js', 'cli/main.js'])('%s says in one line that a Node is too ol
   expect(stderr).toMatch(/^elide-daemon needs Node 24 or later; \S+ is v[\d.]+\n$/);
   expect(status).toBe(1);
 });
+
+test.skipIf(!isRoot)(
+  'where nothing names the start of the machine a daemon is refused with the file, and makes nothing',
+  () => {
+    const { socket, stateDir } = places();
+    // As systemd's ProcSubset=pid has it.
+    const daemon = 'mount -t proc -o subset=pid proc /proc && exec "$@"';
+    const args = [process.execPath, join(DIST, 'main.js'), '--socket', socket, '--state-dir', stateDir];
+
+    const { status, stderr } = spawnSync('unshare', ['--mount', 'sh', '-c', daemon, 'sh', ...args], {
+      encoding: 'utf8',
+      timeout: 20_000,
+    });
+
+    expect(stderr).toMatch(/^elide-daemon: \/proc\/sys\/kernel\/random\/boot_id cannot be read: /m);
+    expect(status).toBe(1);
+    expect(existsSync(stateDir)).toBe(false);
+  },
+);
