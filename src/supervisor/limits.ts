@@ -36,7 +36,10 @@ export interface ExecutionLimits {
   memorySoftLimitMb?: number | undefined;
   /** Standard output and standard error together, in bytes, 1 to 2^50. */
   outputLimitBytes?: number | undefined;
-  /** Processes and threads of the guest at one time, 1 to 1000000. */
+  /**
+   * Processes of the guest at one time, itself included, threads of Python too, those of JavaScript not, 1 to 1000000; one
+   * more fails to start, inside the guest.
+   */
   processLimit?: number | undefined;
   /** Open files of each process of the guest, 16 to 1048576. */
   openFileLimit?: number | undefined;
