@@ -1,9 +1,9 @@
 import { accessSync, constants } from 'node:fs';
-import { DatabaseSync } from 'node:sqlite';
 import { Worker } from 'node:worker_threads';
 import { ResourceExhaustedError, StartupError, UnavailableError } from '../errors.ts';
 import type { SealedOutput } from '../output/sealed-output.ts';
 import { JOURNAL_THREAD } from '../package-root.ts';
+import { openDatabase } from './database.ts';
 import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents, OutputPlace } from './entries.ts';
 import { finishedEntries } from './rows.ts';
 import { fullnessAt, type Opened, settleLoss } from './store.ts';
@@ -75,7 +75,7 @@ export class Journal {
 
   /** Read here: to hand over very many of them takes the thread longer than to read them. */
   #finishedEntries(): FinishedEntry[] {
-    const database = new DatabaseSync(this.#data.path, { readOnly: true });
+    const database = openDatabase(this.#data.path, { readOnly: true });
     try {
       return finishedEntries(database);
     } finally {

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
-import { DatabaseSync } from 'node:sqlite';
+import type { DatabaseSync } from 'node:sqlite';
 import { NotFoundError } from '../errors.ts';
+import { openDatabase } from './database.ts';
 import type { JournaledEvent, OutputBytes } from './entries.ts';
 import {
   acceptedOf,
@@ -29,7 +30,7 @@ export class JournalReader implements Disposable {
   /** Throws a `NotFoundError` when there is no such file, a `ForeignJournalError` when it is none of ours. */
   constructor(path: string) {
     if (!existsSync(path)) throw new NotFoundError(`there is no journal at ${path} (--state-dir)`);
-    this.#database = new DatabaseSync(path, { readOnly: true });
+    this.#database = openDatabase(path, { readOnly: true });
     try {
       requireOurs(this.#database, path);
     } catch (error) {

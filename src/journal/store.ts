@@ -11,9 +11,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { bootId, now } from '../clock.ts';
 import type { SealedOutput } from '../output/sealed-output.ts';
+import { openDatabase } from './database.ts';
 import type {
   Durability,
   Entry,
@@ -370,7 +371,7 @@ function openSound(path: string, durability: Durability): DatabaseSync {
   // Made here, so that nobody else can read it from its first moment on.
   closeSync(openSync(path, 'a', 0o600));
   chmodSync(path, 0o600);
-  const database = new DatabaseSync(path, { timeout: 0 });
+  const database = openDatabase(path, { timeout: 0 });
   try {
     requireOurs(database, path);
     database.exec(`
@@ -422,7 +423,7 @@ function copyReadable(damaged: string, database: DatabaseSync): number {
   database.exec('BEGIN IMMEDIATE');
   for (const [table, jsonColumns] of Object.entries(TABLES)) {
     try {
-      const from = new DatabaseSync(damaged, { readOnly: true });
+      const from = openDatabase(damaged, { readOnly: true });
       try {
         for (const row of from.prepare(`SELECT * FROM ${table}`).iterate()) {
           for (const column of jsonColumns) if (row[column] !== null) JSON.parse(String(row[column]));

@@ -620,6 +620,43 @@ test.skipIf(!MAY_MOUNT)('a damaged journal waits for room on the disk, and loses
   expect(readdirSync(directory).filter((name) => /\.damaged-.+Z$/.test(name))).toHaveLength(1);
 });
 
+/** Runs with a file system in which only one directory can be written. */
+const READ_ONLY = `
+  mount --bind "$1" "$1"
+  for place in /var/tmp /usr/tmp /tmp; do
+    if [ -d $place ]; then mount --rbind $place $place && mount -o remount,bind,ro $place; fi
+  done
+  cd /tmp
+  shift
+  exec "$@"`;
+
+test.skipIf(!MAY_MOUNT)('where SQLite finds no room for temporary files, a large journal can be used', () => {
+  const path = fileOf();
+  const count = 20_000;
+  const numbers = Array.from({ length: count }, (_, index) => index + 1);
+  written(path, session('a'), ...numbers.flatMap((each) => [accepted(each), happened(each, 2, 'exited')]));
+  const database = new DatabaseSync(path);
+  database.exec(`
+    UPDATE executions SET execution_id = execution_id || hex(zeroblob(100));
+    UPDATE boot SET id = 'another'`);
+  database.close();
+  const source = (name: string) => new URL(`../../src/journal/${name}.ts`, import.meta.url).href;
+  const code = `
+    import { Journal } from '${source('journal')}';
+    import { JournalReader } from '${source('reader')}';
+    const { journal, contents } = await Journal.open('${path}', 'normal', () => {});
+    await journal.close();
+    using reader = new JournalReader('${path}');
+    console.log(contents.finished.length, reader.verify());`;
+
+  const within = ['-m', 'sh', '-ec', READ_ONLY, 'sh', dirname(path)];
+  const node = [process.execPath, '--input-type=module', '-e', code];
+  const { stdout, stderr } = spawnSync('unshare', [...within, ...node], { encoding: 'utf8' });
+
+  expect(stderr).toBe('');
+  expect(stdout).toBe(`${count} []\n`);
+});
+
 describe('the thread that writes', () => {
   const open = (path: string, failures: (string | undefined)[] = []) =>
     Journal.open(path, 'normal', (failure) => failures.push(failure));
