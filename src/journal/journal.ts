@@ -221,8 +221,13 @@ export class Journal {
         this.#opening = undefined;
         this.#tell(strain);
         if (opening !== undefined) {
-          const finished = this.#finishedEntries();
-          opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isLost });
+          try {
+            const finished = this.#finishedEntries();
+            opening.resolve({ journal: this, contents: { ...contents, finished }, setAside, isLost });
+          } catch (cause) {
+            const refusal = new StartupError(`journal: ${(cause as Error).message}`, { cause });
+            void this.close().finally(() => opening.reject(refusal));
+          }
         }
         this.#send();
         break;

@@ -661,6 +661,23 @@ describe('the thread that writes', () => {
   const open = (path: string, failures: (string | undefined)[] = []) =>
     Journal.open(path, 'normal', (failure) => failures.push(failure));
 
+  test('refuses what the daemon cannot read once it is open, and ends', async () => {
+    const path = fileOf();
+    written(path, ...wholeStory);
+    const database = new DatabaseSync(path);
+    database.exec("UPDATE executions SET retention = 'no JSON' WHERE number = 1");
+    database.close();
+
+    await expect(open(path)).rejects.toMatchObject({
+      code: 'startup',
+      message: expect.stringMatching(/^journal: .*JSON/),
+    });
+
+    // Only who is alone with it may leave the mode in which many can use it.
+    using other = new DatabaseSync(path, { timeout: 0 });
+    expect(() => other.exec('PRAGMA journal_mode = DELETE')).not.toThrow();
+  });
+
   test('says so once each entry is on disk, in order, and many share a transaction', async () => {
     const path = fileOf();
     const { journal } = await open(path);
