@@ -52,6 +52,9 @@ export const cellMachine = setup({
     releaseGuest: assign({ guests: ({ context }) => context.guests - 1 }),
     keepPid: assign({ pid: (_, p: { pid: number }) => p.pid }),
     keepFailure: assign({ failure: (_, p: { message: string }) => p.message }),
+    keepLateness: assign({
+      failure: ({ context }) => `the cell was not ready within ${context.startLimitMs} ms (startLimitMs)`,
+    }),
     shutdown: sendTo('process', { type: 'process.shutdown' }),
     kill: sendTo('process', { type: 'process.kill' }),
   },
@@ -83,7 +86,7 @@ export const cellMachine = setup({
   states: {
     pending: {
       on: { 'process.ready': 'running', 'cell.stop': 'signaled' },
-      after: { startLimit: 'signaled.forced' },
+      after: { startLimit: { target: 'signaled.forced', actions: 'keepLateness' } },
     },
     running: {
       initial: 'busy',

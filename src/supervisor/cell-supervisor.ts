@@ -320,7 +320,7 @@ export class CellSupervisor {
           },
           exited: (message) => {
             sendBack({ type: 'process.exited', message });
-            ready.reject(new Error(message));
+            ready.reject(new Error(actor.getSnapshot().context.failure ?? message));
           },
         },
       });

@@ -194,6 +194,18 @@ test('a cell that crashes again and again is not restarted without end', async (
   expect(tookMs).toBeGreaterThan(8_000);
 });
 
+test('a cell that is not ready in time is told as that, and counts as one that has crashed', async () => {
+  await using node = await TestDaemon.start({ startLimitMs: 1, restartIntensity: 0, restartPeriodMs: 1_000_000 });
+  const session = await node.session();
+
+  const first = await session.run('0');
+  const second = await session.run({ code: '0', queueTimeoutMs: 100 });
+
+  const message = expect.stringContaining('the cell was not ready within 1 ms (startLimitMs)');
+  expect(first.result).toMatchObject({ reason: 'start_failed', message });
+  expect(second.result).toMatchObject({ reason: 'queue_timed_out' });
+});
+
 test('an execution that waits for the restart intensity can be cancelled', async () => {
   await using node = await TestDaemon.start({ restartIntensity: 0, restartPeriodMs: 1_000_000 });
   const session = await node.session();

@@ -83,13 +83,15 @@ test('an idle cell that is taken again starts its idle time anew', () => {
   expect(stateOf(actor)).toEqual({ running: 'idle' });
 });
 
-test('a cell that does not get ready in time is killed', () => {
+test('a cell that does not get ready in time is killed, and has failed for that', () => {
   const { actor, clock, told } = start();
 
   clock.increment(3000);
 
   expect(stateOf(actor)).toEqual({ signaled: 'forced' });
   expect(told).toEqual(['process.kill']);
+  actor.send({ type: 'process.exited', message: 'ended by SIGKILL' });
+  expect(actor.getSnapshot().context.failure).toBe('the cell was not ready within 3000 ms (startLimitMs)');
 });
 
 test('a cell that is asked to end and does not is killed, again and again until it is gone', () => {
