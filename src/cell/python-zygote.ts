@@ -1,7 +1,8 @@
 import type { ChildProcess } from 'node:child_process';
-import { accessSync, closeSync, constants, openSync } from 'node:fs';
+import { accessSync, closeSync, constants, fstatSync, openSync, readlinkSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { delimiter, isAbsolute, join } from 'node:path';
+import { readPlainFile } from '../plain-file.ts';
 import { hasNoMemory } from '../processes.ts';
 import { spawnChild } from '../spawn-child.ts';
 
@@ -13,6 +14,10 @@ const MAKE_LIMIT_MS = 10_000;
 const CLOSE_LIMIT_MS = 1_000;
 /** Where an interpreter is looked for by name when this process has no PATH: a cell's environment is empty. */
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** How much of what an interpreter says as it fails is looked at, in bytes, and told, in characters. */
+const WORDS_BYTES = 4096;
+const LINE_CHARS = 300;
 
 /** One guest's pipes, as the cell holds them. Each is a file descriptor that does not block. */
 export interface GuestPipes {
@@ -65,6 +70,8 @@ export class Zygote {
   #ready = false;
   #exited = false;
   #failure = '';
+  /** How much this process had written to standard error before, in bytes. */
+  readonly #logged = fstatSync(2).size;
 
   /** Spawns the process; that there is none such arrives as `exited`. Throws where no descriptors are left for it. */
   constructor(python: string, zygotePath: string, events: ZygoteEvents) {
@@ -197,10 +204,19 @@ export class Zygote {
     this.#exit.resolve();
     const failure = this.#ready
       ? undefined
-      : `python interpreter "${this.#python}" cannot run guests: ${this.#failure || reason} ` +
-        '(install Python 3.9 or newer, or configure another interpreter)';
+      : `python interpreter "${this.#python}" cannot run guests: ${this.#failure || reason}` +
+        `${lastWordsSince(this.#logged)} (install Python 3.9 or newer, or configure another interpreter)`;
     this.#events.exited(failure);
   }
+}
+
+/** What was written last to standard error, after so many bytes, where that is a file, as it is of a cell; else empty. */
+function lastWordsSince(bytes: number): string {
+  const written = Math.min(WORDS_BYTES, fstatSync(2).size - bytes);
+  if (written <= 0) return '';
+  const words = readPlainFile(readlinkSync('/proc/self/fd/2'), written)?.toString().trimEnd() ?? '';
+  const line = words.slice(words.lastIndexOf('\n') + 1).slice(0, LINE_CHARS);
+  return line && `: ${line}`;
 }
 
 function findInterpreter(python: string): string {

@@ -311,6 +311,23 @@ describe('an interpreter', () => {
   });
 });
 
+test('an interpreter that cannot run guests says why, in its own words', async () => {
+  const { root } = places();
+  execFileSync('python3', ['-m', 'venv', '--without-pip', root]);
+  const packages = execFileSync(join(root, 'bin', 'python3'), ['-c', 'import site; print(site.getsitepackages()[0])']);
+  // As where Python was built without libffi.
+  writeFileSync(join(packages.toString().trim(), 'x.pth'), "import sys; sys.modules['_ctypes'] = None\n");
+  await using node = await TestDaemon.start({ python: join(root, 'bin', 'python3') });
+  const session = await node.session();
+
+  const { result } = await session.run({ language: 'python', code: '0' });
+
+  expect(result).toMatchObject({
+    reason: 'start_failed',
+    message: expect.stringMatching(/ended with exit code 1 at start: ModuleNotFoundError: .*_ctypes/),
+  });
+});
+
 test('a state directory may be named by a path from here', async () => {
   const { root } = places();
   await using node = await TestDaemon.start({ stateDir: relative(process.cwd(), join(root, 's')) });
