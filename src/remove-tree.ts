@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { rmSync } from 'node:fs';
-import { chmod, lstat, opendir, rmdir, unlink } from 'node:fs/promises';
+import { chmod, lstat, opendir, rm, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -76,12 +76,22 @@ async function removeByProgram(path: string): Promise<boolean> {
   try {
     await promisify(execFile)('rm', ['-rf', '--', path]);
     return true;
-  } catch {
-    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOENT' && removeWithoutProgram(path);
   } finally {
     // Its place is the next one's.
     const next = waiting.shift();
     if (next === undefined) programs -= 1;
     else next();
+  }
+}
+
+/** Where there is no program for it, as on a system that has none but what it is for. */
+async function removeWithoutProgram(path: string): Promise<boolean> {
+  try {
+    await rm(path, { recursive: true, force: true });
+    return true;
+  } catch {
+    return false;
   }
 }
