@@ -209,10 +209,18 @@ export function isLoopback(tcp: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
-/** Where a daemon keeps its state that is not told. */
+/** Where a daemon keeps its state that is not told. Throws a {@link StartupError} for a user without a home directory. */
 export function defaultStateDir(): string {
   if (process.getuid?.() === 0) return '/var/lib/elide';
-  return join(process.env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'elide');
+  return join(process.env.XDG_STATE_HOME || join(homeDirectory(), '.local', 'state'), 'elide');
+}
+
+function homeDirectory(): string {
+  try {
+    return homedir();
+  } catch (cause) {
+    throw new StartupError('this user has no home directory: name a state directory (--state-dir)', { cause });
+  }
 }
 
 function describe(issue: v.BaseIssue<unknown>, config: object): string {

@@ -328,6 +328,19 @@ test('an interpreter that cannot run guests says why, in its own words', async (
   });
 });
 
+test.skipIf(process.getuid?.() !== 0)('a user without a home directory is told to name a state directory', () => {
+  const nobodys = { uid: 54_321, gid: 54_321, env: {}, encoding: 'utf8' } as const;
+  const run = (...args: string[]) => spawnSync(process.execPath, args, nobodys);
+  const [daemon, ctl] = [join(DIST, 'main.js'), join(DIST, 'cli', 'main.js')];
+
+  const version = run(ctl, '--version');
+  const refused = [run(daemon), run(ctl, 'journal', 'verify')];
+
+  expect(version).toMatchObject({ status: 0, stderr: '' });
+  const why = 'this user has no home directory: name a state directory (--state-dir)\n';
+  expect(refused.map(({ stderr }) => stderr)).toEqual([`elide-daemon: ${why}`, `elidectl: ${why}`]);
+});
+
 test('a state directory may be named by a path from here', async () => {
   const { root } = places();
   await using node = await TestDaemon.start({ stateDir: relative(process.cwd(), join(root, 's')) });

@@ -6,7 +6,7 @@ import { complain, write, writeJson } from '../output.ts';
 import type { Finish } from '../result.ts';
 
 interface Flags {
-  stateDir: string;
+  stateDir?: string;
 }
 
 export function addJournal(program: Command, finish: Finish): void {
@@ -14,7 +14,7 @@ export function addJournal(program: Command, finish: Finish): void {
     .command('journal')
     .description("read a daemon's journal, on the machine and as the user of the daemon; beside it or without it");
   const stateDir = () =>
-    new Option('--state-dir <dir>', 'state directory of the daemon').default(defaultStateDir(), "the daemon's default");
+    new Option('--state-dir <dir>', "state directory of the daemon (default: the daemon's default)");
   journal
     .command('export')
     .description('write every session and execution with its events, one JSON object a line')
@@ -42,7 +42,7 @@ export function addJournal(program: Command, finish: Finish): void {
       (await open(flags))[Symbol.dispose]();
       const { vacuumJournal } = await import('../../journal/vacuum.ts');
       const { StateDirectory } = await import('../../state-directory.ts');
-      const directory = await StateDirectory.open(flags.stateDir);
+      const directory = await StateDirectory.open(stateDirOf(flags));
       try {
         const { before, after } = vacuumJournal(directory.paths.journal);
         await write(`${before} bytes before, ${after} now\n`);
@@ -58,6 +58,10 @@ async function open(flags: Flags): Promise<JournalReader> {
   return new JournalReader(pathOf(flags));
 }
 
-function pathOf({ stateDir }: Flags): string {
-  return join(stateDir, 'daemon', 'journal.db');
+function pathOf(flags: Flags): string {
+  return join(stateDirOf(flags), 'daemon', 'journal.db');
+}
+
+function stateDirOf({ stateDir = defaultStateDir() }: Flags): string {
+  return stateDir;
 }
