@@ -164,6 +164,8 @@ const SESSION_SLACK_MS = 500;
 const CELL_GRACE_MS = 2_000;
 /** When it is worth trying again after a queue, or the number of sessions, was found full. */
 const RETRY_QUEUE_MS = 1_000;
+/** How long a daemon that is stopped while it starts waits for an interpreter to say its version, in ms. */
+const PROBE_GRACE_MS = 1_000;
 /** How often in a row the journal is seen not to take what is over before a daemon that stops gives that up; and between, in ms. */
 const UNWRITTEN_LOOKS = 10;
 const UNWRITTEN_LOOK_MS = 500;
@@ -195,6 +197,8 @@ export class Daemon {
   #server: BoundServer | undefined;
   /** The start that is under way. */
   #starting: Promise<Endpoints> | undefined;
+  /** Aborted when what an interpreter says of itself is waited for no more. */
+  readonly #probing = new AbortController();
   #stopping: Promise<void> | undefined;
   #forced = false;
   /** Aborted when it takes nothing any more and keeps nothing. */
@@ -221,6 +225,7 @@ export class Daemon {
     if (this.#stopping !== undefined) throw new FailedPreconditionError('the daemon was stopped');
     this.#starting = this.#start().finally(() => {
       this.#starting = undefined;
+      this.#probing.abort();
     });
     return this.#starting;
   }
@@ -230,7 +235,7 @@ export class Daemon {
     // Throws where it cannot be known, before anything is made.
     bootId();
     // Beside the rest: an interpreter that is found through a launcher takes a while.
-    const probed = Languages.probe(python);
+    const probed = Languages.probe(python, this.#probing.signal);
     const directory = await StateDirectory.open(stateDir);
     this.#directory = directory;
     this.#spare = keepDescriptor();
@@ -288,7 +293,6 @@ export class Daemon {
       this.#forced = true;
       this.#stopping = this.#leave({ detach: sessions.length > 0 });
       await this.#stopping.catch(({ message }: Error) => this.#log.error(message));
-      await probed;
       throw error;
     }
     for (const { name, available, message } of this.#languages.list()) {
@@ -316,6 +320,8 @@ export class Daemon {
       this.#server?.stopServing();
       return options.detach === true ? this.#detach() : this.#stop();
     };
+    // What is found in time is what guests run that are left to the next daemon.
+    if (this.#starting !== undefined) setTimeout(() => this.#probing.abort(), PROBE_GRACE_MS).unref();
     this.#stopping ??= this.#starting === undefined ? stop() : this.#starting.then(stop, () => {});
     return this.#stopping;
   }

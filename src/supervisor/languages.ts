@@ -1,6 +1,7 @@
-import { execFile } from 'node:child_process';
+import { type ChildProcess, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { FailedPreconditionError, InvalidArgumentError } from '../errors.ts';
+import { killTrees } from '../processes.ts';
 import type { EngineKind } from './cell-supervisor.ts';
 
 /** A language this daemon knows. */
@@ -42,10 +43,10 @@ export class Languages {
     this.#languages = new Map(languages.map((language) => [language.name, language]));
   }
 
-  /** Looks for the interpreters. `python` is a name on the `PATH` or a path. */
-  static async probe(python: string): Promise<Languages> {
+  /** Looks for the interpreters, until `signal` aborts. `python` is a name on the `PATH` or a path. */
+  static async probe(python: string, signal: AbortSignal): Promise<Languages> {
     const node = { version: process.versions.node, available: true, message: '' };
-    const { executable, ...probed } = await probePython(python);
+    const { executable, ...probed } = await probePython(python, signal);
     const found = { javascript: node, typescript: node, python: probed };
     const languages = Object.entries(found).map(([name, of]) => ({ name, aliases: specOf(name).aliases, ...of }));
     return new Languages(languages, executable || python);
@@ -92,10 +93,19 @@ export function specOf(name: string): LanguageSpec {
 type Probed = Pick<Language, 'version' | 'available' | 'message'>;
 
 /** `executable` is absolute; empty where there is none, or none that knows. */
-async function probePython(python: string): Promise<Probed & { executable: string }> {
+async function probePython(python: string, stopped: AbortSignal): Promise<Probed & { executable: string }> {
   const script = 'import sys; print("%d.%d.%d" % sys.version_info[:3], sys.executable or "")';
+  const signal = AbortSignal.any([stopped, AbortSignal.timeout(PROBE_LIMIT_MS)]);
+  let child: ChildProcess | undefined;
+  // Before the interpreter itself, which may be a launcher, is ended: then nobody knew what it has started.
+  const end = () => {
+    if (child?.pid !== undefined && child.exitCode === null && child.signalCode === null) killTrees([child.pid]);
+  };
+  signal.addEventListener('abort', end);
   try {
-    const { stdout } = await promisify(execFile)(python, ['-I', '-c', script], { timeout: PROBE_LIMIT_MS });
+    const asked = promisify(execFile)(python, ['-I', '-c', script], { signal });
+    child = asked.child;
+    const { stdout } = await asked;
     const [version = '', executable = ''] = stdout.trim().split(/ (.*)/s);
     const [major = 0, minor = 0] = version.split('.').map(Number);
     if (major > OLDEST_PYTHON[0] || (major === OLDEST_PYTHON[0] && minor >= OLDEST_PYTHON[1])) {
@@ -104,8 +114,12 @@ async function probePython(python: string): Promise<Probed & { executable: strin
     const message = `${python} is ${version}; ${OLDEST_PYTHON.join('.')} is the oldest`;
     return { version, available: false, message, executable };
   } catch (error) {
-    const why = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'not found' : (error as Error).message.trim();
+    const limit = stopped.aborted ? 'before the daemon was stopped' : `within ${PROBE_LIMIT_MS / 1000} s`;
+    const failed = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'not found' : (error as Error).message.trim();
+    const why = signal.aborted ? `did not say its version ${limit}` : failed;
     const message = `${python}: ${why} (set python in the configuration)`;
     return { version: '', available: false, message, executable: '' };
+  } finally {
+    signal.removeEventListener('abort', end);
   }
 }

@@ -17,7 +17,8 @@ import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { checkConfig, type DaemonConfig, readConfigFile } from '../../src/config.ts';
 import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
-import { TestDaemon, temporaryDirectory } from '../support/daemon.ts';
+import { eventually, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
+import { processesWith } from '../support/processes.ts';
 
 const DIST = join(import.meta.dirname, '../../dist/src');
 
@@ -308,6 +309,41 @@ describe('an interpreter', () => {
 
     const version = node.daemon.languages().find(({ name }) => name === 'python')?.version;
     expect(stdout).toBe(`${venv} ${version}\n`);
+  });
+});
+
+describe('an interpreter that does not say its version', () => {
+  /** One that never does, with a process of its own as a launcher has, and whether that is there. */
+  const hanging = (root: string) => {
+    const [python, sleep] = [join(root, 'python'), `sleep ${600 + Math.random()}`];
+    writeFileSync(python, `#!/bin/sh\n${sleep}\n`, { mode: 0o755 });
+    return { python, isThere: () => processesWith(sleep).length > 0 };
+  };
+
+  test('does not hold up the stop of a daemon that starts, and ends with it', async () => {
+    const { root, stateDir, socket } = places();
+    const { python, isThere } = hanging(root);
+    const daemon = createDaemon({ logLevel: 'silent', stateDir, socket, python });
+    const starting = daemon.start();
+    await eventually('it is asked', isThere);
+
+    await daemon.stop();
+
+    await starting;
+    const message = `${python}: did not say its version before the daemon was stopped (set python in the configuration)`;
+    expect(daemon.languages()).toContainEqual(expect.objectContaining({ name: 'python', message }));
+    await eventually('it is gone', () => !isThere());
+  });
+
+  test('does not hold up a start that is refused, and ends with it', async () => {
+    await using node = await TestDaemon.start();
+    const { root, socket } = places();
+    const { python, isThere } = hanging(root);
+
+    const refused = refusal({ stateDir: node.daemon.config.stateDir, socket, python });
+
+    expect(await refused).toMatch(/is in use by another daemon/);
+    await eventually('it is gone', () => !isThere());
   });
 });
 
