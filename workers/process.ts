@@ -84,7 +84,9 @@ function usedSince({ user, system }: NodeJS.CpuUsage): { userSeconds: number; sy
   };
 }
 
-const reallyExit = (process as unknown as { reallyExit(code: number): never }).reallyExit.bind(process);
+type ReallyExit = (code: number) => never;
+const ending = process as unknown as { reallyExit: ReallyExit };
+const reallyExit: ReallyExit = ending.reallyExit.bind(process);
 
 /** Ends this process at once. `code` as `process.exitCode` has it. */
 function leave(code: typeof process.exitCode): never {
@@ -95,11 +97,13 @@ function leave(code: typeof process.exitCode): never {
 function endBy(note: () => void): void {
   atEnd(note);
   const { emit } = process;
+  const { reallyExit: ours } = ending;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
     const result = apply(emit as never, this, args);
+    if (args[0] !== 'exit' || this !== process || !isExiting() || result) return result;
     // All that Node would still do is to free, piece by piece, what goes with the process: a fifth of its end. And to run
-    // what a listener has left to promises.
-    if (args[0] === 'exit' && this === process && isExiting() && !result) leave(process.exitCode);
+    // what a listener has left to promises, or what a program that has replaced either does last.
+    if (process.emit === emitLast && ending.reallyExit === ours) leave(process.exitCode);
     return result;
   });
   // A program may end itself by a signal.

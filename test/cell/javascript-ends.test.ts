@@ -17,6 +17,15 @@ afterAll(async () => {
   await processes[Symbol.asyncDispose]();
 });
 
+/** Does something last as signal-exit does, which many packages use: it listens for nothing. */
+const LAST = `const { emit, reallyExit } = process;
+  process.emit = function (...args) {
+    const heard = emit.apply(this, args);
+    if (args[0] === 'exit') console.log('last', args[1]);
+    return heard;
+  };
+  process.reallyExit = function (code) { console.log('really', code); reallyExit.call(process, code) };`;
+
 /** How often each runs in a thread: some ended otherwise only where one thread was faster than another. */
 const ROUNDS = 5;
 
@@ -81,6 +90,15 @@ test.each([
   [
     'that fails, and whose exit listener awaits',
     `process.on('exit', async (code) => { console.log(code); await null; console.log('later') }); throw new Error('first')`,
+  ],
+  ['that has replaced how it ends', LAST],
+  ['that has replaced how it ends, and exits', `${LAST} process.exit(3)`],
+  ['that has replaced how it ends, and fails', `${LAST} throw new Error('first')`],
+  [
+    'that exits, and has replaced only the last of how it ends',
+    `const { reallyExit } = process;
+    process.reallyExit = (code) => { console.log('really', code); reallyExit.call(process, 5) };
+    process.exit(4)`,
   ],
 ])('a program %s ends as under node', async (_, code) => {
   const file = join(threads.root, 'plain.js');
