@@ -1,4 +1,6 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import type { Guest } from '../../src/cell/engine.ts';
@@ -179,6 +181,45 @@ test.each([40, 64, 65, -1])('a program cannot send itself, and with that its nei
   }`;
 
   expect((await shared.run(program)).out).toBe('kill EINVAL EINVAL kill\n'.repeat(3));
+});
+
+test.each([
+  ['process.pid', 'null'],
+  ['process.pid', "''"],
+  ['process.pid', 'false'],
+  ['process.pid', 'NaN'],
+  ['process.pid', "['SIGINT']"],
+  ['process.pid', '1.5'],
+  ['process.pid', '2 ** 32 + 9'],
+  ['process.pid', "'9'"],
+  ['process.pid', "'toString'"],
+  ['String(process.pid)', '0'],
+  ['1.5', '9'],
+  ['null', '9'],
+  ["'none'", '9'],
+])('process.kill(%s, %s) does to a program what it does under node', async (pid, signal) => {
+  const code = `try { console.log(process.kill(${pid}, ${signal})); } catch ({ code, message }) { console.log(code, message); }`;
+  const node = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8' });
+  const exitCode = node.status ?? 128 + constants.signals[node.signal as NodeJS.Signals];
+
+  const { signal: endedBy = null, ...result } = await shared.run(code);
+
+  expect({ ...result, endedBy }).toMatchObject({ out: node.stdout, exitCode, endedBy: node.signal });
+});
+
+// With signals that do nothing to others, should they get there.
+test('a program that names its process, its group or all processes in text hits only itself', async () => {
+  const code = `const alive = setInterval(() => {}, 1000);
+    const ids = [String(process.pid), String(-process.pid), '0', '', [0]];
+    function next() {
+      if (ids.length > 0) process.kill(ids.shift(), 'SIGURG');
+      else console.log('heard'), clearInterval(alive);
+    }
+    process.on('SIGURG', next);
+    next();
+    try { process.kill('-1', 0) } catch ({ code }) { console.log(code) }`;
+
+  expect((await shared.run(code)).out).toBe('EPERM\nheard\n');
 });
 
 test('a signal that a thread of a program sends to its process is heard by the program', async () => {

@@ -119,18 +119,24 @@ function maskOfCell(): number {
 /** Makes what concerns the whole process concern this program only. */
 export function confineProcess(): void {
   const isOwnThread = program.slot === SHARED.threads;
-  define(process, 'kill', function kill(pid: number, signal: string | number = 'SIGTERM') {
+  define(process, 'kill', function kill(given: number, signal?: string | number) {
+    const pid = given | 0;
+    // As Node tells what is a process, which text may be as well; of what is none it says so.
+    // biome-ignore lint/suspicious/noDoubleEquals: the same comparison
+    if (given != pid) return apply(nativeKill, process, [given, signal]);
     // A guest's own process is this thread: 0 and -pid mean its group, which is itself.
     if (pid !== 0 && Math.abs(pid) !== ownPid) {
       // -1 is every process the user has: the daemon, the cell and their neighbours.
       if (pid !== -1) return apply(nativeKill, process, [pid, signal]);
       throw Object.assign(new Error('kill EPERM'), { errno: -1, code: 'EPERM', syscall: 'kill' });
     }
-    const number = typeof signal === 'number' ? Math.trunc(signal) || 0 : signalNumber(signal);
+    const isNumber = typeof signal === 'number' && signal === (signal | 0);
+    const text = isNumber ? '' : String(signal || 'SIGTERM');
+    const number = isNumber ? signal : signalNumber(text);
     // An unknown name gets Node's own error.
     if (number === undefined) return apply(nativeKill, process, [pid, signal]);
     if (number === 0) return true;
-    const name = typeof signal === 'number' ? signalName(number) : signal;
+    const name = isNumber ? signalName(number) : text;
     // The kernel has more of them, without names, and would send them to the cell.
     if (name === undefined)
       throw Object.assign(new Error('kill EINVAL'), { errno: -22, code: 'EINVAL', syscall: 'kill' });
