@@ -8,7 +8,7 @@ import { onOutputChange, outputLimit } from './javascript/output-limit.ts';
 import { define, program } from './javascript/program.ts';
 import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
-import { reportUncaught } from './javascript/uncaught.ts';
+import { isFailing, reportUncaught } from './javascript/uncaught.ts';
 import { atEnd, giveWay, isExiting, noteEarlyEnd } from './javascript/usage.ts';
 import { OutputWriter } from './output-writer.ts';
 
@@ -100,7 +100,7 @@ function endBy(note: () => void): void {
   const { reallyExit: ours } = ending;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
     const result = apply(emit as never, this, args);
-    if (args[0] !== 'exit' || this !== process || !isExiting() || result) return result;
+    if (args[0] !== 'exit' || this !== process || !isExiting() || isFailing() || result) return result;
     // All that Node would still do is to free, piece by piece, what goes with the process: a fifth of its end. And to run
     // what a listener has left to promises, or what a program that has replaced either does last.
     if (process.emit === emitLast && ending.reallyExit === ours) leave(process.exitCode);

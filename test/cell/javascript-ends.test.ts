@@ -100,6 +100,18 @@ test.each([
     process.reallyExit = (code) => { console.log('really', code); reallyExit.call(process, 5) };
     process.exit(4)`,
   ],
+  [
+    'that fails, and whose exit listener writes an error',
+    `process.on('exit', (code) => { console.error('Error: exit', code) }); throw new Error('first')`,
+  ],
+  [
+    'that fails, and whose exit listener exits',
+    `process.on('exit', () => { process.exit(8) }); setTimeout(() => { throw new Error('first') })`,
+  ],
+  [
+    'that fails, and whose exit listener exits with success',
+    `process.on('exit', () => { process.exit(0) }); Promise.reject(new Error('first'))`,
+  ],
 ])('a program %s ends as under node', async (_, code) => {
   const file = join(threads.root, 'plain.js');
   writeFileSync(file, code);

@@ -45,28 +45,36 @@ export function reportUncaught(): void {
     try {
       handled = apply(emit, this, args);
     } catch (error) {
-      report(error);
-      leave(() => HANDLER_THREW);
+      leave(() => HANDLER_THREW, error);
       throw error;
     }
-    if (!handled && !apply(hasCapture, process, [])) {
-      report(args[1]);
-      leave(tellExit);
-    }
+    if (!handled && !apply(hasCapture, process, [])) leave(tellExit, args[1]);
     return handled;
   });
 }
 
-/** Ends this thread, or process, at once. Before there is a program, it is Node that tells who waits for it of the error. */
-function leave(codeOf: () => typeof process.exitCode): void {
+/**
+ * Writes `error` and ends this thread, or process, at once. Before there is a program, it is Node that tells who waits for it
+ * of the error.
+ */
+function leave(codeOf: () => typeof process.exitCode, error: unknown): void {
   if (program.writer === undefined) return;
   const code = codeOf();
+  report(error);
   noteEarlyEnd();
   reallyExit(toNumber(code) || 0);
 }
 
+let failing = false;
+
+/** Whether the program has failed: its error is still to be written when its `exit` listeners have run. */
+export function isFailing(): boolean {
+  return failing;
+}
+
 /** Tells `exit` listeners that the program fails, unless the error is one of theirs; returns the code they leave it with. */
 function tellExit(): typeof process.exitCode {
+  failing = true;
   if (!isExiting()) {
     (process as unknown as { _exiting: boolean })._exiting = true;
     process.exitCode = FAILED;
