@@ -112,6 +112,53 @@ test.each([
     'that fails, and whose exit listener exits with success',
     `process.on('exit', () => { process.exit(0) }); Promise.reject(new Error('first'))`,
   ],
+  [
+    'whose callback for errors throws',
+    `process.on('exit', (code) => console.log('exit', code));
+    process.setUncaughtExceptionCaptureCallback((error) => { console.log(error.message); throw new Error('again') });
+    throw new Error('first')`,
+  ],
+  [
+    'whose further callback for errors throws',
+    `process.addUncaughtExceptionCaptureCallback?.((error) => { console.log(error.message); throw new Error('again') });
+    throw new Error('first')`,
+  ],
+  [
+    'whose callback for errors handles one, and that fails later',
+    `process.setUncaughtExceptionCaptureCallback((error) => { console.log(error.message, process.hasUncaughtExceptionCaptureCallback()) });
+    setTimeout(() => { process.setUncaughtExceptionCaptureCallback(null); throw new Error('second') });
+    throw new Error('first')`,
+  ],
+  [
+    'that would set as its callback for errors what is none',
+    `try { process.setUncaughtExceptionCaptureCallback(3) } catch (error) { console.log(error.message) }
+    process.setUncaughtExceptionCaptureCallback(() => {});
+    try { process.setUncaughtExceptionCaptureCallback(() => {}) } catch (error) { console.log(error.message) }`,
+  ],
+  [
+    'whose listener for what it does not catch throws',
+    `process.on('exit', (code) => console.log('exit', code));
+    process.on('uncaughtExceptionMonitor', (error) => { console.log(error.message); throw new Error('again') });
+    throw new Error('first')`,
+  ],
+  [
+    'whose listener for what it does not catch throws, and that rejects',
+    `process.on('uncaughtExceptionMonitor', (error) => { console.log(error.message); throw new Error('again') });
+    Promise.reject(new Error('first'))`,
+  ],
+  [
+    'whose domain throws',
+    `process.on('exit', (code) => console.log('exit', code));
+    const domain = require('domain').create();
+    domain.on('error', (error) => { console.log(error.message); throw new Error('again') });
+    domain.run(() => setTimeout(() => { throw new Error('first') }))`,
+  ],
+  [
+    'whose domain takes errors',
+    `const domain = require('domain').create();
+    domain.on('error', (error) => { console.log(error.message); process.exitCode = 3 });
+    domain.run(() => setTimeout(() => { throw new Error('first') }))`,
+  ],
 ])('a program %s ends as under node', async (_, code) => {
   const file = join(threads.root, 'plain.js');
   writeFileSync(file, code);

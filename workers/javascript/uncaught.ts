@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
-import { define, program } from './program.ts';
+import { define, program, standIn } from './program.ts';
 import { SHARED } from './shared.ts';
 import { isExiting, noteEarlyEnd } from './usage.ts';
 
@@ -11,7 +11,7 @@ const toNumber = Number;
 /** Node's exit code for a program that still awaits at its top level when there is nothing left to wait for. */
 const UNSETTLED = 13;
 
-/** Node's exit codes for a program that fails, and for one whose own `uncaughtException` listener does. */
+/** Node's exit codes for a program that fails, and for one of which that fails what handles its errors. */
 const FAILED = 1;
 const HANDLER_THREW = 7;
 
@@ -19,6 +19,9 @@ const emit = process.emit as (...args: unknown[]) => boolean;
 const reallyExit = (process as unknown as { reallyExit(code: number): never }).reallyExit.bind(process);
 const { apply } = Reflect;
 const hasCapture = process.hasUncaughtExceptionCaptureCallback;
+
+/** What is given a function that handles errors before any listener hears of them. */
+const CAPTURING = ['setUncaughtExceptionCaptureCallback', 'addUncaughtExceptionCaptureCallback'] as const;
 
 /** Stack frames of the files that run beside a guest: not the guest's business. All of ours are built into one directory. */
 const OWN_FRAME = new RegExp(
@@ -39,18 +42,35 @@ function quote(text: string): string {
  */
 export function reportUncaught(): void {
   define(process, 'emit', function emitWatched(this: NodeJS.Process, ...args: unknown[]) {
+    const [name, error, origin] = args;
+    const tells = name === 'uncaughtException' || name === 'uncaughtExceptionMonitor';
     // Node says where it comes from; one that a program emits itself ends nothing.
-    if (args[0] !== 'uncaughtException' || this !== process || args[2] === undefined) return apply(emit, this, args);
-    let handled: boolean;
-    try {
-      handled = apply(emit, this, args);
-    } catch (error) {
-      leave(() => HANDLER_THREW, error);
-      throw error;
-    }
-    if (!handled && !apply(hasCapture, process, [])) leave(tellExit, args[1]);
+    if (!tells || this !== process || origin === undefined) return apply(emit, this, args);
+    const handled = orEnd(() => apply(emit, this, args));
+    if (name === 'uncaughtException' && !handled && !apply(hasCapture, process, [])) leave(tellExit, error);
     return handled;
   });
+  // The errors of a domain come by here as well.
+  for (const name of CAPTURING) {
+    const original = process[name] as ((callback: unknown) => void) | undefined;
+    // Not every Node has the second.
+    if (original === undefined) continue;
+    const replacement = (callback: unknown) => {
+      if (typeof callback !== 'function') return apply(original, process, [callback]);
+      return apply(original, process, [(error: unknown) => orEnd(() => apply(callback, undefined, [error]))]);
+    };
+    define(process, name, standIn(original, replacement));
+  }
+}
+
+/** Ends the program with the error of what handles its errors. */
+function orEnd<T>(handle: () => T): T {
+  try {
+    return handle();
+  } catch (error) {
+    leave(() => HANDLER_THREW, error);
+    throw error;
+  }
 }
 
 /**
