@@ -1,12 +1,20 @@
+import { spawnSync } from 'node:child_process';
 import fs, { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
+import { ProcessEngine } from '../../src/cell/process-engine.ts';
 import { FS_PATHS, FS_WITHOUT_PATH, PROMISES_PATHS, PROMISES_WITHOUT_PATH } from '../../workers/javascript/files.ts';
-import { Harness } from './javascript-harness.ts';
+import { EngineHarness, Harness } from './javascript-harness.ts';
 
+const programPath = fileURLToPath(new URL('../../dist/workers/process.cjs', import.meta.url));
 const shared = new Harness();
 shared.engine.keepWarm(2);
-afterAll(() => shared[Symbol.asyncDispose]());
+const processes = new EngineHarness(new ProcessEngine({ programPath }));
+afterAll(async () => {
+  await shared[Symbol.asyncDispose]();
+  await processes[Symbol.asyncDispose]();
+});
 
 test.each([
   ['fs', fs, FS_PATHS, FS_WITHOUT_PATH],
@@ -125,6 +133,37 @@ test.each(USES)("%s is meant in the program's own directory", async (expression,
   })();
 
   expect(await running.result).toMatchObject({ out: `${expected}\n`, exitCode: 0 });
+});
+
+test.each([
+  [
+    'of a thread whose program goes elsewhere',
+    `const { Worker } = require('worker_threads');
+    const work = () => require('worker_threads').parentPort.once('message', () =>
+      console.log(process.cwd(), String(require('child_process').execSync('pwd'))));
+    const worker = new Worker('(' + work + ')()', { eval: true });
+    worker.on('online', () => { fs.mkdirSync('sub'); process.chdir('sub'); worker.postMessage('') });`,
+  ],
+  [
+    'of a program whose directory gets another name',
+    `fs.mkdirSync('w');
+    process.chdir('w');
+    fs.renameSync('../w', '../v');
+    fs.writeFileSync('here', '');
+    const { execFileSync, spawn, spawnSync } = require('child_process');
+    console.log(spawnSync('ls', { encoding: 'utf8' }).stdout, String(execFileSync('ls', { cwd: '../v' })));
+    spawn('ls', { stdio: 'inherit' }).on('error', console.log);`,
+  ],
+])('a child %s starts in its directory where the program is a process', async (name, rest) => {
+  const [cwd, plain] = ['process', 'plain'].map((owner) => join(shared.root, name, owner, 'cwd')) as [string, string];
+  for (const directory of [cwd, plain]) mkdirSync(directory, { recursive: true });
+  const code = `const fs = require('fs'); ${rest}`;
+  const node = spawnSync(process.execPath, ['-e', code], { cwd: plain, encoding: 'utf8' });
+
+  const { out, err } = await processes.run(code, { cwd });
+
+  expect([node.stderr, err]).toEqual(['', '']);
+  expect(out).toBe(node.stdout.replaceAll(plain, cwd));
 });
 
 test("temporary files go where the environment says, else to the program's own place", async () => {

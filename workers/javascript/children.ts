@@ -148,9 +148,9 @@ function isEnded(stat: string[]): boolean {
   return stat[0] === 'Z' && stat[17] === '1';
 }
 
-/** Settles `cwd` and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
+/** Settles `cwd`, where the process has another one, and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
 function locate(options: SpawnOptions, feedable: boolean): boolean {
-  options.cwd = options.cwd === undefined || options.cwd === null ? program.cwd : (absolute(options.cwd) as string);
+  if (!program.ownsProcess) options.cwd = (absolute(options.cwd) ?? program.cwd) as string;
   if (options.stdio === undefined || options.stdio === 'pipe' || options.stdio === 'ignore') return false;
   if (options.stdio === 'inherit') options.stdio = [0, 1, 2];
   if (!Array.isArray(options.stdio)) return false;

@@ -10,6 +10,7 @@ import { figuresOf, REAPED_BYTES, SHARED, SHARED_BYTES } from './shared.ts';
 export interface Program {
   /** It runs in a process of its own, not in a thread of a cell. */
   ownsProcess: boolean;
+  /** Of a thread: the process is in the cell's. */
   cwd: string;
   /** `cwd` and a slash: a relative path behind it is absolute, and `..` means what the kernel takes it for. */
   cwdPrefix: string;

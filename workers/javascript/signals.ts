@@ -1,7 +1,6 @@
 import { EventEmitter } from 'node:events';
 import fs, { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
-import { isMainThread } from 'node:worker_threads';
 import { absolute, define, program, setWorkingDirectory } from './program.ts';
 import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts';
 import { noteEarlyEnd } from './usage.ts';
@@ -95,16 +94,6 @@ function sendFromThread(name: string, number: number): void {
     // Nothing comes after such a signal: its end is all there is to wait for.
     wait(shared, SHARED.closing, atomicLoad(shared, SHARED.closing));
   }
-}
-
-/** The directory of a process that is the program's own, which only its main thread may change. */
-export function followDirectory(): void {
-  if (!isMainThread) return;
-  const { chdir, cwd } = process;
-  define(process, 'chdir', (directory: string) => {
-    apply(chdir, process, [directory]);
-    setWorkingDirectory(apply(cwd, process, []) as string);
-  });
 }
 
 /**

@@ -7,7 +7,7 @@ import { replaceWorker } from './nested.ts';
 import { replacePlaces } from './places.ts';
 import { program } from './program.ts';
 import { replaceSharedNames } from './shared-names.ts';
-import { confineProcess, followDirectory } from './signals.ts';
+import { confineProcess } from './signals.ts';
 
 /**
  * Makes what belongs to the whole process belong to the program in this thread, where it has none to itself, and keeps its
@@ -22,7 +22,6 @@ export function replaceSurface(): void {
   hookModules(prepareBuiltin);
   if (program.ownsProcess) {
     replaceInputPaths();
-    followDirectory();
   } else {
     confineProcess();
     replaceSharedNames();
