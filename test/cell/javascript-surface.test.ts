@@ -171,6 +171,20 @@ test.each([
 });
 
 test.each([
+  ['thread', threads],
+  ['process', processes],
+])('a Worker that a %s starts finds no modules but its own', async (name, harness) => {
+  const code = `const { isMainThread, Worker } = require('node:worker_threads');
+    if (isMainThread) new Worker(__filename);
+    else console.log(process.mainModule?.filename, require.main?.filename, Object.keys(require.cache), module.parent);`;
+  const mainPath = join(harness.root, `${name}-nested.cjs`);
+  writeFileSync(mainPath, code);
+  const node = spawnSync(process.execPath, [mainPath], { encoding: 'utf8' });
+
+  expect(await harness.run(code, { mainPath, writeMain: false })).toMatchObject({ out: node.stdout, err: '' });
+});
+
+test.each([
   [
     'an exit',
     `process.on('exit', (code) => console.log('exit', code));

@@ -77,9 +77,12 @@ function syntaxError(code: string): string | undefined {
   }
 }
 
-/** Leaves nothing of the files that run beside a program for it to find: not as its main module, nor among those it has. */
-export function forgetModules(): void {
+/**
+ * Leaves nothing of the files that run beside a program for it to find: not as its main module, nor among those it has.
+ * They are all that there are, or those below `directory`.
+ */
+export function forgetModules(directory = ''): void {
   const internals = Module as unknown as { _cache: Record<string, unknown> };
-  for (const path of Object.keys(internals._cache)) delete internals._cache[path];
+  for (const path of Object.keys(internals._cache)) if (path.startsWith(directory)) delete internals._cache[path];
   Reflect.deleteProperty(process, 'mainModule');
 }

@@ -1,6 +1,8 @@
+import { fileURLToPath } from 'node:url';
 import { getEnvironmentData, setEnvironmentData } from 'node:worker_threads';
 import { OutputWriter } from '../output-writer.ts';
 import { tellChild, tellOutput } from './control.ts';
+import { forgetModules } from './modules.ts';
 import { NESTED_KEY, type NestedProgram } from './nested.ts';
 import { onOutputChange, outputLimit } from './output-limit.ts';
 import { program, setWorkingDirectory } from './program.ts';
@@ -24,3 +26,5 @@ if (program.ownsProcess) {
 }
 joinProgram();
 replaceSurface();
+// Others may have been loaded before it, by what the guest says in NODE_OPTIONS.
+forgetModules(fileURLToPath(new URL('.', import.meta.url)));
