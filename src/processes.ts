@@ -19,32 +19,35 @@ const LONGEST_LOOK_MS = 1_000;
 const HELD_LIMIT_MS = 20;
 const STOP_LIMIT_MS = 100;
 
+/** Some processes by their ids, which are used again: with each when it began (see `startTimeOf`), unless it was gone then. */
+export type Processes = ReadonlyMap<number, string | undefined>;
+
 /**
  * Kills processes and everything below them, and says what that was. All are stopped first, so that none makes another
  * one, or runs away from its parent, while the rest is looked for. One that is just forking stops only after that; what
  * cannot stop in time is killed, and looked at once more then: a process that is to die finishes no fork.
  */
-export function killTrees(roots: Iterable<number>): Set<number> {
-  const tree = new Set([...roots].filter(isOther));
+export function killTrees(roots: Iterable<number>): Processes {
+  const tree = new Map([...roots].filter(isOther).map((pid) => [pid, startTimeOf(pid)]));
   const startedMs = performance.now();
   const mayStop = (pid: number) => {
     const tookMs = performance.now() - startedMs;
     return tookMs < STOP_LIMIT_MS && isRunning(pid) && (tookMs < HELD_LIMIT_MS || !isHeld(pid));
   };
   const isNew = (pid: number) => !tree.has(pid);
-  for (let found = [...tree]; found.length > 0; ) {
+  for (let found = [...tree.keys()]; found.length > 0; ) {
     for (const pid of found) send(pid, 'SIGSTOP');
     while (found.some(mayStop));
     found = found.flatMap(childrenOf).filter(isNew);
     // All of it only once nothing is below: a chain is as deep as its guest likes.
     if (found.length === 0) {
-      const late = performance.now() - startedMs < HELD_LIMIT_MS ? [] : [...tree].filter(isRunning);
-      found = [...tree].flatMap(childrenOf).filter(isNew);
+      const late = performance.now() - startedMs < HELD_LIMIT_MS ? [] : [...tree.keys()].filter(isRunning);
+      found = [...tree.keys()].flatMap(childrenOf).filter(isNew);
       if (found.length === 0) found = late.flatMap(killAndLook).filter(isNew);
     }
-    for (const pid of found) tree.add(pid);
+    for (const pid of found) tree.set(pid, startTimeOf(pid));
   }
-  for (const pid of tree) send(pid, 'SIGKILL');
+  for (const pid of tree.keys()) send(pid, 'SIGKILL');
   return tree;
 }
 
@@ -55,11 +58,11 @@ function killAndLook(pid: number): number[] {
 }
 
 /** Resolves when all of these processes, which were killed, are gone, or when the limit has passed. */
-export async function untilGone(pids: Iterable<number>, limitMs = Number.POSITIVE_INFINITY): Promise<void> {
+export async function untilGone(killed: Processes, limitMs = Number.POSITIVE_INFINITY): Promise<void> {
   const endMs = performance.now() + limitMs;
-  for (const pid of pids) {
+  for (const [pid, startTime] of killed) {
     const beganMs = performance.now();
-    while (isAlive(pid) && performance.now() < endMs) await wait(lookAfter(beganMs));
+    while (isSameProcess(pid, startTime) && performance.now() < endMs) await wait(lookAfter(beganMs));
   }
 }
 
@@ -176,8 +179,7 @@ async function untilLook(ms: number): Promise<void> {
  * Names a process for good, over every use of its id and every start of the machine, or of a container, in which ids begin
  * anew; undefined when it is gone. Names that older releases wrote have no namespace at their end.
  */
-export function processName(pid: number): string | undefined {
-  const startTime = startTimeOf(pid);
+export function processName(pid: number, startTime = startTimeOf(pid)): string | undefined {
   return startTime && `${bootId()} ${pid} ${startTime} ${pidNamespace()}`;
 }
 

@@ -18,6 +18,7 @@ import {
   untilGone,
 } from '../src/processes.ts';
 import { eventually, processesWith } from './support/daemon.ts';
+import { MAY_REUSE_IDS, runWithOwnIds } from './support/own-ids.ts';
 
 const children: ChildProcess[] = [];
 const isRoot = process.getuid?.() === 0;
@@ -109,7 +110,7 @@ test('a session is gone with those that left their parent', async () => {
   const leader = startSession(`(${command} & ${command} &) ; wait; sleep 600`);
   await eventually('they have left', () => processesWith(command).length === 3);
   process.kill(leader, 'SIGKILL');
-  await untilGone([leader]);
+  await untilGone(new Map([[leader, startTimeOf(leader)]]));
   expect(processesWith(command)).toHaveLength(2);
 
   await killSessionUntilGone(leader);
@@ -226,6 +227,21 @@ test('nobody kills itself, the first process or everybody, whatever a guest says
 
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })).toBe('0\n');
   expect(isAlive(process.pid)).toBe(true);
+});
+
+if (!MAY_REUSE_IDS) console.info('left out, as only root may have process ids of its own: an id that is used again');
+
+test.skipIf(!MAY_REUSE_IDS)('what was killed is gone, also when another process has its id now', () => {
+  const killed = runWithOwnIds(`
+    const killed = sleep();
+    const began = startTimeOf(killed.pid);
+    const left = killTrees([killed.pid]);
+    await once(killed, 'exit');
+    const other = await sleepAs(killed.pid, began);
+    await untilGone(left);
+    console.log(isAlive(other.pid));`);
+
+  expect(killed).toBe('true\n');
 });
 
 test('a process is known by its start and that of the machine: another one that has its id is left alone', async () => {

@@ -1,5 +1,6 @@
 import type { OutputStream } from '../../workers/output-writer.ts';
 import type { OutputFiles } from '../gen/elide/cell/v1/cell.ts';
+import type { Processes } from '../processes.ts';
 
 /** What a guest, its child processes included, may use; undefined: no limit. */
 export interface GuestLimits {
@@ -114,7 +115,7 @@ export interface GuestEvents {
   /** Guest code is about to run. `pid` is the process group leader of a guest that is a process, `thread` the Node thread id of one that is a thread, `pipes` what the engine reads its output from, if it does. */
   started(info: { pid?: number; thread?: number; pipes?: OutputPipes }): void;
   /** These processes, all that were killed with it so far, are gone before it is told to be. */
-  killed?(pids: number[]): void;
+  killed?(processes: Processes): void;
   /** Its thread or process is gone. Told where what it has left behind may take a while to be ended. */
   gone?(): void;
   /** Output was dropped at the limit for the first time. */

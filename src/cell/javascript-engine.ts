@@ -12,7 +12,7 @@ import {
 import { sourceOf } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
-import { killTrees, treeOf, untilGone } from '../processes.ts';
+import { killTrees, type Processes, startTimeOf, treeOf, untilGone } from '../processes.ts';
 import {
   type Engine,
   type Guest,
@@ -72,7 +72,7 @@ export class JavaScriptEngine implements Engine {
   start(request: StartRequest, events: GuestEvents): Guest {
     const guest = new JavaScriptGuest(request, this.#pool, this.#meter, {
       started: (info) => events.started(info),
-      killed: (pids) => events.killed?.(pids),
+      killed: (processes) => events.killed?.(processes),
       gone: () => events.gone?.(),
       outputExceeded: () => events.outputExceeded(),
       exited: (exit) => {
@@ -115,7 +115,7 @@ class JavaScriptGuest implements Guest {
   #finished = false;
   #endedBy: number | undefined;
   /** Child processes that were killed with it, and those below them. */
-  readonly #killed = new Set<number>();
+  #killed: Processes = new Map();
   #timedOut = false;
   /** What was written, to be posted again should the thread fail to boot; given up once guest code has begun. */
   #sent: CellMessage[] | undefined = [];
@@ -285,7 +285,7 @@ class JavaScriptGuest implements Guest {
   #release(): void {
     if (this.#ended || this.#finished) return;
     this.#hearOfStart();
-    this.#kill((this.#measured?.childrenOfThreads() ?? []).filter((pid) => !this.#killed.has(pid)));
+    this.#kill((this.#measured?.childrenOfThreads() ?? []).filter((pid) => this.#killed.get(pid) !== startTimeOf(pid)));
     // One below the program's own thread hears last that it has to end, and may make another child before.
     setTimeout(() => this.#release(), RELEASE_MS).unref();
   }
@@ -294,9 +294,9 @@ class JavaScriptGuest implements Guest {
     const roots = [...processes];
     if (roots.length === 0) return;
     // Told before as well: until all of a tree have stopped the cell does nothing else.
-    this.#events.killed?.([...this.#killed, ...roots]);
-    for (const pid of killTrees(roots)) this.#killed.add(pid);
-    this.#events.killed?.([...this.#killed]);
+    this.#events.killed?.(new Map([...this.#killed, ...roots.map((pid) => [pid, startTimeOf(pid)] as const)]));
+    this.#killed = new Map([...this.#killed, ...killTrees(roots)]);
+    this.#events.killed?.(this.#killed);
   }
 
   async #end(end: ContextEnd): Promise<void> {

@@ -308,8 +308,9 @@ function start(request: Start): void {
       running.started = value;
       report({ body: { $case: 'started', value } });
     },
-    killed: (pids) => {
-      const value = { executionKey, pids };
+    killed: (processes) => {
+      const startTimes = [...processes.values()].map((startTime) => startTime ?? '');
+      const value = { executionKey, pids: [...processes.keys()], startTimes };
       running.killed = value;
       report({ body: { $case: 'killed', value } });
     },

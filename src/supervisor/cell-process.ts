@@ -25,10 +25,9 @@ import { hasSpool, removeSpool } from '../output/spool.ts';
 import { readPlainFile } from '../plain-file.ts';
 import {
   endSessionOf,
-  isAlive,
   isSameProcess,
-  killSessionUntilGone,
   killTrees,
+  type Processes,
   processName,
   startTimeOf,
   untilGone,
@@ -147,7 +146,7 @@ interface RemoteGuest extends Destination {
   /** Node's id of a guest that is a thread; 0 otherwise. */
   thread: number;
   /** What it had started and was killed with it: it does not end before. Who was seen to be gone is left out. */
-  killed: Set<number>;
+  killed: Map<number, string | undefined>;
   /** What it used when the cell was asked last. */
   usage: Usage | undefined;
   /** What the cell has not read yet of the output of a guest that is a process. */
@@ -169,6 +168,8 @@ export class CellProcess {
   /** Names the process for good; 0 and empty before there is one. */
   #pid = 0;
   #startTime: string | undefined = '';
+  /** The same, over every start of the machine: see `processName`. */
+  #name: string | undefined;
   /** What an adopted cell holds and nobody here has asked for yet, with what it said of it, by execution. */
   #early: Map<string, NonNullable<FromCell['body']>[]> | undefined;
   #connection: FramedSocket<FromCell, ToCell> | undefined;
@@ -182,7 +183,7 @@ export class CellProcess {
   /** Output directories of guests that were ended by force, whose cell may still bring what is left to their readers. */
   readonly #bringing = new Set<string>();
   /** Processes that were killed with the cell. */
-  #killed = new Set<number>();
+  #killed: Processes = new Map();
   #gone = false;
   /** Left to the next daemon: what its process keeps is no longer this one's to remove. */
   #detached = false;
@@ -337,9 +338,9 @@ export class CellProcess {
   /** Whether there is a reason why the cell may not tell of the end of this guest yet. */
   isHeldUp(executionKey: string): boolean {
     if (this.#starts.mayHoldUp) return true;
-    const killed = this.#guests.get(executionKey)?.killed ?? new Set<number>();
-    for (const pid of killed.values().take(KILLED_AT_ONCE)) {
-      if (isAlive(pid)) return true;
+    const killed = this.#guests.get(executionKey)?.killed ?? new Map<number, string | undefined>();
+    for (const [pid, startTime] of killed.entries().take(KILLED_AT_ONCE)) {
+      if (isSameProcess(pid, startTime)) return true;
       killed.delete(pid);
     }
     return killed.size > 0;
@@ -375,7 +376,7 @@ export class CellProcess {
     const { outputDir, outputFiles } = to;
     const unknown = { pid: 0, process: undefined, thread: 0, usage: undefined, remains: undefined };
     const own = { outputDir, outputFiles, piped, observer };
-    this.#guests.set(executionKey, { ...unknown, ...own, killed: new Set(), inputs: [] });
+    this.#guests.set(executionKey, { ...unknown, ...own, killed: new Map(), inputs: [] });
   }
 
   #isRunning(): boolean {
@@ -388,6 +389,7 @@ export class CellProcess {
     this.#early = new Map(executionKeys.map((executionKey) => [executionKey, []]));
     this.#pid = pid;
     this.#startTime = startTime;
+    this.#name = processName(pid, startTime);
     this.#ready = true;
     this.#controlGroups.adopt(this.#cellKey);
     this.#listen(connection);
@@ -426,7 +428,8 @@ export class CellProcess {
         const { pid } = child;
         this.#pid = pid;
         this.#startTime = startTimeOf(pid);
-        withDescriptor(() => writeFileSync(this.#files.process, processName(pid) ?? '', { mode: 0o600 }));
+        this.#name = processName(pid, this.#startTime);
+        withDescriptor(() => writeFileSync(this.#files.process, this.#name ?? '', { mode: 0o600 }));
         this.#groups = this.#join(pid);
         queueMicrotask(() => this.#observer.spawned(pid));
       }
@@ -496,10 +499,10 @@ export class CellProcess {
         break;
       }
       case 'killed': {
-        const { executionKey, pids } = body.value;
+        const { executionKey, pids, startTimes } = body.value;
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) this.#keepEarly(executionKey, body);
-        else guest.killed = new Set(pids);
+        else guest.killed = new Map(pids.map((pid, at) => [pid, startTimes[at] ?? startTimeOf(pid)]));
         break;
       }
       case 'gone': {
@@ -592,11 +595,10 @@ export class CellProcess {
     const guests = [...this.#guests.values()];
     this.#guests.clear();
     for (const { inputs } of guests) for (const taken of inputs) taken();
-    const cell = this.#pid;
     // What ran away from all of that is still in the cell's control group.
     const swept = Promise.all([
       untilGone(this.#killed),
-      cell > 0 && killSessionUntilGone(cell),
+      this.#name && endSessionOf(this.#name),
       ...handed.map(endSessionOf),
     ]).then(() => this.#controlGroups.remove(this.#cellKey));
     const ends = guests.map(async ({ process, thread, usage, observer, remains, outputDir, outputFiles, piped }) => {

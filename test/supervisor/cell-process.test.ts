@@ -79,7 +79,7 @@ test('a guest is held up until all that was killed with it is gone, and who is g
   const looks: boolean[] = [];
   expect(cell.isHeldUp('guest')).toBe(false);
 
-  say({ $case: 'killed', value: { executionKey: 'guest', pids: [...gone, last.pid] } });
+  say({ $case: 'killed', value: { executionKey: 'guest', pids: [...gone, last.pid], startTimes: [] } });
   await eventually('it hears of them', () => cell.isHeldUp('guest'));
   const allMs = timeOf(() => {
     while (looks.length < 200) looks.push(cell.isHeldUp('guest'));
@@ -89,6 +89,20 @@ test('a guest is held up until all that was killed with it is gone, and who is g
   expect(allMs).toBeLessThan(10 * onceMs);
   last.kill();
   await eventually('it is held up no more', () => !cell.isHeldUp('guest'));
+});
+
+test('a guest is not held up by a process that was given an id of what was killed with it', async () => {
+  const { cell, say } = await cellOfOne();
+  const [killed, other] = [sleeping(), sleeping()];
+  const pids = [other.pid, killed.pid];
+  const began = startTimeOf(killed.pid) as string;
+
+  say({ $case: 'killed', value: { executionKey: 'guest', pids, startTimes: [`${Number(began) - 1}`, began] } });
+  await eventually('it hears of them', () => cell.isHeldUp('guest'));
+  killed.kill();
+
+  await eventually('it is held up no more', () => !cell.isHeldUp('guest'));
+  expect(isAlive(other.pid)).toBe(true);
 });
 
 test('a cell that is left to the next daemon keeps its record of ends, also when one of them is acknowledged later', async () => {

@@ -267,6 +267,8 @@ export interface LimitReached {
 export interface Killed {
   executionKey: string;
   pids: number[];
+  /** When each of them began, as proc_pid_stat(5) has it; empty for one that was gone. None at all: an older cell. */
+  startTimes: string[];
 }
 
 /**
@@ -2902,7 +2904,7 @@ export const LimitReached: MessageFns<LimitReached> = {
 };
 
 function createBaseKilled(): Killed {
-  return { executionKey: "", pids: [] };
+  return { executionKey: "", pids: [], startTimes: [] };
 }
 
 export const Killed: MessageFns<Killed> = {
@@ -2916,6 +2918,9 @@ export const Killed: MessageFns<Killed> = {
         writer.int32(v);
       }
       writer.join();
+    }
+    for (const v of message.startTimes) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -2959,6 +2964,14 @@ export const Killed: MessageFns<Killed> = {
 
             break;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.startTimes.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2978,6 +2991,7 @@ export const Killed: MessageFns<Killed> = {
     const message = createBaseKilled();
     message.executionKey = object.executionKey ?? "";
     message.pids = object.pids?.map((e) => e) || [];
+    message.startTimes = object.startTimes?.map((e) => e) || [];
     return message;
   },
 };
