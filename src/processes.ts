@@ -81,6 +81,11 @@ export function childrenOfThread(threadId: number): number[] {
   return listOf(`/proc/self/task/${threadId}/children`);
 }
 
+/** Whether a process is a child of this one, of whichever thread, that was not waited for yet; it may have ended. */
+export function isOwnChild(pid: number): boolean {
+  return statOf(pid)?.parent === process.pid;
+}
+
 /** Empty when the thread is gone, or the kernel does not keep this list. */
 function listOf(path: string): number[] {
   return (readKernelFile(path) ?? '').split(' ').filter(Boolean).map(Number);

@@ -10,7 +10,7 @@ import {
   THREAD_SLOTS,
 } from '../../workers/javascript/shared.ts';
 import { readKernelFile } from '../proc-file.ts';
-import { childrenOfThread, isAlive } from '../processes.ts';
+import { childrenOfThread, isAlive, isOwnChild } from '../processes.ts';
 import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
 import type { ThreadStart } from './messages.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
@@ -266,9 +266,14 @@ export class GuestMeter {
     return tree;
   }
 
-  /** Process ids of its child processes, those included that a thread waits for synchronously. */
+  /**
+   * Process ids of its child processes, those included that a thread waits for synchronously. Its threads forget one only
+   * some time after they have waited for it: then another process may have its id.
+   */
   children(): Set<number> {
-    return new Set([...this.#ids(SHARED.children, CHILD_SLOTS), ...this.childrenOfThreads()]);
+    const listed = new Set(this.childrenOfThreads());
+    const noted = this.#ids(SHARED.children, CHILD_SLOTS).filter((pid) => listed.has(pid) || isOwnChild(pid));
+    return new Set([...noted, ...listed]);
   }
 
   /** Those of them that the kernel lists for its threads. */

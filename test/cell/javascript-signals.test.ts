@@ -1,8 +1,8 @@
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
 import type { Guest } from '../../src/cell/engine.ts';
 import { readKernelFile, statFields } from '../../src/proc-file.ts';
 import { eventually, isAlive, processesWith } from '../support/daemon.ts';
@@ -368,6 +368,24 @@ test("a child that a thread just makes when its program ends it is gone with the
   bystander.guest.kill();
   await bystander.result;
   expect(isAlive(other)).toBe(false);
+});
+
+test('what a program takes for a child, and is none of its process, neither counts nor ends with it', async () => {
+  // The first thread of a cell has no children itself: nor has this process.
+  const other = Number(execFileSync('sh', ['-c', 'sleep 1000 > /dev/null 2>&1 & echo $!']));
+  onTestFinished(() => void (isAlive(other) && process.kill(other, 'SIGKILL')));
+  // As one has it that has ended, and whose id was given to another process before its thread hears of that.
+  const running = shared.start(`const child = new (require('child_process').ChildProcess)();
+    Object.defineProperty(child, 'pid', { get: () => ${other}, set() {} });
+    child.spawn({ file: 'sleep', args: ['sleep', '1000'], stdio: 'ignore' });
+    console.log('ready')`);
+  await running.printed('ready');
+
+  const { processes } = await running.guest.usage();
+  running.guest.signal('SIGTERM', true);
+  await running.result;
+
+  expect({ processes, isThere: isAlive(other) }).toEqual({ processes: 1, isThere: true });
 });
 
 test('the end is told when the children are gone, not when they were killed', async () => {
