@@ -8,7 +8,7 @@ import {
   putProgram,
   readProgram,
 } from './cell-program.ts';
-import { agoMs, bootId } from './clock.ts';
+import { agoMs } from './clock.ts';
 import type { CheckedConfig } from './config.ts';
 import {
   FailedPreconditionError,
@@ -20,7 +20,7 @@ import {
 import { Journal, type OpenedJournal } from './journal/journal.ts';
 import { standardErrorLog } from './log-output.ts';
 import type { OutputChunk, OutputRange } from './output/output-files.ts';
-import { killTrees } from './processes.ts';
+import { killTrees, processName } from './processes.ts';
 import { removeFile } from './remove-tree.ts';
 import { keepDescriptor } from './spare-descriptor.ts';
 import { type Leavings, StateDirectory } from './state-directory.ts';
@@ -232,8 +232,8 @@ export class Daemon {
 
   async #start(): Promise<Endpoints> {
     const { stateDir, python, durability, orphanGraceMs } = this.config;
-    // Throws where it cannot be known, before anything is made.
-    bootId();
+    // Before anything is made: throws where the boot has no name. What names of processes are made of is kept from here on.
+    processName(process.pid);
     // Beside the rest: an interpreter that is found through a launcher takes a while.
     const probed = Languages.probe(python, this.#probing.signal);
     const directory = await StateDirectory.open(stateDir);

@@ -82,6 +82,8 @@ const LONGEST_MESSAGE = 8_192;
 
 // Its guests are looked at, and brought to their ends, also when they have taken every descriptor.
 keepDescriptor();
+// What names of processes are made of is read now, and kept: later there may be no descriptor for it, nor the one above.
+processName(process.pid);
 const token = readFileSync(tokenPath, 'utf8');
 const guests = new Map<string, RunningGuest>();
 /** What the daemon was told of each guest last, and what the guest said then. */

@@ -176,36 +176,26 @@ test('a cell is taken over, and can be ended, whatever else says that it is its 
   expect((await node.client.wait('s', 'stuck')).result).toMatchObject({ reason: 'cancelled', rung: 'cell' });
 });
 
-test.each(['a cell', 'a cell of an older release, whose name has no namespace,'])(
-  '%s that makes JavaScript of a large program is waited for, and its guests run on',
-  {
-    timeout: 120_000,
-  },
-  async (which) => {
-    await using node = await FaultNode.start();
-    await node.client.createSession('s');
-    await node.ready({ executionId: 'neighbour', code: "setInterval(() => {}, 1000); console.log('ready');" });
-    const line = 'function f(a: number, b: string): string { return a + b; }\n';
-    const code = `${line.repeat((16 * 2 ** 20) / line.length)}process.exit(3);`;
-    const isWritten = () =>
-      readdirSync(join(node.stateDir, 'work'), { recursive: true }).some((name) => String(name).endsWith('.ts'));
+test('a cell that makes JavaScript of a large program is waited for, and its guests run on', {
+  timeout: 120_000,
+}, async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'neighbour', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  const line = 'function f(a: number, b: string): string { return a + b; }\n';
+  const code = `${line.repeat((16 * 2 ** 20) / line.length)}process.exit(3);`;
+  const isWritten = () =>
+    readdirSync(join(node.stateDir, 'work'), { recursive: true }).some((name) => String(name).endsWith('.ts'));
 
-    await node.client.executeSnippet({ sessionId: 's', executionId: 'large', language: 'typescript', code });
-    await eventually('the cell is at the large program', isWritten, 60_000);
-    // It goes on once the next daemon asks.
-    for (const pid of node.cellPids()) process.kill(pid, 'SIGSTOP');
-    if (which.includes('older')) {
-      const directory = join(node.stateDir, 'daemon', 'cells');
-      const [file = ''] = readdirSync(directory).filter((name) => name.endsWith('.process'));
-      const name = readFileSync(join(directory, file), 'utf8');
-      writeFileSync(join(directory, file), name.split(' ').slice(0, 3).join(' '));
-    }
-    await node.restart();
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'large', language: 'typescript', code });
+  await eventually('the cell is at the large program', isWritten, 60_000);
+  // It goes on once the next daemon asks.
+  for (const pid of node.cellPids()) process.kill(pid, 'SIGSTOP');
+  await node.restart();
 
-    expect((await node.client.wait('s', 'large')).result).toMatchObject({ exitCode: 3 });
-    expect((await node.client.getExecutionStatus('s', 'neighbour')).state).toBe('running');
-  },
-);
+  expect((await node.client.wait('s', 'large')).result).toMatchObject({ exitCode: 3 });
+  expect((await node.client.getExecutionStatus('s', 'neighbour')).state).toBe('running');
+});
 
 test('where no cell answers, all that says it is its process is ended', async () => {
   await using node = await FaultNode.start({ controlGroups: false });
