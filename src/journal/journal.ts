@@ -11,6 +11,8 @@ import type { JournalAnswer, JournalCommand, JournalQuery, JournalThreadData } f
 
 /** How long after a failure the same entries are tried again, and whether there is room again, in ms. */
 const RETRY_MS = 250;
+/** How often its thread is begun before a journal that was never open is given up. */
+const MOST_STARTS = 5;
 /** How long a journal that is closed waits for its last entries, in ms. */
 const CLOSE_LIMIT_MS = 5_000;
 
@@ -32,6 +34,8 @@ export class Journal {
   readonly #data: JournalThreadData;
   readonly #onFailure: (failure: string | undefined) => void;
   #thread: Worker | undefined;
+  /** How often one was begun. */
+  #starts = 0;
   /** On their way to the disk. */
   #writing: Appended[] = [];
   /** The thread has them. */
@@ -198,7 +202,15 @@ export class Journal {
   }
 
   #start(): void {
-    const thread = new Worker(JOURNAL_THREAD, { workerData: this.#data, execArgv: [], env: {} });
+    this.#starts += 1;
+    let thread: Worker;
+    try {
+      thread = new Worker(JOURNAL_THREAD, { workerData: this.#data, execArgv: [], env: {} });
+    } catch (error) {
+      this.#tell((error as Error).message);
+      this.#startAgain();
+      return;
+    }
     this.#thread = thread;
     thread.on('message', (answer: JournalAnswer) => this.#hear(answer));
     thread.on('error', (error) => this.#tell((error as Error).message));
@@ -209,8 +221,17 @@ export class Journal {
       this.#requests.clear();
       if (this.#closing) return;
       this.#tell(this.#failure ?? 'its thread has ended');
-      setTimeout(() => this.#start(), RETRY_MS);
+      this.#startAgain();
     });
+  }
+
+  #startAgain(): void {
+    if (this.#opening === undefined || this.#starts < MOST_STARTS) {
+      setTimeout(() => this.#closing || this.#start(), RETRY_MS);
+      return;
+    }
+    this.#closing = true;
+    this.#opening.reject(new StartupError(`journal: ${this.#failure}`));
   }
 
   #hear(answer: JournalAnswer): void {

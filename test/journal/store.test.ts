@@ -661,6 +661,24 @@ describe('the thread that writes', () => {
   const open = (path: string, failures: (string | undefined)[] = []) =>
     Journal.open(path, 'normal', (failure) => failures.push(failure));
 
+  test('that cannot be made is given up, where the journal was never open', () => {
+    const path = fileOf();
+    const journal = new URL('../../src/journal/journal.ts', import.meta.url).href;
+    const code = `
+      import { openSync } from 'node:fs';
+      import { Journal } from '${journal}';
+      const opened = [];
+      try { for (;;) opened.push(openSync('/dev/null')); } catch {}
+      const failures = [];
+      const opening = Journal.open('${path}', 'normal', (failure) => failures.push(failure));
+      opening.catch(({ code, message }) => process.stdout.write(code + ' ' + (message === 'journal: ' + failures.at(-1))));`;
+
+    const shell = ['-c', 'ulimit -n 64; exec "$0" "$@"', process.execPath, '--input-type=module', '-e', code];
+    const { stdout, stderr, signal } = spawnSync('sh', shell, { encoding: 'utf8', timeout: 30_000 });
+
+    expect({ stdout, stderr, signal }).toEqual({ stdout: 'startup true', stderr: '', signal: null });
+  });
+
   test('refuses what the daemon cannot read once it is open, and ends', async () => {
     const path = fileOf();
     written(path, ...wholeStory);
