@@ -57,7 +57,7 @@ export function servePlugin(handshake: Handshake, addServices: (server: Server) 
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   process.on('unhandledRejection', (error) => log('error', 'unhandled rejection', { error: String(error) }));
 
-  const socket = join(mkdtempSync(join(PLUGIN_UNIX_SOCKET_DIR || tmpdir(), 'plugin-')), 'socket');
+  const socket = join(ownDirectory(PLUGIN_UNIX_SOCKET_DIR), 'socket');
   process.on('exit', () => rmSync(dirname(socket), { recursive: true, force: true }));
   // Nobody asks a plugin what it has sent on which channel.
   const server = new Server({
@@ -72,6 +72,16 @@ export function servePlugin(handshake: Handshake, addServices: (server: Server) 
     if (PLUGIN_UNIX_SOCKET_GROUP) giveToGroup(socket, PLUGIN_UNIX_SOCKET_GROUP);
     process.stdout.write(`1|${handshake.protocolVersion}|unix|${socket}|grpc\n`);
   });
+}
+
+/** A new directory of its own, in the one that the host names, or among temporary files. */
+function ownDirectory(named: string | undefined): string {
+  try {
+    return mkdtempSync(join(named || tmpdir(), 'plugin-'));
+  } catch (error) {
+    const [name, place] = named ? ['PLUGIN_UNIX_SOCKET_DIR', named] : ['TMPDIR', tmpdir()];
+    refuse(`${name} ${place} cannot be used: ${(error as Error).message}`);
+  }
 }
 
 function refuse(why: string): never {

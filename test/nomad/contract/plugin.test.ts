@@ -33,11 +33,12 @@ describe('the handshake', () => {
     ['no cookie', { ...AGENT_ENV, NOMAD_PLUGIN_MAGIC_COOKIE: '' }, 'put it into the plugin_dir'],
     ['another cookie', { ...AGENT_ENV, NOMAD_PLUGIN_MAGIC_COOKIE: `${COOKIE}0` }, 'put it into the plugin_dir'],
     ['another protocol', { ...AGENT_ENV, PLUGIN_PROTOCOL_VERSIONS: '1,3' }, '"1,3"'],
+    ['a TMPDIR that is not there', { ...AGENT_ENV, TMPDIR: '/nowhere' }, /^TMPDIR \/nowhere cannot be used: E.*\n$/],
   ])('%s is refused with a hint', async (_name, env, hint) => {
     const { code, stdout, stderr } = await refusedWith({ ...process.env, ...env });
 
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-    expect(stderr).toContain(hint);
+    expect(stderr).toMatch(hint);
   });
 
   test('the socket lies where the agent says, and goes with the process', async () => {
