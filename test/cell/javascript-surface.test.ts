@@ -77,13 +77,25 @@ const MAKES = `const fs = require('node:fs');
       await fs.promises.mkdir('./c/d', { recursive: true }),
       await new Promise((resolve) => fs.mkdir('../made/e/f', { recursive: true }, (_, path) => resolve(path))),
       fs.mkdirSync(process.cwd() + '/g', { recursive: true }),
+      fs.mkdirSync(Buffer.from('h/i'), { recursive: true, encoding: 'hex' }),
     ].map((path) => path?.replace(process.cwd(), 'CWD'));
     told.temporary = [
       fs.mkdtempSync('m-'),
       await fs.promises.mkdtemp('./m-'),
       await new Promise((resolve) => fs.mkdtemp('../made/m-', (_, path) => resolve(path))),
-      fs.mkdtempSync(Buffer.from('m-'), 'buffer').subarray(-8).toString(),
+      String(fs.mkdtempSync(Buffer.from('m-'), 'buffer')),
+      fs.mkdtempSync(Buffer.from('m-')),
+      String(await fs.promises.mkdtemp('m-', { encoding: 'buffer' })),
+      Buffer.from(fs.mkdtempSync('m-', 'hex'), 'hex').toString(),
+      Buffer.from(fs.mkdtempSync('m-', 'base64url'), 'base64url').toString(),
+      fs.mkdtempDisposableSync('m-').path,
+      (await fs.promises.mkdtempDisposable('./m-')).path,
     ].map((path) => path.slice(0, -6));
+    const disposable = fs.mkdtempDisposableSync('m-');
+    process.chdir('in');
+    disposable.remove();
+    process.chdir('..');
+    told.removed = !fs.existsSync(disposable.path);
     REST
     console.log(JSON.stringify(told));
   })()`;

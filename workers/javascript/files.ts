@@ -46,7 +46,7 @@ const BOTH: Record<string, PathKind> = {
 };
 
 /** Functions of `fs.promises` by what they take. */
-export const PROMISES_PATHS: Record<string, PathKind> = { ...BOTH, mkdtempDisposable: 'path', watch: 'path' };
+export const PROMISES_PATHS: Record<string, PathKind> = { ...BOTH, mkdtempDisposable: 'made', watch: 'path' };
 
 /** Functions of `fs` by what they take: each of {@link BOTH} with its `Sync` form, and those that have one form. */
 export const FS_PATHS: Record<string, PathKind> = {
@@ -54,7 +54,7 @@ export const FS_PATHS: Record<string, PathKind> = {
   ...Object.fromEntries(Object.entries(BOTH).map(([name, kind]) => [`${name}Sync`, kind])),
   exists: 'path',
   existsSync: 'path',
-  mkdtempDisposableSync: 'path',
+  mkdtempDisposableSync: 'made',
   openAsBlob: 'path',
   openAsBlobSync: 'path',
   unwatchFile: 'path',
@@ -151,10 +151,12 @@ function replace(original: AnyFunction, kind: PathKind): AnyFunction {
       };
     case 'made':
       return function made(this: unknown, ...args: unknown[]) {
-        const prefix = isRelative(args[0]) ? program.cwdPrefix : '';
-        args[0] = absolute(args[0]);
-        const asGiven = <T>(path: T) =>
-          typeof path === 'string' && path.startsWith(prefix) ? path.slice(prefix.length) : path;
+        const [path, options] = args;
+        const prefix = Buffer.from(program.cwdPrefix);
+        args[0] = absolute(path);
+        // Of a directory `mkdir` always tells as text.
+        const encoding = original.name.startsWith('mkdtemp') ? encodingOf(options) : undefined;
+        const asGiven = (made: unknown) => (args[0] === path ? made : behind(prefix, made, encoding));
         const last = args.length - 1;
         const callback = args[last];
         if (typeof callback === 'function')
@@ -173,6 +175,25 @@ function replace(original: AnyFunction, kind: PathKind): AnyFunction {
         return apply(original, this, [absolute(from), absolute(to), asked, ...rest]);
       };
   }
+}
+
+function encodingOf(options: unknown): BufferEncoding | undefined {
+  if (typeof options === 'string') return options as BufferEncoding;
+  return (options as { encoding?: BufferEncoding } | null | undefined)?.encoding;
+}
+
+/** Of a path that was made, text in `encoding` or bytes, what comes behind `prefix`; of what is disposable, its `path`. */
+function behind(prefix: Buffer, made: unknown, encoding: BufferEncoding | undefined): unknown {
+  if (typeof made === 'string' || made instanceof Uint8Array) {
+    const bytes = typeof made === 'string' ? Buffer.from(made, encoding) : Buffer.from(made);
+    if (!prefix.equals(bytes.subarray(0, prefix.length))) return made;
+    const rest = bytes.subarray(prefix.length);
+    return typeof made === 'string' ? rest.toString(encoding) : rest;
+  }
+  if (typeof made === 'object' && made !== null) {
+    define(made, 'path', behind(prefix, (made as { path: unknown }).path, encoding));
+  }
+  return made;
 }
 
 function isRelative(path: unknown): path is string {
