@@ -222,10 +222,10 @@ export function processNamed(name: string): number | undefined {
 }
 
 /**
- * Undefined where no session can be meant: it is of another start of the machine, another process has the id now, or none
- * has and the id was given in another namespace.
+ * The id of the session, and of the group, that a process of this name leads or led. Undefined where none can be meant: it
+ * is of another start of the machine, another process has the id now, or none has and the id was given in another namespace.
  */
-function leaderOf(name: string): number | undefined {
+export function leaderOf(name: string): number | undefined {
   const [boot, pid = '', startTime, givenIn] = name.split(' ');
   if (boot !== bootId()) return undefined;
   const found = startTimeOf(Number(pid));
@@ -286,7 +286,11 @@ export function isChildOf(
   const fields = fieldsOf(pid);
   if (fields === undefined) return undefined;
   const above = Number(fields[1]);
-  if (above === parent) return true;
+  if (above === parent) {
+    // Of one that is gone another process may have the id.
+    const startTime = startTimeOf(parent);
+    return startTime === undefined || startTime === parentStartTime;
+  }
   // Looked at after that: what was its child then would have been below it still.
   if (isSameProcess(parent, parentStartTime)) return false;
   return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && 'perhaps';

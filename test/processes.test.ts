@@ -7,6 +7,7 @@ import { readKernelFile } from '../src/proc-file.ts';
 import {
   endSessionOf,
   isAlive,
+  isChildOf,
   isSameProcess,
   killSessionUntilGone,
   killTrees,
@@ -227,6 +228,17 @@ test('nobody kills itself, the first process or everybody, whatever a guest says
 
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })).toBe('0\n');
   expect(isAlive(process.pid)).toBe(true);
+});
+
+test('a child is one of that very process, not of one that has its id', async () => {
+  const command = uniqueSleep();
+  const leader = startSession(`${command} & wait`);
+  await eventually('it has a child', () => treeOf([leader]).size === 2);
+  const child = [...treeOf([leader])].at(-1) as number;
+  const startTime = startTimeOf(leader) as string;
+
+  expect(isChildOf(child, leader, startTime)).toBe(true);
+  expect(isChildOf(child, leader, `${Number(startTime) - 1}`)).toBe(false);
 });
 
 if (!MAY_REUSE_IDS) console.info('left out, as only root may have process ids of its own: an id that is used again');

@@ -6,10 +6,12 @@ import type { OutputRotation, OutputStream } from '../../workers/output-writer.t
 import { endsWithHeapExhausted } from '../heap-exhausted.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
 import {
+  endSessionOf,
   isChildOf,
   isSameProcess,
-  killSessionUntilGone,
   killTrees,
+  leaderOf,
+  processName,
   startTimeOf,
   treeOf,
   untilGone,
@@ -121,8 +123,9 @@ class ProcessGuest implements Guest {
   #timedOut = false;
   /** Signals and input asked for before guest code began. */
   #early: (() => void)[] = [];
-  /** Of its process. */
+  /** Of its process: see `processName`. */
   #startTime: string | undefined;
+  #name: string | undefined;
   /** It has started some, in whatever way. */
   #hasChildren = false;
   /** Child processes that it told of, with their start times. */
@@ -188,8 +191,7 @@ class ProcessGuest implements Guest {
     this.#killed = true;
     // The last look at it that there is.
     this.#usage?.sample(this.#dropped);
-    const pid = this.#process?.pid;
-    if (pid !== undefined) sendSignal(-pid, 'SIGKILL');
+    this.#killGroup();
     this.#process?.terminate();
   }
 
@@ -230,6 +232,10 @@ class ProcessGuest implements Guest {
       return;
     }
     this.#process = guest;
+    if (guest.pid !== undefined) {
+      this.#startTime = startTimeOf(guest.pid);
+      this.#name = processName(guest.pid, this.#startTime);
+    }
     guest.listener = (message) => this.#hear(message);
     guest.ended.then((end) => {
       clearTimeout(this.#startTimer);
@@ -309,7 +315,6 @@ class ProcessGuest implements Guest {
     if (this.#started || pid === undefined) return;
     this.#started = true;
     clearTimeout(this.#startTimer);
-    this.#startTime = startTimeOf(pid);
     this.#usage = new ProcessUsage(pid, message, this.#group, this.#request.limits.memoryBytes);
     this.#events.started({ pid });
     for (const act of this.#early.splice(0)) act();
@@ -330,14 +335,20 @@ class ProcessGuest implements Guest {
     this.#gone = true;
     this.#signals.end();
     if (this.#hasChildren || this.#output?.isShared) this.#events.gone?.();
-    const pid = this.#process?.pid;
     const left = killTrees(this.#living());
-    const hasGroup = pid !== undefined && sendSignal(-pid, 'SIGKILL');
-    await untilGone(left, CHILD_LIMIT_MS);
-    // What else it has started is in its session, or ran away from that: then its control group has it.
-    if (pid !== undefined && (hasGroup || this.#hasChildren)) await killSessionUntilGone(pid);
+    const mayHaveSession = this.#killGroup() || this.#hasChildren;
+    // What else it has started is in its session, or ran away from that: then its control group has it. Looked for at once:
+    // once nothing is in it any more, the id may be another's.
+    const sessionEnded = mayHaveSession && this.#name !== undefined && endSessionOf(this.#name);
+    await Promise.all([untilGone(left, CHILD_LIMIT_MS), sessionEnded]);
     await this.#output?.endWriters();
     this.#finish(this.#isTooDeep(signal) ? this.#endTooDeep() : this.#exitOf(code, signal, error));
+  }
+
+  /** Kills what is in its process group; false when nothing is. */
+  #killGroup(): boolean {
+    const group = this.#name === undefined ? undefined : leaderOf(this.#name);
+    return group !== undefined && sendSignal(-group, 'SIGKILL');
   }
 
   /** What makes JavaScript of TypeScript is native code, which ends the process when its stack is full. */

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { ProcessEngine } from '../../src/cell/process-engine.ts';
 import { isAlive } from '../../src/processes.ts';
+import { MAY_REUSE_IDS, runWithOwnIds } from '../support/own-ids.ts';
 import { processesWith } from '../support/processes.ts';
 import { EngineHarness } from './javascript-harness.ts';
 
@@ -112,13 +113,22 @@ import ctypes, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 sys.exit(subprocess.call(sys.argv[1:]))`;
 
+const imported = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+
+/** Attaches to a process, and then keeps it from ending for as long as this one lives. */
+const HOLDER = `
+import ctypes, sys, time
+PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 0x4206, 0x40
+ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, ctypes.c_void_p(PTRACE_O_TRACEEXIT))
+print('attached', flush=True)
+time.sleep(600)`;
+
 test('a child of which a process tells last is gone with it, whoever has its orphans', async () => {
   const seconds = `60${Math.floor(Math.random() * 1e9)}`;
   const code = `
     while (!require('node:fs').existsSync('go'));
     require('node:child_process').spawn('sleep', ['${seconds}'], { detached: true, stdio: 'ignore' }).unref();
     process.exit();`;
-  const imported = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
   const host = `
     import { writeFileSync } from 'node:fs';
     import { EngineHarness } from ${imported('./javascript-harness.ts')};
@@ -169,4 +179,33 @@ test.for<[string, string]>([
   await result;
 
   expect(isAlive(pid)).toBe(true);
+});
+
+if (!MAY_REUSE_IDS)
+  console.info('left out, as only root may have process ids of its own: the id of a process that ended');
+
+test.skipIf(!MAY_REUSE_IDS)('whoever is given the id of a process while its children end is left alone', () => {
+  const code = `const { pid } = require('child_process').spawn('sleep', ['600'], { detached: true, stdio: 'ignore' });
+    console.log(process.pid, pid, 'ready'); setInterval(() => {}, 1000);`;
+
+  const isThere = runWithOwnIds(`
+    const { EngineHarness } = await import(${imported('./javascript-harness.ts')});
+    const { ProcessEngine } = await import(${imported('../../src/cell/process-engine.ts')});
+    await using harness = new EngineHarness(new ProcessEngine(${JSON.stringify({ programPath })}));
+    const running = harness.start(${JSON.stringify(code)}, { env: { PATH: process.env.PATH } });
+    await running.printed('ready');
+    const [pid, child] = running.out().split(' ').map(Number);
+    const began = startTimeOf(pid);
+    const holder = spawn('python3', ['-ISc', ${JSON.stringify(HOLDER)}, child]);
+    await once(holder.stdout, 'data');
+    running.guest.kill();
+    await running.gone;
+    // What there was of its session has been looked for with this one.
+    await killSessionUntilGone(sleep().pid);
+    const other = await sleepAs(pid, began);
+    holder.kill('SIGKILL');
+    await running.result;
+    console.log(isAlive(other.pid));`);
+
+  expect(isThere).toBe('true\n');
 });

@@ -12,7 +12,7 @@ export const MAY_REUSE_IDS =
 
 /**
  * Runs a script where process ids are its own, so that it can have one used again, and returns what it writes. It sees
- * what is imported below; `sleep()`, which starts a process; and `sleepAs(pid, startTime)`, which starts one that has this
+ * what is imported below; `sleep()`, which starts a process with a session of its own; and `sleepAs(pid, startTime)`, which starts one that has this
  * id, and began at another time.
  */
 export function runWithOwnIds(script: string): string {
@@ -20,8 +20,8 @@ export function runWithOwnIds(script: string): string {
   const text = `import { spawn } from 'node:child_process';
     import { once } from 'node:events';
     import { writeFileSync } from 'node:fs';
-    import { isAlive, killTrees, startTimeOf, untilGone } from ${JSON.stringify(url)};
-    const sleep = () => spawn('sleep', ['600'], { stdio: 'ignore' });
+    import { isAlive, killSessionUntilGone, killTrees, startTimeOf, untilGone } from ${JSON.stringify(url)};
+    const sleep = () => spawn('sleep', ['600'], { detached: true, stdio: 'ignore' });
     const sleepAs = async (pid, startTime) => {
       for (;;) {
         writeFileSync('/proc/sys/kernel/ns_last_pid', String(pid - 1));
