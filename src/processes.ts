@@ -293,7 +293,13 @@ export function isChildOf(
   }
   // Looked at after that: what was its child then would have been below it still.
   if (isSameProcess(parent, parentStartTime)) return false;
-  return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && 'perhaps';
+  return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && !isLikeThis(pid) && 'perhaps';
+}
+
+/** Whether a process runs the same program: a cell beside this one, where the first of all is the daemon, is no orphan. */
+function isLikeThis(pid: number): boolean {
+  const [, program] = process.argv;
+  return program !== undefined && (readKernelFile(`/proc/${pid}/cmdline`) ?? '').split('\0').includes(program);
 }
 
 /** It has children of its own: others do not become its. */

@@ -1,5 +1,5 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
@@ -255,6 +255,36 @@ test.skipIf(!MAY_REUSE_IDS)('what was killed is gone, also when another process 
 
   expect(killed).toBe('true\n');
 });
+
+test.skipIf(!MAY_REUSE_IDS)(
+  'the first of all may have orphans beside its own children that run one program, which are none',
+  () => {
+    const directory = mkdtempSync(join(tmpdir(), 'elide-test-'));
+    const program = join(directory, 'program.ts');
+    const url = new URL('../src/processes.ts', import.meta.url);
+    const goneParent = 2 ** 22;
+    writeFileSync(
+      program,
+      `import { isChildOf } from ${JSON.stringify(url.href)};
+    console.log(process.argv.slice(2).map((pid) => isChildOf(Number(pid), ${goneParent}, '0')).join());
+    setInterval(() => {}, 1000);`,
+    );
+
+    const told = runWithOwnIds(`
+    const start = async (...args) => {
+      const child = spawn(args[0], args.slice(1), { stdio: ['ignore', 'pipe', 'ignore'] });
+      const [text] = await once(child.stdout, 'data');
+      return [child.pid, String(text).trim()];
+    };
+    const [, orphan] = await start('sh', '-c', 'sleep 600 & echo $!');
+    const [other] = await start('${process.execPath}', '${program}', '1');
+    const [, told] = await start('${process.execPath}', '${program}', orphan, other);
+    console.log(told);`);
+    rmSync(directory, { recursive: true });
+
+    expect(told).toBe('perhaps,false\n');
+  },
+);
 
 test('a process is known by its start and that of the machine: another one that has its id is left alone', async () => {
   const command = uniqueSleep();
