@@ -83,6 +83,7 @@ COME = set()  # numbers of the signals that have come
 
 
 def tell(fd, message, before=b''):
+    """Writes one JSON line, as `say` does."""
     say(fd, before + json.dumps(message).encode())
 
 
