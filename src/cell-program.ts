@@ -1,26 +1,34 @@
 import { createHash } from 'node:crypto';
 import {
+  closeSync,
+  constants,
+  copyFileSync,
   existsSync,
+  lstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
-  readFileSync,
   readlinkSync,
+  readSync,
   realpathSync,
   renameSync,
   symlinkSync,
-  writeFileSync,
 } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, relative } from 'node:path';
 import { StartupError } from './errors.ts';
 import { CELL_MAIN, PACKAGE_ROOT, ZYGOTE } from './package-root.ts';
-import { readPlainFile } from './plain-file.ts';
 import { removeTree } from './remove-tree.ts';
 
 /** Where the built program lies that cells run, threads and processes of guests included. */
 const DIRECTORIES = ['dist/src/cell', 'dist/chunks', 'dist/workers'];
 /** How much of a build is in a path. */
 const NAME_CHARS = 16;
+const PIECE_BYTES = 64 * 1024;
+/** Of a file that is read: memory for all of it at once would stay with the daemon. */
+const piece = Buffer.allocUnsafeSlow(PIECE_BYTES);
+/** What was put there is no link, and opening it waits for nobody. */
+const READ_PUT = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /** The program that cells run. */
 export interface CellProgram {
@@ -34,14 +42,20 @@ export interface CellProgram {
   zygote: string;
 }
 
-/** All of it, by paths below its directory: what is in a file, or where a link leads. */
-export type ProgramParts = Map<string, Buffer | string>;
+/** A file that is installed, with the SHA-256 of what is in it; or where a link leads. */
+type ProgramPart = { source: string; bytes: number; digest: string } | string;
+
+/** All of it, by paths below its directory. */
+export type ProgramParts = Map<string, ProgramPart>;
 
 /** Reads what is installed. Throws when that is not whole. */
 export function readProgram(): ProgramParts {
   const parts: ProgramParts = new Map();
   const read = (root: string, names: string[], below = '') => {
-    for (const name of names) parts.set(join(below, name), readFileSync(join(root, name)));
+    for (const name of names) {
+      const source = join(root, name);
+      parts.set(join(below, name), { source, ...digestOf(source, constants.O_RDONLY) });
+    }
   };
   read(PACKAGE_ROOT, [...filesOf(PACKAGE_ROOT, DIRECTORIES), relative(PACKAGE_ROOT, ZYGOTE)]);
   // What is not built into it: see `rolldown.config.ts`.
@@ -104,7 +118,7 @@ function programAt(root: string, build: string): CellProgram {
 /** With where it lies: a cell of a directory that was moved finds nothing of it any more. */
 function buildOf(parts: ProgramParts, home: string): string {
   const hash = createHash('sha256').update(`${process.version} ${home}`);
-  for (const [name, part] of parts) hash.update(name).update(part);
+  for (const [name, part] of parts) hash.update(name).update(typeof part === 'string' ? part : part.digest);
   return hash.digest('hex');
 }
 
@@ -135,10 +149,26 @@ function* filesBelow(root: string, directory = ''): Generator<string> {
   }
 }
 
-function isPart(path: string, part: Buffer | string | undefined): boolean {
+function isPart(path: string, part: ProgramPart | undefined): boolean {
   if (part === undefined) return false;
   if (typeof part === 'string') return readlinkSync(path) === part;
-  return readPlainFile(path, part.length + 1)?.equals(part) === true;
+  const found = lstatSync(path);
+  return found.isFile() && found.size === part.bytes && digestOf(path, READ_PUT).digest === part.digest;
+}
+
+function digestOf(path: string, flags: number): { bytes: number; digest: string } {
+  const hash = createHash('sha256');
+  const fd = openSync(path, flags);
+  try {
+    let bytes = 0;
+    for (let read = readSync(fd, piece); read > 0; read = readSync(fd, piece)) {
+      hash.update(piece.subarray(0, read));
+      bytes += read;
+    }
+    return { bytes, digest: hash.digest('hex') };
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Written beside its place: nothing half is ever there. */
@@ -150,8 +180,9 @@ async function make(root: string, parts: ProgramParts): Promise<void> {
       const path = join(fresh, name);
       mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
       if (typeof part === 'string') symlinkSync(part, path);
-      else writeFileSync(path, part, { mode: 0o600 });
+      else copyFileSync(part.source, path);
     }
+    if (!isWhole(fresh, parts)) throw new Error('the installed files were replaced meanwhile');
     await removeTree(root);
     renameSync(fresh, root);
   } catch (error) {
