@@ -31,6 +31,8 @@ const LANGUAGES: Record<string, LanguageSpec> = {
 /** How long an interpreter may take to say its version, in ms. */
 const PROBE_LIMIT_MS = 30_000;
 const OLDEST_PYTHON = [3, 9] as const;
+/** All that it says then. */
+const ANSWER = /^\d+\.\d+\.\d+ .*\n$/s;
 
 /** The languages of this node: what there is, and what each is called. */
 export class Languages {
@@ -97,15 +99,30 @@ async function probePython(python: string, stopped: AbortSignal): Promise<Probed
   const script = 'import sys; print("%d.%d.%d" % sys.version_info[:3], sys.executable or "")';
   const signal = AbortSignal.any([stopped, AbortSignal.timeout(PROBE_LIMIT_MS)]);
   let child: ChildProcess | undefined;
+  // The end of its output is not waited for: processes that it has started may have it, and outlive it.
+  const hearNoMore = () => {
+    child?.stdout?.destroy();
+    child?.stderr?.destroy();
+  };
   // Before the interpreter itself, which may be a launcher, is ended: then nobody knew what it has started.
   const end = () => {
     if (child?.pid !== undefined && child.exitCode === null && child.signalCode === null) killTrees([child.pid]);
+    hearNoMore();
   };
   signal.addEventListener('abort', end);
   try {
     const asked = promisify(execFile)(python, ['-I', '-c', script], { signal });
     child = asked.child;
+    let said = '';
+    const look = () => {
+      if (asked.child.exitCode === 0 && ANSWER.test(said)) hearNoMore();
+    };
+    child.once('exit', look).stdout?.on('data', (text: string) => {
+      said += text;
+      look();
+    });
     const { stdout } = await asked;
+    if (stdout.trim() === '') throw new Error('did not say its version');
     const [version = '', executable = ''] = stdout.trim().split(/ (.*)/s);
     const [major = 0, minor = 0] = version.split('.').map(Number);
     if (major > OLDEST_PYTHON[0] || (major === OLDEST_PYTHON[0] && minor >= OLDEST_PYTHON[1])) {

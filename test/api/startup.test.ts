@@ -312,6 +312,25 @@ describe('an interpreter', () => {
   });
 });
 
+/** A launcher that leaves a process, which has its output, and ends so; and whether it has ended. */
+function leaving(root: string, end: string): { python: string; hasEnded(): boolean } {
+  const [python, sleep] = [join(root, 'python'), `sleep ${600 + Math.random()}`];
+  writeFileSync(python, `#!/bin/sh\n${sleep} &\n${end}\n`, { mode: 0o755 });
+  onTestFinished(() => {
+    for (const pid of processesWith(sleep)) process.kill(pid, 'SIGKILL');
+  });
+  return { python, hasEnded: () => processesWith(sleep).length > 0 && processesWith(python).length === 0 };
+}
+
+test('an interpreter whose launcher leaves a process that has its output is there once it has said its version', async () => {
+  const { python } = leaving(places().root, 'exec python3 "$@"');
+
+  await using node = await TestDaemon.start({ python });
+
+  const version = expect.stringMatching(/^\d+\.\d+\.\d+$/);
+  expect(node.daemon.languages()).toContainEqual(expect.objectContaining({ name: 'python', version, available: true }));
+});
+
 describe('an interpreter that does not say its version', () => {
   /** One that never does, with a process of its own as a launcher has, and whether that is there. */
   const hanging = (root: string) => {
@@ -333,6 +352,20 @@ describe('an interpreter that does not say its version', () => {
     const message = `${python}: did not say its version before the daemon was stopped (set python in the configuration)`;
     expect(daemon.languages()).toContainEqual(expect.objectContaining({ name: 'python', message }));
     await eventually('it is gone', () => !isThere());
+  });
+
+  test('does not hold up that stop either where it has ended, and what it has started has its output', async () => {
+    const { root, stateDir, socket } = places();
+    const { python, hasEnded } = leaving(root, 'exit 0');
+    const daemon = createDaemon({ logLevel: 'silent', stateDir, socket, python });
+    const starting = daemon.start();
+    await eventually('it has ended', hasEnded);
+
+    await daemon.stop();
+
+    await starting;
+    const message = `${python}: did not say its version before the daemon was stopped (set python in the configuration)`;
+    expect(daemon.languages()).toContainEqual(expect.objectContaining({ name: 'python', message }));
   });
 
   test('does not hold up a start that is refused, and ends with it', async () => {
