@@ -197,8 +197,8 @@ export class Daemon {
   #server: BoundServer | undefined;
   /** The start that is under way. */
   #starting: Promise<Endpoints> | undefined;
-  /** Aborted when what an interpreter says of itself is waited for no more. */
-  readonly #probing = new AbortController();
+  /** Of the latest start; aborted when what an interpreter says of itself is waited for no more. */
+  #probing = new AbortController();
   #stopping: Promise<void> | undefined;
   #forced = false;
   /** Aborted when it takes nothing any more and keeps nothing. */
@@ -223,6 +223,7 @@ export class Daemon {
   async start(): Promise<Endpoints> {
     if (this.#starting ?? this.#directory) throw new FailedPreconditionError('the daemon was started before');
     if (this.#stopping !== undefined) throw new FailedPreconditionError('the daemon was stopped');
+    this.#probing = new AbortController();
     this.#starting = this.#start().finally(() => {
       this.#starting = undefined;
       this.#probing.abort();

@@ -145,6 +145,18 @@ test('a state directory of a running daemon is refused, and that daemon goes on'
   expect((await session.run('0')).result.reason).toBe('completed');
 });
 
+test('a daemon that was refused for a directory in use starts with every language once that is free', async () => {
+  const { root, stateDir, socket } = places();
+  const first = await TestDaemon.start({ stateDir, socket });
+  await using daemon = createDaemon({ logLevel: 'silent', stateDir, socket: join(root, 'second.sock') });
+  await expect(daemon.start()).rejects.toThrow('is in use by another daemon');
+  await first[Symbol.asyncDispose]();
+
+  await daemon.start();
+
+  expect(daemon.languages()).toContainEqual(expect.objectContaining({ name: 'python', available: true, message: '' }));
+});
+
 test('a state directory that holds something else is left as it is', async () => {
   const { root, socket } = places();
   writeFileSync(join(root, 'thesis.txt'), 'precious');
