@@ -279,6 +279,7 @@ export class Daemon {
       const { isLost } = opened;
       if (isLost) await this.#keepUnknown(output);
       this.#server = await this.#serve(this, this.config, this.#log);
+      for (const { connection } of cells) connection.send({ body: { $case: 'settled', value: { orphanGraceMs } } });
       const builds = [program, ...found.cells].map(({ build }) => build);
       const unused = otherPrograms(directory.paths.programs, builds);
       void directory.remove([...(isLost ? [] : output), ...work, ...unused]);

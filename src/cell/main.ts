@@ -180,7 +180,7 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   const welcome = { protocolVersion: PROTOCOL_VERSION, ...own, executionKeys };
   connection.send({ body: { $case: 'welcome', value: welcome } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;
-  orphanGraceMs = hello.orphanGraceMs;
+  if (!hello.unsettled) orphanGraceMs = hello.orphanGraceMs;
   clearTimeout(orphanTimer);
   const before = daemon;
   daemon = connection;
@@ -272,6 +272,9 @@ function obey(body: NonNullable<ToCell['body']>): void {
       break;
     case 'wake':
       meter?.wake(body.value.executionKeys.length > 0 ? body.value.executionKeys : undefined);
+      break;
+    case 'settled':
+      orphanGraceMs = body.value.orphanGraceMs;
       break;
     case 'acknowledge':
       ends.forget(body.value.executionKey);

@@ -152,7 +152,7 @@ async function claim(
     if (isOther || message.body?.$case === 'ready') answered.resolve(welcome);
   });
   connection.on('close', () => answered.resolve(undefined));
-  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs, wakes: true });
+  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs, unsettled: true, wakes: true });
   connection.send({ body: { $case: 'hello', value: hello } });
   const giveUp = () => answered.resolve(undefined);
   const limit = setTimeout(giveUp, BUSY_LIMIT_MS);

@@ -97,7 +97,10 @@ export interface CellObserver {
   exited(message: string): void;
 }
 
-export type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion' | 'wakes'>;
+export type HelloOptions = Omit<
+  Hello,
+  'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion' | 'unsettled' | 'wakes'
+>;
 
 /** The files of a cell. */
 export function cellFiles(directory: string, cellKey: string) {
@@ -451,7 +454,8 @@ export class CellProcess {
     const connection = new FramedSocket<FromCell, ToCell>(connect(this.#files.socket), FromCell, ToCell);
     this.#listen(connection);
     const { version, cgroups } = this.#groups;
-    const own = { cgroupVersion: version, cgroups, protocolVersion: PROTOCOL_VERSION, token: this.#token, wakes: true };
+    const groups = { cgroupVersion: version, cgroups };
+    const own = { protocolVersion: PROTOCOL_VERSION, token: this.#token, ...groups, unsettled: false, wakes: true };
     const value = { ...hello, ...own };
     connection.send({ body: { $case: 'hello', value } });
   }

@@ -499,6 +499,7 @@ test('a cell obeys nobody without its token', async () => {
     zygotePath: '',
     sessionKey: '',
     own: false,
+    unsettled: false,
     wakes: true,
     mostGuests: 0,
     memoryBudgetBytes: 0n,

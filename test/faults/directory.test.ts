@@ -32,9 +32,10 @@ if (!isRoot) console.info('left out, as only root may: a daemon of another user'
 function refusal(
   node: FaultNode,
   stateDir: string,
-  { uid, main = MAIN }: { uid?: number; main?: string } = {},
+  { uid, main = MAIN, flags = [] }: { uid?: number; main?: string; flags?: string[] } = {},
 ): string {
-  const args = [main, '--socket', join(node.root, 'other.sock'), '--state-dir', stateDir, '--log-level', 'error'];
+  const own = ['--socket', join(node.root, 'other.sock'), '--state-dir', stateDir, '--log-level', 'error'];
+  const args = [main, ...own, ...flags];
   const { status, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', timeout: LIMIT_MS, uid });
   expect(status).toBe(1);
   return stderr.trim();
@@ -259,6 +260,46 @@ test('a daemon that speaks another version than the cells there are names one an
   }
   expect(node.cellPids()).toEqual(cells);
 });
+
+/** Makes a start be refused; what it says, and what makes the next one work. */
+const REFUSALS = {
+  journal: (node: FaultNode) => {
+    const directory = join(node.stateDir, 'daemon');
+    const version = changeJournal(directory, '');
+    changeJournal(directory, 'PRAGMA user_version = 99');
+    return { why: 'a newer version', mend: () => changeJournal(directory, `PRAGMA user_version = ${version}`) };
+  },
+  socket: (node: FaultNode) => {
+    const socket = join(node.root, 'other.sock');
+    writeFileSync(socket, '');
+    return { why: 'is no socket', mend: () => rmSync(socket) };
+  },
+};
+
+test.each(['journal', 'socket'] as const)(
+  'a start that is refused for its %s leaves cells to wait as long as they did; the next one has them wait as it says',
+  async (part) => {
+    await using node = await FaultNode.start();
+    await startKinds(node);
+    const cells = node.cellPids();
+    await node.end();
+    const { why, mend } = REFUSALS[part](node);
+    const config = { orphanGraceMs: 0 };
+    const file = join(node.root, 'other.json');
+    writeFileSync(file, JSON.stringify(config));
+
+    expect(refusal(node, node.stateDir, { flags: ['--config', file] })).toContain(why);
+    mend();
+    await node.start(config);
+
+    for (const executionId of Object.keys(KINDS)) {
+      expect((await node.client.getExecutionStatus('s', executionId)).state, executionId).toBe('running');
+    }
+    expect(node.cellPids()).toEqual(cells);
+    await node.end();
+    await eventually('the cells do not wait', () => node.cellPids().length === 0);
+  },
+);
 
 test('a start that is refused leaves the ends that dead cells wrote down to the next daemon', async () => {
   await using node = await FaultNode.start();

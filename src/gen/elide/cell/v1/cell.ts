@@ -23,6 +23,7 @@ export interface ToCell {
     | { $case: "measure"; value: Measure }
     | { $case: "acknowledge"; value: Acknowledge }
     | { $case: "wake"; value: Wake }
+    | { $case: "settled"; value: Settled }
     | undefined;
 }
 
@@ -44,7 +45,7 @@ export interface FromCell {
 
 /**
  * First message of a connection. A wrong token closes it; a wrong version is answered, and changes nothing. To a cell
- * that has an engine already, only the token, the version and orphan_grace_ms matter.
+ * that has an engine already, only the token, the version, orphan_grace_ms, unsettled and wakes matter.
  */
 export interface Hello {
   protocolVersion: number;
@@ -79,11 +80,22 @@ export interface Hello {
     | undefined;
   /** Names the program that it runs, beside it on disk: of another one it would load parts that it does not understand. */
   build: string;
+  /**
+   * The start of this daemon may still be refused: until it says Settled, the orphan_grace_ms of an earlier one stands. Older
+   * cells do not know that.
+   */
+  unsettled: boolean;
 }
 
 export interface Hello_CgroupsEntry {
   key: string;
   value: string;
+}
+
+/** The start of this daemon is refused no more. */
+export interface Settled {
+  /** As in Hello, from now on. */
+  orphanGraceMs: number;
 }
 
 /** The other half of the handshake: what this side speaks, and what it was made as; empty before its first Hello. */
@@ -368,6 +380,9 @@ export const ToCell: MessageFns<ToCell> = {
       case "wake":
         Wake.encode(message.body.value, writer.uint32(82).fork()).join();
         break;
+      case "settled":
+        Settled.encode(message.body.value, writer.uint32(90).fork()).join();
+        break;
     }
     return writer;
   },
@@ -465,6 +480,14 @@ export const ToCell: MessageFns<ToCell> = {
             message.body = { $case: "wake", value: Wake.decode(reader, reader.uint32()) };
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.body = { $case: "settled", value: Settled.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -540,6 +563,12 @@ export const ToCell: MessageFns<ToCell> = {
       case "wake": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "wake", value: Wake.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "settled": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "settled", value: Settled.fromPartial(object.body.value) };
         }
         break;
       }
@@ -800,6 +829,7 @@ function createBaseHello(): Hello {
     mostGuests: 0,
     umask: undefined,
     build: "",
+    unsettled: false,
   };
 }
 
@@ -855,6 +885,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.build !== "") {
       writer.uint32(138).string(message.build);
+    }
+    if (message.unsettled !== false) {
+      writer.uint32(144).bool(message.unsettled);
     }
     return writer;
   },
@@ -1003,6 +1036,14 @@ export const Hello: MessageFns<Hello> = {
             message.build = reader.string();
             continue;
           }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.unsettled = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1046,6 +1087,7 @@ export const Hello: MessageFns<Hello> = {
     message.mostGuests = object.mostGuests ?? 0;
     message.umask = object.umask ?? undefined;
     message.build = object.build ?? "";
+    message.unsettled = object.unsettled ?? false;
     return message;
   },
 };
@@ -1113,6 +1155,61 @@ export const Hello_CgroupsEntry: MessageFns<Hello_CgroupsEntry> = {
     const message = createBaseHello_CgroupsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseSettled(): Settled {
+  return { orphanGraceMs: 0 };
+}
+
+export const Settled: MessageFns<Settled> = {
+  encode(message: Settled, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.orphanGraceMs !== 0) {
+      writer.uint32(8).uint32(message.orphanGraceMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Settled {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSettled();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.orphanGraceMs = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Settled>, I>>(base?: I): Settled {
+    return Settled.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Settled>, I>>(object: I): Settled {
+    const message = createBaseSettled();
+    message.orphanGraceMs = object.orphanGraceMs ?? 0;
     return message;
   },
 };
