@@ -844,7 +844,8 @@ function dropCell({ pid, connection }: FoundCells['cells'][number]): void {
 }
 
 function requireDeliverable(record: ExecutionRecord, signal: NodeJS.Signals): void {
-  if (engineOf(record.language, record.options) === 'javascript') requireThreadSignal(signal, record.language);
+  const { language, options } = record;
+  if (engineOf(language, options) === 'javascript') requireThreadSignal(signal, language, 'signal');
 }
 
 function snapshotOf(session: SessionSupervisor): SessionSnapshot {

@@ -295,7 +295,7 @@ export function checkSnippet(
   const { executionDefaults, executionCeilings } = session;
   const options = applyDefaults(snippet, executionDefaults, executionCeilings, `session "${sessionId}"`);
   const engine = engineOf(language, options);
-  if (engine === 'javascript') requireThreadSignal(options.timeoutSignal, language);
+  if (engine === 'javascript') requireThreadSignal(options.timeoutSignal, language, 'config.timeout_signal');
   const warnings = checkEnforcement(options, engine === 'javascript' ? 'thread' : engine, node.enforcement);
   const sourceFileName = snippet.sourceFileName || mainNameOf(language, workingDirectory);
   if (/\p{Cc}/u.test(sourceFileName) || sourceFileName.endsWith('/')) {

@@ -18,10 +18,10 @@ export function parseSignal(name: string, field: string): NodeJS.Signals {
 }
 
 /** Throws when a guest that is a thread cannot be sent this signal. */
-export function requireThreadSignal(signal: NodeJS.Signals, language: string): void {
+export function requireThreadSignal(signal: NodeJS.Signals, language: string, field: string): void {
   if (PROCESS_ONLY.has(signal)) {
     throw new InvalidArgumentError(
-      `signal: ${signal} stops or continues a whole process; a ${language} execution is a thread`,
+      `${field}: ${signal} stops or continues a whole process; a ${language} execution is a thread`,
     );
   }
 }

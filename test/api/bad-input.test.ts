@@ -365,7 +365,7 @@ test.each([
   [{ openFileLimit: 3 }, /open_file_limit is 3; it must be 16 to/],
   [{ timeoutSignal: 'SIGNOPE', onTimeout: 2 }, /timeout_signal: unknown signal "SIGNOPE"/],
   [{ onTimeout: 2 }, /config.on_timeout is "signal" and config.timeout_signal is empty/],
-  [{ timeoutSignal: 'SIGSTOP', onTimeout: 2 }, /SIGSTOP stops or continues a whole process/],
+  [{ timeoutSignal: 'SIGSTOP', onTimeout: 2 }, /^config.timeout_signal: SIGSTOP stops or continues a whole process/],
   [{ onTimeout: 99 as never }, /config.on_timeout is 99, which this daemon does not know/],
   [{ outputPolicy: -1 as never }, /config.output_policy is -1, which this daemon does not know/],
   [{ isolation: 3 as never }, /config.isolation is 3, which this daemon does not know/],
