@@ -274,6 +274,15 @@ export function isSameProcess(pid: number, startTime: string | undefined): boole
 }
 
 /**
+ * How a process ended that nobody has waited for, as wait(2) tells; undefined while it has not, and once it is gone. Its parent
+ * does not see that while another process traces it (ptrace(2)), unless that waits for it.
+ */
+export function waitStatusOf(pid: number): number | undefined {
+  const fields = fieldsOf(pid);
+  return fields !== undefined && isEnded(pid, fields) ? Number(fields[49]) : undefined;
+}
+
+/**
  * Whether a process was started by that one, `parent`, which is below this one. While that is there it can be seen. Once it is
  * gone, `perhaps`: then the first of all has its children, or another one that this process is below (prctl(2),
  * PR_SET_CHILD_SUBREAPER), as `systemd --user` is. Undefined for a process that is gone.

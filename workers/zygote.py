@@ -59,8 +59,13 @@ REQUEST = 4
 NICENESS = 5  # added for a guest: its cell, which is to stop it when it has to, goes first
 
 ENDING_S = 5  # how long a zygote without a cell waits for its shepherds
+TRACED_S = 1  # how long a guest that was killed is looked at, of whose end nobody tells while somebody traces it
 TRACKER_S = 2  # how long a guest's end waits until the shared memory it has left is removed
+LOOK_S = 0.01  # how soon to look again at what nobody tells of; each time later where nothing changes, up to
+LONGEST_LOOK_S = 1
 LOCKED_S = 1  # how long a guest that ends waits for a locked file, as CPython does
+
+TICKS = os.sysconf('SC_CLK_TCK')  # a second, in /proc/PID/stat
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -106,10 +111,26 @@ def children():
 
 def parent_of(pid):
     try:
-        with open('/proc/%s/stat' % pid, 'rb') as file:
-            return int(file.read().rpartition(b')')[2].split()[1])
+        return int(stat_of(pid)[1])
     except OSError:
         return None
+
+
+def is_over(pid):
+    """
+    Whether only a zombie is left of it, and of all its threads. One that stays is traced: it is its tracer's, and no wait of
+    its parent sees it until that lets go of it, or ends.
+    """
+    try:
+        return all(stat_of('%d/task/%s' % (pid, thread))[0] == b'Z' for thread in os.listdir('/proc/%d/task' % pid))
+    except OSError:
+        return False
+
+
+def stat_of(process):
+    """The fields of proc_pid_stat(5) from the state on."""
+    with open('/proc/%s/stat' % process, 'rb') as file:
+        return file.read().rpartition(b')')[2].split()
 
 
 def kill(pid, number):
@@ -154,9 +175,11 @@ class Zygote:
         poll.register(self.wakeup, select.POLLIN)
         received = b''
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            # Nobody tells of what comes here from one that is traced.
+            ready = [fd for fd, _ in poll.poll(LOOK_S * 1000 if self.lost else None)]
             if self.wakeup in ready:
                 os.read(self.wakeup, 4096)
+            if self.wakeup in ready or self.lost:
                 self.reap()
             if CONTROL not in ready:
                 continue
@@ -215,7 +238,7 @@ class Zygote:
                     os.close(fd)
         if not self.lost:
             return
-        orphans = [pid for pid in children() if pid not in self.shepherds]
+        orphans = [pid for pid in children() if pid not in self.shepherds and not is_over(pid)]
         for pid in orphans:
             kill(pid, signal.SIGKILL)  # its end is a SIGCHLD, which leads here again
         if not orphans:
@@ -232,7 +255,7 @@ class Zygote:
         for pid in self.shepherds:
             kill(pid, signal.SIGCONT)  # a guest may have stopped its shepherd
         deadline = time.monotonic() + ENDING_S
-        while children() and time.monotonic() < deadline:
+        while not all(map(is_over, children())) and time.monotonic() < deadline:
             self.lost.append(0)  # so that everything which is no shepherd is killed
             self.reap()
             if select.select([self.wakeup], [], [], 0.1)[0]:
@@ -270,7 +293,10 @@ def shepherd(guest_ends):
 
 
 def watch(guest, wakeup):
-    """Until the guest has ended, or the cell has let go of the report pipe."""
+    """
+    Until the guest has ended, or the cell has let go of the report pipe. The cell says with SIGCONT that it has killed it,
+    which its tracer may keep from being seen.
+    """
     null = os.open('/dev/null', os.O_RDWR)
     for fd in (0, 1, 2, REQUEST):  # the guest alone holds them: the cell sees their end when it ends
         os.dup2(null, fd, False)
@@ -278,18 +304,27 @@ def watch(guest, wakeup):
     poll.register(REPORT, 0)  # POLLERR comes unasked
     poll.register(wakeup, select.POLLIN)
     usage = Usage()
+    deadline = None
     while True:
-        ready = [fd for fd, _ in poll.poll()]
+        ready = [fd for fd, _ in poll.poll(deadline and LOOK_S * 1000)]
         if REPORT in ready:
             break
-        os.read(wakeup, 4096)
+        if wakeup in ready:
+            os.read(wakeup, 4096)
         if usage.reap_all_but(guest):
             let_trackers_end(guest, poll, wakeup)
             break
+        if _signal.SIGCONT in COME:
+            if is_over(guest):
+                break
+            deadline = deadline or time.monotonic() + TRACED_S
+            if time.monotonic() > deadline:  # somebody else has sent it
+                COME.discard(_signal.SIGCONT)
+                deadline = None
     # Its id is valid whether it lives or not, because nothing has reaped it.
     kill(guest, _signal.SIGKILL)
     kill(-guest, _signal.SIGKILL)
-    status = sweep(guest, usage)
+    status = sweep(guest, usage, wakeup)
     used = {'user': usage.user, 'system': usage.system, 'maxrss': usage.maxrss, 'blocks': usage.blocks}
     tell(REPORT, {'exited': status, **used}, b'\n')  # its guest may have begun a line
     os.close(REPORT)  # the cell need not wait until this process is gone, which takes a millisecond
@@ -353,6 +388,12 @@ class Usage:
         self.blocks += used.ru_inblock + used.ru_oublock
         return pid, status
 
+    def add(self, pid):
+        """Of a zombie that is not reaped."""
+        user, system, reaped_user, reaped_system = (int(ticks) / TICKS for ticks in stat_of(pid)[11:15])
+        self.user += user + reaped_user
+        self.system += system + reaped_system
+
     def reap_all_but(self, guest):
         """Reaps the daemons of a guest, which end whenever they like; True when the guest itself has ended."""
         while True:
@@ -364,23 +405,42 @@ class Usage:
             self.reap(ended.si_pid, 0)  # no other: the guest may have ended since
 
 
-def sweep(guest, usage):
-    """Kills and reaps until no child is left. Every descendant becomes a child at the latest when its parent dies."""
-    exited = 0
+def sweep(guest, usage, wakeup):
+    """
+    Kills and reaps until no child is left, or only zombies that others trace. Every descendant becomes a child at the latest
+    when its parent dies; of one whose parent is traced nobody tells then.
+    """
+    exited = None
+    over = False
+    look_s = LOOK_S
     while True:
         left = children()
         if left != [guest]:
             hurry()
         for pid in left:
             kill(pid, _signal.SIGKILL)
+        reaped = False
         try:
-            pid, status = usage.reap(-1, 0)
+            pid, status = usage.reap(-1, os.WNOHANG)
             while pid:
+                reaped = True
                 if pid == guest:
                     exited = status
                 pid, status = usage.reap(-1, os.WNOHANG)
         except ChildProcessError:
             return exited
+        if over and not reaped:
+            for pid in left:
+                usage.add(pid)
+            return int(stat_of(guest)[-1]) if exited is None else exited
+        # Then nobody makes another one, and whoever of them has traced others has let go of them.
+        over = all(map(is_over, left))
+        if over or reaped:
+            look_s = LOOK_S
+        elif select.select([wakeup], [], [], look_s)[0]:
+            os.read(wakeup, 4096)
+        else:
+            look_s = min(2 * look_s, LONGEST_LOOK_S)
 
 
 def hurry():

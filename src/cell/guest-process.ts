@@ -1,6 +1,8 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as wait } from 'node:timers/promises';
+import { signalName } from '../../workers/javascript/shared.ts';
+import { startTimeOf, untilGone, waitStatusOf } from '../processes.ts';
 import { spawnChild } from '../spawn-child.ts';
 import type { PooledContext } from './context-pool.ts';
 import { LARGEST_FIGURE } from './engine.ts';
@@ -29,6 +31,10 @@ const LONGEST_LINE_CHARS = 400;
 const MESSAGES_AT_ONCE = 32;
 const PAUSE_MS = 1;
 
+/** How long one that was killed may take to have ended, and how long its end, which can be seen then, may be told later. */
+const END_LIMIT_MS = 10_000;
+const TOLD_LIMIT_MS = 10;
+
 /** How a process ended. */
 export interface ProcessEnd {
   code: number | null;
@@ -56,6 +62,8 @@ export class GuestProcess implements PooledContext {
   #task: ProcessTask | undefined;
   #handedOver = false;
   #state: 'booting' | 'booted' | 'ended' = 'booting';
+  #exited = false;
+  readonly #onEnded: (how: ProcessEnd) => void;
 
   /** `programPath`: the built `workers/process.ts`. Throws where no descriptors are left for it. */
   constructor(programPath: string, heapLimitMb: number | undefined, onBooted: () => void) {
@@ -83,23 +91,12 @@ export class GuestProcess implements PooledContext {
     });
     const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
     this.ended = promise;
-    const end = (how: ProcessEnd) => {
+    this.#onEnded = (how) => {
       this.#state = 'ended';
       resolve(how);
     };
-    this.#child.once('error', (error) => end({ code: null, signal: null, error }));
-    // Not before all that it said was heard.
-    this.#child.once('exit', (code, signal) => {
-      const hearRest = () => void this.#hearRest().then(() => end({ code, signal }));
-      if (this.#control.destroyed) hearRest();
-      else this.#control.once('close', hearRest).resume();
-      const { bytesRead } = this.#control;
-      this.#control.on('data', () => {
-        if (this.#control.bytesRead - bytesRead > LAST_WORDS_BYTES) this.#control.destroy();
-      });
-      // A timer of a busy process may fire before it looked at the socket even once.
-      setTimeout(() => setImmediate(() => this.#control.destroy()), LAST_WORDS_MS).unref();
-    });
+    this.#child.once('error', (error) => this.#onEnded({ code: null, signal: null, error }));
+    this.#child.once('exit', (code, signal) => this.#onExit({ code, signal }));
   }
 
   get state(): 'booting' | 'booted' | 'ended' {
@@ -134,7 +131,7 @@ export class GuestProcess implements PooledContext {
 
   #hearLater(): void {
     // All that it has left is heard together.
-    if ((this.#child.exitCode ?? this.#child.signalCode) !== null) return;
+    if (this.#exited) return;
     this.#control.pause();
     setTimeout(() => this.#hear(), PAUSE_MS);
   }
@@ -155,7 +152,39 @@ export class GuestProcess implements PooledContext {
 
   terminate(): void {
     this.#child.kill('SIGKILL');
+    void this.#seeEnd();
   }
+
+  /** For as long as somebody traces it and does not wait for it, nobody else is told of its end. */
+  async #seeEnd(): Promise<void> {
+    if (this.pid === undefined || this.#exited) return;
+    await untilGone(new Map([[this.pid, startTimeOf(this.pid)]]), END_LIMIT_MS);
+    await wait(TOLD_LIMIT_MS);
+    const status = this.#exited ? undefined : waitStatusOf(this.pid);
+    if (status !== undefined) this.#onExit(decoded(status));
+  }
+
+  /** It has not ended before all that it said was heard. */
+  #onExit(how: ProcessEnd): void {
+    if (this.#exited) return;
+    this.#exited = true;
+    const hearRest = () => void this.#hearRest().then(() => this.#onEnded(how));
+    if (this.#control.destroyed) hearRest();
+    else this.#control.once('close', hearRest).resume();
+    const { bytesRead } = this.#control;
+    this.#control.on('data', () => {
+      if (this.#control.bytesRead - bytesRead > LAST_WORDS_BYTES) this.#control.destroy();
+    });
+    // A timer of a busy process may fire before it looked at the socket even once.
+    setTimeout(() => setImmediate(() => this.#control.destroy()), LAST_WORDS_MS).unref();
+  }
+}
+
+/** Of wait(2). */
+function decoded(status: number): ProcessEnd {
+  const number = status & 0x7f;
+  if (number === 0) return { code: (status >> 8) & 0xff, signal: null };
+  return { code: null, signal: signalName(number) ?? null };
 }
 
 function heapFlags(heapLimitMb: number | undefined): string[] {

@@ -6,8 +6,10 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { ProcessEngine } from '../../src/cell/process-engine.ts';
 import { isAlive } from '../../src/processes.ts';
+import { eventually } from '../support/eventually.ts';
 import { MAY_REUSE_IDS, runWithOwnIds } from '../support/own-ids.ts';
 import { processesWith } from '../support/processes.ts';
+import { MAY_TRACE, trace } from '../support/tracer.ts';
 import { EngineHarness } from './javascript-harness.ts';
 
 const programPath = fileURLToPath(new URL('../../dist/workers/process.cjs', import.meta.url));
@@ -209,3 +211,34 @@ test.skipIf(!MAY_REUSE_IDS)('whoever is given the id of a process while its chil
 
   expect(isThere).toBe('true\n');
 });
+
+test.skipIf(!MAY_TRACE)('a process that somebody else traces is over when it was killed', async () => {
+  const running = shared.start("console.log(process.pid, 'ready'); setInterval(() => {}, 1000)");
+  await running.printed('ready');
+  await using _tracer = await trace(Number.parseInt(running.out(), 10));
+
+  running.guest.kill();
+
+  expect(await running.result).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+});
+
+test.skipIf(!MAY_TRACE)(
+  'a process that ends by itself while somebody else traces it has its own exit code',
+  async () => {
+    const running = shared.start(
+      "console.log(process.pid, 'ready'); process.stdin.once('end', () => process.exit(7)).resume()",
+      {
+        stdin: true,
+      },
+    );
+    await running.printed('ready');
+    const pid = Number.parseInt(running.out(), 10);
+    await using _tracer = await trace(pid);
+    await running.guest.write(new Uint8Array(), true);
+    await eventually('it has ended', () => !isAlive(pid));
+
+    running.guest.kill();
+
+    expect(await running.result).toMatchObject({ exitCode: 7 });
+  },
+);

@@ -6,7 +6,8 @@ import type { Guest } from '../../src/cell/engine.ts';
 import { isAlive } from '../../src/processes.ts';
 import { eventually } from '../support/eventually.ts';
 import { soonest } from '../support/in-time.ts';
-import { DAEMON, Host, MB, OPTIONS, parentOf, type Run } from './python-harness.ts';
+import { MAY_TRACE, trace } from '../support/tracer.ts';
+import { DAEMON, Host, MB, OPTIONS, parentOf, type Run, stateOf } from './python-harness.ts';
 
 const host = new Host();
 const start = host.start.bind(host);
@@ -274,3 +275,22 @@ function descendants(run: Run): number {
     }
   }).length;
 }
+
+test.skipIf(!MAY_TRACE)('a program of threads that somebody else traces is over when it was killed', async () => {
+  const run = start(`
+import threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+while sum(time.process_time() for _ in range(1000)) < 200: pass
+print("ready", flush=True)`);
+  await eventually('the program', () => run.stdout() === 'ready\n');
+  const pid = await run.started;
+  await using _tracer = await trace(pid);
+
+  run.guest.kill();
+  const exit = await run.exited;
+
+  expect(exit).toMatchObject({ exitCode: 137, signal: 'SIGKILL' });
+  const { userSeconds = 0, systemSeconds = 0 } = exit.usage ?? {};
+  expect(userSeconds + systemSeconds).toBeGreaterThan(0.15);
+  expect(stateOf(pid)).toBe('Z');
+});

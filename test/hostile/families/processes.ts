@@ -32,6 +32,28 @@ os.setpgid(0, 0)
 threading.Thread(target=live).start()
 ctypes.CDLL(None).pthread_exit(None)`;
 
+/** ptrace(2) */
+const PTRACE = { attach: 16, seize: 0x4206 };
+
+/** Python that traces `target` and never waits for it: nobody else sees its end then, until the tracer has ended. */
+const tracer = (request: number, target: string, then = '') =>
+  `import ctypes, os, time
+ctypes.CDLL(None).ptrace(${request}, ${target}, None, None)
+print("ready", flush=True)
+${then}
+time.sleep(1000)`;
+
+/** Python whose child traces it, in a session of its own. */
+const tracedByChild = (request: number, then?: string) => `
+import os, signal
+shepherd = os.getppid()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+traced = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    exec(${JSON.stringify(tracer(request, 'traced', then))})
+while True: signal.pause()`;
+
 /** Programs that make processes, and programs that end or stop those they live by. */
 export const processes: Family = {
   family: 'processes',
@@ -143,6 +165,16 @@ export const processes: Family = {
       stop: { by: 'cancel', graceMs: 600 },
     },
     {
+      name: 'itself traced by its child',
+      language: 'javascript',
+      isolation: 'process',
+      code: `process.on('SIGTERM', () => {}); ${SPAWN}
+        const tracer = ${JSON.stringify(tracer(PTRACE.seize, 'os.getppid()'))};
+        spawn('python3', ['-c', tracer], { detached: true, stdio: 'inherit' });
+        setInterval(() => {}, 1000);`,
+      ...FORCED,
+    },
+    {
       name: 'a tree of forks',
       language: 'python',
       code: deaf(
@@ -235,6 +267,32 @@ for _ in range(3): subprocess.Popen(["sh", "-c", script], start_new_session=True
       language: 'python',
       code: deaf('while True: os.kill(os.getpid(), signal.SIGSTOP)'),
       ...FORCED,
+    },
+    {
+      name: 'itself traced by its child',
+      language: 'python',
+      code: tracedByChild(PTRACE.seize),
+      ...FORCED,
+    },
+    {
+      name: 'itself traced, and so stopped, by its child',
+      language: 'python',
+      code: tracedByChild(PTRACE.attach),
+      ...FORCED,
+    },
+    {
+      name: 'a child traced by its child',
+      language: 'python',
+      code: `import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile os.fork(): os.wait()\n${tracedByChild(PTRACE.seize)}`,
+      ...FORCED,
+    },
+    {
+      name: 'its shepherd killed by a child that traces it',
+      language: 'python',
+      code: tracedByChild(PTRACE.seize, 'os.kill(shepherd, signal.SIGKILL)'),
+      ...BY_ITSELF,
+      reasons: ['signaled'],
+      exitCode: 137,
     },
     {
       name: 'its own group killed',
