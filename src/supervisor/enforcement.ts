@@ -34,7 +34,11 @@ export function enforcementOf(groups: GroupSupport): Enforcement[] {
   return [
     ...each(timeoutMs.field, timer),
     ...each(queueTimeoutMs.field, timer),
-    ...each(cpuTimeLimitMs.field, sampled),
+    ...each(
+      cpuTimeLimitMs.field,
+      { ...sampled, note: `${sampled.note}; what V8's own threads and Node's pool compute for it is not seen` },
+      sampled,
+    ),
     ...each(
       memoryLimitMb.field,
       {

@@ -69,3 +69,11 @@ test('the summary has one line for a limit', () => {
     open_file_limit: 'thread: none, process: none, python: rlimit',
   });
 });
+
+test('CPU time that threads shared by all programs of a cell use for one is said to be unseen, of a thread only', () => {
+  const notes = ['thread', 'process', 'python'].map(
+    (engine) => held(support(2, []), 'cpu_time_limit_ms', engine)?.note ?? '',
+  );
+
+  expect(notes.map((note) => note.includes("V8's own threads"))).toEqual([true, false, false]);
+});
