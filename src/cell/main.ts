@@ -299,7 +299,9 @@ function start(request: Start): void {
   }
   const limits = limitsOf(request);
   const { outputFiles } = request;
-  const pipes = outputFiles?.maxFiles === 0 ? new OutputPipes(request.outputDir, outputFiles) : undefined;
+  // Of JavaScript the cell has the files open that it began with; what Python writes comes through pipes.
+  const keepsFirst = made.engine !== 'python';
+  const pipes = outputFiles?.maxFiles === 0 ? new OutputPipes(request.outputDir, outputFiles, keepsFirst) : undefined;
   const guest = engine.start(startRequestOf(request, limits), {
     handed: (pid) => {
       const name = processName(pid);

@@ -23,9 +23,13 @@ export class OutputPipes {
   #taken = 0;
   #isDone = false;
 
-  constructor(directory: string, { stdout, stderr }: Destination) {
+  /** `keepsFirst`: see {@link Spool}. */
+  constructor(directory: string, { stdout, stderr }: Destination, keepsFirst: boolean) {
     const from = spoolFiles(directory);
-    const streams = [this.#bring(from.stdout, stdout), this.#bring(from.stderr, stderr)];
+    const streams = [
+      this.#bring(new Spool(from.stdout, keepsFirst), stdout),
+      this.#bring(new Spool(from.stderr, keepsFirst), stderr),
+    ];
     this.#brought = Promise.allSettled(streams).then(() => {
       this.#isDone = true;
     });
@@ -41,13 +45,13 @@ export class OutputPipes {
     this.#given.abort();
   }
 
-  async #bring(from: string, path: string): Promise<void> {
+  async #bring(from: Spool, path: string): Promise<void> {
     const { signal } = this.#given;
     // Opened also when there is nothing to write: a reader waits for each of its pipes.
     let pipe = await openPipe(path, signal);
     let isWritten = false;
     try {
-      for await (const data of new Spool(from).read(this.#ended.promise, signal)) {
+      for await (const data of from.read(this.#ended.promise, signal)) {
         for (let rest = data; pipe !== undefined && rest.byteLength > 0; isWritten = true) {
           rest = await this.#write(pipe, rest);
           if (rest.byteLength > 0) pipe = await openAgain(pipe, path, signal);

@@ -1,16 +1,14 @@
-import { fstatSync, readdirSync, readlinkSync, unlinkSync } from 'node:fs';
+import { fstatSync, readdirSync, unlinkSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
-import { monotonicMs } from '../clock.ts';
 import { openPlainFile } from '../plain-file.ts';
-import { treeOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
-import { writtenOf } from './file-writers.ts';
 import { OwnFile } from './own-file.ts';
 import { numbersOf } from './rotated-files.ts';
+import { unwrittenFiles } from './unwritten-files.ts';
 
 /** What waits for a reader at most, of each stream: as much as Nomad's log collector keeps, unless a job says otherwise. */
 const MOST_FILES = 10;
@@ -18,10 +16,8 @@ const FILE_BYTES = 10 * 2 ** 20;
 const SPOOL_FILE = /^(stdout|stderr)\.spool\.\d{1,9}$/;
 /** What a pipe takes at once. */
 const CHUNK_BYTES = 65_536;
-/** How long after one look for somebody who has files open that have been read there is the next, in ms. */
-const LOOK_MS = 1_000;
-/** How long one may take among the processes of others, in ms: whom it has not found by then has none of them. */
-const LOOK_LIMIT_MS = 5_000;
+/** The file that a guest begins with. */
+const FIRST = 0;
 
 /** The rotated files of a {@link Spool} in this directory. */
 export function spoolFiles(directory: string) {
@@ -62,15 +58,17 @@ interface SpoolFile {
  */
 export class Spool {
   readonly #path: string;
+  readonly #keepsFirst: boolean;
   /** Those that are open, by number. */
   readonly #files = new Map<number, SpoolFile>();
   /** Those of which the last look found that nobody else has them open. */
   #free: SpoolFile[] = [];
-  /** When the next look may begin. */
-  #lookMs = 0;
+  #isLooking = false;
 
-  constructor(path: string) {
+  /** `keepsFirst`: whoever writes has the first file open to the end, so that nobody needs to look for who has it. */
+  constructor(path: string, keepsFirst: boolean) {
     this.#path = path;
+    this.#keepsFirst = keepsFirst;
   }
 
   /** What is written, as it comes. Ends at the end of it all once `ended` resolves, or when `signal` aborts. */
@@ -119,19 +117,22 @@ export class Spool {
   async #removeRead(files: SpoolFile[]): Promise<void> {
     // Who had it open may have written to it since it was read.
     for (const file of this.#free.splice(0)) if (restOf(file) <= 0) await this.#remove(file);
-    const left = files.filter(({ number }) => this.#files.has(number));
-    if (left.length > 0 && monotonicMs() >= this.#lookMs) void this.#look(left);
+    const isOpen = ({ number }: SpoolFile) => this.#files.has(number) && !(this.#keepsFirst && number === FIRST);
+    const left = files.filter(isOpen);
+    if (left.length > 0 && !this.#isLooking) void this.#look(left);
   }
 
   /** Holds up no reading: there may be many processes, and one may have a million descriptors. */
   async #look(files: SpoolFile[]): Promise<void> {
-    this.#lookMs = Number.POSITIVE_INFINITY;
+    this.#isLooking = true;
     try {
-      this.#free = await freeOf(files);
+      const byOwn = new Map(files.map((file) => [new OwnFile(file.handle.fd), file]));
+      const unwritten = await unwrittenFiles([...byOwn.keys()]);
+      this.#free = unwritten.flatMap((own) => byOwn.get(own) ?? []);
     } catch {
-      // No descriptor is left to look with.
+      // A guest that is a thread has closed one of them.
     }
-    this.#lookMs = monotonicMs() + LOOK_MS;
+    this.#isLooking = false;
   }
 
   async #remove({ number, handle }: SpoolFile): Promise<void> {
@@ -158,38 +159,4 @@ async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
 /** How many bytes there are that have not been read. */
 function restOf({ handle, position }: SpoolFile): number {
   return fstatSync(handle.fd).size - position;
-}
-
-/** Those that nobody else has open. Most that somebody has are those of processes below, which are soon looked at. */
-async function freeOf(files: SpoolFile[]): Promise<SpoolFile[]> {
-  const unheld = new Map(files.filter((file) => !isHeld(file)).map((file) => [new OwnFile(file.handle.fd), file]));
-  if (unheld.size === 0) return [];
-  for (const file of await writtenOf([...unheld.keys()], performance.now() + LOOK_LIMIT_MS)) unheld.delete(file);
-  return [...unheld.values()];
-}
-
-/** Whether a thread of this process, or a process below it, has the file open too. */
-function isHeld({ handle }: SpoolFile): boolean {
-  const path = linkOf('self', String(handle.fd));
-  let holders = 0;
-  for (const pid of treeOf([process.pid])) {
-    for (const fd of descriptorsOf(pid)) if (linkOf(pid, fd) === path) holders += 1;
-  }
-  return holders > 1;
-}
-
-function descriptorsOf(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/fd`);
-  } catch {
-    return [];
-  }
-}
-
-function linkOf(pid: number | 'self', fd: string): string | undefined {
-  try {
-    return readlinkSync(`/proc/${pid}/fd/${fd}`);
-  } catch {
-    return undefined;
-  }
 }
