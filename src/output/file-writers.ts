@@ -22,11 +22,12 @@ export async function writersOf(files: readonly OwnFile[], endMs: number): Promi
   return [...found];
 }
 
-/** Those of these files that any process can write to, as {@link writersOf} finds them. */
-export async function writtenOf(files: readonly OwnFile[], endMs: number): Promise<Set<OwnFile>> {
-  const found = new Set<OwnFile>();
-  for await (const { file } of openForWriting(files, endMs)) found.add(file);
-  return found;
+/** Those of these files that no process can write to; undefined where that is not known by then. */
+export async function unwrittenOf(files: readonly OwnFile[], endMs: number): Promise<Set<OwnFile> | undefined> {
+  const unwritten = new Set(files);
+  for await (const { file } of openForWriting(files, endMs)) unwritten.delete(file);
+  // Whom it has not come to may write to any of them.
+  return performance.now() < endMs ? unwritten : undefined;
 }
 
 /** Who can write to which of these files; one that has many descriptors of one of them may be told as often. */
@@ -44,11 +45,15 @@ async function* openForWriting(
   for (const pid of namesIn('/proc').map(Number).filter(Number.isInteger)) {
     if (performance.now() >= endMs) return;
     await giveWay();
+    const left = new Set(files);
     for (const path of descriptorsOf(pid)) {
       if (performance.now() >= endMs) return;
       await giveWay();
       const file = writtenBy(byPath, path);
-      if (file !== undefined) yield { pid, file };
+      if (file === undefined) continue;
+      yield { pid, file };
+      left.delete(file);
+      if (left.size === 0) break;
     }
   }
 }

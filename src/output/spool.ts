@@ -16,6 +16,11 @@ const FILE_BYTES = 10 * 2 ** 20;
 const SPOOL_FILE = /^(stdout|stderr)\.spool\.\d{1,9}$/;
 /** What a pipe takes at once. */
 const CHUNK_BYTES = 65_536;
+/**
+ * So many files that have been read are kept while it is not known whether somebody can write to them: each takes up room,
+ * also once its writer has removed it. Of one that is held, the holder keeps that anyway.
+ */
+const MOST_UNKNOWN = 32;
 /** The file that a guest begins with. */
 const FIRST = 0;
 
@@ -49,6 +54,8 @@ interface SpoolFile {
   number: number;
   handle: FileHandle;
   position: number;
+  /** Whether somebody can write to it; undefined: not known yet. */
+  isHeld: boolean | undefined;
 }
 
 /**
@@ -61,8 +68,6 @@ export class Spool {
   readonly #keepsFirst: boolean;
   /** Those that are open, by number. */
   readonly #files = new Map<number, SpoolFile>();
-  /** Those of which the last look found that nobody else has them open. */
-  #free: SpoolFile[] = [];
   #isLooking = false;
 
   /** `keepsFirst`: whoever writes has the first file open to the end, so that nobody needs to look for who has it. */
@@ -110,15 +115,17 @@ export class Spool {
       if (this.#files.has(number)) continue;
       const handle = await openPlainFile(`${this.#path}.${number}`).catch(() => undefined);
       // Undefined: there was too much to keep, and it is gone.
-      if (handle !== undefined) this.#files.set(number, { number, handle, position: 0 });
+      if (handle !== undefined) this.#files.set(number, { number, handle, position: 0, isHeld: undefined });
     }
   }
 
   async #removeRead(files: SpoolFile[]): Promise<void> {
+    const followed = files.filter(({ number }) => !(this.#keepsFirst && number === FIRST));
+    const unknown = followed.filter(({ isHeld }) => isHeld === undefined);
+    const done = [...followed.filter(({ isHeld }) => isHeld === false), ...unknown.slice(0, -MOST_UNKNOWN)];
     // Who had it open may have written to it since it was read.
-    for (const file of this.#free.splice(0)) if (restOf(file) <= 0) await this.#remove(file);
-    const isOpen = ({ number }: SpoolFile) => this.#files.has(number) && !(this.#keepsFirst && number === FIRST);
-    const left = files.filter(isOpen);
+    for (const file of done) if (restOf(file) <= 0) await this.#remove(file);
+    const left = followed.filter(({ number }) => this.#files.has(number));
     if (left.length > 0 && !this.#isLooking) void this.#look(left);
   }
 
@@ -128,7 +135,7 @@ export class Spool {
     try {
       const byOwn = new Map(files.map((file) => [new OwnFile(file.handle.fd), file]));
       const unwritten = await unwrittenFiles([...byOwn.keys()]);
-      this.#free = unwritten.flatMap((own) => byOwn.get(own) ?? []);
+      if (unwritten !== undefined) for (const [own, file] of byOwn) file.isHeld = !unwritten.has(own);
     } catch {
       // A guest that is a thread has closed one of them.
     }

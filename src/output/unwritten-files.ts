@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { monotonicMs } from '../clock.ts';
-import { writtenOf } from './file-writers.ts';
+import { unwrittenOf } from './file-writers.ts';
 import type { OwnFile } from './own-file.ts';
 
 /** How long after the beginning of one look the next is, in ms: at least this, and this many times what it took. */
@@ -11,7 +11,7 @@ const LOOK_LIMIT_MS = 5_000;
 
 interface Question {
   files: readonly OwnFile[];
-  answer(unwritten: OwnFile[]): void;
+  answer(unwritten: ReadonlySet<OwnFile> | undefined): void;
 }
 
 /** Those that the next look answers. */
@@ -19,11 +19,11 @@ const questions: Question[] = [];
 let isLooking = false;
 
 /**
- * Those of these files that no process can write to, once that was looked at: a look at all there is, for all who ask, is
- * never more than a small part of the time.
+ * Those of these files that no process can write to, and maybe others, once that was looked at: a look at all there is, for
+ * all who ask, is never more than a small part of the time. Undefined where that could not be seen.
  */
-export function unwrittenFiles(files: readonly OwnFile[]): Promise<OwnFile[]> {
-  const { promise, resolve } = Promise.withResolvers<OwnFile[]>();
+export function unwrittenFiles(files: readonly OwnFile[]): Promise<ReadonlySet<OwnFile> | undefined> {
+  const { promise, resolve } = Promise.withResolvers<ReadonlySet<OwnFile> | undefined>();
   questions.push({ files, answer: resolve });
   if (!isLooking) void look();
   return promise;
@@ -35,9 +35,9 @@ async function look(): Promise<void> {
     const asked = questions.splice(0);
     const all = asked.flatMap(({ files }) => files);
     const beganMs = monotonicMs();
-    // Where no descriptor is left to look with, all of them may be written to.
-    const written = await writtenOf(all, performance.now() + LOOK_LIMIT_MS).catch(() => new Set(all));
-    for (const { files, answer } of asked) answer(files.filter((file) => !written.has(file)));
+    // There may be no descriptor to look with.
+    const unwritten = await unwrittenOf(all, performance.now() + LOOK_LIMIT_MS).catch(() => undefined);
+    for (const { answer } of asked) answer(unwritten);
     await wait(Math.max(LOOK_MS, LOOK_RATIO * (monotonicMs() - beganMs)), undefined, { ref: false });
   }
   isLooking = false;

@@ -4,8 +4,8 @@ import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { expect, onTestFinished, test } from 'vitest';
-import { writersOf } from '../../src/output/file-writers.ts';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { unwrittenOf, writersOf } from '../../src/output/file-writers.ts';
 import { OwnFile } from '../../src/output/own-file.ts';
 import { openFiles } from '../support/processes.ts';
 
@@ -100,4 +100,22 @@ test('a search for writers ends with its time, also amid the descriptors of one 
 
   expect(found).toEqual([]);
   expect(openFiles().length).toBe(before);
+});
+
+test('a process is left once each of the files was found there', async () => {
+  const { path, file } = openFile();
+  const others = Array.from({ length: 3 }, () => openSync(path, 'a'));
+  onTestFinished(() => others.forEach(closeSync));
+  const asked = vi.spyOn(file, 'is');
+
+  expect(await unwrittenOf([file], Number.POSITIVE_INFINITY)).toEqual(new Set());
+
+  // Beside that, once for its path.
+  expect(asked.mock.calls.length).toBe(2);
+});
+
+test('of a search that had no time to see all, nobody learns that a file is not written to', async () => {
+  const { file } = openFile();
+  expect(await unwrittenOf([file], performance.now())).toBeUndefined();
+  expect(await unwrittenOf([file], Number.POSITIVE_INFINITY)).toEqual(new Set());
 });

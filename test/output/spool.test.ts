@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import fs, { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
+import fs, { closeSync, existsSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import type { Writable } from 'node:stream';
@@ -85,4 +85,18 @@ test('nobody looks for who has the first file, of whoever keeps that to the end'
 
   expect(looks()).toBeGreaterThan(0);
   expect(existsSync(`${path}.0`)).toBe(true);
+});
+
+test('while it is not known who has what was read, only so many files of it are kept', async () => {
+  const path = join(temporaryDirectory(), 'stdout.spool');
+  const numbers = Array.from({ length: 40 }, (_, number) => number);
+  const held = numbers.map((number) => openSync(`${path}.${number}`, 'a'));
+  onTestFinished(() => held.forEach(closeSync));
+  for (const fd of held) writeSync(fd, 'x');
+
+  const read = reading(new Spool(path, false));
+  await eventually('all is read', () => read().length === numbers.length);
+  await eventually('what is too much is removed', () => !existsSync(`${path}.6`));
+
+  expect(numbers.filter((number) => existsSync(`${path}.${number}`))).toEqual(numbers.slice(7));
 });

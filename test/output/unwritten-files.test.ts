@@ -25,7 +25,10 @@ test('one look answers all who have asked since the last one began', async () =>
 
   const answers = await Promise.all(files.map((file) => unwrittenFiles([file, written])));
 
-  expect(answers).toEqual(files.map((file) => [file]));
+  for (const [at, file] of files.entries()) {
+    expect(answers[at]?.has(file)).toBe(true);
+    expect(answers[at]?.has(written)).toBe(false);
+  }
   // The first one was asked for when nobody else had.
   expect(list.mock.calls.filter(([path]) => path === '/proc').length).toBe(2);
 });
