@@ -1,6 +1,6 @@
-import { fstatSync, readdirSync, unlinkSync } from 'node:fs';
+import { fstatSync, readdirSync, readlinkSync, unlinkSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { openPlainFile } from '../plain-file.ts';
 import { removeFile } from '../remove-tree.ts';
@@ -38,6 +38,36 @@ export function removeSpool(directory: string): void {
 /** Whether in this directory something is still on its way to its readers. */
 export function hasSpool(directory: string): boolean {
   return spoolIn(directory).length > 0;
+}
+
+/** The directories below this one that a process brings something from to its readers. */
+export function broughtBy(pid: number, parent: string): Set<string> {
+  const directories = new Set<string>();
+  for (const path of openFilesOf(pid)) {
+    const directory = dirname(path);
+    if (!SPOOL_FILE.test(basename(path)) || basename(dirname(directory)) !== basename(parent)) continue;
+    directories.add(join(parent, basename(directory)));
+  }
+  return directories;
+}
+
+function openFilesOf(pid: number): string[] {
+  try {
+    const directory = `/proc/${pid}/fd`;
+    return withDescriptor(() => readdirSync(directory)).flatMap((fd) => targetOf(`${directory}/${fd}`) ?? []);
+  } catch {
+    // It is gone.
+    return [];
+  }
+}
+
+function targetOf(link: string): string | undefined {
+  try {
+    return readlinkSync(link);
+  } catch {
+    // Closed meanwhile.
+    return undefined;
+  }
 }
 
 function spoolIn(directory: string): string[] {

@@ -21,7 +21,7 @@ import {
 } from '../gen/elide/cell/v1/cell.ts';
 import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
-import { hasSpool, removeSpool } from '../output/spool.ts';
+import { broughtBy, hasSpool, removeSpool } from '../output/spool.ts';
 import { readPlainFile } from '../plain-file.ts';
 import {
   endSessionOf,
@@ -263,8 +263,13 @@ export class CellProcess {
     if (this.#guests.delete(executionKey)) observer.lost('cell_lost', 'the cell is gone', undefined);
   }
 
-  /** Ends what an adopted cell holds and nobody here knows. */
-  dropUnknown(): void {
+  /**
+   * Ends what an adopted cell holds and nobody here knows. Of others than its guests it brings what is left since an older
+   * daemon's time. `outputDirectory`: of its session.
+   */
+  dropUnknown(outputDirectory: string): void {
+    const ofGuests = new Set(Iterator.from(this.#guests.values()).map(({ outputDir }) => outputDir));
+    for (const left of broughtBy(this.#pid, outputDirectory).difference(ofGuests)) this.#bringing.add(left);
     for (const executionKey of this.#early?.keys() ?? []) {
       this.killGuest(executionKey, 'session_closed');
       this.acknowledge(executionKey);

@@ -166,10 +166,10 @@ export class CellSupervisor {
     return [...this.#cells].some((cell) => cell.cellKey === cellKey);
   }
 
-  /** Ends what adopted cells hold and nobody has asked for. */
-  dropUnknown(): void {
+  /** Ends what adopted cells hold and nobody has asked for. `outputDirectory`: of the session. */
+  dropUnknown(outputDirectory: string): void {
     for (const cell of this.#cells) {
-      cell.process?.dropUnknown();
+      cell.process?.dropUnknown(outputDirectory);
       cell.holds = undefined;
       this.#letGoWorn(cell);
     }

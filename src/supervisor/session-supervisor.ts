@@ -342,7 +342,7 @@ export class SessionSupervisor implements Waiting {
 
   /** All that an older daemon left was resumed: what adopted cells hold beyond it is ended, and the queue is served. */
   resumed(): void {
-    this.#cells.dropUnknown();
+    this.#cells.dropUnknown(join(this.#options.outputDirectory, this.#sessionKey));
     if (this.#queue.size > 0) this.#options.dispatcher.offer(this);
   }
 
