@@ -4,7 +4,7 @@ import { Piscina } from 'piscina';
 import { ContextPool, type ContextPoolOptions, type PooledContext } from './context-pool.ts';
 import type { ThreadTask } from './messages.ts';
 
-/** V8 gives new objects up to this much beside the heap limit, however small that is. */
+/** New objects get up to this much beside the heap limit; V8 itself would give them so much with any limit, before 14 twice that. */
 const YOUNG_GENERATION_MB = 96;
 /** They get this part of the heap limit instead where that is less, and this much at least. */
 const YOUNG_SHARE = 1 / 8;
@@ -105,8 +105,5 @@ export class ThreadContext implements PooledContext {
 function limitsOf(heapLimitMb: number | undefined): ResourceLimits {
   if (heapLimitMb === undefined) return {};
   const young = Math.max(SMALLEST_YOUNG_GENERATION_MB, Math.ceil(heapLimitMb * YOUNG_SHARE));
-  return {
-    maxOldGenerationSizeMb: heapLimitMb,
-    ...(young < YOUNG_GENERATION_MB && { maxYoungGenerationSizeMb: young }),
-  };
+  return { maxOldGenerationSizeMb: heapLimitMb, maxYoungGenerationSizeMb: Math.min(young, YOUNG_GENERATION_MB) };
 }
