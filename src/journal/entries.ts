@@ -21,7 +21,7 @@ export type Entry =
   | { type: 'execution.event'; number: number; event: JournaledEvent }
   /** Nobody asks for it any more. */
   | { type: 'execution.released'; number: number }
-  /** It is finished, and its result does not say how much it wrote. */
+  /** It is finished, and its result does not say how much room its output takes. */
   | { type: 'execution.outputMeasured'; number: number; bytes: number }
   /** It is finished, and its output is removed to make room; how much that was. */
   | { type: 'execution.outputEvicted'; number: number; bytes: OutputBytes };

@@ -1,4 +1,4 @@
-import { closeSync, constants, ftruncateSync, lstatSync, openSync } from 'node:fs';
+import { closeSync, constants, ftruncateSync, lstatSync, openSync, type Stats } from 'node:fs';
 import { lstat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
@@ -37,6 +37,9 @@ const CHUNK_BYTES = 256 * 1024;
 
 const STREAMS: readonly OutputStream[] = ['stdout', 'stderr'];
 
+/** What {@link Stats.blocks} counts, in bytes. */
+const BLOCK_BYTES = 512;
+
 /**
  * Keeps the head of an execution's output, `limitBytes` of both streams together: for one whose cell died before it could.
  * Nobody writes any more. Returns how much of each there is then, as far as it is there.
@@ -54,14 +57,28 @@ export function cutOutput(directory: string, limitBytes: number): Partial<Record
   return sizes;
 }
 
+/** How much room the streams in this directory take on the disk, as {@link OutputFiles.room}, but without a wait. */
+export function roomIn(directory: string): number {
+  return STREAMS.reduce((room, stream) => room + (sizeOf(join(directory, stream), roomOf) ?? 0), 0);
+}
+
 /** Undefined for what is not there, not to be seen, or no plain file. */
-function sizeOf(path: string): number | undefined {
+function sizeOf(path: string, measure = lengthOf): number | undefined {
   try {
     const found = lstatSync(path);
-    return found.isFile() ? found.size : undefined;
+    return found.isFile() ? measure(found) : undefined;
   } catch {
     return undefined;
   }
+}
+
+function lengthOf({ size }: Stats): number {
+  return size;
+}
+
+/** Of a file with holes, less than its length. */
+function roomOf({ size, blocks }: Stats): number {
+  return Math.min(size, blocks * BLOCK_BYTES);
 }
 
 /** False where the disk does not let it: what is too much stays. */
@@ -98,7 +115,19 @@ export class OutputFiles {
 
   /** How many bytes each stream has; 0 for one that is not there. */
   async sizes(): Promise<Record<OutputStream, number>> {
-    const [stdout, stderr] = await Promise.all(STREAMS.map((stream) => sizeIfThere(join(this.#directory, stream))));
+    return this.#measure(lengthOf);
+  }
+
+  /** How many bytes both streams take on the disk: who writes to a file can make it as long as it likes. */
+  async room(): Promise<number> {
+    const { stdout, stderr } = await this.#measure(roomOf);
+    return stdout + stderr;
+  }
+
+  async #measure(measure: (found: Stats) => number): Promise<Record<OutputStream, number>> {
+    const [stdout, stderr] = await Promise.all(
+      STREAMS.map((stream) => sizeIfThere(join(this.#directory, stream), measure)),
+    );
     const sealed = stdout === undefined || stderr === undefined ? await this.#sealed() : undefined;
     return {
       stdout: stdout ?? sealed?.stdout.byteLength ?? 0,
@@ -287,10 +316,10 @@ function firstOf(one: Mark | undefined, other: Mark | undefined): Mark | undefin
   return one.place < other.place ? one : other;
 }
 
-async function sizeIfThere(path: string): Promise<number | undefined> {
+async function sizeIfThere(path: string, measure: (found: Stats) => number): Promise<number | undefined> {
   try {
     const found = await lstat(path);
-    return found.isFile() ? found.size : undefined;
+    return found.isFile() ? measure(found) : undefined;
   } catch (error) {
     if (isNoFile(error)) return undefined;
     throw error;

@@ -7,7 +7,8 @@ import { monotonicMs } from '../clock.ts';
 import { DataLossError, InvalidArgumentError, NotFoundError, OutOfRangeError } from '../errors.ts';
 import type { FinishedEntry, OutputBytes } from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
-import { type OutputChunk, OutputFiles, type OutputRange } from '../output/output-files.ts';
+import { type OutputChunk, OutputFiles, type OutputRange, roomIn } from '../output/output-files.ts';
+import { MOST_SEALED_BYTES } from '../output/sealed-output.ts';
 import { removeSpool } from '../output/spool.ts';
 import { ExecutionRecord, type ExecutionSnapshot } from './execution-record.ts';
 import { FinishedRecord } from './finished-record.ts';
@@ -95,6 +96,10 @@ export class Archive {
     const { number, sessionId, executionId, sessionKey, executionKey, retention } = record.accepted;
     const { stdoutBytes = 0, stderrBytes = 0 } = result?.usage ?? {};
     const { atMs, monotonicMs } = record.newestAt;
+    const written = stdoutBytes + stderrBytes;
+    // A long file may be one with holes.
+    const outputBytes =
+      written <= MOST_SEALED_BYTES ? written : Math.min(written, roomIn(this.#directoryOf(record.accepted)));
     const entry: FinishedEntry = {
       number,
       sessionId,
@@ -102,7 +107,7 @@ export class Archive {
       sessionKey,
       executionKey,
       exited: { atMs, monotonicMs },
-      outputBytes: stdoutBytes + stderrBytes,
+      outputBytes,
       outputEvicted: undefined,
       retention,
     };
@@ -112,6 +117,8 @@ export class Archive {
       if (this.#recent.size <= MOST_RECENT || this.#options.journal.isUnwritten(oldest)) break;
       this.#recent.delete(oldest);
     }
+    if (outputBytes !== written)
+      this.#options.journal.append({ type: 'execution.outputMeasured', number, bytes: outputBytes });
     this.#retention.add(entry);
     this.#sealer.add(entry);
     // Nobody saw the end of it, nor so what it had written by then. What never left the queue has written nothing.
@@ -252,9 +259,14 @@ export class Archive {
     this.#retention.close();
   }
 
+  #directoryOf({ sessionKey, executionKey }: Pick<FinishedEntry, 'sessionKey' | 'executionKey'>): string {
+    return join(this.#options.outputDirectory, sessionKey, executionKey);
+  }
+
   #output(known: KnownExecution): OutputFiles {
-    const { number, sessionKey, executionKey } = known instanceof ExecutionRecord ? known.accepted : known;
-    return new OutputFiles(join(this.#options.outputDirectory, sessionKey, executionKey), async () =>
+    const accepted = known instanceof ExecutionRecord ? known.accepted : known;
+    const { number } = accepted;
+    return new OutputFiles(this.#directoryOf(accepted), async () =>
       known instanceof ExecutionRecord && known.state !== 'exited' ? undefined : this.#options.journal.output(number),
     );
   }
@@ -267,10 +279,9 @@ export class Archive {
     this.#inBackground(this.#removeOutput(entry));
   }
 
-  /** Learns from the files how much a finished execution wrote. */
+  /** Learns from the files how much room the output of a finished execution takes. */
   async #measureOutput(entry: FinishedEntry): Promise<void> {
-    const { stdout, stderr } = await this.#output(entry).sizes();
-    const bytes = stdout + stderr;
+    const bytes = await this.#output(entry).room();
     const known = this.#options.registry.find(entry.sessionId, entry.executionId);
     if (known !== entry || bytes === entry.outputBytes) return;
     this.#options.journal.append({ type: 'execution.outputMeasured', number: entry.number, bytes });
@@ -312,14 +323,14 @@ export class Archive {
     if (failures.length > 0) throw failures[0];
   }
 
-  /** How many bytes one has that runs. */
+  /** How many bytes of the disk one has that runs. */
   async #lookAtFiles(record: ExecutionRecord, sleep: object | undefined): Promise<number> {
-    const { stdout, stderr } = await this.#output(record).sizes();
+    const bytes = await this.#output(record).room();
     if (sleep !== undefined) {
       const cell = this.#seenAsleep.get(sleep) ?? new Map();
-      this.#seenAsleep.set(sleep, cell.set(record, stdout + stderr));
+      this.#seenAsleep.set(sleep, cell.set(record, bytes));
     }
-    return stdout + stderr;
+    return bytes;
   }
 
   /** Work on output that nobody waits for; what fails of it harms nothing but the room there is. */

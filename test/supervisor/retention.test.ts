@@ -282,6 +282,37 @@ test('what runs takes room from what has finished, and is never evicted; output 
   await session.close();
 });
 
+test.each([
+  ['runs', 'truncate -s 2T /dev/stdout', undefined],
+  ['runs', 'while :; do truncate -s 2T /dev/stdout; done', 1_000],
+  ['has ended', 'truncate -s 2T /dev/stdout', undefined],
+])('of what %s counts what its files take of the disk, not how long they are (%s)', async (state, command, limit) => {
+  await using node = await TestDaemon.start({ outputBudgetBytes: 1_000_000 });
+  const session = await node.session();
+  await session.run({ executionId: 'finished', code: LARGE });
+  const narrow = await node.session({ outputBudgetBytes: 10_000 });
+  await narrow.run({ executionId: 'first', code: LARGE });
+  const evicted = async ({ sessionId }: TestSession, executionId: string) =>
+    (await node.daemon.getExecutionStatus(sessionId, executionId)).outputEvicted;
+
+  const long = await session.submit({
+    code: `require('node:child_process').spawn('sh', ['-c', ${JSON.stringify(command)}], { stdio: 'inherit' });
+      ${state === 'runs' ? 'setInterval(() => {}, 1000);' : ''}`,
+    outputLimitBytes: limit,
+  });
+  const length = async () => (await node.daemon.getExecutionStatus(session.sessionId, long.executionId)).stdoutBytes;
+  if (state === 'runs') await eventually('it is long', async () => (await length()) > 10 ** 12);
+  else await long.reached('exited');
+  // All that runs is looked at together.
+  await narrow.ready(`${LARGE} ${LARGE} console.log('ready'); setInterval(() => {}, 1000);`);
+  await eventually('it was looked at', () => evicted(narrow, 'first'));
+
+  expect(await evicted(session, 'finished')).toBe(false);
+  if (state === 'has ended') expect(await length()).toBe(2 ** 41);
+  await session.close();
+  await narrow.close();
+});
+
 test('a guest whose output cannot be looked at keeps no room from others, and loses its own', {
   timeout: 180_000,
 }, async () => {
