@@ -2,10 +2,16 @@ import { fstatSync, readSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
-import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
+import {
+  type OutputDescriptors,
+  type OutputRotation,
+  type OutputStream,
+  OutputWriter,
+} from '../../workers/output-writer.ts';
 import { writersOf } from '../output/file-writers.ts';
 import { keptOf } from '../output/kept.ts';
 import { OwnFile } from '../output/own-file.ts';
+import { bytesSince } from '../output/rotated-files.ts';
 import type { OutputName } from '../output/sealed-output.ts';
 import { killTrees, untilGone } from '../processes.ts';
 
@@ -77,15 +83,19 @@ export class GuestOutput {
 
   /** As far as it told, others may have its files open. */
   get isShared(): boolean {
-    return this.#files.size > 0 && (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) !== 0;
+    return this.#files.size > 0 && this.#isDirect;
+  }
+
+  get #isDirect(): boolean {
+    return (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) !== 0;
   }
 
   /** To be called now and then: not everybody who writes past the writer announces that. */
   look(): void {
-    // Rotated files are not cut: what was written past their writer is theirs to keep.
-    if (this.#limitBytes === undefined || this.#files.size === 0) return;
+    if (this.#limitBytes === undefined) return;
     try {
-      this.#cut();
+      if (this.descriptors.rotation !== undefined) this.#count(this.descriptors.rotation, this.#limitBytes);
+      else if (this.#files.size > 0) this.#cut();
     } catch {
       // The next look tries again: what a guest has done to its files is no matter of its neighbours.
     }
@@ -142,6 +152,13 @@ export class GuestOutput {
     if (this.#told || (Atomics.load(this.#shared, SHARED.output) & OUTPUT.exceeded) === 0) return;
     this.#told = true;
     this.#onExceeded();
+  }
+
+  /** Rotated files are not cut: what was written past their writer is theirs to keep. */
+  #count({ paths, start, maxFileBytes }: OutputRotation, limitBytes: number): void {
+    if (!this.#isDirect) return;
+    const written = (stream: OutputStream) => bytesSince(paths[stream], start[stream], maxFileBytes);
+    if (written('stdout') + written('stderr') > limitBytes) announceOutput(this.#shared, OUTPUT.exceeded);
   }
 
   /** Cuts the files back to the limit. */

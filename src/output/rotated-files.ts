@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { lstatSync, readdirSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
 /** The numbers of the rotated files that are there of a path, in no order. */
@@ -7,4 +7,17 @@ export function numbersOf(path: string): number[] {
   return readdirSync(dirname(path))
     .filter((name) => name.startsWith(prefix) && /^\d{1,9}$/.test(name.slice(prefix.length)))
     .map((name) => Number(name.slice(prefix.length)));
+}
+
+/** How many bytes were written since then, whoever has written them: files before the last that are gone were full. */
+export function bytesSince(path: string, since: { file: number; bytes: number }, maxFileBytes: number): number {
+  const numbers = numbersOf(path).filter((number) => number >= since.file);
+  if (numbers.length === 0) return 0;
+  const gone = Math.max(...numbers) + 1 - since.file - numbers.length;
+  const sizes = numbers.map((number) => sizeOf(`${path}.${number}`) ?? maxFileBytes);
+  return sizes.reduce((sum, size) => sum + size, gone * maxFileBytes - since.bytes);
+}
+
+function sizeOf(path: string): number | undefined {
+  return lstatSync(path, { throwIfNoEntry: false })?.size;
 }

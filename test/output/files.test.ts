@@ -118,6 +118,36 @@ test('threads of one program fill the same files', async () => {
   expect(Math.max(...contentOf(outputFiles.stdout).map(({ length }) => length))).toBeLessThan(2 * 1024);
 });
 
+test.each([
+  ['thread', 0],
+  ['thread', 3],
+  ['process', 0],
+  ['process', 3],
+] as const)(
+  'what a child of a %s writes counts, and ends at its limit a guest that is to end there (maxFiles: %i)',
+  async (isolation, maxFiles) => {
+    const outputFiles = filesIn(daemon.directory(), { maxFiles, maxFileBytes: 2 ** 20 });
+    if (maxFiles === 0) execFileSync('mkfifo', [outputFiles.stdout, outputFiles.stderr]);
+    const writer = 'while sleep 0.01; do head -c 10000 /dev/zero; done';
+    const code = `require('node:child_process').spawn('sh', ['-c', '${writer}'], { stdio: 'inherit' });
+      setInterval(() => {}, 1000);`;
+
+    const { result } = await session.run({
+      code,
+      isolation,
+      outputFiles,
+      outputLimitBytes: 100_000,
+      outputPolicy: 'kill',
+      timeoutMs: 20_000,
+    });
+
+    expect(result).toMatchObject({
+      reason: 'output_exceeded',
+      message: expect.stringMatching(/more than 100000 bytes/),
+    });
+  },
+);
+
 test('a symbolic link in the place of a file is not followed', async () => {
   const outputFiles = filesIn(daemon.directory());
   const elsewhere = join(daemon.directory(), 'elsewhere');
