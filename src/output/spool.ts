@@ -185,6 +185,8 @@ export class Spool {
 
 async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
   for (;;) {
+    // Somebody has begun it anew, as a shell does with a file that it writes to (`>`).
+    if (restOf(file) < 0) file.position = 0;
     const length = Math.min(CHUNK_BYTES, restOf(file));
     if (length <= 0) return;
     const { bytesRead, buffer } = await file.handle.read(Buffer.allocUnsafe(length), 0, length, file.position);

@@ -359,6 +359,35 @@ describe('pipes', () => {
     expect([read, last]).toEqual([35 * MIB + 11, expect.stringContaining('last\n')]);
   });
 
+  test('what a child process writes after it has begun a stream anew is read', async () => {
+    const pipes = pipesIn(daemon.directory());
+    const workingDirectory = daemon.directory();
+    const code = `
+      const { execSync } = require('node:child_process');
+      for (const stream of ['stdout', 'stderr']) process[stream].write('the first line\\n');
+      const command = 'until [ -e go ]; do sleep 0.02; done; echo out > /dev/stdout; echo err > /dev/stderr';
+      execSync(command, { stdio: 'inherit' });
+      for (const stream of ['stdout', 'stderr']) process[stream].write('last\\n');
+    `;
+    const read = { stdout: '', stderr: '' };
+    const readers = (['stdout', 'stderr'] as const).map((stream) => {
+      const child = reader(pipes[stream]);
+      child.stdout.on('data', (data: Buffer) => {
+        read[stream] += data;
+      });
+      return once(child, 'close');
+    });
+
+    const execution = await session.submit({ code, workingDirectory, outputFiles: pipes });
+    await eventually('the first lines have come', () => !Object.values(read).includes(''));
+    writeFileSync(join(workingDirectory, 'go'), '');
+    const { result } = await execution.end();
+    await Promise.all(readers);
+
+    expect(result.reason).toBe('completed');
+    expect(read).toEqual({ stdout: 'the first line\nout\nlast\n', stderr: 'the first line\nerr\nlast\n' });
+  });
+
   test('a reader that goes is followed by one that has all the rest, once', async () => {
     const pipes = pipesIn(daemon.directory());
     const count = 30_000;
