@@ -305,10 +305,22 @@ export function isChildOf(
   return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && !isLikeThis(pid) && 'perhaps';
 }
 
+/** Whether a process is left of one that is gone, as a child of that or further below; below a cell nothing is. */
+export function isLeft(pid: number): boolean {
+  for (let each = pid; each > 1 && each !== process.pid && each !== STARTER && !isLikeThis(each); ) {
+    each = Number(fieldsOf(each)?.[1] ?? 0);
+    if (isAbove(each)) return true;
+  }
+  return false;
+}
+
+/** What this process runs, wherever a version of it lies. */
+const PROGRAM = `/${(process.argv[1] ?? '').split('/').slice(-2).join('/')}`;
+
 /** Whether a process runs the same program: a cell beside this one, where the first of all is the daemon, is no orphan. */
 function isLikeThis(pid: number): boolean {
-  const [, program] = process.argv;
-  return program !== undefined && (readKernelFile(`/proc/${pid}/cmdline`) ?? '').split('\0').includes(program);
+  const args = (readKernelFile(`/proc/${pid}/cmdline`) ?? '').split('\0');
+  return process.argv[1] !== undefined && args.some((arg) => arg.endsWith(PROGRAM));
 }
 
 /** It has children of its own: others do not become its. */

@@ -1,4 +1,5 @@
 import { fstatSync, readSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { announceOutput, dropOutput, outputLimit } from '../../workers/javascript/output-limit.ts';
 import { OUTPUT, SHARED } from '../../workers/javascript/shared.ts';
@@ -8,10 +9,10 @@ import {
   type OutputStream,
   OutputWriter,
 } from '../../workers/output-writer.ts';
-import { writersOf } from '../output/file-writers.ts';
+import { writersLeftOf, writersOf } from '../output/file-writers.ts';
 import { keptOf } from '../output/kept.ts';
 import { OwnFile } from '../output/own-file.ts';
-import { bytesSince } from '../output/rotated-files.ts';
+import { bytesSince, filesFrom } from '../output/rotated-files.ts';
 import type { OutputName } from '../output/sealed-output.ts';
 import { killTrees, untilGone } from '../processes.ts';
 
@@ -37,6 +38,8 @@ export class GuestOutput {
   readonly #onExceeded: () => void;
   /** What the descriptors are of, until they are closed; nothing where the files are rotated. */
   readonly #files = new Map<OutputName, OwnFile>();
+  /** The first file of each stream where they are rotated. */
+  readonly #first: OwnFile[] = [];
   /** How much there was of each stream when that was measured last. */
   #bytes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
@@ -57,7 +60,9 @@ export class GuestOutput {
     this.#shared = shared;
     this.#limitBytes = limitBytes;
     this.#onExceeded = onExceeded;
-    if (descriptors.rotation === undefined) {
+    if (descriptors.rotation !== undefined) {
+      this.#first.push(new OwnFile(descriptors.stdout), new OwnFile(descriptors.stderr));
+    } else {
       for (const name of ['stdout', 'stderr', 'marks'] as const) this.#files.set(name, new OwnFile(descriptors[name]));
     }
     if (limitBytes !== undefined) void this.#watch();
@@ -83,10 +88,6 @@ export class GuestOutput {
 
   /** As far as it told, others may have its files open. */
   get isShared(): boolean {
-    return this.#files.size > 0 && this.#isDirect;
-  }
-
-  get #isDirect(): boolean {
     return (Atomics.load(this.#shared, SHARED.output) & OUTPUT.direct) !== 0;
   }
 
@@ -107,11 +108,10 @@ export class GuestOutput {
    */
   async endWriters(): Promise<void> {
     if (!this.isShared) return;
-    const files = (['stdout', 'stderr'] as const).flatMap((stream) => this.#files.get(stream) ?? []);
     const endMs = performance.now() + WRITERS_LIMIT_MS;
     while (performance.now() < endMs) {
       try {
-        const left = await writersOf(files, endMs);
+        const left = await this.#writersLeft(endMs);
         if (left.length === 0) return;
         await untilGone(killTrees(left), endMs - performance.now());
       } catch {
@@ -119,6 +119,21 @@ export class GuestOutput {
         await wait(LOOK_MS);
       }
     }
+  }
+
+  #writersLeft(endMs: number): Promise<number[]> {
+    const { rotation } = this.descriptors;
+    if (rotation === undefined) {
+      return writersOf(
+        (['stdout', 'stderr'] as const).flatMap((stream) => this.#files.get(stream) ?? []),
+        endMs,
+      );
+    }
+    const later = (['stdout', 'stderr'] as const).flatMap((stream, index) => {
+      const directory = dirname((this.#first[index] as OwnFile).path);
+      return filesFrom(join(directory, basename(rotation.paths[stream])), rotation.start[stream].file + 1);
+    });
+    return writersLeftOf([...this.#first, ...later], endMs);
   }
 
   /** To be called when nobody writes any more. */
@@ -156,7 +171,7 @@ export class GuestOutput {
 
   /** Rotated files are not cut: what was written past their writer is theirs to keep. */
   #count({ paths, start, maxFileBytes }: OutputRotation, limitBytes: number): void {
-    if (!this.#isDirect) return;
+    if (!this.isShared) return;
     const written = (stream: OutputStream) => bytesSince(paths[stream], start[stream], maxFileBytes);
     if (written('stdout') + written('stderr') > limitBytes) announceOutput(this.#shared, OUTPUT.exceeded);
   }

@@ -1,11 +1,15 @@
-import { type Dir, lstatSync, opendirSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { constants, type Dir, lstatSync, opendirSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { childrenOf } from '../processes.ts';
+import { readKernelFile } from '../proc-file.ts';
+import { childrenOf, isLeft } from '../processes.ts';
 import { isShortage, withDescriptor } from '../spare-descriptor.ts';
 import type { OwnFile } from './own-file.ts';
 
 /** After so long whoever else waits has a turn: one process may have a million descriptors. */
 const TURN_MS = 2;
+
+/** What is looked for: a file by its path, as the kernel shows it, and by what it is. */
+type SoughtFile = Pick<OwnFile, 'path' | 'is'>;
 
 /** The mode of a descriptor below /proc/PID/fd that is open for writing. */
 const WRITABLE = 0o200;
@@ -30,11 +34,28 @@ export async function unwrittenOf(files: readonly OwnFile[], endMs: number): Pro
   return performance.now() < endMs ? unwritten : undefined;
 }
 
-/** Who can write to which of these files; one that has many descriptors of one of them may be told as often. */
-async function* openForWriting(
-  files: readonly OwnFile[],
+/**
+ * As {@link writersOf} of files that others may write to as well: only who got its descriptor from the one that opened rotated
+ * files for a guest, and is left of that, below no cell.
+ */
+export async function writersLeftOf(files: readonly SoughtFile[], endMs: number): Promise<number[]> {
+  const found = new Set<number>();
+  for await (const { pid } of openForWriting(files, endMs, isOpenedRotated)) if (isLeft(pid)) found.add(pid);
+  return [...found];
+}
+
+/** Few open what they write to as `openRotated` does, and no process can make that true of its descriptor later. */
+function isOpenedRotated(descriptor: string): boolean {
+  const info = readKernelFile(descriptor.replace('/fd/', '/fdinfo/')) ?? '';
+  return (Number.parseInt(/^flags:\s+(\d+)$/m.exec(info)?.[1] ?? '0', 8) & constants.O_NOFOLLOW) !== 0;
+}
+
+/** Who can write to which of these files, by descriptors that are sought; of many of one of them each may be told. */
+async function* openForWriting<File extends SoughtFile>(
+  files: readonly File[],
   endMs: number,
-): AsyncGenerator<{ pid: number; file: OwnFile }> {
+  isSought: (descriptor: string) => boolean = () => true,
+): AsyncGenerator<{ pid: number; file: File }> {
   const byPath = new Map(files.map((file) => [file.path, file]));
   let turnEndsMs = 0;
   const giveWay = async () => {
@@ -46,11 +67,11 @@ async function* openForWriting(
     if (performance.now() >= endMs) return;
     await giveWay();
     const left = new Set(files);
-    for (const path of descriptorsOf(pid)) {
+    for (const descriptor of descriptorsOf(pid)) {
       if (performance.now() >= endMs) return;
       await giveWay();
-      const file = writtenBy(byPath, path);
-      if (file === undefined) continue;
+      const file = writtenBy(byPath, descriptor);
+      if (file === undefined || !isSought(descriptor)) continue;
       yield { pid, file };
       left.delete(file);
       if (left.size === 0) break;
@@ -90,7 +111,7 @@ function namesIn(directory: string): string[] {
 }
 
 /** Of no other file more is asked than its path: the system that has it may hang, and whoever asks with it. */
-function writtenBy(byPath: ReadonlyMap<string, OwnFile>, descriptor: string): OwnFile | undefined {
+function writtenBy<File extends SoughtFile>(byPath: ReadonlyMap<string, File>, descriptor: string): File | undefined {
   try {
     const file = byPath.get(readlinkSync(descriptor));
     if (file === undefined || (lstatSync(descriptor).mode & WRITABLE) === 0) return undefined;

@@ -1,4 +1,4 @@
-import { lstatSync, readdirSync } from 'node:fs';
+import { lstatSync, readdirSync, type Stats } from 'node:fs';
 import { basename, dirname } from 'node:path';
 
 /** The numbers of the rotated files that are there of a path, in no order. */
@@ -16,6 +16,17 @@ export function bytesSince(path: string, since: { file: number; bytes: number },
   const gone = Math.max(...numbers) + 1 - since.file - numbers.length;
   const sizes = numbers.map((number) => sizeOf(`${path}.${number}`) ?? maxFileBytes);
   return sizes.reduce((sum, size) => sum + size, gone * maxFileBytes - since.bytes);
+}
+
+/** Those that are there of a path, from one on, as {@link OwnFile} has them: they need not be open here. */
+export function filesFrom(path: string, first: number): { path: string; is(found: Stats): boolean }[] {
+  return numbersOf(path)
+    .filter((number) => number >= first)
+    .flatMap((number) => {
+      const name = `${path}.${number}`;
+      const there = lstatSync(name, { throwIfNoEntry: false });
+      return there === undefined ? [] : [{ path: name, is: ({ dev, ino }) => ino === there.ino && dev === there.dev }];
+    });
 }
 
 function sizeOf(path: string): number | undefined {

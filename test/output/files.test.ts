@@ -20,7 +20,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { connectDaemon } from '../../src/client/index.ts';
 import type { OutputFiles } from '../../src/supervisor/requests.ts';
-import { eventually, TestDaemon, type TestSession } from '../support/daemon.ts';
+import { eventually, processesWith, TestDaemon, type TestSession } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 
 let daemon: TestDaemon;
@@ -145,6 +145,35 @@ test.each([
       reason: 'output_exceeded',
       message: expect.stringMatching(/more than 100000 bytes/),
     });
+  },
+);
+
+test.each([
+  ['thread', 'files'],
+  ['thread', 'pipes'],
+  ['process', 'files'],
+  ['process', 'pipes'],
+] as const)(
+  'what runs away from a %s with its output is gone with it, and nobody else who has the %s',
+  async (isolation, kind) => {
+    const isPipe = kind === 'pipes';
+    const outputFiles = filesIn(daemon.directory(), isPipe ? { maxFiles: 0 } : {});
+    if (isPipe) execFileSync('mkfifo', [outputFiles.stdout, outputFiles.stderr]);
+    else writeFileSync(`${outputFiles.stdout}.0`, '');
+    const collector = isPipe ? undefined : spawn('sh', ['-c', `exec sleep 600 >> ${outputFiles.stdout}.0`]);
+    const command = `sleep 0.02${Math.floor(Math.random() * 1e9)}`;
+    const writer = `trap "" HUP TERM; : > up; while ${command}; do echo x; done`;
+    const code = `const { existsSync } = require('node:fs');
+    const command = ${JSON.stringify(`setsid sh -c '${writer}' & exit 0`)};
+    require('node:child_process').spawn('sh', ['-c', command], { detached: true, stdio: 'inherit' });
+    setInterval(() => existsSync('up') && process.exit(), 10);`;
+
+    const { result } = await session.run({ code, isolation, outputFiles, workingDirectory: daemon.directory() });
+
+    expect(result.reason).toBe('completed');
+    expect(processesWith(command)).toEqual([]);
+    expect(collector?.exitCode ?? collector?.signalCode ?? 'none').toBe('none');
+    collector?.kill();
   },
 );
 
