@@ -7,10 +7,13 @@ const V8_MAJOR = Number.parseInt(process.versions.v8, 10);
  */
 export const RETURN_HEAPS = '--no-memory-pool-share-memory-on-teardown';
 
+/** Of every process that runs guests: `node:ffi` would give each of them native code. Older versions do not know the flag. */
+export const NO_FFI = process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : [];
+
 /**
  * Flags of every cell. Without `--no-turboshaft-loop-unrolling` V8 drops the stack check of some unrolled loops, and
- * `for(;;)new Array(1000).fill(1.5)` in a thread cannot be terminated; `node:ffi` would give every guest native code.
- * A report on a fatal error names the thread whose heap made V8 abort the process.
+ * `for(;;)new Array(1000).fill(1.5)` in a thread cannot be terminated. A report on a fatal error names the thread whose
+ * heap made V8 abort the process.
  */
 export const CELL_FLAGS = [
   '--no-turboshaft-loop-unrolling',
@@ -20,5 +23,5 @@ export const CELL_FLAGS = [
   '--report-exclude-env',
   '--report-exclude-network',
   '--report-compact',
-  ...(process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : []),
+  ...NO_FFI,
 ];

@@ -2,14 +2,12 @@ import type { ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { setImmediate as nextTurn, setTimeout as wait } from 'node:timers/promises';
 import { signalName } from '../../workers/javascript/shared.ts';
+import { NO_FFI } from '../cell-flags.ts';
 import { startTimeOf, untilGone, waitStatusOf } from '../processes.ts';
 import { spawnChild } from '../spawn-child.ts';
 import type { PooledContext } from './context-pool.ts';
 import { LARGEST_FIGURE } from './engine.ts';
 import type { ProcessMessage, ProcessTask } from './messages.ts';
-
-/** As in a cell: `node:ffi` would give every guest native code. */
-const FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-ffi') ? ['--no-experimental-ffi'] : [];
 
 /** V8 divides what new objects may have in three; they get an eighth of the heap limit in all, as in a thread. */
 const SEMI_SPACE_SHARE = 1 / 24;
@@ -69,7 +67,7 @@ export class GuestProcess implements PooledContext {
   constructor(programPath: string, heapLimitMb: number | undefined, onBooted: () => void) {
     this.heapLimitMb = heapLimitMb;
     this.#onBooted = onBooted;
-    this.#child = spawnChild(process.execPath, [...FLAGS, ...heapFlags(heapLimitMb), programPath], {
+    this.#child = spawnChild(process.execPath, [...NO_FFI, ...heapFlags(heapLimitMb), programPath], {
       cwd: '/',
       env: {},
       detached: true,

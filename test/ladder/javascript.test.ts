@@ -467,6 +467,51 @@ test('a program has no way to call native code', async () => {
   expect(stdout).toBe('undefined\nERR_UNKNOWN_BUILTIN_MODULE\n');
 });
 
+test.each(['thread', 'process'] as const)(
+  'nor has any thread that it starts in a %s, whatever flags that is given',
+  async (isolation) => {
+    const session = await node.session();
+
+    const { stdout } = await session.run({
+      isolation,
+      code: `
+        const { once } = require('node:events');
+        const { isMainThread, Worker, workerData } = require('node:worker_threads');
+        const start = (options) => once(new Worker(__filename, options), 'exit');
+        (async () => {
+          if (!isMainThread) console.log(workerData, typeof process.getBuiltinModule('node:ffi'), process.execArgv.join());
+          if (workerData === 'outer') await start({ workerData: 'inner', execArgv: ['--experimental-ffi'] });
+          if (!isMainThread) return;
+          await start({ workerData: 'plain' });
+          await start({ workerData: 'flag', execArgv: ['--experimental-ffi'] });
+          await start({ workerData: 'same flag', execArgv: ['--no-experimental-ffi'] });
+          await start({ workerData: 'variable', env: { NODE_OPTIONS: '--experimental-ffi' } });
+          await start({ workerData: 'outer' });
+        })();`,
+    });
+
+    expect(stdout.split('\n')).toEqual([
+      'plain undefined ',
+      'flag undefined --experimental-ffi',
+      'same flag undefined --no-experimental-ffi',
+      'variable undefined ',
+      'outer undefined ',
+      'inner undefined --experimental-ffi',
+      '',
+    ]);
+  },
+);
+
+test('a report of a thread that a program starts does not look up names either', async () => {
+  const session = await node.session();
+
+  const { stdout } = await session.run(`
+    const { Worker } = require('node:worker_threads');
+    new Worker('console.log(process.report.excludeNetwork, process.report.excludeEnv)', { eval: true });`);
+
+  expect(stdout).toBe('true true\n');
+});
+
 test('a private working directory is gone after the end, a given one stays', async () => {
   const session = await node.session();
   const directory = node.directory();

@@ -3,7 +3,7 @@ import { getEnvironmentData, setEnvironmentData } from 'node:worker_threads';
 import { OutputWriter } from '../output-writer.ts';
 import { tellChild, tellOutput } from './control.ts';
 import { forgetModules } from './modules.ts';
-import { NESTED_KEY, type NestedProgram } from './nested.ts';
+import { KEPT_FLAGS, NESTED_KEY, type NestedProgram } from './nested.ts';
 import { onOutputChange, outputLimit } from './output-limit.ts';
 import { program, setWorkingDirectory } from './program.ts';
 import { figuresOf } from './shared.ts';
@@ -20,6 +20,7 @@ setWorkingDirectory(cwd);
 program.figures = figuresOf(program.shared);
 program.writer = new OutputWriter(program.descriptors, outputLimit(program.shared, program.outputBytes));
 process.execArgv.splice(0, 2);
+process.execArgv.length -= KEPT_FLAGS.length;
 if (program.ownsProcess) {
   onOutputChange(tellOutput);
   program.noteChild = tellChild;

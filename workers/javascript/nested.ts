@@ -34,6 +34,13 @@ const slots = new WeakMap<Worker, number>();
 /** Built beside the worker. */
 const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
 
+/**
+ * Flags of this process that hold for a guest's thread whatever flags that is given. Node would give it none of the
+ * process's: it reads those of a thread anew that has any of its own.
+ */
+const IS_KEPT = /^--(no-experimental-ffi|report-exclude-env|report-exclude-network)$/;
+export const KEPT_FLAGS = [...new Set(process.execArgv.filter((flag) => IS_KEPT.test(flag)))];
+
 /** Gives the threads a guest starts the same working directory and streams as the guest has. */
 export function replaceWorker(): void {
   const handler: ProxyHandler<typeof workerThreads.Worker> = {
@@ -58,7 +65,8 @@ export function replaceWorker(): void {
       if (!ownsProcess) hearThreads();
       setEnvironmentData(NESTED_KEY, nested as never);
       const given = options as WorkerOptions | undefined;
-      const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? [])];
+      // The last one counts.
+      const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? []), ...KEPT_FLAGS];
       try {
         const worker = construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
         if (slot !== undefined) slots.set(worker, slot);

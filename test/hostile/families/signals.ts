@@ -73,6 +73,19 @@ export const signals: Family = {
       ...FORCED,
     },
     {
+      name: 'an abort by native code, in a thread of its own',
+      language: 'javascript',
+      code: `
+        console.log('ready');
+        const abort = \`
+          const { functions } = require('node:ffi').dlopen(null, { abort: { parameters: [], result: 'void' } });
+          functions.abort();\`;
+        new (require('node:worker_threads').Worker)(abort, { eval: true, execArgv: ['--experimental-ffi'] });`,
+      ...BY_ITSELF,
+      reasons: ['failed'],
+      exitCode: 1,
+    },
+    {
       name: 'every signal blocked',
       language: 'python',
       code: `
