@@ -75,7 +75,7 @@ test('signals that do nothing by default do nothing', async () => {
   );
   await running.printed('ready');
 
-  for (const name of ['SIGCHLD', 'SIGPIPE', 'SIGWINCH', 'SIGURG', 'SIGCONT', 'SIGSTOP', 'SIGTSTP'] as const)
+  for (const name of ['SIGCHLD', 'SIGPIPE', 'SIGXFSZ', 'SIGWINCH', 'SIGURG', 'SIGCONT', 'SIGSTOP', 'SIGTSTP'] as const)
     running.guest.signal(name);
   running.guest.signal('SIGTERM');
 
@@ -193,6 +193,8 @@ test.each([
   ['process.pid', '2 ** 32 + 9'],
   ['process.pid', "'9'"],
   ['process.pid', "'toString'"],
+  ['process.pid', "'SIGPIPE'"],
+  ['process.pid', "'SIGXFSZ'"],
   ['String(process.pid)', '0'],
   ['1.5', '9'],
   ['null', '9'],

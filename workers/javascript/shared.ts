@@ -118,6 +118,7 @@ export const HARMLESS_SIGNALS: ReadonlySet<string> = new Set([
   'SIGPIPE',
   'SIGURG',
   'SIGWINCH',
+  'SIGXFSZ',
   'SIGCONT',
   'SIGSTOP',
   'SIGTSTP',
