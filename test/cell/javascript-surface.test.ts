@@ -197,6 +197,29 @@ test.each([
 });
 
 test.each([
+  'null',
+  "{ eval: true, execArgv: '--no-warnings' }",
+  '{ eval: true, execArgv: 5 }',
+  '{ eval: true, execArgv: {} }',
+  "{ eval: true, execArgv: new Set(['--no-warnings']) }",
+  "{ eval: true, execArgv: ['--nonsense'] }",
+  '{ eval: true, execArgv: 0 }',
+  "{ eval: true, execArgv: '' }",
+  '{ eval: true, execArgv: null }',
+  "Object.create({ eval: true, execArgv: ['--no-warnings'] })",
+  "'text'",
+  'undefined',
+])('a Worker with the options %s is to a program what it is under node', async (options) => {
+  const code = `const { Worker } = require('node:worker_threads');
+    try { new Worker('console.log(process.execArgv.includes("--no-warnings"))', ${options}) }
+    catch ({ name, code, message }) { console.log(name, code, message) }`;
+  const node = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8' });
+
+  for (const harness of [threads, processes])
+    expect(await harness.run(code)).toMatchObject({ out: node.stdout, exitCode: node.status });
+});
+
+test.each([
   [
     'an exit',
     `process.on('exit', (code) => console.log('exit', code));

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import workerThreads, { type Worker, type WorkerOptions } from 'node:worker_threads';
+import workerThreads, { type Worker } from 'node:worker_threads';
 import { define, type Program, program, standIn } from './program.ts';
 import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
 import { hearThreads } from './signals.ts';
@@ -8,6 +8,7 @@ import { noteReaped } from './usage.ts';
 
 const { exchange, load: atomicLoad, store: atomicStore } = Atomics;
 const { apply, construct } = Reflect;
+const { isArray } = Array;
 const { setEnvironmentData } = workerThreads;
 
 /** Under which name a thread that a guest starts finds what it needs of the program it belongs to. */
@@ -44,7 +45,10 @@ export const KEPT_FLAGS = [...new Set(process.execArgv.filter((flag) => IS_KEPT.
 /** Gives the threads a guest starts the same working directory and streams as the guest has. */
 export function replaceWorker(): void {
   const handler: ProxyHandler<typeof workerThreads.Worker> = {
-    construct(target, [file, options, ...rest], newTarget) {
+    construct(target, [file, options = {}, ...rest], newTarget) {
+      const given = options.execArgv || [];
+      // Of flags the last one counts. What is no list, Node refuses.
+      const execArgv = isArray(given) ? ['--require', PRELOAD, ...given, ...KEPT_FLAGS] : given;
       const { ownsProcess, cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
       const slot = noteId(shared, SHARED.threads + 1, THREAD_SLOTS - 1, UNKNOWN_THREAD);
       // In a process of its own it counts all the same.
@@ -64,11 +68,8 @@ export function replaceWorker(): void {
       };
       if (!ownsProcess) hearThreads();
       setEnvironmentData(NESTED_KEY, nested as never);
-      const given = options as WorkerOptions | undefined;
-      // The last one counts.
-      const execArgv = ['--require', PRELOAD, ...(given?.execArgv ?? []), ...KEPT_FLAGS];
       try {
-        const worker = construct(target, [file, { ...given, execArgv }, ...rest], newTarget);
+        const worker = construct(target, [file, { __proto__: options, execArgv }, ...rest], newTarget);
         if (slot !== undefined) slots.set(worker, slot);
         return worker;
       } catch (error) {
