@@ -166,6 +166,18 @@ test.each([
   expect(out).toBe(node.stdout.replaceAll(plain, cwd));
 });
 
+test.each([
+  ['thread', shared],
+  ['process', processes],
+] as const)('a thread that a %s starts may not change the directory of its program', async (_, harness) => {
+  const code = `const { Worker } = require('worker_threads');
+    const thread = "const before = process.cwd(); try { process.chdir('/') } catch ({ code, message }) { console.log(code, message) } console.log(process.cwd() === before)";
+    new Worker(thread, { eval: true });`;
+  const node = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8' });
+
+  expect(await harness.run(code)).toMatchObject({ out: node.stdout, err: '', exitCode: 0 });
+});
+
 test("temporary files go where the environment says, else to the program's own place", async () => {
   const running = shared.start('console.log(require("os").tmpdir())');
 

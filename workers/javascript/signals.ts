@@ -134,8 +134,6 @@ export function confineProcess(): void {
     else later(deliver, name, number);
     return true;
   });
-  // Node lets only the main thread do that.
-  if (isOwnThread) define(process, 'abort', () => endBySignal(constants.signals.SIGABRT));
   define(process, 'cwd', () => program.cwd);
   // The mask belongs to the whole cell, so setting it is only remembered.
   let mask: number | undefined;
@@ -154,24 +152,29 @@ export function confineProcess(): void {
       title = String(next);
     },
   });
-  define(process, 'chdir', (directory: string) => {
-    if (typeof directory !== 'string') {
-      throw Object.assign(new TypeError('The "directory" argument must be of type string.'), {
-        code: 'ERR_INVALID_ARG_TYPE',
-      });
-    }
-    let target: string;
-    try {
-      target = realpathSync(absolute(directory) as string);
-      if (!statSync(target).isDirectory())
-        throw Object.assign(new Error(), { code: 'ENOTDIR', errno: -constants.errno.ENOTDIR });
-    } catch (error) {
-      const { code, errno } = error as NodeJS.ErrnoException;
-      const what =
-        code === 'ENOENT' ? 'no such file or directory' : code === 'ENOTDIR' ? 'not a directory' : 'cannot enter';
-      const message = `${code}: ${what}, chdir ${program.cwd} -> '${directory}'`;
-      throw Object.assign(new Error(message), { errno, code, syscall: 'chdir', path: program.cwd, dest: directory });
-    }
-    setWorkingDirectory(target);
-  });
+  // Node lets only the main thread do these.
+  if (!isOwnThread) return;
+  define(process, 'abort', () => endBySignal(constants.signals.SIGABRT));
+  define(process, 'chdir', changeDirectory);
+}
+
+function changeDirectory(directory: string): void {
+  if (typeof directory !== 'string') {
+    throw Object.assign(new TypeError('The "directory" argument must be of type string.'), {
+      code: 'ERR_INVALID_ARG_TYPE',
+    });
+  }
+  let target: string;
+  try {
+    target = realpathSync(absolute(directory) as string);
+    if (!statSync(target).isDirectory())
+      throw Object.assign(new Error(), { code: 'ENOTDIR', errno: -constants.errno.ENOTDIR });
+  } catch (error) {
+    const { code, errno } = error as NodeJS.ErrnoException;
+    const what =
+      code === 'ENOENT' ? 'no such file or directory' : code === 'ENOTDIR' ? 'not a directory' : 'cannot enter';
+    const message = `${code}: ${what}, chdir ${program.cwd} -> '${directory}'`;
+    throw Object.assign(new Error(message), { errno, code, syscall: 'chdir', path: program.cwd, dest: directory });
+  }
+  setWorkingDirectory(target);
 }
