@@ -178,6 +178,26 @@ test.each([
   expect(await harness.run(code)).toMatchObject({ out: node.stdout, err: '', exitCode: 0 });
 });
 
+test.each([
+  ['thread', shared],
+  ['process', processes],
+] as const)('the home directory of a %s is that of its threads, whatever their environment', async (_, harness) => {
+  const code = `const { isMainThread, Worker, workerData } = require('worker_threads');
+    const { once } = require('events');
+    (async () => {
+      if (isMainThread) process.env.HOME = '/changed';
+      else process.env.HOME = '/mine';
+      console.log(require('os').homedir());
+      if (workerData === 'last') return;
+      for (const env of [undefined, { HOME: '/given' }, {}])
+        await once(new Worker(__filename, { env, workerData: isMainThread ? 'next' : 'last' }), 'exit');
+    })();`;
+
+  const { out } = await harness.run(code, { env: { HOME: '/first' }, extension: '.cjs' });
+
+  expect(out).toBe('/changed\n'.repeat(1 + 3 * (1 + 3)));
+});
+
 test("temporary files go where the environment says, else to the program's own place", async () => {
   const running = shared.start('console.log(require("os").tmpdir())');
 

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import workerThreads, { type Worker } from 'node:worker_threads';
+import { homeOfProgram } from './places.ts';
 import { define, type Program, program, standIn } from './program.ts';
 import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
 import { hearThreads } from './signals.ts';
@@ -20,6 +21,7 @@ export type NestedProgram = Pick<
   | 'ownsProcess'
   | 'cwd'
   | 'tmpDir'
+  | 'home'
   | 'descriptors'
   | 'outputPaths'
   | 'shared'
@@ -58,6 +60,7 @@ export function replaceWorker(): void {
         ownsProcess,
         cwd,
         tmpDir,
+        home: homeOfProgram(),
         descriptors,
         outputPaths,
         shared,

@@ -2,6 +2,7 @@ import type * as NetModule from 'node:net';
 import os from 'node:os';
 import { outputDescriptor } from './descriptors.ts';
 import { absolute, define, program, standIn } from './program.ts';
+import { SHARED } from './shared.ts';
 
 type AnyFunction = (...args: unknown[]) => unknown;
 const { apply } = Reflect;
@@ -12,8 +13,8 @@ export function replacePlaces(): void {
     const directory = process.env.TMPDIR || process.env.TMP || process.env.TEMP || program.tmpDir;
     return directory.length > 1 && directory.endsWith('/') ? directory.slice(0, -1) : directory;
   });
-  // Node asks the environment of the whole process.
-  replace(os, 'homedir', (original) => () => process.env.HOME ?? original());
+  // Node asks the environment of the whole process: of a thread's that is the cell's.
+  if (!program.ownsProcess) replace(os, 'homedir', (original) => () => homeOfProgram() ?? original());
   replace(
     process,
     'loadEnvFile',
@@ -21,6 +22,11 @@ export function replacePlaces(): void {
       (path = '.env') =>
         original(absolute(path)),
   );
+}
+
+/** What `HOME` is to the program itself: a thread that it has started may have another environment. */
+export function homeOfProgram(): string | undefined {
+  return program.slot === SHARED.threads ? process.env.HOME : program.home;
 }
 
 /** Heap snapshots go to the program's directory. */

@@ -15,6 +15,8 @@ export interface Program {
   /** `cwd` and a slash: a relative path behind it is absolute, and `..` means what the kernel takes it for. */
   cwdPrefix: string;
   tmpDir: string;
+  /** Of a thread that the program has started: what `HOME` was to the program then. */
+  home: string | undefined;
   /** Undefined in a spare thread and in a thread the guest started itself. */
   writer: OutputWriter | undefined;
   descriptors: OutputDescriptors;
@@ -47,6 +49,7 @@ export const program: Program = {
   cwd: '/',
   cwdPrefix: '/',
   tmpDir: '/tmp',
+  home: undefined,
   writer: undefined,
   descriptors: { stdout: 1, stderr: 2, marks: -1 },
   outputPaths: { stdout: '/dev/null', stderr: '/dev/null' },
