@@ -19,12 +19,13 @@ import type {
 import { AlreadyExistsError, FailedPreconditionError, UnauthenticatedError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
+import { checkText } from '../supervisor/argument-types.ts';
 import type { ExecutionMetrics } from '../supervisor/execution-metrics.ts';
 import type { StatusEvent } from '../supervisor/execution-record.ts';
 import type { Language } from '../supervisor/languages.ts';
 import type { Enforcement } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import { bigintOf, metricsFrom } from '../wire/execution-configuration.ts';
+import { bigintOf, metricsFrom, uint32Of } from '../wire/execution-configuration.ts';
 import { errorOf, UnreachableError } from './client-error.ts';
 import { type Connection, connectionOf, type DaemonAddress, hasFiles, MAX_TIMER_MS, nameOf } from './connection.ts';
 import {
@@ -65,6 +66,12 @@ const PATIENCE_MS = 10_000;
  * than one that waits by itself lets pass.
  */
 const LOOK_MS = 100;
+
+/** What requests say whose they are by. */
+interface Named {
+  sessionId?: string;
+  executionId?: string;
+}
 
 type Answer<Res> = (error: ServiceError | null, response: Res) => void;
 type UnaryMethod<Req, Res> = (
@@ -237,6 +244,7 @@ export class DaemonClient {
     patienceMs,
     ...options
   }: FollowOptions & MetricsOptions = {}): AsyncGenerator<ExecutionMetrics[]> {
+    uint32Of(intervalMs, 'interval_ms');
     const request = { sessionId, executionId, intervalMs, allowPartial: true };
     const open = () => this.#stream(METHODS.watchExecutionMetrics, request, options);
     const rounds = new MetricsRounds();
@@ -323,6 +331,9 @@ export class DaemonClient {
     executionId: string,
     { streams = ['stdout', 'stderr'], patienceMs, ...options }: FollowOptions & StreamOptions = {},
   ): AsyncGenerator<OutputChunk> {
+    const [includeStdout, includeStderr] = [streams.includes('stdout'), streams.includes('stderr')];
+    // To the daemon a request for none is one for both.
+    if (!includeStdout && !includeStderr) return;
     const next = { stdout: options.stdoutPosition ?? 0, stderr: options.stderrPosition ?? 0 };
     const open = () =>
       this.#stream(
@@ -330,8 +341,8 @@ export class DaemonClient {
         {
           sessionId,
           executionId,
-          includeStdout: streams.includes('stdout'),
-          includeStderr: streams.includes('stderr'),
+          includeStdout,
+          includeStderr,
           stdoutPosition: bigintOf(next.stdout, 'stdout_position'),
           stderrPosition: bigintOf(next.stderr, 'stderr_position'),
           noFollow: options.follow === false,
@@ -384,7 +395,11 @@ export class DaemonClient {
   }
 
   /** A connection is tried anew at a distance: a call that was never sent waits for the next try, for a daemon that was met. */
-  async #unary<Req, Res>(method: UnaryMethod<Req, Res>, request: Req, options: CallOptions = {}): Promise<Res> {
+  async #unary<Req extends Named, Res>(
+    method: UnaryMethod<Req, Res>,
+    request: Req,
+    options: CallOptions = {},
+  ): Promise<Res> {
     const beganMs = performance.now();
     for (;;) {
       try {
@@ -397,12 +412,13 @@ export class DaemonClient {
     }
   }
 
-  async #call<Req, Res>(
+  async #call<Req extends Named, Res>(
     method: UnaryMethod<Req, Res>,
     request: Req,
     { signal, deadlineMs }: CallOptions,
   ): Promise<Res> {
     this.#requireOpen(signal);
+    checkIds(request);
     const line = this.#connect();
     const { promise, resolve, reject } = Promise.withResolvers<Res>();
     const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs), (error, response) => {
@@ -424,12 +440,13 @@ export class DaemonClient {
     }
   }
 
-  async *#stream<Req, Res>(
+  async *#stream<Req extends Named, Res>(
     method: StreamMethod<Req, Res>,
     request: Req,
     { signal, deadlineMs }: CallOptions = {},
   ): AsyncGenerator<Res> {
     this.#requireOpen(signal);
+    checkIds(request);
     const line = this.#connect();
     const call = method.call(line.api, request, line.metadata.clone(), grpcOptions(deadlineMs));
     // Cancelling makes an error event, after which nobody may be listening any more.
@@ -460,6 +477,12 @@ export class DaemonClient {
     };
     return { [Symbol.dispose]: dispose };
   }
+}
+
+/** What is no text would be another id on the wire. */
+function checkIds(request: Named): void {
+  if ('sessionId' in request) checkText(request.sessionId, 'session_id');
+  if ('executionId' in request) checkText(request.executionId, 'execution_id');
 }
 
 function isUnsent(failure: unknown): failure is UnreachableError {

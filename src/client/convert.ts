@@ -2,6 +2,7 @@ import type { ExecutionResult, ExitReason, Rung } from '../../machines/execution
 import type { ExecutionStatus, SessionSnapshot } from '../daemon.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
+import { checkSessionTypes, checkSnippetTypes, checkText } from '../supervisor/argument-types.ts';
 import type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import type { ExecutionDefaults } from '../supervisor/limits.ts';
 import type { OutputFiles, SessionConfiguration, Snippet } from '../supervisor/requests.ts';
@@ -138,7 +139,10 @@ function defined(config: Api.ExecutionConfiguration | undefined): ExecutionDefau
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
 }
 
+/** Throws for what is not of its type, of which the wire would make something else; as does {@link snippetRequest}. */
 export function sessionRequest(sessionId: string, config: SessionConfiguration): Api.CreateSessionRequest {
+  checkText(sessionId, 'session_id');
+  checkSessionTypes(config);
   const { executionDefaults: defaults, executionCeilings: ceilings } = config;
   return {
     sessionId,
@@ -163,6 +167,7 @@ export function sessionRequest(sessionId: string, config: SessionConfiguration):
 }
 
 export function snippetRequest(snippet: Snippet): Api.ExecuteSnippetRequest {
+  checkSnippetTypes(snippet);
   const { sessionId, executionId, code, language, env = {}, args = [] } = snippet;
   const { workingDirectory, sourceFileName, stdin, ahead, outputFiles } = snippet;
   return {

@@ -50,11 +50,12 @@ const WRONG: [string, object][] = [
   ['env A has half a character', { env: { A: HALF } }],
 ];
 
-test.each(WRONG)('the library refuses a snippet: %s', async (why, wrong) => {
-  const refused = node.daemon.executeSnippet({ ...SNIPPET, ...wrong } as Snippet);
-
-  await expect(refused).rejects.toThrow(InvalidArgumentError);
-  await expect(refused).rejects.toThrow(new RegExp(why));
+test.each(WRONG)('library and client refuse a snippet: %s', async (why, wrong) => {
+  for (const side of [node.daemon, client]) {
+    const refused = side.executeSnippet({ ...SNIPPET, ...wrong } as Snippet);
+    await expect(refused).rejects.toThrow(InvalidArgumentError);
+    await expect(refused).rejects.toThrow(new RegExp(why));
+  }
 });
 
 test.each<[string, unknown, unknown]>([
@@ -68,11 +69,64 @@ test.each<[string, unknown, unknown]>([
   ['config.enable_ai is yes', 'x', { enableAi: 'yes' }],
   ['config.execution_defaults is 1', 'x', { executionDefaults: 1 }],
   ['config.execution_defaults.signal_tree is 1', 'x', { executionDefaults: { signalTree: 1 } }],
-])('the library refuses a session: %s', async (why, id, config) => {
-  const refused = node.daemon.createSession(id as string, config as SessionConfiguration);
+])('library and client refuse a session: %s', async (why, id, config) => {
+  for (const side of [node.daemon, client]) {
+    const refused = side.createSession(id as string, config as SessionConfiguration);
+    await expect(refused).rejects.toThrow(InvalidArgumentError);
+    await expect(refused).rejects.toThrow(new RegExp(why));
+  }
+});
 
-  await expect(refused).rejects.toThrow(InvalidArgumentError);
-  await expect(refused).rejects.toThrow(new RegExp(why));
+/** What one with half a character would be on the wire. */
+const WHOLE = HALF.toWellFormed();
+
+test.each<[string, (session: string, execution: string) => Promise<unknown>]>([
+  ['getExecutionStatus', (s, e) => client.getExecutionStatus(s, e)],
+  ['cancelExecution', (s, e) => client.cancelExecution(s, e)],
+  ['signalExecution', (s, e) => client.signalExecution(s, e, 'SIGTERM')],
+  ['getExecutionMetrics', (s, e) => client.getExecutionMetrics(s, e)],
+  ['watchExecutionMetrics', (s, e) => client.watchExecutionMetrics({ sessionId: s, executionId: e }).next()],
+  ['wait', (s, e) => client.wait(s, e)],
+  ['writeInput', (s, e) => client.writeInput(s, e, Buffer.from('x'))],
+  ['watchExecution', (s, e) => client.watchExecution(s, e).next()],
+  ['streamOutput', (s, e) => client.streamOutput(s, e).next()],
+  ['releaseExecution', (s, e) => client.releaseExecution(s, e)],
+  ['getSession', (s) => client.getSession(s)],
+  ['listExecutions', (s) => client.listExecutions(s).next()],
+  ['deleteSession', (s) => client.deleteSession(s)],
+])('the client makes no other id of one that is none: %s', async (_method, call) => {
+  await client.createSession(WHOLE);
+  await client.executeSnippet({ ...SNIPPET, sessionId: WHOLE, executionId: WHOLE });
+  const refused = [['session_id has half a character', HALF, WHOLE]];
+  if (call.length === 2) refused.push(['execution_id has half a character', WHOLE, HALF]);
+
+  for (const [why, session, execution] of refused as [string, string, string][]) {
+    const called = call(session, execution);
+    await expect(called).rejects.toThrow(InvalidArgumentError);
+    await expect(called).rejects.toThrow(why);
+  }
+});
+
+test('the client refuses an interval that no message can hold', async () => {
+  for (const intervalMs of [150.5, -1, 1e10, Number.NaN]) {
+    const refused = client.watchExecutionMetrics({ intervalMs }).next();
+    await expect(refused).rejects.toThrow(InvalidArgumentError);
+    await expect(refused).rejects.toThrow(`interval_ms is ${intervalMs}`);
+  }
+});
+
+test('of no stream the client brings nothing', async () => {
+  const executionId = 'speaks';
+  await client.executeSnippet({
+    ...SNIPPET,
+    executionId,
+    code: "console.log('text'); setInterval(() => {}, 1_000_000)",
+  });
+  for await (const _ of client.streamOutput('s', executionId)) break;
+
+  expect(await Array.fromAsync(client.streamOutput('s', executionId, { streams: [] }))).toEqual([]);
+
+  await client.cancelExecution('s', executionId, { signal: 'SIGKILL' });
 });
 
 test('what was refused holds up nobody', async () => {
