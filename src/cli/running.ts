@@ -1,5 +1,11 @@
 import { constants } from 'node:os';
-import { type DaemonClient, type ExecutionSummary, retry, UnreachableError } from '../client/index.ts';
+import {
+  type CallOptions,
+  type DaemonClient,
+  type ExecutionSummary,
+  retry,
+  UnreachableError,
+} from '../client/index.ts';
 import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
@@ -16,13 +22,13 @@ const PATIENCE_MS = 10_000;
 const RELAYED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Has the daemon accept a snippet, in a session that is made with the daemon's defaults if there is none. */
-export async function admit(client: DaemonClient, snippet: Snippet): Promise<void> {
-  const execute = () => client.executeSnippet(snippet);
+export async function admit(client: DaemonClient, snippet: Snippet, options?: CallOptions): Promise<void> {
+  const execute = () => client.executeSnippet(snippet, options);
   try {
     await answered(execute);
   } catch (error) {
     if (!(error instanceof NotFoundError)) throw error;
-    await answered(() => client.createSession(snippet.sessionId)).catch((raced) => {
+    await answered(() => client.createSession(snippet.sessionId, {}, options)).catch((raced) => {
       if (!(raced instanceof AlreadyExistsError)) throw raced;
     });
     await answered(execute);

@@ -61,6 +61,9 @@ export interface FollowOptions extends CallOptions {
 
 const PATIENCE_MS = 10_000;
 
+/** How long after its own limit a wait goes on for the daemon to say how things stand, in ms. */
+const LATE_ANSWER_MS = 5_000;
+
 /**
  * How long after a call that found nobody the next one looks, in ms: calls cost far more than the failure they share. Less
  * than one that waits by itself lets pass.
@@ -263,7 +266,8 @@ export class DaemonClient {
 
   /**
    * Resolves when the execution has exited, or when `timeoutMs` passed: look at the state to see which. Rides through a
-   * restart of the daemon.
+   * restart of the daemon, within that time. Where a daemon that is there does not answer 5 s after it either, rejects with
+   * a `ClientError` of code `deadline_exceeded`.
    */
   async wait(
     sessionId: string,
@@ -271,14 +275,16 @@ export class DaemonClient {
     { timeoutMs, patienceMs, ...options }: FollowOptions & { timeoutMs?: number | undefined } = {},
   ): Promise<ExecutionSummary> {
     const beganMs = performance.now();
+    const left = () => timeoutMs && Math.max(0, Math.round(timeoutMs - (performance.now() - beganMs)));
     return retry(
       async () => {
-        const leftMs = timeoutMs && Math.max(0, Math.round(timeoutMs - (performance.now() - beganMs)));
+        const leftMs = left();
         const request = { sessionId, executionId, timeoutMs: bigintOf(leftMs, 'timeout_ms') };
-        const { execution } = await this.#unary(METHODS.waitExecution, request, options);
+        const { deadlineMs = leftMs === undefined ? undefined : leftMs + LATE_ANSWER_MS } = options;
+        const { execution } = await this.#unary(METHODS.waitExecution, request, { ...options, deadlineMs });
         return summaryOf(execution ?? Api.ExecutionSummary.create({ sessionId, executionId }));
       },
-      this.#patience(options, patienceMs),
+      this.#patience(options, patienceMs, () => left() === 0),
     );
   }
 
@@ -356,10 +362,10 @@ export class DaemonClient {
     }
   }
 
-  /** Unless the caller says, a return is waited for only of a daemon that was there. */
-  #patience({ signal }: CallOptions, patienceMs?: number): Patience {
+  /** Unless the caller says, a return is waited for only of a daemon that was there; and for no call whose time `isUp`. */
+  #patience({ signal }: CallOptions, patienceMs?: number, isUp = () => false): Patience {
     const limitMs = () => patienceMs ?? (this.#met ? PATIENCE_MS : 0);
-    return { limitMs: () => (this.#closed ? 0 : limitMs()), signal };
+    return { limitMs: () => (this.#closed || isUp() ? 0 : limitMs()), signal };
   }
 
   #requireOpen(signal: AbortSignal | undefined): void {

@@ -83,8 +83,17 @@ test('a file that cannot be used is named', async () => {
 test('a daemon that takes calls and answers none is named by whatever asks it', async () => {
   await using frozen = await DaemonProcess.start();
   const asking = new Elidectl(frozen.socket);
-  const commands = ['health', 'doctor', 'ps', 'languages', 'stats --once', 'inspect e', 'stats --once e'];
-  const ofSessions = ['session ls', 'session inspect s', 'session create s'];
+  const commands = [
+    'health',
+    'doctor',
+    'ps',
+    'languages',
+    'stats --once',
+    'inspect e',
+    'stats --once e',
+    'run -d -l python -e 0',
+  ];
+  const ofSessions = ['session ls', 'session inspect s', 'session create s', 'session rm s'];
   frozen.child.kill('SIGSTOP');
   const running = [...commands, ...ofSessions].map((line) => asking.start(line.split(' ')));
   onTestFinished(() => {

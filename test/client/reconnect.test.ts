@@ -19,6 +19,8 @@ import { ExecutionApiClient } from '../../src/gen/elide/daemon/v1alpha1/executio
 import { eventually, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 
+const FOR_EVER = 'setInterval(() => {}, 1_000_000)';
+
 describe('a daemon that is away', () => {
   test('a call is tried until it answers, or patience ends', async () => {
     const directory = mkdtempSync('/tmp/elide-test-');
@@ -107,6 +109,21 @@ describe('a daemon that is away', () => {
 
     await expect(waiting).rejects.toThrow('not found');
     rmSync(directory, { recursive: true });
+  });
+
+  test.each([
+    ['stopped', 'SIGSTOP', { code: 'deadline_exceeded' }],
+    ['killed', 'SIGKILL', { code: 'unavailable' }],
+  ] as const)('is waited for no longer than a wait that has a limit: %s', async (_how, signal, failure) => {
+    await using daemon = await DaemonProcess.start();
+    using client = connectDaemon({ socket: daemon.socket });
+    await client.createSession('s');
+    await client.executeSnippet({ sessionId: 's', executionId: 'e', language: 'javascript', code: FOR_EVER });
+
+    const waiting = client.wait('s', 'e', { timeoutMs: 500, patienceMs: 600_000 });
+    daemon.child.kill(signal);
+
+    await expect(waiting.finally(() => daemon.child.kill('SIGCONT'))).rejects.toMatchObject(failure);
   });
 
   test.each([

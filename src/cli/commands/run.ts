@@ -8,7 +8,7 @@ import type { Finish } from '../result.ts';
 import { admit, attend } from '../running.ts';
 import { type ProgramFlags, programOf } from '../snippet.ts';
 import { hasInput } from '../stdin.ts';
-import { DEFAULT_SESSION, withDaemon } from '../target.ts';
+import { ANSWER, DEFAULT_SESSION, withDaemon } from '../target.ts';
 import { collectEnv, parseDuration } from '../values.ts';
 
 interface Flags extends ProgramFlags, LimitFlags {
@@ -63,7 +63,7 @@ export function addRun(program: Command, finish: Finish): void {
           stdin: !flags.detach && file !== '-' && hasInput(),
         };
         if (!flags.detach) return finish(await attend(client, snippet));
-        await admit(client, snippet);
+        await admit(client, snippet, ANSWER);
         const { sessionId, executionId } = snippet;
         return flags.json ? writeJson({ sessionId, executionId }) : write(`${executionId}\n`);
       }),

@@ -155,7 +155,11 @@ export function addSession(program: Command): void {
     .option('--force', 'without a grace period')
     .addOption(new Option('--if-idle', 'only when nothing runs or waits in it').conflicts('force'))
     .action((sessionId: string, { force, ifIdle }: RemoveFlags, command: Command) =>
-      withDaemon(command, ({ client }) => client.deleteSession(sessionId, { force, refuseIfBusy: ifIdle })),
+      withDaemon(command, async ({ client }) => {
+        // How long the deletion takes the guests say; whether anybody answers is seen before.
+        await client.health(ANSWER);
+        await client.deleteSession(sessionId, { force, refuseIfBusy: ifIdle });
+      }),
     );
 }
 
