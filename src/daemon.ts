@@ -528,15 +528,23 @@ export class Daemon {
     return this.#started().archive.tail(this.#registry.execution(sessionId, executionId), stream, maxBytes);
   }
 
-  /** Resolves when the execution has exited, or when `signal` aborts: look at the state to see which. */
+  /** Resolves when the execution has exited, or when `timeoutMs` passed or `signal` aborts: look at the state to see which. */
   async wait(
     sessionId: string,
     executionId: string,
-    options: { signal?: AbortSignal } = {},
+    { timeoutMs, signal = NEVER }: { timeoutMs?: number | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<ExecutionSnapshot> {
+    if (timeoutMs !== undefined) checkDuration(timeoutMs, 'timeout_ms', 0);
     const record = await this.#execution(sessionId, executionId);
-    await record.exited(options.signal ?? NEVER);
-    return record.snapshot;
+    const limit = new AbortController();
+    // A signal that ends by itself is kept until then, however soon the wait is over.
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => limit.abort(), timeoutMs);
+    try {
+      await record.exited(AbortSignal.any([signal, limit.signal]));
+      return record.snapshot;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** What an execution uses now, or used in all once it has exited. Costs the guest nothing. */

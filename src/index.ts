@@ -1,9 +1,10 @@
 export type { ExecutionResult, ExitReason, Rung, Usage } from '../machines/execution.ts';
 export { EXIT_REASONS } from '../machines/execution.ts';
-export type { CallOptions } from './client/client.ts';
+export type { CallOptions, FollowOptions } from './client/client.ts';
 export { connectDaemon, DaemonClient } from './client/client.ts';
 export { ClientError, UnreachableError } from './client/client-error.ts';
 export type { DaemonAddress, TcpAddress, TlsFiles } from './client/connection.ts';
+export type { ExecutionSummary } from './client/convert.ts';
 export type { DaemonConfig } from './config.ts';
 export { createDaemon } from './create-daemon.ts';
 export type {
@@ -11,6 +12,7 @@ export type {
   DeleteOptions,
   Endpoints,
   ExecutionStatus,
+  InputOptions,
   MetricsOptions,
   SessionSnapshot,
   SignalOptions,
@@ -42,5 +44,5 @@ export type {
   OutputPolicy,
   TimeoutAction,
 } from './supervisor/limits.ts';
-export type { SessionConfiguration, Snippet } from './supervisor/requests.ts';
+export type { OutputFiles, SessionConfiguration, Snippet } from './supervisor/requests.ts';
 export { VERSION } from './version.ts';

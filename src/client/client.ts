@@ -274,6 +274,8 @@ export class DaemonClient {
     executionId: string,
     { timeoutMs, patienceMs, ...options }: FollowOptions & { timeoutMs?: number | undefined } = {},
   ): Promise<ExecutionSummary> {
+    // Of what is wrong what is left may be right.
+    bigintOf(timeoutMs, 'timeout_ms');
     const beganMs = performance.now();
     const left = () => timeoutMs && Math.max(0, Math.round(timeoutMs - (performance.now() - beganMs)));
     return retry(

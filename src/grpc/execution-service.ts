@@ -3,7 +3,6 @@ import { InvalidArgumentError } from '../errors.ts';
 import type { ExecutionApiServer } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import { textOf } from '../output/utf8.ts';
-import { checkDuration } from '../supervisor/limits.ts';
 import { VERSION } from '../version.ts';
 import { metricsOf, millisecondsOf, numberOf } from '../wire/execution-configuration.ts';
 import {
@@ -130,19 +129,10 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       success: await daemon.signalExecution(sessionId, executionId, signal, { signalTree }),
     })),
 
-    waitExecution: unary(async ({ sessionId, executionId, timeoutMs }: Api.WaitExecutionRequest, cancelled) => {
+    waitExecution: unary(async ({ sessionId, executionId, timeoutMs }: Api.WaitExecutionRequest, signal) => {
       const limitMs = millisecondsOf(timeoutMs, undefined, 'timeout_ms');
-      if (limitMs !== undefined) checkDuration(limitMs, 'timeout_ms', 0);
-      const limit = new AbortController();
-      // A signal that ends by itself is kept until then, however soon the wait is over.
-      const timer = limitMs === undefined ? undefined : setTimeout(() => limit.abort(), limitMs);
-      try {
-        const signal = AbortSignal.any([cancelled, limit.signal]);
-        const execution = await daemon.wait(sessionId, executionId, { signal });
-        return { complete: execution.state === 'exited', execution: summaryOf(execution) };
-      } finally {
-        clearTimeout(timer);
-      }
+      const execution = await daemon.wait(sessionId, executionId, { timeoutMs: limitMs, signal });
+      return { complete: execution.state === 'exited', execution: summaryOf(execution) };
     }),
 
     writeExecutionInput: unary(async (request: Api.WriteExecutionInputRequest, signal) => {
