@@ -76,13 +76,21 @@ async function leave(signal: NodeJS.Signals, executionId: string): Promise<numbe
   return 128 + constants.signals[signal];
 }
 
-/** Says on stderr why it ended where the exit code leaves that open. */
+/** Says on stderr what the exit code leaves open: why it ended, where not by itself, and what of it is not as asked for. */
 async function report(execution: ExecutionSummary, relayed: NodeJS.Signals | undefined): Promise<number> {
-  const { result, executionId } = execution;
+  const { result, executionId, warnings } = execution;
   const ownEnd = result?.reason === 'completed' || result?.reason === 'failed';
   const ourSignal = relayed !== undefined && (result?.reason === 'signaled' || result?.reason === 'cancelled');
   if (ourSignal && result.exitCode < 0) return 128 + constants.signals[relayed];
-  if (!ownEnd && !ourSignal) await complain(`execution "${executionId}" ended: ${describeResult(execution)}`);
+  const isExplained = ownEnd || ourSignal;
+  if (!isExplained) await complain(`execution "${executionId}" ended: ${describeResult(execution)}`);
+  const droppedBytes = result?.usage?.droppedBytes ?? 0;
+  const amiss = [
+    isExplained ? result.message : undefined,
+    droppedBytes > 0 ? `${droppedBytes} bytes of output were dropped` : undefined,
+    ...warnings,
+  ];
+  for (const what of amiss) if (what) await complain(`execution "${executionId}": ${what}`);
   return exitCodeOf(execution);
 }
 

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vit
 import { connectDaemon } from '../../src/client/index.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { eventually } from '../support/eventually.ts';
+import { MAY_MOUNT, smallDisk } from '../support/small-disk.ts';
 import { CTL, Elidectl, type Ended, type RunningCtl } from './elidectl.ts';
 
 let daemon: DaemonProcess;
@@ -143,6 +144,45 @@ describe('a connection that breaks while the daemon takes', () => {
     expect(ended.stderr.toString()).toBe('');
     expect(ended.stdout.toString()).toBe('ran\n');
     expect(ended.code).toBe(7);
+  });
+});
+
+describe('what the exit code leaves open is said on stderr', () => {
+  test('that output was cut', async () => {
+    const ended = await ctl.run(python('import sys; print("x" * 99_999); sys.exit(7)', '--output', '10kB'));
+
+    expect(ended.stderr.toString()).toMatch(/^elidectl: execution "\w+": 90000 bytes of output were dropped\n$/);
+    expect(ended.stdout.byteLength).toBe(10_000);
+    expect(ended.code).toBe(7);
+  });
+
+  test('that a limit was not held', async () => {
+    const ended = await ctl.run(js('1', '--open-files', '16'));
+
+    expect(ended.stderr.toString()).toMatch(
+      /^elidectl: execution "\w+": config\.open_file_limit is not enforced on this node: [^\n]+\n$/,
+    );
+    expect(ended.code).toBe(0);
+  });
+
+  test.runIf(MAY_MOUNT)('that output found no room', async () => {
+    const disk = smallDisk(32 * 1024);
+    await using narrow = await DaemonProcess.start('--state-dir', disk.directory);
+    const code = `import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+print("ready", flush=True)
+signal.sigwait([signal.SIGHUP])
+print("x" * 1_000_000)`;
+    const running = new Elidectl(narrow.socket).start(python(code));
+    await running.wrote('ready');
+
+    disk.fill();
+    running.child.kill('SIGHUP');
+    const ended = await running.ended;
+    disk.free();
+
+    expect(ended.stderr.toString()).toContain(': output could not be written: ENOSPC');
+    expect(ended.code).toBe(0);
   });
 });
 
