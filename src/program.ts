@@ -1,11 +1,13 @@
 import { logVerbosity, setLogVerbosity } from '@grpc/grpc-js';
 import { Command, Option } from 'commander';
+import { monotonicMs } from './clock.ts';
 import { type DaemonConfig, ON_STOP, readConfigFile } from './config.ts';
 import { createDaemon } from './create-daemon.ts';
 import type { Daemon } from './daemon.ts';
 import { StartupError } from './errors.ts';
 import { makePrivately } from './guest-umask.ts';
 import { LogOutput } from './log-output.ts';
+import { ONE_ACT_MS } from './one-act.ts';
 import { VERSION } from './version.ts';
 
 interface Flags {
@@ -90,12 +92,11 @@ function mergedTls(
   return given.length === 0 ? fromFile : ({ ...fromFile, ...Object.fromEntries(given) } as DaemonConfig['tls']);
 }
 
-/** The first SIGTERM, SIGINT or SIGHUP climbs the ladder on everything, or leaves it to the next daemon; a second one forces. */
+/** The first SIGTERM, SIGINT or SIGHUP climbs the ladder on everything, or leaves it to the next daemon; one of another act forces. */
 function stopOnSignals(daemon: Daemon): void {
-  let asked = false;
+  let askedMs = Number.POSITIVE_INFINITY;
   const stop = () => {
-    const force = asked;
-    asked = true;
+    const force = monotonicMs() - askedMs > ONE_ACT_MS;
     daemon.stop({ force, detach: daemon.config.onStop === 'detach' }).then(
       () => process.exit(0),
       (error: Error) => {
@@ -103,6 +104,7 @@ function stopOnSignals(daemon: Daemon): void {
         process.exit(1);
       },
     );
+    askedMs = Math.min(askedMs, monotonicMs());
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, stop);
   // Node would open a debugger to whoever is on this machine.

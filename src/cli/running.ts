@@ -7,6 +7,7 @@ import {
   UnreachableError,
 } from '../client/index.ts';
 import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
+import { ONE_ACT_MS } from '../one-act.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
 import { describeResult, exitCodeOf } from './result.ts';
@@ -143,6 +144,7 @@ class SignalRelay {
 
   readonly #hear = (signal: NodeJS.Signals): void => {
     this.last = signal;
+    if (signal === 'SIGINT' && performance.now() - this.#lastInterruptMs <= ONE_ACT_MS) return;
     const impatience = signal === 'SIGINT' ? this.#impatience() : 0;
     const limitMs = impatience > 1 ? PARTING_MS : PATIENCE_MS;
     const timer = setTimeout(() => this.#unheard.resolve(signal), limitMs);

@@ -256,6 +256,9 @@ function insist(running: RunningCtl, signal: NodeJS.Signals): Promise<Ended> {
   return running.ended.finally(() => clearInterval(again));
 }
 
+/** After this, counted from when a signal was heard, the next one is of another act, in s. */
+const NEXT_ACT_S = 0.3;
+
 describe('signals', () => {
   test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s is passed on to the program', async (signal) => {
     const code = `process.on('${signal}', () => { console.log('bye'); process.exit(3); });
@@ -280,9 +283,25 @@ describe('signals', () => {
     expect((await running.ended).code).toBe(143);
   });
 
+  test('a SIGINT that comes twice by one act is one', async () => {
+    const code = `process.on('SIGTERM', () => process.exit(4));
+      process.on('SIGINT', () => { console.log('asked'); setTimeout(() => process.exit(3), 500); });
+      setInterval(() => {}, 1000); console.log('ready')`;
+    const running = ctl.start(js(code));
+    await running.wrote('ready');
+
+    // Of those that come before it has heard the first it hears one.
+    for (const beganMs = performance.now(); performance.now() - beganMs < 50; ) running.child.kill('SIGINT');
+    const ended = await running.ended;
+
+    expect(ended.stdout.toString()).toBe('ready\nasked\n');
+    expect(ended.code).toBe(3);
+  });
+
   test('a second SIGINT soon after the first stops the program', async () => {
     const code = `import os, signal, time
-signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no"))
+def say(*_): time.sleep(${NEXT_ACT_S}); os.write(1, b"no")
+signal.signal(signal.SIGINT, say)
 print("ready", flush=True)
 while True: time.sleep(1)`;
     // As soon as that.
@@ -297,9 +316,10 @@ while True: time.sleep(1)`;
   });
 
   test('a third SIGINT forces', async () => {
-    const code = `import os, signal
-signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no"))
-signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"never"))
+    const code = `import os, signal, time
+def say(what): time.sleep(${NEXT_ACT_S}); os.write(1, what)
+signal.signal(signal.SIGINT, lambda *_: say(b"no"))
+signal.signal(signal.SIGTERM, lambda *_: say(b"never"))
 print("ready", flush=True)
 while True: pass`;
     const running = ctl.start(python(code, '--grace', '1m'));

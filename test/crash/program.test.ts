@@ -4,7 +4,7 @@ import { closeSync, constants, existsSync, openSync, readdirSync, rmSync, statSy
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { DeleteSessionRequest, LifecycleState } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
+import { DeleteSessionRequest, LadderRung, LifecycleState } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import { TestClient } from '../support/client.ts';
 import { descendants, eventually, isAlive, temporaryDirectory } from '../support/daemon.ts';
 import { cellsBelow, listensOnTcp } from '../support/processes.ts';
@@ -177,11 +177,29 @@ test('a log whose reader is gone, and one on a full disk, hold nothing up', asyn
   }
 });
 
-test('a second signal while it stops skips the grace periods', async () => {
+test('signals that come together are one, and leave the grace periods', async () => {
+  const root = temporaryDirectory();
+  await using program = await new Program(root).ready();
+  await program.start('js', `process.on('SIGTERM', () => setTimeout(() => process.exit(3), 500)); ${DEFAULT_ACTION}`);
+
+  program.kill('SIGTERM');
+  program.kill('SIGINT');
+
+  expect(await program.exited).toEqual([0, null]);
+  await using next = await new Program(root).ready();
+  const { result } = await next.client.status('s', 'js');
+  expect(result).toMatchObject({ exitCode: 3, rung: LadderRung.GRACEFUL });
+});
+
+test('a later signal while it stops skips the grace periods', async () => {
   const root = temporaryDirectory();
   writeFileSync(join(root, 'config.json'), '{ "graceMs": 2000000 }');
   await using program = await new Program(root, ['--config', join(root, 'config.json')]).ready();
-  await program.start('js', IDLE);
+  // Later than that nothing is of the same act.
+  await program.start(
+    'js',
+    `process.on('SIGTERM', () => setTimeout(() => console.log('asked'), 300)); ${DEFAULT_ACTION}`,
+  );
   const below = descendants(program.child.pid);
 
   program.kill('SIGTERM');

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
 import type { DaemonConfig } from '../../src/config.ts';
+import { killTrees } from '../../src/processes.ts';
 import type { Snippet } from '../../src/supervisor/requests.ts';
 import { eventually } from '../support/eventually.ts';
 import { FORCED_LIMIT_MS } from '../support/forced-limit.ts';
@@ -31,6 +32,9 @@ const NOBODY = 65_534;
 
 /** A cell is let go soon, and is not killed for a guest that a slow machine takes long to end. */
 const DEFAULTS: DaemonConfig = { cellIdleMs: 2_000, forcedLimitMs: FORCED_LIMIT_MS };
+
+/** How long the guests of a node that is done with have to end by themselves, in ms. Later than this a signal is of another act. */
+const FORCE_MS = 300;
 
 /** How far below the root of a hierarchy this process may be. */
 const DEEPEST_GROUP = 4;
@@ -235,10 +239,9 @@ export class FaultNode implements AsyncDisposable {
     leftovers.delete(this);
     // Only a daemon knows everything that is to be ended.
     if (this.#daemon === undefined) await this.start().catch(() => {});
-    this.#daemon?.kill('SIGTERM');
-    this.#daemon?.kill('SIGINT');
-    await this.end('SIGTERM');
-    for (const pid of this.cellPids()) process.kill(pid, 'SIGKILL');
+    const force = setInterval(() => this.#daemon?.kill('SIGTERM'), FORCE_MS);
+    await this.end('SIGTERM').finally(() => clearInterval(force));
+    killTrees(this.cellPids());
     await eventually('no cell is left', () => this.cellPids().length === 0);
     if (this.#mounted) execFileSync('umount', ['--lazy', this.root]);
     for (const path of [this.root, this.#faults]) rmSync(path, { recursive: true, force: true });

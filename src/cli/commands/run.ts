@@ -75,4 +75,5 @@ const HELP = `
 Exits with the program's exit code: 128+N when signal N ended it, 124 when the run limit passed, 137 when it used too
 much memory or wrote more than it may, 125 when the daemon refused it or is not there. SIGINT, SIGTERM and SIGHUP are
 passed on to the program; a second SIGINT within the grace period stops it with force after that, a third forces at
-once. Where no daemon answers a signal, this command ends by it: after 2 s for the third SIGINT, else after 10 s.`;
+once. One within 200 ms of another is no second one. Where no daemon answers a signal, this command ends by it: after
+2 s for the third SIGINT, else after 10 s.`;
