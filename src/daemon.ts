@@ -200,6 +200,8 @@ export class Daemon {
   /** Of the latest start; aborted when what an interpreter says of itself is waited for no more. */
   #probing = new AbortController();
   #stopping: Promise<void> | undefined;
+  /** The stop leaves what runs to the next daemon. */
+  #detaches: boolean | undefined;
   #forced = false;
   /** Aborted when it takes nothing any more and keeps nothing. */
   readonly #left = new AbortController();
@@ -309,18 +311,21 @@ export class Daemon {
   }
 
   /**
-   * Stops everything, with the ladder, and resolves when all is gone; sessions stay in the journal. With `detach` it leaves
-   * everything running to the next daemon instead. A call with `force` skips the grace periods. One that comes while the
-   * daemon starts stops it once it has started. Calls that wait for what is to come reject with an `UnavailableError` then.
+   * Stops everything, with the ladder, and resolves when all is gone; sessions stay in the journal. With `detach` (default:
+   * as `onStop` says) it leaves everything running to the next daemon instead; that is settled with the first call. A call
+   * with `force` skips the grace periods. One that comes while the daemon starts stops it once it has started. Calls that
+   * wait for what is to come reject with an `UnavailableError` then.
    */
   stop(options: { force?: boolean; detach?: boolean } = {}): Promise<void> {
-    if (options.force === true && !this.#forced && !this.#left.signal.aborted) {
+    this.#detaches ??= options.detach ?? this.config.onStop === 'detach';
+    const detaches = this.#detaches;
+    if (options.force === true && !detaches && !this.#forced && !this.#left.signal.aborted) {
       this.#forced = true;
       for (const session of this.#registry.sessions()) void session.close(0);
     }
     const stop = () => {
       this.#server?.stopServing();
-      return options.detach === true ? this.#detach() : this.#stop();
+      return detaches ? this.#detach() : this.#stop();
     };
     // What is found in time is what guests run that are left to the next daemon.
     if (this.#starting !== undefined) setTimeout(() => this.#probing.abort(), PROBE_GRACE_MS).unref();
@@ -775,8 +780,7 @@ export class Daemon {
   }
 
   async #detach(): Promise<void> {
-    const { journal } = this.#started();
-    await this.#written(journal.written(), () => true);
+    if (this.#journal !== undefined) await this.#written(this.#journal.written(), () => true);
     for (const session of this.#registry.sessions()) session.detach();
     await this.#leave({ detach: true });
     this.#log.info('stopped; what runs is left to the next daemon');

@@ -97,7 +97,7 @@ function stopOnSignals(daemon: Daemon): void {
   let askedMs = Number.POSITIVE_INFINITY;
   const stop = () => {
     const force = monotonicMs() - askedMs > ONE_ACT_MS;
-    daemon.stop({ force, detach: daemon.config.onStop === 'detach' }).then(
+    daemon.stop({ force }).then(
       () => process.exit(0),
       (error: Error) => {
         process.stderr.write(`elide-daemon: ${error.stack}\n`);

@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
+import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
-import { eventually, TestDaemon, type TestExecution } from '../support/daemon.ts';
+import { eventually, TestDaemon, type TestExecution, temporaryDirectory } from '../support/daemon.ts';
 
 const FOREVER = "setInterval(() => {}, 1000); console.log('ready');";
 
@@ -111,6 +112,36 @@ test('a stop that comes after its daemon has left what runs to the next one is r
   }
   const { state } = await next.daemon.getExecutionStatus(session.sessionId, running.executionId);
   expect(state).toBe('running');
+});
+
+test('what onStop says holds for a stop that does not say, and for what forces it later', async () => {
+  await using node = await TestDaemon.start({ onStop: 'detach' });
+  const session = await node.session();
+  const running = await session.ready(FOREVER);
+
+  await Promise.all([node.daemon.stop(), node.daemon.stop({ force: true })]);
+  await using next = await TestDaemon.start({ stateDir: join(node.root, 's'), onStop: 'detach' });
+
+  const { state } = await next.daemon.getExecutionStatus(session.sessionId, running.executionId);
+  expect(state).toBe('running');
+});
+
+test('a stop that says so ends everything, whatever onStop says', async () => {
+  await using node = await TestDaemon.start({ onStop: 'detach' });
+  const session = await node.session();
+  const running = await session.ready(FOREVER);
+  const ended = running.end();
+
+  await node.daemon.stop({ detach: false });
+
+  expect((await ended).result.reason).toBe('session_closed');
+});
+
+test('a daemon that was not started can be stopped, whatever onStop says', async () => {
+  for (const onStop of ['stop', 'detach'] as const) {
+    const stateDir = join(temporaryDirectory(), 's');
+    await using _ = createDaemon({ logLevel: 'silent', stateDir, onStop });
+  }
 });
 
 test.each([1024.5, 2 ** 64])(

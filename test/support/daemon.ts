@@ -67,7 +67,7 @@ export class TestDaemon implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     leftovers.delete(this);
-    await this.daemon.stop({ force: true });
+    await this.daemon.stop({ force: true, detach: false });
     rmSync(this.root, { recursive: true, force: true });
   }
 }
