@@ -95,6 +95,15 @@ async function report(execution: ExecutionSummary, relayed: NodeJS.Signals | und
   return exitCodeOf(execution);
 }
 
+/** What can be read of stdin. To the program a failure is the end of it; to people it is said. */
+async function* inputUntilFailure(): AsyncGenerator<Buffer> {
+  try {
+    yield* process.stdin;
+  } catch (error) {
+    await complain(`cannot read stdin: ${(error as Error).message}`);
+  }
+}
+
 async function forwardInput(client: DaemonClient, snippet: Snippet, signal: AbortSignal): Promise<void> {
   const { sessionId, executionId } = snippet;
   let position = 0;
@@ -104,9 +113,9 @@ async function forwardInput(client: DaemonClient, snippet: Snippet, signal: Abor
       limitMs: PATIENCE_MS,
     });
   try {
-    for await (const data of process.stdin) {
-      await pass(data as Buffer, false);
-      position += (data as Buffer).byteLength;
+    for await (const data of inputUntilFailure()) {
+      await pass(data, false);
+      position += data.byteLength;
     }
     await pass(new Uint8Array(), true);
   } catch {

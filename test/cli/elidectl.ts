@@ -15,6 +15,8 @@ export interface Ended {
 export interface CtlOptions {
   /** What it reads on stdin; absent: /dev/null. */
   input?: string | Buffer;
+  /** A descriptor to have as stdin, instead. */
+  stdin?: number;
   cwd?: string;
   env?: NodeJS.ProcessEnv;
 }
@@ -29,7 +31,8 @@ export class Elidectl {
 
   /** Starts it and lets it run. */
   start(args: string[], options: CtlOptions = {}): RunningCtl {
-    const stdio: SpawnOptions['stdio'] = [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'];
+    const stdin = options.input === undefined ? (options.stdin ?? 'ignore') : 'pipe';
+    const stdio: SpawnOptions['stdio'] = [stdin, 'pipe', 'pipe'];
     const env = { ...process.env, ELIDE_DAEMON_SOCKET: this.#socket, ...options.env };
     const child = spawn(process.execPath, [CTL, ...args], { stdio, env, cwd: options.cwd });
     child.stdin?.on('error', () => {});

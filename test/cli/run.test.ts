@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readFile, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
@@ -220,6 +220,17 @@ describe('output and input', () => {
     const ended = await ctl.run(python('import sys; print(repr(sys.stdin.read()))'));
 
     expect(ended.stdout.toString()).toBe("''\n");
+  });
+
+  test('a stdin that cannot be read is said so, and at its end to the program', async () => {
+    const file = await open(join(daemon.directory, 'unreadable'), 'w');
+    onTestFinished(() => file.close());
+
+    const ended = await ctl.run(python('import sys; print(repr(sys.stdin.read()))'), { stdin: file.fd });
+
+    expect(ended.stderr.toString()).toMatch(/^elidectl: cannot read stdin: EBADF[^\n]*\n$/);
+    expect(ended.stdout.toString()).toBe("''\n");
+    expect(ended.code).toBe(0);
   });
 
   test('the program itself can come from stdin', async () => {
