@@ -41,16 +41,26 @@ export async function programOf(
       `the ending of ${file} says no language: name it with --language (elidectl languages)`,
     );
   }
-  const sourceFileName = sameMachine ? resolve(file) : basename(file);
+  const sourceFileName = sameMachine ? absolute(file) : basename(file);
   return { code: textOf(await read(file), file), language, args: operands, workingDirectory, sourceFileName };
 }
 
 function directoryOf(cwd: string | undefined, sameMachine: boolean): string | undefined {
-  if (sameMachine) return resolve(cwd ?? '.');
+  if (sameMachine) return absolute(cwd ?? '.');
   if (cwd === undefined || isAbsolute(cwd)) return cwd;
   throw new InvalidArgumentError(
     `--cwd ${cwd} is relative; over --tcp it must be an absolute path on the daemon's machine`,
   );
+}
+
+function absolute(path: string): string {
+  try {
+    return resolve(path);
+  } catch (error) {
+    throw new InvalidArgumentError(`the current directory cannot be used: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
 }
 
 function named({ language }: ProgramFlags, source: string): string {

@@ -1,5 +1,6 @@
 import { fstatSync, readFileSync, statSync } from 'node:fs';
 import { isatty } from 'node:tty';
+import { InvalidArgumentError } from '../errors.ts';
 
 /** Whether there is anything to read on stdin: not when it is closed, /dev/null, or the terminal of another job. */
 export function hasInput(): boolean {
@@ -28,6 +29,10 @@ function inForeground(): boolean {
 /** All of stdin. */
 export async function readInput(): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+  try {
+    for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+  } catch (error) {
+    throw new InvalidArgumentError(`cannot read stdin: ${(error as Error).message}`, { cause: error });
+  }
   return Buffer.concat(chunks);
 }

@@ -9,7 +9,7 @@ import { connectDaemon } from '../../src/client/index.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
 import { eventually } from '../support/eventually.ts';
 import { MAY_MOUNT, smallDisk } from '../support/small-disk.ts';
-import { CTL, Elidectl, type Ended, type RunningCtl } from './elidectl.ts';
+import { CTL, Elidectl, type Ended, RunningCtl } from './elidectl.ts';
 
 let daemon: DaemonProcess;
 let ctl: Elidectl;
@@ -404,6 +404,31 @@ while True: pass`;
 });
 
 describe('the program', () => {
+  test('is refused in one line where stdin, which it should come from, cannot be read', async () => {
+    const file = await open(join(daemon.directory, 'unreadable-program'), 'w');
+    onTestFinished(() => file.close());
+
+    const ended = await ctl.run(['run', '-l', 'js', '-'], { stdin: file.fd });
+
+    expect(ended.stderr.toString()).toMatch(/^elidectl: cannot read stdin: EBADF[^\n]*\n$/);
+    expect(ended.code).toBe(125);
+  });
+
+  test('is refused in one line in a directory that is gone, unless another is named', async () => {
+    const gone = join(await mkdtemp(join(daemon.directory, 'user-')), 'gone');
+    const inside = ['-c', 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"', gone, process.execPath, CTL];
+    const env = { ...process.env, ELIDE_DAEMON_SOCKET: daemon.socket };
+    const run = (...flags: string[]) => new RunningCtl(spawn('sh', [...inside, ...js('1', ...flags)], { env })).ended;
+
+    const refused = await run();
+    const elsewhere = await run('--cwd', daemon.directory);
+
+    expect(refused.stderr.toString()).toMatch(/^elidectl: the current directory cannot be used: [^\n]+\n$/);
+    expect(refused.code).toBe(125);
+    expect(elsewhere.stderr.toString()).toBe('');
+    expect(elsewhere.code).toBe(0);
+  });
+
   test.each(['a file', 'stdin'])('is refused where %s is not UTF-8', async (source) => {
     const code = Buffer.from('# coding: latin-1\nprint(len("\xe9"))\n', 'latin1');
     const file = join(await mkdtemp(join(daemon.directory, 'user-')), 'main.py');
