@@ -75,6 +75,7 @@ async function demo(): Promise<number> {
     });
   }
   process.stdout.on('error', () => over.abort(new Error('nobody is watching')));
+  process.stderr.on('error', () => {}); // Nobody is told that, then.
 
   try {
     const wrong = await show(daemon, over.signal);

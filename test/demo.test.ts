@@ -69,3 +69,16 @@ test('the demo leaves nothing behind when it is interrupted', { timeout: LIMIT_M
   expect(await readdir(directory)).toEqual([]);
   expect(processesWith(directory)).toEqual([]);
 });
+
+test('the demo leaves nothing behind when nobody reads it any more', { timeout: LIMIT_MS }, async () => {
+  const { child } = startDemo();
+  const exited = once(child, 'exit');
+  await once(child.stdout as NodeJS.EventEmitter, 'data');
+
+  for (const stream of [child.stdout, child.stderr]) stream?.destroy();
+  const [code] = await exited;
+
+  expect(code).toBe(1);
+  expect(await readdir(directory)).toEqual([]);
+  expect(processesWith(directory)).toEqual([]);
+});
