@@ -47,6 +47,7 @@ export async function withDaemon<T>(command: Command, use: (target: Target) => P
 
 /** Any of the files for TLS means TLS. */
 function addressOf({ socket, tcp, tlsCa, tlsCert, tlsKey, tokenFile }: TargetFlags): DaemonAddress {
+  if (socket === '') throw new InvalidArgumentError('--socket names no path');
   if (tcp === undefined) return { socket: socket ?? (process.env.ELIDE_DAEMON_SOCKET || DEFAULT_SOCKET) };
   const tls = tlsCa || tlsCert || tlsKey ? { caFile: tlsCa, certFile: tlsCert, keyFile: tlsKey } : undefined;
   return { tcp, tls, tokenFile };

@@ -34,6 +34,8 @@ export function collectEnv(text: string, env: Record<string, string> = {}): Reco
   const name = at < 0 ? text : text.slice(0, at);
   const value = at < 0 ? process.env[name] : text.slice(at + 1);
   if (name === '') throw new InvalidArgumentError('It must be NAME=VALUE, or NAME for the value it has here.');
+  // Objects of JavaScript have no room for it.
+  if (name === '__proto__') throw new InvalidArgumentError('No variable of that name can be passed on.');
   return value === undefined ? env : { ...env, [name]: value };
 }
 

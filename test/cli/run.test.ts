@@ -74,6 +74,12 @@ describe('the exit code', () => {
     ['a bad duration', js('1', '--timeout', '5'), "argument '5' is invalid"],
     ['a duration beyond all numbers', js('1', '--timeout', `${'9'.repeat(400)}s`), 'A duration is for example'],
     ['an address that is none', js('1', '--tcp', ''), 'elidectl: tcp "" is not HOST:PORT\n'],
+    ['a socket without a path', js('1', '--socket', ''), 'elidectl: --socket names no path\n'],
+    [
+      'a variable that cannot be passed on',
+      js('1', '--env', '__proto__=x'),
+      'No variable of that name can be passed on',
+    ],
     ['an unknown flag', js('1', '--timeot', '5s'), '(Did you mean --timeout?)'],
     ['a directory that is not there', js('1', '--cwd', '/gone'), 'config.working_directory "/gone": ENOENT'],
     ['a daemon that is not there', js('1', '--socket', '/gone.sock'), 'no daemon answers on unix:/gone.sock'],
