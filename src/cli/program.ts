@@ -25,19 +25,26 @@ export async function elidectl(args: string[]): Promise<number> {
   const finish: Finish = (code) => {
     exitCode = code;
   };
+  let help = '';
+  const program = programOf(finish, (text) => {
+    help += text;
+  });
   try {
-    await programOf(finish).parseAsync(args, { from: 'user' });
+    await program.parseAsync(args, { from: 'user' }).catch((error) => {
+      if (!(error instanceof CommanderError && error.exitCode === 0)) throw error;
+    });
+    if (help !== '') await write(help);
     return exitCode;
   } catch (error) {
     return await exitCodeOfError(error);
   } finally {
-    // What commander wrote (help, complaints) has left when this has.
-    await Promise.allSettled([write(''), write('', 'stderr')]);
+    // What commander complained of has left when this has.
+    await write('', 'stderr').catch(() => {});
   }
 }
 
 async function exitCodeOfError(error: unknown): Promise<number> {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : REFUSED;
+  if (error instanceof CommanderError) return REFUSED;
   if (error instanceof OutputClosedError) return OutputClosedError.exitCode;
   await complain(messageOf(error));
   return REFUSED;
@@ -53,7 +60,8 @@ function messageOf(error: unknown): string {
   return error.message;
 }
 
-function programOf(finish: Finish): Command {
+/** What is asked for of the command itself, as help, goes to `writeOut`. */
+function programOf(finish: Finish, writeOut: (text: string) => void): Command {
   const program = new Command('elidectl')
     .description('Runs and looks after executions in an elide daemon.')
     .version(VERSION)
@@ -84,7 +92,10 @@ function programOf(finish: Finish): Command {
     )
     .exitOverride()
     .configureHelp({ showGlobalOptions: true })
-    .configureOutput({ outputError: (text, writeError) => writeError(text.replace(/^error: /, 'elidectl: ')) })
+    .configureOutput({
+      writeOut,
+      outputError: (text, writeError) => writeError(text.replace(/^error: /, 'elidectl: ')),
+    })
     .addHelpText(
       'after',
       `\nExit codes: ${REFUSED} when elidectl or the daemon could not do what was asked; run and wait exit as the execution did.`,

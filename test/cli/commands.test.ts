@@ -1,11 +1,13 @@
+import { execFile } from 'node:child_process';
 import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { JournalStore } from '../../src/journal/store.ts';
 import { eventually, temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { Elidectl } from './elidectl.ts';
+import { CTL, Elidectl } from './elidectl.ts';
 
 let daemon: DaemonProcess;
 let ctl: Elidectl;
@@ -387,6 +389,20 @@ describe('the command line', () => {
     expect(ended.code).toBe(0);
     expect(ended.stderr.toString()).toBe('');
     expect(ended.stdout.toString()).toContain('124 when the run limit passed');
+  });
+
+  test.each(['--help', '--version'])('%s that cannot be written is a failure', async (flag) => {
+    const ended = await promisify(execFile)('sh', [
+      '-c',
+      'exec "$@" > /dev/full',
+      'sh',
+      process.execPath,
+      CTL,
+      flag,
+    ]).catch((error) => error);
+
+    expect(ended.stderr).toMatch(/^elidectl: cannot write to stdout: ENOSPC[^\n]*\n$/);
+    expect(ended.code).toBe(125);
   });
 });
 
