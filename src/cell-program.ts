@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import {
+  chmodSync,
   closeSync,
   constants,
   copyFileSync,
@@ -171,6 +172,12 @@ function digestOf(path: string, flags: number): { bytes: number; digest: string 
   }
 }
 
+/** With a mode of its own: a copy has that of what was copied. */
+function copyPrivately(source: string, path: string): void {
+  copyFileSync(source, path);
+  chmodSync(path, 0o600);
+}
+
 /** Written beside its place: nothing half is ever there. */
 async function make(root: string, parts: ProgramParts): Promise<void> {
   const fresh = `${root}.new`;
@@ -180,7 +187,7 @@ async function make(root: string, parts: ProgramParts): Promise<void> {
       const path = join(fresh, name);
       mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
       if (typeof part === 'string') symlinkSync(part, path);
-      else copyFileSync(part.source, path);
+      else copyPrivately(part.source, path);
     }
     if (!isWhole(fresh, parts)) throw new Error('the installed files were replaced meanwhile');
     await removeTree(root);
