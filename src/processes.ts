@@ -249,6 +249,11 @@ export function isBusy(pid: number): boolean {
   return fieldsOf(pid)?.[0] === 'R';
 }
 
+/** How many threads of a process run, or wait for a processor. */
+export function busyThreadsOf(pid: number): number {
+  return threadsOf(pid).filter((thread) => fieldsOf(`${pid}/task/${thread}`)?.[0] === 'R').length;
+}
+
 /** True while the process exists and has not ended; a zombie has ended. Linux only: reads /proc. */
 export function isAlive(pid: number): boolean {
   return statOf(pid)?.ended === false;

@@ -34,7 +34,7 @@ import { engineOf } from './languages.ts';
 import { LONGEST_MS } from './limits.ts';
 import { type CheckedSessionConfiguration, type ExecutionRequest, retentionOf } from './requests.ts';
 import { startMessage } from './start-message.ts';
-import { watchForStuck } from './stuck-watch.ts';
+import { crowdingOf, watchForStuck } from './stuck-watch.ts';
 import { WaitingExecutions } from './waiting-executions.ts';
 import { Workspace } from './workspace.ts';
 
@@ -493,13 +493,15 @@ export class SessionSupervisor implements Waiting {
         sendBack({ type: 'guest.killed' });
         endWatch();
         if (place === undefined || isGone || !record.actor.getSnapshot().context.started) return;
+        const { pid } = place;
         // What they need a processor for: the cell to tell of the end, and a process to end.
-        const needed = kind === 'thread' ? [place.pid] : [place.pid, record.pid];
+        const needed = kind === 'thread' ? [pid] : [pid, record.pid];
         const stuck = () => sendBack({ type: 'guest.stuck' });
         // Of what goes with its cell, and of what is beside it there, nobody else will tell what it used.
         const look = () => void place?.measure();
         const isHeldUp = () => place?.isHeldUp(executionKey) === true;
-        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), stuck, look, isHeldUp);
+        const crowding = kind === 'thread' ? () => crowdingOf(pid) : undefined;
+        endWatch = watchForStuck(needed, this.#forcedLimitMs(kind), stuck, look, isHeldUp, crowding);
       });
     };
     receive((command) => {

@@ -1,16 +1,22 @@
+import { availableParallelism } from 'node:os';
 import { ProcFile, statFields } from '../proc-file.ts';
+import { busyThreadsOf } from '../processes.ts';
 
 /** How often it is looked whether all had a processor, in parts of the limit. */
 const PARTS = 5;
 /** And no part is shorter than this, in ms, nor is one late before: the clock of timers is coarse. */
 const SHORTEST_MS = 5;
+/** What shares its processors with busy threads of its own process has so many times the limit at most. */
+const MOST_TIMES = 10;
 
 /**
  * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it;
  * or a cell, in which it could have answered. What does not count is the time in which this process, or the first thread of
  * one of `pids`, waited for a processor: a cell that gets none is not stuck, and its other guests would go with it; nor that
- * in which something else, as `isHeldUp` says, keeps it from telling. Calls `late` once when half of that is over. Returns
- * what ends the watch.
+ * in which something else, as `isHeldUp` says, keeps it from telling. And once all of it is over there is more of it where the
+ * threads of its process are more than the processors, as `crowding` says: each has its share of one, and one that has none
+ * just then may hold a lock that the others wait for. Calls `late` once when half of `limitMs` is over. Returns what ends the
+ * watch.
  */
 export function watchForStuck(
   pids: number[],
@@ -18,6 +24,7 @@ export function watchForStuck(
   stuck: () => void,
   late = () => {},
   isHeldUp = () => false,
+  crowding = () => 1,
 ): () => void {
   const threads = pids.map((pid) => new FirstThread(pid));
   /** The newest first, and how much of each was waited: by this process, or for what holds all up, and by each thread. */
@@ -37,11 +44,12 @@ export function watchForStuck(
       isLate = true;
       late();
     }
-    if (leftMs > 0 || threads.some((thread) => thread.waits())) next();
+    const isWaited = leftMs > 0 || threads.some((thread) => thread.waits());
+    if (isWaited || leftMs + limitMs * (Math.min(crowding(), MOST_TIMES) - 1) > 0) next();
     else stuck();
   };
   const next = () => {
-    const partMs = Math.max(SHORTEST_MS, Math.min(leftMs, limitMs / PARTS));
+    const partMs = Math.max(SHORTEST_MS, Math.min(leftMs > 0 ? leftMs : limitMs, limitMs / PARTS));
     timer = setTimeout(look, partMs, partMs).unref();
   };
   next();
@@ -49,6 +57,11 @@ export function watchForStuck(
     clearTimeout(timer);
     for (const thread of threads) thread.close();
   };
+}
+
+/** How many threads of a process there are for each processor that are on one or wait for one. */
+export function crowdingOf(pid: number): number {
+  return busyThreadsOf(pid) / availableParallelism();
 }
 
 /** How long a wait was is known when it is over: it lay in the last parts, and may have begun before the first. */

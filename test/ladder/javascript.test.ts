@@ -302,6 +302,22 @@ test('a process with thousands of descriptors costs nobody the cell in which a t
   }
 });
 
+test('busy threads of guests that are forced together cost no neighbour its cell', async () => {
+  await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
+  const session = await usual.session();
+  const neighbour = await session.ready("setInterval(() => {}, 1000); console.log('ready');");
+  const code = `
+    console.log('ready');
+    new (require('node:worker_threads').Worker)('for (;;);', { eval: true });`;
+  const running = await Promise.all(Array.from({ length: 10 }, () => session.ready(code)));
+
+  await Promise.all(running.map((execution) => execution.cancel({ graceMs: 0 })));
+  const ends = await Promise.all(running.map((execution) => execution.end()));
+
+  expect(ends.map(({ result }) => result.rung)).toEqual(running.map(() => 'forced'));
+  expect((await neighbour.snapshot()).state).toBe('running');
+});
+
 test('a busy child whose memory takes long to be added up costs no neighbour its cell', async () => {
   await using usual = await TestDaemon.start({ forcedLimitMs: undefined });
   const session = await usual.session();

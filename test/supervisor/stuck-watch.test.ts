@@ -1,7 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
 import { expect, onTestFinished, test } from 'vitest';
-import { watchForStuck } from '../../src/supervisor/stuck-watch.ts';
+import { crowdingOf, watchForStuck } from '../../src/supervisor/stuck-watch.ts';
 import { starve } from '../support/starve.ts';
 
 const LIMIT_MS = 100;
@@ -18,7 +21,12 @@ function ranMs(pid: number): number {
 }
 
 /** After how many ms the watch of these processes says that one is stuck. */
-function stuckAfter(children: { pid: number }[], limitMs = LIMIT_MS, isHeldUp = () => false): Promise<number> {
+function stuckAfter(
+  children: { pid: number }[],
+  limitMs = LIMIT_MS,
+  isHeldUp = () => false,
+  crowding = () => 1,
+): Promise<number> {
   const startedMs = performance.now();
   const { promise, resolve } = Promise.withResolvers<number>();
   const end = watchForStuck(
@@ -27,6 +35,7 @@ function stuckAfter(children: { pid: number }[], limitMs = LIMIT_MS, isHeldUp = 
     () => resolve(performance.now() - startedMs),
     undefined,
     isHeldUp,
+    crowding,
   );
   onTestFinished(end);
   return promise;
@@ -71,6 +80,32 @@ test('the time in which something else holds it up does not count', async () => 
 
   expect(first).toBe('idle');
   expect(await heldUp).toBe('held up');
+});
+
+test.each([
+  [3, 3],
+  [1_000, 10],
+  [0.5, 1],
+])('what shares each processor with %d threads has its time %d times', async (sharing, times) => {
+  const idle = run('exec sleep 600');
+
+  const afterMs = stuckAfter([idle], LIMIT_MS, undefined, () => sharing);
+
+  expect(await afterMs).toBeGreaterThanOrEqual(times * LIMIT_MS - 1);
+});
+
+test('the threads of a process that are busy are told from those that sleep', async () => {
+  const before = crowdingOf(process.pid);
+  const code = "require('node:worker_threads').parentPort.postMessage('ready'); for (;;);";
+  const busy = Array.from({ length: 3 * availableParallelism() }, () => new Worker(code, { eval: true }));
+
+  try {
+    await Promise.all(busy.map((worker) => once(worker, 'message')));
+
+    expect(crowdingOf(process.pid) - before).toBeGreaterThan(2);
+  } finally {
+    await Promise.all(busy.map((worker) => worker.terminate()));
+  }
 });
 
 test('it says nothing once it was ended, and takes a process that is gone for stuck', async () => {
