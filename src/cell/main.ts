@@ -302,6 +302,10 @@ function start(request: Start): void {
   // Of JavaScript the cell has the files open that it began with; what Python writes comes through pipes.
   const keepsFirst = made.engine !== 'python';
   const pipes = outputFiles?.maxFiles === 0 ? new OutputPipes(request.outputDir, outputFiles, keepsFirst) : undefined;
+  const gone = () => {
+    running.isGone = true;
+    report({ body: { $case: 'gone', value: { executionKey } } });
+  };
   const guest = engine.start(startRequestOf(request, limits), {
     handed: (pid) => {
       const name = processName(pid);
@@ -321,16 +325,16 @@ function start(request: Start): void {
       running.killed = value;
       report({ body: { $case: 'killed', value } });
     },
-    gone: () => {
-      running.isGone = true;
-      report({ body: { $case: 'gone', value: { executionKey } } });
-    },
+    gone,
     outputExceeded: () => {
       if (limits.outputKill) limitPassed(executionKey, 'output', `more than ${limits.outputBytes} bytes of output`);
     },
     exited: async ({ exitCode, signal = '', cause = '', message: said = '', usage }) => {
-      // Of one that was ended by force the rest may follow, or the cell would be ended for it.
-      if (pipes !== undefined) await Promise.race([bringRest(pipes), running.forced.promise]);
+      if (pipes !== undefined) {
+        gone();
+        // Of one that was ended by force the rest may follow its end.
+        await Promise.race([bringRest(pipes), running.forced.promise]);
+      }
       meter?.remove(executionKey);
       const { reason: stopReason = '', rung: stopRung = '' } = running.stop ?? {};
       const message = (said || (signal === 'SIGKILL' ? killedFor : '')).slice(0, LONGEST_MESSAGE);

@@ -1,8 +1,19 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect, type Socket } from 'node:net';
+import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { createDaemon } from '../../src/create-daemon.ts';
@@ -626,7 +637,7 @@ class CellConnection {
   }
 
   /** Starts a Python program. */
-  start(executionKey: string, code: string, options: { outputDir?: string; stdin?: boolean } = {}): void {
+  start(executionKey: string, code: string, options: Partial<Start> = {}): void {
     const path = (name: string) => join(this.#root, `${executionKey}-${name}`);
     const value = Start.fromPartial({
       executionKey,
@@ -779,6 +790,20 @@ test('a start that is said twice is one', async () => {
 
   expect(daemon.stdout('e')).toBe('once\n');
   expect(daemon.heard.filter((body) => about(body) === 'e').map(({ $case }) => $case)).toEqual(['started', 'exited']);
+});
+
+test('a guest is told to be gone while nobody reads its output, so that nothing waits for its end', async () => {
+  const cell = new BareCell();
+  const daemon = await cell.connect();
+  const stdout = join(cell.root, 'pipe');
+  execFileSync('mkfifo', [stdout]);
+  const reader = openSync(stdout, constants.O_RDONLY | constants.O_NONBLOCK);
+
+  daemon.start('e', 'print("x" * 2**20)', { outputFiles: { stdout, stderr: devNull, maxFiles: 0, maxFileBytes: 0n } });
+  await daemon.hears('gone', 'e');
+
+  expect(daemon.heard.some(({ $case }) => $case === 'exited')).toBe(false);
+  closeSync(reader);
 });
 
 test('input for what is gone is answered', async () => {
