@@ -154,7 +154,7 @@ export class Spool {
     const unknown = followed.filter(({ isHeld }) => isHeld === undefined);
     const done = [...followed.filter(({ isHeld }) => isHeld === false), ...unknown.slice(0, -MOST_UNKNOWN)];
     // Who had it open may have written to it since it was read.
-    for (const file of done) if (restOf(file) <= 0) await this.#remove(file);
+    for (const file of done) if (restOf(file) === 0) await this.#remove(file);
     const left = followed.filter(({ number }) => this.#files.has(number));
     if (left.length > 0 && !this.#isLooking) void this.#look(left);
   }

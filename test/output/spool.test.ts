@@ -100,3 +100,26 @@ test('while it is not known who has what was read, only so many files of it are 
 
   expect(numbers.filter((number) => existsSync(`${path}.${number}`))).toEqual(numbers.slice(7));
 });
+
+test('a file that was begun anew since it was read is not removed before that is read too', async () => {
+  const path = join(temporaryDirectory(), 'stdout.spool');
+  let size = 60_000;
+  const beginAnew = () => writeFileSync(`${path}.0`, 'x'.repeat(--size));
+  beginAnew();
+  for (const number of [1, 2]) writeFileSync(`${path}.${number}`, `${number}`);
+  const [ended, given] = [Promise.withResolvers<void>(), new AbortController()];
+  onTestFinished(() => given.abort());
+  let read = 0;
+
+  for await (const data of new Spool(path, false).read(ended.promise, given.signal)) {
+    if (data.includes('x')) {
+      read = data.byteLength;
+      // Nobody writes to the second, which is known at the same time of the first.
+      if (existsSync(`${path}.1`)) writeFileSync(`${path}.2`, '2', { flag: 'a' });
+      else ended.resolve();
+    }
+    if (data.includes('2')) beginAnew();
+  }
+
+  expect(read).toBe(size);
+});
