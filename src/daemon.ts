@@ -1,4 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
+import { getHeapStatistics } from 'node:v8';
 import { type Logger, pino } from 'pino';
 import {
   type CellProgram,
@@ -53,6 +54,7 @@ import {
   fingerprintOf,
   type SessionConfiguration,
   type Snippet,
+  sizeOf,
 } from './supervisor/requests.ts';
 import { SessionRegistry } from './supervisor/session-registry.ts';
 import { SessionMachines, type SessionOptions, SessionSupervisor } from './supervisor/session-supervisor.ts';
@@ -162,6 +164,11 @@ export type Serve = (daemon: Daemon, config: CheckedConfig, log: Logger) => Prom
 const SESSION_SLACK_MS = 500;
 /** How long an asked cell may take to end before it is killed, in ms. */
 const CELL_GRACE_MS = 2_000;
+/**
+ * How much the requests may take that wait, in bytes: each is kept until it has begun, and a daemon that starts reads them
+ * all, three times as much at its most.
+ */
+const MOST_QUEUED_BYTES = Math.floor(getHeapStatistics().heap_size_limit / 8);
 /** When it is worth trying again after a queue, or the number of sessions, was found full. */
 const RETRY_QUEUE_MS = 1_000;
 /** How long a daemon that is stopped while it starts waits for an interpreter to say its version, in ms. */
@@ -407,8 +414,9 @@ export class Daemon {
       return record.snapshot;
     }
     this.#accepting();
-    journal.requireWritable();
-    this.#requireRoomInQueue(session);
+    const bytes = sizeOf(request);
+    journal.requireWritable(bytes);
+    this.#requireRoomInQueue(session, bytes);
     const record = session.admit(request);
     this.#registry.add(record);
     await journal.written();
@@ -742,15 +750,21 @@ export class Daemon {
     });
   }
 
-  #requireRoomInQueue({ sessionId, queued, config }: SessionSupervisor): void {
+  #requireRoomInQueue({ sessionId, queued, config }: SessionSupervisor, bytes: number): void {
     const refuse = (what: string) => {
       throw new ResourceExhaustedError(`${what}; try again in ${RETRY_QUEUE_MS} ms`, { retryAfterMs: RETRY_QUEUE_MS });
     };
     if (queued >= config.maxQueued) {
       refuse(`${queued} executions wait in session "${sessionId}", as many as may (max_queued)`);
     }
-    const inAll = this.#registry.sessions().reduce((sum, session) => sum + session.queued, 0);
+    const sessions = this.#registry.sessions();
+    const inAll = sessions.reduce((sum, session) => sum + session.queued, 0);
     if (inAll >= this.config.maxQueuedInAll) refuse(`${inAll} executions wait in all sessions, as many as may`);
+    const waiting = sessions.reduce((sum, session) => sum + session.queuedBytes, 0);
+    // One that waits alone is taken, however large it is.
+    if (waiting > 0 && waiting + bytes > MOST_QUEUED_BYTES) {
+      refuse(`executions that wait have ${waiting} bytes, and this one ${bytes}: ${MOST_QUEUED_BYTES} may wait in all`);
+    }
   }
 
   async #execution(sessionId: string, executionId: string): Promise<ExecutionRecord | FinishedRecord> {
@@ -787,8 +801,8 @@ export class Daemon {
   }
 
   /**
-   * Waits for what waits for the journal; resolves with false when all else is `over` and the journal cannot be written for
-   * so long that it may never be. The next daemon learns of ends from what their cells keep.
+   * Waits for what waits for the journal; resolves with false when all else is `over` and the journal cannot be written, or
+   * answers nothing, for so long that it may never be. The next daemon learns of ends from what their cells keep.
    */
   async #written(waiting: Promise<unknown>, over: () => boolean): Promise<boolean> {
     let done = false;
@@ -797,7 +811,8 @@ export class Daemon {
     });
     for (let looks = 0; looks < UNWRITTEN_LOOKS && !done; looks += 1) {
       await Promise.race([written, wait(UNWRITTEN_LOOK_MS)]);
-      if (this.#journal?.failure === undefined || !over()) looks = -1;
+      const { failure, unansweredMs = 0 } = this.#journal ?? {};
+      if ((failure === undefined && unansweredMs < UNWRITTEN_LOOK_MS) || !over()) looks = -1;
     }
     return done;
   }

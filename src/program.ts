@@ -6,6 +6,7 @@ import { createDaemon } from './create-daemon.ts';
 import type { Daemon } from './daemon.ts';
 import { StartupError } from './errors.ts';
 import { makePrivately } from './guest-umask.ts';
+import { HungJournalError } from './journal/journal.ts';
 import { LogOutput } from './log-output.ts';
 import { ONE_ACT_MS } from './one-act.ts';
 import { VERSION } from './version.ts';
@@ -101,6 +102,8 @@ function stopOnSignals(daemon: Daemon): void {
       () => process.exit(0),
       (error: Error) => {
         process.stderr.write(`elide-daemon: ${error.stack}\n`);
+        // An exit would wait for its thread.
+        if (error instanceof HungJournalError) process.kill(process.pid, 'SIGKILL');
         process.exit(1);
       },
     );

@@ -1,8 +1,10 @@
 import { accessSync, constants } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { ResourceExhaustedError, StartupError, UnavailableError } from '../errors.ts';
 import type { SealedOutput } from '../output/sealed-output.ts';
 import { JOURNAL_THREAD } from '../package-root.ts';
+import { sizeOf } from '../supervisor/requests.ts';
 import { openDatabase } from './database.ts';
 import type { Durability, Entry, FinishedEntry, FinishedExecution, JournalContents, OutputPlace } from './entries.ts';
 import { finishedEntries } from './rows.ts';
@@ -16,6 +18,15 @@ const MOST_STARTS = 5;
 /** How long a journal that is closed waits for its last entries, in ms. */
 const CLOSE_LIMIT_MS = 5_000;
 
+/** The disk does not answer, and holds the journal's thread, and with that its process, for as long. */
+export class HungJournalError extends Error {
+  override readonly name = 'HungJournalError';
+
+  constructor(path: string, lost: number) {
+    super(`the disk of ${path} does not answer: ${lost} entries of the journal were not written`);
+  }
+}
+
 /** What a journal held when it was opened. */
 export type OpenedJournal = Omit<Opened, 'store' | 'contents'> & { journal: Journal; contents: JournalContents };
 
@@ -23,6 +34,8 @@ interface Appended {
   entry: Entry;
   /** Who waits for it. */
   onWritten: (() => void)[];
+  /** How much its request takes, of one that has such. */
+  bytes: number;
 }
 
 /**
@@ -45,6 +58,10 @@ export class Journal {
   #retrying = false;
   #scheduled = false;
   #failure: string | undefined;
+  /** When the entries were handed to the thread that it has not answered yet. */
+  #sentMs: number | undefined;
+  /** Of requests that were accepted, and are not on the disk yet. */
+  #unwrittenBytes = 0;
   #closing = false;
   readonly #requests = new Map<number, PromiseWithResolvers<unknown>>();
   #lastRequest = 0;
@@ -92,14 +109,19 @@ export class Journal {
     return this.#failure;
   }
 
+  /** For how long its thread has not answered what it is to write; 0 when there is nothing. */
+  get unansweredMs(): number {
+    return this.#sentMs === undefined ? 0 : performance.now() - this.#sentMs;
+  }
+
   /** Why nothing new should be begun now, because it could not be kept; undefined when all is well. */
   get hindrance(): string | undefined {
     return this.#failure ?? this.#obstacle();
   }
 
-  /** Throws when nothing new can be accepted now, because it could not be kept. */
-  requireWritable(): void {
-    const failure = this.hindrance;
+  /** Throws when nothing new, of a request of so many bytes, can be accepted now, because it could not be kept. */
+  requireWritable(bytes = 0): void {
+    const failure = this.#failure ?? this.#obstacle(bytes);
     if (failure === undefined) return;
     const message = `the journal cannot be written (${failure}); nothing new is accepted until it can`;
     if (/full|ENOSPC|EDQUOT/.test(failure)) throw new ResourceExhaustedError(message, { retryAfterMs: 1_000 });
@@ -107,11 +129,12 @@ export class Journal {
   }
 
   /** A disk that has turned full or read-only says so before anything is written to it. */
-  #obstacle(): string | undefined {
+  #obstacle(bytes = 0): string | undefined {
     const { path } = this.#data;
     try {
       accessSync(path, constants.W_OK);
-      return fullnessAt(path);
+      // Once in the log, and once more in the database.
+      return fullnessAt(path, 2 * (this.#unwrittenBytes + bytes));
     } catch (error) {
       return (error as Error).message;
     }
@@ -120,7 +143,9 @@ export class Journal {
   /** Adds an entry; `onWritten` is called once it is as durable as asked for, in the order of the entries. */
   append(entry: Entry, onWritten?: () => void): void {
     const told = this.#data.durability === 'off';
-    this.#next.push({ entry, onWritten: told || onWritten === undefined ? [] : [onWritten] });
+    const bytes = entry.type === 'execution.accepted' ? sizeOf(entry.request) : 0;
+    this.#unwrittenBytes += bytes;
+    this.#next.push({ entry, onWritten: told || onWritten === undefined ? [] : [onWritten], bytes });
     this.#schedule();
     if (told) onWritten?.();
   }
@@ -181,11 +206,12 @@ export class Journal {
     const lost = this.#writing.length + this.#next.length;
     const thread = this.#thread;
     if (thread !== undefined) {
-      const exited = new Promise((resolve) => thread.once('exit', resolve));
+      const exited = new Promise<true>((resolve) => thread.once('exit', () => resolve(true)));
       this.#ask({ type: 'close' });
-      const forced = setTimeout(() => void thread.terminate(), CLOSE_LIMIT_MS);
-      await exited;
-      clearTimeout(forced);
+      if (!(await Promise.race([exited, sleep(CLOSE_LIMIT_MS)]))) {
+        void thread.terminate();
+        if (!(await Promise.race([exited, sleep(CLOSE_LIMIT_MS)]))) throw new HungJournalError(this.#data.path, lost);
+      }
     }
     if (lost > 0) throw new Error(`${lost} entries of the journal were not written: ${this.#failure ?? 'too slow'}`);
   }
@@ -205,7 +231,7 @@ export class Journal {
     this.#starts += 1;
     let thread: Worker;
     try {
-      thread = new Worker(JOURNAL_THREAD, { workerData: this.#data, execArgv: [], env: {} });
+      thread = new Worker(JOURNAL_THREAD, { workerData: this.#data, name: 'journal', execArgv: [], env: {} });
     } catch (error) {
       this.#tell((error as Error).message);
       this.#startAgain();
@@ -217,6 +243,7 @@ export class Journal {
     thread.once('exit', () => {
       this.#thread = undefined;
       this.#sent = false;
+      this.#sentMs = undefined;
       for (const { reject } of this.#requests.values()) reject(new UnavailableError('the journal cannot be read now'));
       this.#requests.clear();
       if (this.#closing) return;
@@ -235,6 +262,7 @@ export class Journal {
   }
 
   #hear(answer: JournalAnswer): void {
+    if (answer.type === 'written' || answer.type === 'failed') this.#sentMs = undefined;
     switch (answer.type) {
       case 'opened': {
         const { contents, setAside, isLost, strain } = answer;
@@ -264,6 +292,7 @@ export class Journal {
         this.#retrying = false;
         const written = this.#writing;
         this.#writing = [];
+        for (const { bytes } of written) this.#unwrittenBytes -= bytes;
         this.#tell(answer.strain);
         for (const { onWritten } of written) for (const tell of onWritten) tell();
         this.#send();
@@ -309,6 +338,7 @@ export class Journal {
     }
     if (this.#writing.length === 0) return;
     this.#sent = true;
+    this.#sentMs = performance.now();
     this.#ask({ type: 'write', entries: this.#writing.map(({ entry }) => entry) });
   }
 

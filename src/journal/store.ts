@@ -65,10 +65,12 @@ const LEAST_LEFT_BYTES = 1024 * 1024;
 /** The same in inodes: a cell needs 6, an execution 7. */
 const LEAST_LEFT_INODES = 64;
 
-/** Why nothing new should be begun on the disk that this file is on; undefined while there is room. */
-export function fullnessAt(path: string): string | undefined {
+/** Why nothing new of so many bytes should be begun on the disk that this file is on; undefined while there is room. */
+export function fullnessAt(path: string, bytes = 0): string | undefined {
   const { bavail, bsize, files, ffree } = statfsSync(dirname(path));
-  if (bavail * bsize < LEAST_LEFT_BYTES) return `the disk is full: ${bavail * bsize} bytes are left`;
+  const left = bavail * bsize;
+  if (left < LEAST_LEFT_BYTES) return `the disk is full: ${left} bytes are left`;
+  if (left - bytes < LEAST_LEFT_BYTES) return `the disk is full for ${bytes} bytes: ${left} are left`;
   // A file system that makes inodes as it needs them says that it has none.
   const hasInodes = files === 0 || ffree >= LEAST_LEFT_INODES;
   return hasInodes ? undefined : `the disk is full: ${ffree} inodes are left`;

@@ -321,6 +321,12 @@ export function checkSnippet(
   return { ...request, fingerprint: fingerprint(request) };
 }
 
+/** How much the texts of a request take, in bytes. */
+export function sizeOf({ code, args, env }: Pick<ExecutionRequest, 'code' | 'args' | 'env'>): number {
+  const texts = [code, ...args, ...Object.entries(env).flat()];
+  return texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+}
+
 /** In a directory of the client's, code is called what no file is: it must not be taken for one that lies there. */
 function mainNameOf(language: string, workingDirectory: string | undefined): string {
   const { mainName } = specOf(language);

@@ -378,6 +378,11 @@ export class SessionSupervisor implements Waiting {
     return this.#queue.size;
   }
 
+  /** How much of memory their requests take, in bytes. */
+  get queuedBytes(): number {
+    return this.#queue.bytes;
+  }
+
   /** Executions that have a guest now. */
   running(): ExecutionRecord[] {
     return [...this.#live.values()].filter(({ measure }) => measure !== undefined);

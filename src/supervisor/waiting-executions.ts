@@ -1,22 +1,34 @@
 import type { ExecutionRecord } from './execution-record.ts';
+import { sizeOf } from './requests.ts';
 
 /**
  * Executions that wait for a place, in the order in which they are to have one: those that asked to go ahead, then the
- * others, each the oldest first. Sets, so that one that is cancelled leaves from anywhere at no cost.
+ * others, each the oldest first; with the size of their requests. Maps, so that one that is cancelled leaves from anywhere
+ * at no cost.
  */
 export class WaitingExecutions {
-  readonly #ahead = new Set<ExecutionRecord>();
-  readonly #others = new Set<ExecutionRecord>();
+  readonly #ahead = new Map<ExecutionRecord, number>();
+  readonly #others = new Map<ExecutionRecord, number>();
+  #bytes = 0;
 
   get size(): number {
     return this.#ahead.size + this.#others.size;
   }
 
+  /** How much their requests take. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   add(record: ExecutionRecord): void {
-    (record.request?.ahead ? this.#ahead : this.#others).add(record);
+    const { request } = record;
+    const bytes = request === undefined ? 0 : sizeOf(request);
+    (request?.ahead ? this.#ahead : this.#others).set(record, bytes);
+    this.#bytes += bytes;
   }
 
   delete(record: ExecutionRecord): void {
+    this.#bytes -= this.#ahead.get(record) ?? this.#others.get(record) ?? 0;
     this.#ahead.delete(record);
     this.#others.delete(record);
   }
@@ -24,10 +36,11 @@ export class WaitingExecutions {
   clear(): void {
     this.#ahead.clear();
     this.#others.clear();
+    this.#bytes = 0;
   }
 
   *[Symbol.iterator](): Generator<ExecutionRecord> {
-    yield* this.#ahead;
-    yield* this.#others;
+    yield* this.#ahead.keys();
+    yield* this.#others.keys();
   }
 }

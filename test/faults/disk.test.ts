@@ -1,11 +1,22 @@
 import { execFileSync } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as wait } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import type { ExecutionSummary } from '../../src/client/convert.ts';
 import { eventually } from '../support/daemon.ts';
+import { holdUp } from '../support/starve.ts';
 import { fill, limited } from './faults.ts';
 import { FaultNode } from './node.ts';
 
@@ -62,6 +73,33 @@ test.skipIf(!isRoot)('on a full disk new work is refused, and all goes on by its
   expect((await node.client.wait('s', 'after')).result?.reason).toBe('completed');
   await node.restart();
   expect((await node.client.wait('s', 'e')).result).toEqual(result);
+});
+
+test.skipIf(!isRoot)('a snippet that the disk has no room for is refused, and holds up nothing', async () => {
+  await using node = await FaultNode.start({}, { diskMb: 3 * DISK_MB });
+  await node.client.createSession('s');
+  await node.ready({ executionId: 'e', code: IDLE });
+  const { bavail, bsize } = statfsSync(node.root);
+  const large = {
+    sessionId: 's',
+    executionId: 'large',
+    language: 'javascript',
+    code: `/*${'x'.repeat(10 * 2 ** 20)}*/`,
+  };
+
+  writeFileSync(join(node.root, 'ballast'), Buffer.alloc(bavail * bsize - 5 * 2 ** 20));
+  const refusal = await node.client.executeSnippet(large, { deadlineMs: QUICK_MS }).catch((error) => error);
+  const small = await refusalOf(node, 'small', QUICK_MS);
+  await node.client.cancelExecution('s', 'e', { graceMs: 0 }, { deadlineMs: QUICK_MS });
+  const { result } = await node.client.wait('s', 'e', { deadlineMs: QUICK_MS });
+
+  const message = /^the journal cannot be written \(the disk is full for \d+ bytes: \d+ are left\)/;
+  expect(refusal).toMatchObject({ code: 'resource_exhausted', message: expect.stringMatching(message) });
+  expect(small).toBeUndefined();
+  expect(result).toMatchObject({ reason: 'cancelled', rung: 'forced' });
+  rmSync(join(node.root, 'ballast'));
+  await node.client.executeSnippet(large);
+  expect((await node.client.wait('s', 'large')).result?.reason).toBe('completed');
 });
 
 test.skipIf(!isRoot)('what waits while the disk is full stays, and runs once there is room', async () => {
@@ -394,6 +432,36 @@ test.each(['stop', 'detach'] as const)(
   },
   180_000,
 );
+
+test.each(['stop', 'detach'] as const)(
+  'a daemon whose disk does not answer ends all the same when it is to: %s',
+  async (onStop) => {
+    await using node = await FaultNode.start({ onStop });
+    await node.client.createSession('s');
+    await node.ready({ executionId: 'runs', code: IDLE });
+
+    // As a write that waits for the disk does, its thread goes on with nothing.
+    const goOn = await holdUp(threadOf(node.pid, 'journal'));
+    const refused = await refusalOf(node, 'refused');
+    await node.end('SIGTERM');
+    goOn();
+    await node.start();
+
+    expect(refused?.code).toBe('deadline_exceeded');
+    const runs = await node.client.getExecutionStatus('s', 'runs');
+    if (onStop === 'detach') expect(runs.state).toBe('running');
+    else expect((await node.client.wait('s', 'runs')).result).toMatchObject({ reason: 'session_closed' });
+  },
+  180_000,
+);
+
+/** The id of the thread of a process that has this name. */
+function threadOf(pid: number, name: string): number {
+  const threads = readdirSync(`/proc/${pid}/task`);
+  const thread = threads.find((id) => readFileSync(`/proc/${pid}/task/${id}/comm`, 'utf8').trim() === name);
+  if (thread === undefined) throw new Error(`process ${pid} has no thread ${name}`);
+  return Number(thread);
+}
 
 test.each([
   { durability: 'full', refusals: ['deadline_exceeded', 'unavailable'] },

@@ -24,6 +24,8 @@ export interface NodeOptions {
   inodes?: number | undefined;
   /** Its daemons have no rights beyond those of a user: they are another one's where this is root's. */
   unprivileged?: boolean | undefined;
+  /** How large the heap of its daemons may get, in MiB. Default: as Node has it. */
+  heapMb?: number | undefined;
   /** The program of its daemons. Default: the one that is built here. */
   main?: string | undefined;
 }
@@ -63,6 +65,7 @@ export class FaultNode implements AsyncDisposable {
   readonly #mounted: boolean;
   readonly #user: { uid?: number; gid?: number } = {};
   readonly #main: string;
+  readonly #heap: string[];
   #daemon: ChildProcess | undefined;
   #exited: Promise<unknown> = Promise.resolve();
   #client: DaemonClient | undefined;
@@ -73,8 +76,9 @@ export class FaultNode implements AsyncDisposable {
   /** What all of them said on stderr. */
   log = '';
 
-  private constructor({ diskMb, inodes = 0, unprivileged = false, main = MAIN }: NodeOptions) {
+  private constructor({ diskMb, inodes = 0, unprivileged = false, heapMb, main = MAIN }: NodeOptions) {
     this.#main = main;
+    this.#heap = heapMb === undefined ? [] : [`--max-old-space-size=${heapMb}`];
     if (unprivileged && process.getuid?.() === 0) {
       this.#user = { uid: NOBODY, gid: NOBODY };
       chownSync(this.root, NOBODY, NOBODY);
@@ -103,7 +107,8 @@ export class FaultNode implements AsyncDisposable {
     if (faults !== undefined) writeFileSync(this.#faults, JSON.stringify(faults));
     if (config !== undefined) writeFileSync(this.#config, JSON.stringify({ ...DEFAULTS, ...config }));
     const flags = ['--socket', this.socket, '--state-dir', this.stateDir, '--config', this.#config];
-    const daemon = spawn(process.execPath, ['--import', DAEMON_FAULTS, this.#main, ...flags, '--log-level', 'warn'], {
+    const node = [...this.#heap, '--import', DAEMON_FAULTS];
+    const daemon = spawn(process.execPath, [...node, this.#main, ...flags, '--log-level', 'warn'], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ELIDE_TEST_FAULTS: this.#faults },
       ...this.#user,

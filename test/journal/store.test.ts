@@ -54,7 +54,7 @@ const accepted = (number: number): Entry => ({
     stdin: true,
     retention: undefined,
   },
-  request: { code: 'x', env: { KEY: 'secret' } } as never,
+  request: { code: 'x', args: [], env: { KEY: 'secret' } } as never,
   event: event(1, 'pending'),
 });
 
@@ -123,7 +123,7 @@ describe('what was written', () => {
         stdin: true,
         warnings: ['one'],
         cellKey: 'cell',
-        request: { env: { KEY: 'secret' } },
+        request: { args: [], env: { KEY: 'secret' } },
       },
     ]);
     expect(finishedIn(path)).toMatchObject([

@@ -48,7 +48,7 @@ export async function starve(pid: number): Promise<() => void> {
   return end;
 }
 
-/** Keeps the first thread of a process from running. Returns what ends that. */
+/** Keeps the first thread of a process from running, or another one where that may be traced. Returns what ends that. */
 export async function holdUp(pid: number): Promise<() => void> {
   const child = spawn('python3', ['-c', HOLDER, String(pid)], { stdio: ['ignore', 'pipe', 'inherit'] });
   const end = () => void child.kill('SIGKILL');
