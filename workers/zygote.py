@@ -127,6 +127,11 @@ def is_over(pid):
         return False
 
 
+def all_over(pids):
+    """Whether these, which are all children, are over, and none of them has left one that was not seen among them."""
+    return all(map(is_over, pids)) and children() == pids
+
+
 def stat_of(process):
     """The fields of proc_pid_stat(5) from the state on."""
     with open('/proc/%s/stat' % process, 'rb') as file:
@@ -238,10 +243,11 @@ class Zygote:
                     os.close(fd)
         if not self.lost:
             return
-        orphans = [pid for pid in children() if pid not in self.shepherds and not is_over(pid)]
+        below = children()
+        orphans = [pid for pid in below if pid not in self.shepherds and not is_over(pid)]
         for pid in orphans:
             kill(pid, signal.SIGKILL)  # its end is a SIGCHLD, which leads here again
-        if not orphans:
+        if not orphans and children() == below:  # what one leaves that is over only now is another orphan
             for number in self.lost:
                 tell(CONTROL, {'gone': number})
             self.lost.clear()
@@ -255,7 +261,7 @@ class Zygote:
         for pid in self.shepherds:
             kill(pid, signal.SIGCONT)  # a guest may have stopped its shepherd
         deadline = time.monotonic() + ENDING_S
-        while not all(map(is_over, children())) and time.monotonic() < deadline:
+        while not all_over(children()) and time.monotonic() < deadline:
             self.lost.append(0)  # so that everything which is no shepherd is killed
             self.reap()
             if select.select([self.wakeup], [], [], 0.1)[0]:
@@ -411,10 +417,11 @@ def sweep(guest, usage, wakeup):
     when its parent dies; of one whose parent is traced nobody tells then.
     """
     exited = None
+    left = []
     over = False
     look_s = LOOK_S
     while True:
-        left = children()
+        before, left = left, children()
         if left != [guest]:
             hurry()
         for pid in left:
@@ -434,10 +441,12 @@ def sweep(guest, usage, wakeup):
                 usage.add(pid)
             return int(stat_of(guest)[-1]) if exited is None else exited
         # Then nobody makes another one, and whoever of them has traced others has let go of them.
-        over = all(map(is_over, left))
-        if over or reaped:
+        over = all_over(left)
+        if left != before:
             look_s = LOOK_S
-        elif select.select([wakeup], [], [], look_s)[0]:
+        if over or reaped:
+            continue
+        if select.select([wakeup], [], [], look_s)[0]:
             os.read(wakeup, 4096)
         else:
             look_s = min(2 * look_s, LONGEST_LOOK_S)

@@ -294,3 +294,48 @@ print("ready", flush=True)`);
   expect(userSeconds + systemSeconds).toBeGreaterThan(0.15);
   expect(stateOf(pid)).toBe('Z');
 });
+
+test.each([
+  ['a shepherd', 'zygote.sweep(first, zygote.Usage(), os.pipe()[0])'],
+  ['a zygote', 'shepherds = zygote.Zygote()\nshepherds.lost.append(1)\nwhile shepherds.lost: shepherds.reap()'],
+])('%s misses no child of a traced process that ends just when it is looked at', (_, look) => {
+  const script = `
+import ctypes, importlib.util, os, signal, sys
+spec = importlib.util.spec_from_file_location('zygote', sys.argv[1])
+zygote = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(zygote)
+(made, chain_writer), (traced, traced_writer) = os.pipe(), os.pipe()
+looker = os.fork()
+if looker > 0:
+    with open(made) as lines: chain = [int(lines.readline()) for _ in range(3)]
+    for pid in chain[:2]:
+        assert ctypes.CDLL(None).ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE
+    os.write(traced_writer, b'%d %d %d' % tuple(chain))
+    os.waitpid(looker, 0)
+    sys.exit()
+zygote.prctl(zygote.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+depth = 0
+while depth < 3 and os.fork() == 0:
+    depth += 1
+    os.write(chain_writer, b'%d\\n' % os.getpid())
+while depth > 0: signal.pause()
+chain = [int(pid) for pid in os.read(traced, 100).split()]
+first, _, last = chain
+is_over = zygote.is_over
+def is_over_by_now(pid):
+    if pid == first:
+        os.kill(pid, signal.SIGKILL)
+        while not is_over(pid): pass
+    return is_over(pid)
+zygote.is_over = is_over_by_now
+os.dup2(os.open(os.devnull, os.O_WRONLY), zygote.CONTROL)
+${look}
+is_left = zygote.parent_of(last) is not None and not is_over(last)
+for pid in chain: zygote.kill(pid, signal.SIGKILL)
+print(is_left)`;
+
+  const result = spawnSync('python3', ['-B', '-c', script, OPTIONS.zygotePath], { encoding: 'utf8', timeout: 30_000 });
+
+  expect(result.stderr).toBe('');
+  expect(result.stdout).toBe('False\n');
+});

@@ -54,6 +54,21 @@ if os.fork() == 0:
     exec(${JSON.stringify(tracer(request, 'traced', then))})
 while True: signal.pause()`;
 
+/** Python whose last child traces all above it up to the first, which are in sessions of their own. */
+const chainTracedByLast = (length: number) => `
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+chain = [os.getpid()]
+while len(chain) < ${length}:
+    if os.fork():
+        while True: signal.pause()
+    os.setsid()
+    chain.append(os.getpid())
+import ctypes
+for traced in chain[:-1]: ctypes.CDLL(None).ptrace(${PTRACE.seize}, traced, None, None)
+print("ready", flush=True)
+while True: signal.pause()`;
+
 /** Programs that make processes, and programs that end or stop those they live by. */
 export const processes: Family = {
   family: 'processes',
@@ -284,6 +299,12 @@ for _ in range(3): subprocess.Popen(["sh", "-c", script], start_new_session=True
       name: 'a child traced by its child',
       language: 'python',
       code: `import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile os.fork(): os.wait()\n${tracedByChild(PTRACE.seize)}`,
+      ...FORCED,
+    },
+    {
+      name: 'a chain of 20, all traced by the last',
+      language: 'python',
+      code: chainTracedByLast(20),
       ...FORCED,
     },
     {
