@@ -501,6 +501,11 @@ test.each(['thread', 'process'] as const)(
           await start({ workerData: 'plain' });
           await start({ workerData: 'flag', execArgv: ['--experimental-ffi'] });
           await start({ workerData: 'same flag', execArgv: ['--no-experimental-ffi'] });
+          await start({ workerData: 'another spelling', execArgv: ['--experimental_ffi=true'] });
+          await start({ workerData: 'end of flags', execArgv: ['--'] });
+          await start({ workerData: 'no flag', execArgv: ['x'] });
+          await start({ workerData: 'no flag behind one', execArgv: ['--no-warnings', 'x'] });
+          await start({ workerData: 'flag before none', execArgv: ['--experimental-ffi', 'x'] });
           await start({ workerData: 'variable', env: { NODE_OPTIONS: '--experimental-ffi' } });
           await start({ workerData: 'outer' });
         })();`,
@@ -508,11 +513,16 @@ test.each(['thread', 'process'] as const)(
 
     expect(stdout.split('\n')).toEqual([
       'plain undefined ',
-      'flag undefined --experimental-ffi',
-      'same flag undefined --no-experimental-ffi',
+      'flag undefined ',
+      'same flag undefined ',
+      'another spelling undefined ',
+      'end of flags undefined ',
+      'no flag undefined ',
+      'no flag behind one undefined --no-warnings',
+      'flag before none undefined ',
       'variable undefined ',
       'outer undefined ',
-      'inner undefined --experimental-ffi',
+      'inner undefined ',
       '',
     ]);
   },

@@ -19,8 +19,7 @@ Object.assign(program, rest);
 setWorkingDirectory(cwd);
 program.figures = figuresOf(program.shared);
 program.writer = new OutputWriter(program.descriptors, outputLimit(program.shared, program.outputBytes));
-process.execArgv.splice(0, 2);
-process.execArgv.length -= KEPT_FLAGS.length;
+process.execArgv.splice(0, 2 + KEPT_FLAGS.length);
 if (program.ownsProcess) {
   onOutputChange(tellOutput);
   program.noteChild = tellChild;

@@ -41,7 +41,7 @@ const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
  * Flags of this process that hold for a guest's thread whatever flags that is given. Node would give it none of the
  * process's: it reads those of a thread anew that has any of its own.
  */
-const IS_KEPT = /^--(no-experimental-ffi|report-exclude-env|report-exclude-network)$/;
+const IS_KEPT = /^--(no-)?(experimental[-_]ffi|report[-_]exclude[-_](env|network))(=|$)/;
 export const KEPT_FLAGS = [...new Set(process.execArgv.filter((flag) => IS_KEPT.test(flag)))];
 
 /** Gives the threads a guest starts the same working directory and streams as the guest has. */
@@ -49,8 +49,9 @@ export function replaceWorker(): void {
   const handler: ProxyHandler<typeof workerThreads.Worker> = {
     construct(target, [file, options = {}, ...rest], newTarget) {
       const given = options.execArgv || [];
-      // Of flags the last one counts. What is no list, Node refuses.
-      const execArgv = isArray(given) ? ['--require', PRELOAD, ...given, ...KEPT_FLAGS] : given;
+      // Node reads no flag behind what is none, and of those it reads the last one counts. What is no list, it refuses.
+      const others = isArray(given) ? given.map((flag) => `${flag}`).filter((flag) => !IS_KEPT.test(flag)) : given;
+      const execArgv = isArray(given) ? ['--require', PRELOAD, ...KEPT_FLAGS, ...others] : given;
       const { ownsProcess, cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
       const slot = noteId(shared, SHARED.threads + 1, THREAD_SLOTS - 1, UNKNOWN_THREAD);
       // In a process of its own it counts all the same.
