@@ -29,9 +29,13 @@ export async function writersOf(files: readonly OwnFile[], endMs: number): Promi
 /** Those of these files that no process can write to; undefined where that is not known by then. */
 export async function unwrittenOf(files: readonly OwnFile[], endMs: number): Promise<Set<OwnFile> | undefined> {
   const unwritten = new Set(files);
+  const paths = new Map(files.map((file) => [file, file.path]));
   for await (const { file } of openForWriting(files, endMs)) unwritten.delete(file);
   // Whom it has not come to may write to any of them.
-  return performance.now() < endMs ? unwritten : undefined;
+  if (performance.now() >= endMs) return undefined;
+  // Removed meanwhile, it was not sought by the path that its descriptors have had since.
+  for (const file of unwritten) if (file.path !== paths.get(file)) unwritten.delete(file);
+  return unwritten;
 }
 
 /**

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, unlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -110,12 +110,24 @@ test('a process is left once each of the files was found there', async () => {
 
   expect(await unwrittenOf([file], Number.POSITIVE_INFINITY)).toEqual(new Set());
 
-  // Beside that, once for its path.
-  expect(asked.mock.calls.length).toBe(2);
+  // Beside that, twice for its path.
+  expect(asked.mock.calls.length).toBe(3);
 });
 
 test('of a search that had no time to see all, nobody learns that a file is not written to', async () => {
   const { file } = openFile();
   expect(await unwrittenOf([file], performance.now())).toBeUndefined();
   expect(await unwrittenOf([file], Number.POSITIVE_INFINITY)).toEqual(new Set());
+});
+
+test('a file that is removed during a search is known to be unwritten only by a later one', async () => {
+  const { path } = openFile();
+  const fd = openSync(path, 'r');
+  onTestFinished(() => closeSync(fd));
+  const file = new OwnFile(fd);
+
+  const found = unwrittenOf([file], Number.POSITIVE_INFINITY);
+  unlinkSync(path);
+
+  expect(await found).toEqual(new Set());
 });
