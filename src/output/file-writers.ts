@@ -21,16 +21,20 @@ const WRITABLE = 0o200;
  */
 export async function writersOf(files: readonly OwnFile[], endMs: number): Promise<number[]> {
   const found = new Set<number>();
-  for await (const { pid } of openForWriting(files, endMs)) found.add(pid);
+  for await (const { pid } of openForWriting(files, endMs, allProcesses())) found.add(pid);
   for (const own of [process.pid, ...childrenOf(process.pid)]) found.delete(own);
   return [...found];
 }
 
-/** Those of these files that no process can write to; undefined where that is not known by then. */
-export async function unwrittenOf(files: readonly OwnFile[], endMs: number): Promise<Set<OwnFile> | undefined> {
+/** Those of these files that no process, or none of these, can write to; undefined where that is not known by then. */
+export async function unwrittenOf(
+  files: readonly OwnFile[],
+  endMs: number,
+  pids: Iterable<number> = allProcesses(),
+): Promise<Set<OwnFile> | undefined> {
   const unwritten = new Set(files);
   const paths = new Map(files.map((file) => [file, file.path]));
-  for await (const { file } of openForWriting(files, endMs)) unwritten.delete(file);
+  for await (const { file } of openForWriting(files, endMs, pids)) unwritten.delete(file);
   // Whom it has not come to may write to any of them.
   if (performance.now() >= endMs) return undefined;
   // Removed meanwhile, it was not sought by the path that its descriptors have had since.
@@ -44,7 +48,8 @@ export async function unwrittenOf(files: readonly OwnFile[], endMs: number): Pro
  */
 export async function writersLeftOf(files: readonly SoughtFile[], endMs: number): Promise<number[]> {
   const found = new Set<number>();
-  for await (const { pid } of openForWriting(files, endMs, isOpenedRotated)) if (isLeft(pid)) found.add(pid);
+  for await (const { pid } of openForWriting(files, endMs, allProcesses(), isOpenedRotated))
+    if (isLeft(pid)) found.add(pid);
   return [...found];
 }
 
@@ -58,6 +63,7 @@ function isOpenedRotated(descriptor: string): boolean {
 async function* openForWriting<File extends SoughtFile>(
   files: readonly File[],
   endMs: number,
+  pids: Iterable<number>,
   isSought: (descriptor: string) => boolean = () => true,
 ): AsyncGenerator<{ pid: number; file: File }> {
   const byPath = new Map(files.map((file) => [file.path, file]));
@@ -67,7 +73,7 @@ async function* openForWriting<File extends SoughtFile>(
     await nextTurn();
     turnEndsMs = performance.now() + TURN_MS;
   };
-  for (const pid of namesIn('/proc').map(Number).filter(Number.isInteger)) {
+  for (const pid of pids) {
     if (performance.now() >= endMs) return;
     await giveWay();
     const left = new Set(files);
@@ -81,6 +87,10 @@ async function* openForWriting<File extends SoughtFile>(
       if (left.size === 0) break;
     }
   }
+}
+
+function allProcesses(): number[] {
+  return namesIn('/proc').map(Number).filter(Number.isInteger);
 }
 
 /** Those of its newest thread: the first one may have ended, and shows none then. One by one, as they are asked for. */

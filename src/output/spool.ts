@@ -3,9 +3,11 @@ import type { FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { OutputStream } from '../../workers/output-writer.ts';
 import { openPlainFile } from '../plain-file.ts';
+import { treeOf } from '../processes.ts';
 import { removeFile } from '../remove-tree.ts';
 import { withDescriptor } from '../spare-descriptor.ts';
 import { Changes } from './changes.ts';
+import { unwrittenOf } from './file-writers.ts';
 import { OwnFile } from './own-file.ts';
 import { numbersOf } from './rotated-files.ts';
 import { unwrittenFiles } from './unwritten-files.ts';
@@ -21,6 +23,8 @@ const CHUNK_BYTES = 65_536;
  * also once its writer has removed it. Of one that is held, the holder keeps that anyway.
  */
 const MOST_UNKNOWN = 32;
+/** How long those may be looked for then that are below this process, in ms: nothing is read meanwhile. */
+const BELOW_LIMIT_MS = 1_000;
 /** The file that a guest begins with. */
 const FIRST = 0;
 
@@ -86,6 +90,8 @@ interface SpoolFile {
   position: number;
   /** Whether somebody can write to it; undefined: not known yet. */
   isHeld: boolean | undefined;
+  /** Whether those below this process were looked at: none that did not have it then gets it from one of them. */
+  isSeenBelow: boolean;
 }
 
 /**
@@ -144,17 +150,20 @@ export class Spool {
     for (const number of numbersOf(this.#path)) {
       if (this.#files.has(number)) continue;
       const handle = await openPlainFile(`${this.#path}.${number}`).catch(() => undefined);
-      // Undefined: there was too much to keep, and it is gone.
-      if (handle !== undefined) this.#files.set(number, { number, handle, position: 0, isHeld: undefined });
+      // There was too much to keep, and it is gone.
+      if (handle === undefined) continue;
+      this.#files.set(number, { number, handle, position: 0, isHeld: undefined, isSeenBelow: false });
     }
   }
 
   async #removeRead(files: SpoolFile[]): Promise<void> {
     const followed = files.filter(({ number }) => !(this.#keepsFirst && number === FIRST));
     const unknown = followed.filter(({ isHeld }) => isHeld === undefined);
-    const done = [...followed.filter(({ isHeld }) => isHeld === false), ...unknown.slice(0, -MOST_UNKNOWN)];
+    const tooMany = unknown.slice(0, -MOST_UNKNOWN);
+    if (tooMany.some(({ isSeenBelow }) => !isSeenBelow)) await this.#lookBelow(unknown);
+    const isDone = (file: SpoolFile) => file.isHeld === false || (file.isHeld === undefined && tooMany.includes(file));
     // Who had it open may have written to it since it was read.
-    for (const file of done) if (restOf(file) === 0) await this.#remove(file);
+    for (const file of followed.filter(isDone)) if (restOf(file) === 0) await this.#remove(file);
     const left = followed.filter(({ number }) => this.#files.has(number));
     if (left.length > 0 && !this.#isLooking) void this.#look(left);
   }
@@ -162,14 +171,19 @@ export class Spool {
   /** Holds up no reading: there may be many processes, and one may have a million descriptors. */
   async #look(files: SpoolFile[]): Promise<void> {
     this.#isLooking = true;
-    try {
-      const byOwn = new Map(files.map((file) => [new OwnFile(file.handle.fd), file]));
-      const unwritten = await unwrittenFiles([...byOwn.keys()]);
-      if (unwritten !== undefined) for (const [own, file] of byOwn) file.isHeld = !unwritten.has(own);
-    } catch {
-      // A guest that is a thread has closed one of them.
-    }
+    const unwritten = await unwrittenAmong(files, unwrittenFiles);
+    if (unwritten !== undefined) for (const file of files) file.isHeld = !unwritten.has(file);
     this.#isLooking = false;
+  }
+
+  /** Most that somebody has are those of processes below, which are soon looked at. */
+  async #lookBelow(files: SpoolFile[]): Promise<void> {
+    const below = treeOf([process.pid]);
+    const unwritten = await unwrittenAmong(files, (own) => unwrittenOf(own, performance.now() + BELOW_LIMIT_MS, below));
+    for (const file of files) {
+      file.isSeenBelow = true;
+      if (unwritten?.has(file) === false) file.isHeld = true;
+    }
   }
 
   async #remove({ number, handle }: SpoolFile): Promise<void> {
@@ -180,6 +194,21 @@ export class Spool {
       // Its writer has removed it: there was too much to keep.
     }
     await handle.close();
+  }
+}
+
+/** Undefined where that is not known. */
+async function unwrittenAmong(
+  files: SpoolFile[],
+  find: (files: OwnFile[]) => Promise<ReadonlySet<OwnFile> | undefined>,
+): Promise<Set<SpoolFile> | undefined> {
+  try {
+    const byOwn = new Map(files.map((file) => [new OwnFile(file.handle.fd), file]));
+    const unwritten = await find([...byOwn.keys()]);
+    return unwritten && new Set([...unwritten].flatMap((own) => byOwn.get(own) ?? []));
+  } catch {
+    // A guest that is a thread has closed one of them, or there is no descriptor to look with.
+    return undefined;
   }
 }
 

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import fs, { closeSync, existsSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import fs, { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import type { Writable } from 'node:stream';
@@ -9,14 +9,21 @@ import { Spool } from '../../src/output/spool.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { eventually } from '../support/eventually.ts';
 
-/** Appends to a file what it is told, as a program that was left in the background by another, which is gone. */
-async function startOrphan(path: string): Promise<{ write(line: string): void; end(): void }> {
-  const fd = openSync(path, 'a');
-  const script = 'while read -r line <&3; do echo "$line"; done &';
-  const shell = spawn('sh', ['-c', script], { stdio: ['ignore', fd, 'inherit', 'pipe'] });
-  closeSync(fd);
+/** Appends to a file what it is told, and has others open too. */
+function startWriter(script: string, path: string, ...others: string[]) {
+  const [fd, ...more] = [path, ...others].map((each) => openSync(each, 'a')) as [number, ...number[]];
+  const shell = spawn('sh', ['-c', script], { stdio: ['ignore', fd, 'inherit', 'pipe', ...more] });
+  for (const each of [fd, ...more]) closeSync(each);
   const orders = shell.stdio[3] as Writable;
   onTestFinished(() => void orders.destroy());
+  return { shell, orders };
+}
+
+const APPEND = 'while read -r line <&3; do echo "$line"; done';
+
+/** As a program that was left in the background by another, which is gone. */
+async function startOrphan(path: string, ...others: string[]): Promise<{ write(line: string): void; end(): void }> {
+  const { shell, orders } = startWriter(`${APPEND} &`, path, ...others);
   await once(shell, 'exit');
   return { write: (line) => orders.write(`${line}\n`), end: () => orders.destroy() };
 }
@@ -87,18 +94,22 @@ test('nobody looks for who has the first file, of whoever keeps that to the end'
   expect(existsSync(`${path}.0`)).toBe(true);
 });
 
-test('while it is not known who has what was read, only so many files of it are kept', async () => {
+test('while it is not known who has what was read, only so many files of it are kept, and those that a process below has', async () => {
   const path = join(temporaryDirectory(), 'stdout.spool');
   const numbers = Array.from({ length: 40 }, (_, number) => number);
-  const held = numbers.map((number) => openSync(`${path}.${number}`, 'a'));
-  onTestFinished(() => held.forEach(closeSync));
-  for (const fd of held) writeSync(fd, 'x');
+  for (const number of numbers) writeFileSync(`${path}.${number}`, 'x');
+  // Whose are all others is seen only by a look at all processes, which is not over then.
+  const others = numbers.filter((number) => number !== 3).map((number) => `${path}.${number}`) as [string, ...string[]];
+  await startOrphan(...others);
+  const { orders } = startWriter(APPEND, `${path}.3`);
 
   const read = reading(new Spool(path, false));
   await eventually('all is read', () => read().length === numbers.length);
   await eventually('what is too much is removed', () => !existsSync(`${path}.6`));
+  orders.write('late\n');
+  await eventually('what comes late is read', () => read().endsWith('late\n'));
 
-  expect(numbers.filter((number) => existsSync(`${path}.${number}`))).toEqual(numbers.slice(7));
+  expect(numbers.filter((number) => existsSync(`${path}.${number}`))).toEqual([3, ...numbers.slice(7)]);
 });
 
 test('a file that was begun anew since it was read is not removed before that is read too', async () => {
