@@ -1,5 +1,6 @@
 import { lstatSync, readdirSync, type Stats } from 'node:fs';
 import { basename, dirname } from 'node:path';
+import { isNoFile } from '../plain-file.ts';
 
 /** The numbers of the rotated files that are there of a path, in no order. */
 export function numbersOf(path: string): number[] {
@@ -18,15 +19,27 @@ export function bytesSince(path: string, since: { file: number; bytes: number },
   return sizes.reduce((sum, size) => sum + size, gone * maxFileBytes - since.bytes);
 }
 
-/** Those that are there of a path, from one on, as {@link OwnFile} has them: they need not be open here. */
+/**
+ * Those that are there of a path, from one on, as {@link OwnFile} has them: they need not be open here. None where a guest
+ * has removed their directory.
+ */
 export function filesFrom(path: string, first: number): { path: string; is(found: Stats): boolean }[] {
-  return numbersOf(path)
+  return numbersIfThere(path)
     .filter((number) => number >= first)
     .flatMap((number) => {
       const name = `${path}.${number}`;
       const there = lstatSync(name, { throwIfNoEntry: false });
       return there === undefined ? [] : [{ path: name, is: ({ dev, ino }) => ino === there.ino && dev === there.dev }];
     });
+}
+
+function numbersIfThere(path: string): number[] {
+  try {
+    return numbersOf(path);
+  } catch (error) {
+    if (isNoFile(error)) return [];
+    throw error;
+  }
 }
 
 function sizeOf(path: string): number | undefined {

@@ -177,6 +177,25 @@ test.each([
   },
 );
 
+test('what runs away with the output of a thread is gone with it also where the directory of its files is', async () => {
+  const logs = daemon.directory();
+  const command = `sleep 0.02${Math.floor(Math.random() * 1e9)}`;
+  const writer = `trap "" HUP TERM; : > up; while ${command}; do echo x; done`;
+  const code = `const { existsSync, rmSync } = require('node:fs');
+    const command = ${JSON.stringify(`setsid sh -c '${writer}' & exit 0`)};
+    require('node:child_process').spawn('sh', ['-c', command], { detached: true, stdio: 'inherit' });
+    const end = () => {
+      rmSync(${JSON.stringify(logs)}, { recursive: true });
+      process.exit();
+    };
+    setInterval(() => existsSync('up') && end(), 10);`;
+
+  await session.run({ code, outputFiles: filesIn(logs), workingDirectory: daemon.directory() });
+
+  expect(existsSync(logs)).toBe(false);
+  expect(processesWith(command)).toEqual([]);
+});
+
 test('a symbolic link in the place of a file is not followed', async () => {
   const outputFiles = filesIn(daemon.directory());
   const elsewhere = join(daemon.directory(), 'elsewhere');
