@@ -16,6 +16,8 @@ import { unwrittenFiles } from './unwritten-files.ts';
 const MOST_FILES = 10;
 const FILE_BYTES = 10 * 2 ** 20;
 const SPOOL_FILE = /^(stdout|stderr)\.spool\.\d{1,9}$/;
+/** What `st_blocks` counts. */
+const BLOCK_BYTES = 512;
 /** What a pipe takes at once. */
 const CHUNK_BYTES = 65_536;
 /**
@@ -214,9 +216,13 @@ async function unwrittenAmong(
 
 async function* rest(file: SpoolFile): AsyncGenerator<Buffer> {
   for (;;) {
+    const { size, blocks } = fstatSync(file.handle.fd);
     // Somebody has begun it anew, as a shell does with a file that it writes to (`>`).
-    if (restOf(file) < 0) file.position = 0;
-    const length = Math.min(CHUNK_BYTES, restOf(file));
+    if (size < file.position) file.position = 0;
+    // Holes, which are made at once whatever their size, but read at the pace of all else.
+    const rest = size - file.position;
+    if (rest > MOST_FILES * FILE_BYTES && rest > blocks * BLOCK_BYTES) file.position = size - MOST_FILES * FILE_BYTES;
+    const length = Math.min(CHUNK_BYTES, size - file.position);
     if (length <= 0) return;
     const { bytesRead, buffer } = await file.handle.read(Buffer.allocUnsafe(length), 0, length, file.position);
     file.position += bytesRead;

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import fs, { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
+import fs, { closeSync, existsSync, openSync, truncateSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import type { Writable } from 'node:stream';
@@ -133,4 +133,23 @@ test('a file that was begun anew since it was read is not removed before that is
   }
 
   expect(read).toBe(size);
+});
+
+test('of a file that somebody has made larger than all disks no more than the newest is read', async () => {
+  const path = join(temporaryDirectory(), 'stdout.spool');
+  const most = 100 * 2 ** 20;
+  writeFileSync(`${path}.0`, 'first');
+  truncateSync(`${path}.0`, 2 ** 40);
+  writeFileSync(`${path}.0`, 'last', { flag: 'a' });
+
+  let bytes = 0;
+  let last = '';
+  for await (const data of new Spool(path, true).read(Promise.resolve(), new AbortController().signal)) {
+    bytes += data.byteLength;
+    last = data.toString('latin1').slice(-4);
+    if (bytes > most) break;
+  }
+
+  expect(bytes).toBe(most);
+  expect(last).toBe('last');
 });
