@@ -256,7 +256,12 @@ export class Daemon {
       const isCopy = directory.original !== undefined;
       const found = await findCells(directory.paths.cells, { orphanGraceMs, isCopy });
       cells = found.cells;
-      const opened = await Journal.open(directory.paths.journal, durability, (failure) => this.#onJournal(failure));
+      const opened = await Journal.open(
+        directory.paths.journal,
+        durability,
+        (failure) => this.#onJournal(failure),
+        (why) => this.#log.error(`the journal cannot take an entry, which is left out: ${why}`),
+      );
       const { journal } = opened;
       this.#journal = journal;
       if (opened.setAside !== undefined) {

@@ -46,6 +46,7 @@ interface Appended {
 export class Journal {
   readonly #data: JournalThreadData;
   readonly #onFailure: (failure: string | undefined) => void;
+  readonly #onRefused: (why: string) => void;
   #thread: Worker | undefined;
   /** How often one was begun. */
   #starts = 0;
@@ -72,25 +73,28 @@ export class Journal {
   private constructor(
     data: JournalThreadData,
     onFailure: (failure: string | undefined) => void,
+    onRefused: (why: string) => void,
     opening: PromiseWithResolvers<OpenedJournal>,
   ) {
     this.#data = data;
     this.#onFailure = onFailure;
+    this.#onRefused = onRefused;
     this.#opening = opening;
     this.#start();
   }
 
   /**
    * Opens the journal or begins it. Rejects with a `StartupError` for a file that it cannot use. `onFailure` hears why
-   * nothing can be written, and undefined when it can again.
+   * nothing can be written, and undefined when it can again; `onRefused`, of an entry that can never be: it is left out.
    */
   static open(
     path: string,
     durability: Durability,
     onFailure: (failure: string | undefined) => void,
+    onRefused: (why: string) => void = () => {},
   ): Promise<OpenedJournal> {
     const opening = Promise.withResolvers<OpenedJournal>();
-    new Journal({ path, durability }, onFailure, opening);
+    new Journal({ path, durability }, onFailure, onRefused, opening);
     return opening.promise;
   }
 
@@ -294,6 +298,7 @@ export class Journal {
         this.#writing = [];
         for (const { bytes } of written) this.#unwrittenBytes -= bytes;
         this.#tell(answer.strain);
+        for (const why of answer.refused) this.#onRefused(why);
         for (const { onWritten } of written) for (const tell of onWritten) tell();
         this.#send();
         break;

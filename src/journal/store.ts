@@ -189,12 +189,41 @@ export class JournalStore {
     }
   }
 
-  /** Writes all of them or, when it throws, none. Entries that were written before may come again. */
-  write(entries: readonly Entry[]): void {
+  /**
+   * Writes all of them or, when it throws, none. Entries that were written before may come again. One that can never be
+   * written holds up none of the others: it is left out, and returned is why, a line for each.
+   */
+  write(entries: readonly Entry[]): string[] {
     this.#strain ??= fullnessAt(this.#path);
+    try {
+      this.#transactFully(() => {
+        for (const entry of entries) this.#apply(entry);
+      });
+      return [];
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      return this.#writeEach(entries);
+    }
+  }
+
+  /** As {@link write}, slowly. */
+  #writeEach(entries: readonly Entry[]): string[] {
+    let refused: string[] = [];
     this.#transactFully(() => {
-      for (const entry of entries) this.#apply(entry);
+      refused = [];
+      for (const entry of entries) {
+        this.#database.exec('SAVEPOINT entry');
+        try {
+          this.#apply(entry);
+        } catch (error) {
+          if (!isRefusal(error)) throw error;
+          this.#database.exec('ROLLBACK TO entry');
+          refused.push(`${nameOf(entry)}: ${(error as Error).message}`);
+        }
+        this.#database.exec('RELEASE entry');
+      }
     });
+    return refused;
   }
 
   /** As {@link #transact}, with the room that is kept for when the disk is full. */
@@ -300,7 +329,7 @@ export class JournalStore {
         statements.release.run(entry.number);
         break;
       case 'execution.outputMeasured':
-        statements.measureOutput.run(entry.bytes, entry.number);
+        statements.measureOutput.run(countOf(entry.bytes), entry.number);
         break;
       case 'execution.outputEvicted':
         statements.evictOutput.run(JSON.stringify(entry.bytes), entry.number);
@@ -316,7 +345,7 @@ export class JournalStore {
     if (event.state !== 'exited') return;
     const { stdoutBytes = 0, stderrBytes = 0 } = event.result?.usage ?? {};
     const { atMs, monotonicMs } = event;
-    const { changes } = statements.exit.run(atMs, monotonicMs, Math.trunc(stdoutBytes + stderrBytes), number);
+    const { changes } = statements.exit.run(atMs, monotonicMs, countOf(stdoutBytes + stderrBytes), number);
     if (changes === 1) statements.countExited.run(JSON.stringify({ atMs, monotonicMs }), number);
   }
 
@@ -455,6 +484,26 @@ function copyReadable(damaged: string, database: DatabaseSync): number {
   return kept;
 }
 
+/** Which entry that is, for people. */
+function nameOf(entry: Entry): string {
+  switch (entry.type) {
+    case 'session.created':
+      return `${entry.type} of session "${entry.session.sessionId}"`;
+    case 'session.closing':
+    case 'session.closed':
+      return `${entry.type} of ${entry.sessionKey}`;
+    case 'execution.accepted':
+      return `${entry.type} of execution ${entry.execution.number}`;
+    default:
+      return `${entry.type} of execution ${entry.number}`;
+  }
+}
+
+/** A guest can make its output longer than any whole number that a column takes, and that can be read from it again. */
+function countOf(bytes: number): number {
+  return Math.min(Number.MAX_SAFE_INTEGER, Math.trunc(bytes));
+}
+
 /** 0 for a file that is not there. */
 function bytesOf(path: string): number {
   return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
@@ -467,6 +516,16 @@ const DAMAGE_CODES = new Set([11, 26]);
 
 /** SQLITE_FULL. */
 const FULL_CODE = 13;
+
+/** What no column takes: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH. */
+const REFUSAL_CODES = new Set([18, 19, 20]);
+
+/** Whether an entry is at fault, rather than the file or the disk: another try comes to the same. */
+function isRefusal(error: unknown): boolean {
+  const { errcode } = error as { errcode?: number };
+  // Where SQLite was not asked, there was nothing to ask it with.
+  return errcode === undefined || REFUSAL_CODES.has(errcode & 0xff);
+}
 
 function isFull(error: unknown): boolean {
   return (Number((error as { errcode?: number }).errcode) & 0xff) === FULL_CODE;

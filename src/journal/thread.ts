@@ -26,7 +26,8 @@ export type JournalQuery =
 export type JournalAnswer =
   | ({ type: 'opened'; strain: string | undefined } & Omit<Opened, 'store'>)
   | { type: 'refused'; message: string }
-  | { type: 'written'; strain: string | undefined }
+  /** `refused`: see {@link JournalStore.write}. */
+  | { type: 'written'; strain: string | undefined; refused: string[] }
   | { type: 'failed'; message: string }
   | { type: 'recovered'; strain: string | undefined }
   | { type: 'answered'; request: number; value: unknown; failure: string | undefined };
@@ -54,8 +55,8 @@ function obey(store: JournalStore, command: JournalCommand): void {
   switch (command.type) {
     case 'write':
       try {
-        store.write(command.entries);
-        answer({ type: 'written', strain: store.strain });
+        const refused = store.write(command.entries);
+        answer({ type: 'written', strain: store.strain, refused });
       } catch (error) {
         answer({ type: 'failed', message: (error as Error).message });
       }

@@ -179,18 +179,51 @@ describe('what was written', () => {
     expect(contents.unfinished.map(({ number }) => number)).toEqual([2]);
   });
 
-  test('is all or nothing when one of it cannot be written', () => {
+  test('is all but what no column takes, which is named and holds up nothing beside it', () => {
     const path = fileOf();
-    written(path, session('a'));
     const { store } = JournalStore.open(path, 'normal');
+    store.write([session('a')]);
 
-    const broken = { ...accepted(1), request: { toJSON: () => undefined } } as unknown as Entry;
-    expect(() => store.write([session('b'), broken])).toThrow();
+    const refused = store.write([
+      session('b'),
+      { ...accepted(1), request: { toJSON: () => undefined } } as unknown as Entry,
+      { type: 'execution.dispatched', number: 1, cellKey: Symbol('cell') as never },
+      accepted(2),
+    ]);
     store.close();
 
-    const next = JournalStore.open(path, 'normal');
-    expect(next.contents.sessions.map(({ sessionKey }) => sessionKey)).toEqual(['a']);
-    next.store.close();
+    expect(refused).toEqual([
+      expect.stringMatching(/^execution\.accepted of execution 1: .*constraint failed/),
+      expect.stringMatching(/^execution\.dispatched of execution 1: .*cannot be bound/),
+    ]);
+    const { store: next, contents } = JournalStore.open(path, 'normal');
+    next.close();
+    expect(contents.sessions.map(({ sessionKey }) => sessionKey)).toEqual(['a', 'b']);
+    expect(contents.unfinished.map(({ number }) => number)).toEqual([2]);
+    using reader = new JournalReader(path);
+    expect(reader.verify()).toEqual([]);
+  });
+
+  test.each([
+    ['2^63 - 1, which a number makes 2^63', 2 ** 63 - 1],
+    ['2^60, which a column takes and no reader', 2 ** 60],
+  ])('is the end of a guest also where its output is made as long as %s', (_, stdoutBytes) => {
+    const path = fileOf();
+    const exited = happened(1, 2, 'exited') as Extract<Entry, { type: 'execution.event' }>;
+    Object.assign(exited.event.result as object, { usage: { stdoutBytes, stderrBytes: 1 } });
+    const measured: Entry = { type: 'execution.outputMeasured', number: 2, bytes: stdoutBytes };
+    written(path, session('a'), accepted(1), exited, accepted(2), happened(2, 2, 'exited'), measured);
+
+    const { store } = JournalStore.open(path, 'normal');
+    const finished = store.finished(1);
+    store.close();
+
+    expect(finished?.events.at(-1)?.result?.usage).toMatchObject({ stdoutBytes });
+    const outputBytes = Number.MAX_SAFE_INTEGER;
+    expect(finishedIn(path)).toMatchObject([
+      { number: 1, outputBytes },
+      { number: 2, outputBytes },
+    ]);
   });
 
   test('is gone once it was released', () => {
@@ -777,6 +810,30 @@ describe('the thread that writes', () => {
     await eventually('the other is written', () => !journal.isUnwritten(2));
     expect(await journal.finished([1, 2])).toMatchObject([{ number: 1 }, { number: 2 }]);
     await journal.close();
+  });
+
+  test('an entry that can never be written is said, and holds up nothing behind it', async () => {
+    const path = fileOf();
+    const failures: (string | undefined)[] = [];
+    const refused: string[] = [];
+    const { journal } = await Journal.open(
+      path,
+      'normal',
+      (failure) => failures.push(failure),
+      (why) => refused.push(why),
+    );
+    let isTold = false;
+    journal.append({ type: 'execution.event', number: null as never, event: event(1, 'pending') }, () => {
+      isTold = true;
+    });
+    journal.append(session('a'));
+
+    await journal.close();
+
+    expect(isTold).toBe(true);
+    expect({ failures, refused }).toEqual({ failures: [], refused: [expect.stringContaining('execution.event')] });
+    using reader = new JournalReader(path);
+    expect([...reader.export()]).toHaveLength(1);
   });
 
   test('a close also waits for what is appended when the last entries are written', async () => {
