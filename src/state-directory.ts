@@ -18,6 +18,15 @@ const PLACE_NAME = 'place';
 /** How much is read of that. */
 const PLACE_BYTES = 8192;
 
+/** What a daemon may have made that did not come to its lock, by the directory it is in: empty directories. */
+const BEGUN: Readonly<Record<string, readonly string[]>> = {
+  '': ['daemon', 'work'],
+  daemon: ['cells', 'output'],
+  'daemon/cells': [],
+  'daemon/output': [],
+  work: [],
+};
+
 /** The places below the state directory. `daemon/` is the daemon's alone; `work/` is what guests may touch. */
 export interface StatePaths {
   daemon: string;
@@ -60,7 +69,7 @@ export class StateDirectory {
     this.#lock = lock;
   }
 
-  /** Makes the directories and takes the lock. */
+  /** Takes the lock, and makes the directories: before it, no more than it needs. */
   static async open(root: string): Promise<StateDirectory> {
     const daemon = join(root, 'daemon');
     const [cells, output, programs] = [join(daemon, 'cells'), join(daemon, 'output'), join(daemon, 'programs')];
@@ -73,16 +82,24 @@ export class StateDirectory {
       );
     }
     await requireOurs(root, join(daemon, LOCK_NAME));
+    const makeAll = async (...made: string[]) => {
+      for (const path of made) await mkdir(path, { recursive: true, mode: 0o700 });
+    };
+    let lock: DatabaseSync | undefined;
     try {
-      for (const path of [root, daemon, cells, output, paths.work]) await mkdir(path, { recursive: true, mode: 0o700 });
+      await makeAll(root, daemon);
       const { mode, uid } = await stat(daemon);
       const own = process.getuid?.() ?? uid;
       if (uid !== own) throw new Error(`${daemon} belongs to user ${uid}, this daemon runs as user ${own}`);
       if ((mode & 0o077) !== 0) throw new Error(`${daemon} is open to others; make it 0700`);
+      lock = takeLock(root, join(daemon, LOCK_NAME));
+      await makeAll(cells, output, paths.work);
+      return new StateDirectory(root, paths, lock);
     } catch (error) {
+      lock?.close();
+      if (error instanceof StartupError) throw error;
       throw new StartupError(`state directory ${root} cannot be used: ${(error as Error).message}`, { cause: error });
     }
-    return new StateDirectory(root, paths, takeLock(root, join(daemon, LOCK_NAME)));
   }
 
   /**
@@ -182,11 +199,15 @@ function namesIn(directory: string): string[] {
 
 /** A directory that holds something else is not ours to clean. */
 async function requireOurs(root: string, lock: string): Promise<void> {
-  const names = await readdir(root).catch(() => []);
-  if (names.length === 0 || (await stat(lock).catch(() => undefined)) !== undefined) return;
-  throw new StartupError(
-    `state directory ${root} holds something else (${names[0]}); name an empty or a new directory`,
-  );
+  for (const [directory, known] of Object.entries(BEGUN)) {
+    const names = await readdir(join(root, directory)).catch(() => []);
+    const other = names.find((name) => !known.includes(name));
+    if (other === undefined) continue;
+    // The one that has the lock may just be making the rest.
+    if ((await stat(lock).catch(() => undefined)) !== undefined) return;
+    const path = join(directory, other);
+    throw new StartupError(`state directory ${root} holds something else (${path}); name an empty or a new directory`);
+  }
 }
 
 function takeLock(root: string, path: string): DatabaseSync {

@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { checkConfig, type DaemonConfig, readConfigFile } from '../../src/config.ts';
@@ -19,6 +19,7 @@ import { createDaemon } from '../../src/create-daemon.ts';
 import { TestClient } from '../support/client.ts';
 import { eventually, TestDaemon, temporaryDirectory } from '../support/daemon.ts';
 import { processesWith } from '../support/processes.ts';
+import { MAY_MOUNT, smallDisk } from '../support/small-disk.ts';
 
 const DIST = join(import.meta.dirname, '../../dist/src');
 
@@ -165,6 +166,49 @@ test('a state directory that holds something else is left as it is', async () =>
 
   expect(readdirSync(root)).toEqual(['thesis.txt']);
 });
+
+test.each([['daemon/'], ['daemon/cells/', 'daemon/output/', 'work/']])(
+  'a state directory that has no more of a daemon than it makes before its lock (%s) can be used',
+  async (...begun) => {
+    const { root, stateDir, socket } = places();
+    for (const path of begun) mkdirSync(join(stateDir, path), { recursive: true, mode: 0o700 });
+
+    await using daemon = await TestDaemon.start({ stateDir, socket });
+
+    expect(daemon.daemon.languages()).not.toEqual([]);
+    expect(await refusal({ stateDir, socket: join(root, 'other.sock') })).toContain('is in use by another daemon');
+  },
+);
+
+test.each([
+  ['daemon/thesis.txt', 'daemon/thesis.txt'],
+  ['work/thesis/chapter', 'work/thesis'],
+])('a directory of somebody else is left as it is, also where its names are those of ours: %s', async (path, told) => {
+  const { stateDir, socket } = places();
+  mkdirSync(dirname(join(stateDir, path)), { recursive: true });
+  writeFileSync(join(stateDir, path), 'precious');
+  const before = readdirSync(stateDir, { recursive: true });
+
+  expect(await refusal({ stateDir, socket })).toContain(`holds something else (${told})`);
+
+  expect(readdirSync(stateDir, { recursive: true })).toEqual(before);
+});
+
+test.skipIf(!MAY_MOUNT)(
+  'a start that finds no room for its directories is refused, and the next one has room',
+  async () => {
+    const { directory: stateDir } = smallDisk(64 * 1024);
+    const { socket } = places();
+
+    for (const inodes of [2, 3, 4, 5]) {
+      execFileSync('mount', ['-o', `remount,nr_inodes=${inodes}`, stateDir]);
+      expect(await refusal({ stateDir, socket }), `${inodes} inodes`).toContain('cannot be used');
+    }
+    execFileSync('mount', ['-o', 'remount,nr_inodes=10000', stateDir]);
+
+    await (await TestDaemon.start({ stateDir, socket }))[Symbol.asyncDispose]();
+  },
+);
 
 test('a state directory that others can look into is refused', async () => {
   const { stateDir, socket } = places();
