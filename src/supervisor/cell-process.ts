@@ -430,7 +430,7 @@ export class CellProcess {
       child.once('exit', (code, signal) => this.#exited(signal ? `ended by ${signal}` : `exited with code ${code}`));
       child.stdout?.once('data', () => {
         child.stdout?.destroy();
-        this.#connect(hello);
+        if (!this.#detached) this.#connect(hello);
       });
       if (child.pid !== undefined) {
         const { pid } = child;

@@ -161,6 +161,8 @@ export class SessionSupervisor implements Waiting {
   #retry: NodeJS.Timeout | undefined;
   /** It goes for good, not only with its daemon; and the shortest time that was given for that. */
   #closing: ({ graceMs: number } & Moment) | undefined;
+  /** Left to the next daemon: nothing begins here any more. */
+  #detached = false;
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -441,6 +443,7 @@ export class SessionSupervisor implements Waiting {
 
   /** Leaves everything as it is to the next daemon. */
   detach(): void {
+    this.#detached = true;
     clearTimeout(this.#retry);
     clearImmediate(this.#telling);
     this.#queue.clear();
@@ -581,6 +584,7 @@ export class SessionSupervisor implements Waiting {
     }
 
     const run = async (ready: CellPlace) => {
+      if (this.#detached) return;
       // From the moment the cell is told, the guest may run: a later daemon must know where to look.
       const { journal } = this.#options;
       const { number } = record.accepted;

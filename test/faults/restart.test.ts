@@ -15,6 +15,7 @@ import { connectDaemon } from '../../src/client/client.ts';
 import { UnavailableError } from '../../src/errors.ts';
 import type { ExecutionMetrics } from '../../src/supervisor/execution-metrics.ts';
 import { descendants, eventually, isAlive, TestDaemon } from '../support/daemon.ts';
+import { cellsBelow } from '../support/processes.ts';
 import { FaultNode } from './node.ts';
 import { COUNTER, expectCounted } from './restarted.ts';
 
@@ -429,6 +430,39 @@ describe('a daemon of a program', () => {
     await using next = await TestDaemon.start({ stateDir: join(root, 's'), socket: endpoints.socket as string });
     expect((await next.daemon.getExecution('s', 'e')).state).toBe('running');
     await expect(next.daemon.getSession('closing')).rejects.toThrow('is closing');
+  });
+
+  test('leaves what waits for its first cell to the next one, which starts it once', async () => {
+    await using node = await TestDaemon.start();
+    const { daemon, root, endpoints } = node;
+    const places = { stateDir: join(root, 's'), socket: endpoints.socket as string };
+    const cells = () => cellsBelow(join(places.stateDir, 'daemon', 'cells'));
+    await daemon.createSession('s');
+    const rounds = daemon.watchExecutionMetrics({ intervalMs: 3_600_000 });
+    await rounds.next();
+    const left = expect(rounds.next()).rejects.toThrow('the daemon has stopped');
+    const file = join(root, 'started');
+    const begun = `require('fs').appendFileSync(${JSON.stringify(file)}, 'x')`;
+    await daemon.executeSnippet({ ...idle, sessionId: 's', code: begun });
+    for (const pid of cells()) process.kill(pid, 'SIGSTOP');
+    // Calls that are open keep the daemon a while.
+    using client = connectDaemon({ socket: places.socket });
+    const watch = client.watchExecution('s', 'e', { patienceMs: 0 });
+    await watch.next();
+    const lost = expect(watch.next()).rejects.toMatchObject({ code: 'unavailable' });
+
+    const stopped = daemon.stop({ detach: true });
+    await left;
+    for (const pid of cells()) process.kill(pid, 'SIGCONT');
+    await Promise.all([stopped, lost]);
+    const pids = cells();
+    for (const pid of pids) process.kill(pid, 'SIGKILL');
+    await eventually('its cell is gone', () => !pids.some(isAlive));
+    await using next = await TestDaemon.start(places);
+
+    expect(pids).toHaveLength(1);
+    expect((await next.daemon.wait('s', 'e')).result?.reason).toBe('completed');
+    expect(readFileSync(file, 'utf8')).toBe('x');
   });
 
   test('acknowledges nothing any more once it is stopped', async () => {
