@@ -17,6 +17,8 @@ export type Entry =
   | { type: 'execution.accepted'; execution: AcceptedExecution; request: ExecutionRequest; event: JournaledEvent }
   /** The cell is about to be told to start it. */
   | { type: 'execution.dispatched'; number: number; cellKey: string }
+  /** It waits again: that cell was never told, or did not begin. */
+  | { type: 'execution.requeued'; number: number }
   /** With a sequence number that there is, in place of the event that has it. */
   | { type: 'execution.event'; number: number; event: JournaledEvent }
   /** Nobody asks for it any more. */
@@ -82,11 +84,14 @@ export interface JournaledEvent extends StatusEvent {
   process?: string | undefined;
 }
 
+/** In place of a cell's key, since the machine was started anew: whether that cell had begun nobody can tell any more. */
+export const CELL_OF_OTHER_BOOT = '';
+
 /** An execution that had not exited when its daemon went. */
 export interface UnfinishedExecution extends AcceptedExecution {
   /** What to run; kept until the guest has started. */
   request: ExecutionRequest | undefined;
-  /** The cell that was to start it. */
+  /** The cell that was to start it, or {@link CELL_OF_OTHER_BOOT}. */
   cellKey: string | undefined;
   events: JournaledEvent[];
 }

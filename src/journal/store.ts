@@ -15,13 +15,14 @@ import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { bootId, now } from '../clock.ts';
 import type { SealedOutput } from '../output/sealed-output.ts';
 import { openDatabase } from './database.ts';
-import type {
-  Durability,
-  Entry,
-  FinishedExecution,
-  JournaledEvent,
-  UnfinishedContents,
-  UnfinishedExecution,
+import {
+  CELL_OF_OTHER_BOOT,
+  type Durability,
+  type Entry,
+  type FinishedExecution,
+  type JournaledEvent,
+  type UnfinishedContents,
+  type UnfinishedExecution,
 } from './entries.ts';
 import {
   APPLICATION_ID,
@@ -319,6 +320,9 @@ export class JournalStore {
       case 'execution.dispatched':
         statements.dispatch.run(entry.cellKey, entry.number);
         break;
+      case 'execution.requeued':
+        statements.dispatch.run(null, entry.number);
+        break;
       case 'execution.event':
         this.#addEvent(entry.number, entry.event);
         break;
@@ -360,7 +364,7 @@ export class JournalStore {
    */
   #moveToThisBoot(): void {
     const { atMs, monotonicMs } = now();
-    const { moveFinished, moveSessions, moveUnfinished, keepBoot, last } = this.#statements;
+    const { moveFinished, moveSessions, moveUnfinished, moveDispatched, keepBoot, last } = this.#statements;
     // By the clock that counts from now on: what the wall clock has in the future is now.
     const clocks = { now: monotonicMs, begin: atMs - monotonicMs };
     const { last: newest } = last.get() as { last: number | null };
@@ -371,6 +375,7 @@ export class JournalStore {
     this.#transactFully(() => {
       moveSessions.run(clocks);
       moveUnfinished.run(clocks);
+      moveDispatched.run(CELL_OF_OTHER_BOOT);
       this.#database.exec('DELETE FROM boot');
       keepBoot.run(bootId());
     });
@@ -565,6 +570,7 @@ function prepareAll(database: DatabaseSync) {
     moveUnfinished: prepare(`
       UPDATE events SET event = json_set(event, '$.monotonicMs', min($now, json_extract(event, '$.atMs') - $begin))
       WHERE number IN (SELECT number FROM executions WHERE exited_at_ms IS NULL)`),
+    moveDispatched: prepare('UPDATE executions SET cell_key = ? WHERE exited_at_ms IS NULL AND cell_key IS NOT NULL'),
     createSession: prepare(`
       INSERT OR REPLACE INTO sessions (session_key, session_id, config, fingerprint, created_at_ms, created_monotonic_ms)
       VALUES (?, ?, ?, ?, ?, ?)`),

@@ -161,11 +161,6 @@ export class CellSupervisor {
     return cell && this.#place(cell, this.#take(cell));
   }
 
-  /** True when this cell is one of those here, and not gone. */
-  has(cellKey: string): boolean {
-    return [...this.#cells].some((cell) => cell.cellKey === cellKey);
-  }
-
   /** Ends what adopted cells hold and nobody has asked for. `outputDirectory`: of the session. */
   dropUnknown(outputDirectory: string): void {
     for (const cell of this.#cells) {

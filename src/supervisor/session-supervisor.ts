@@ -1,3 +1,4 @@
+import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import { nanoid } from 'nanoid';
 import { type Actor, createActor, fromCallback } from 'xstate';
@@ -12,7 +13,12 @@ import { type ExecutionsCommand, type Expiry, sessionMachine } from '../../machi
 import { agoMs, type Moment, now } from '../clock.ts';
 import { AlreadyExistsError, FailedPreconditionError, UnavailableError } from '../errors.ts';
 import type { Start } from '../gen/elide/cell/v1/cell.ts';
-import type { JournaledEvent, UnclosedSession, UnfinishedExecution } from '../journal/entries.ts';
+import {
+  CELL_OF_OTHER_BOOT,
+  type JournaledEvent,
+  type UnclosedSession,
+  type UnfinishedExecution,
+} from '../journal/entries.ts';
 import type { Journal } from '../journal/journal.ts';
 import { cutOutput } from '../output/output-files.ts';
 import { removeSpool } from '../output/spool.ts';
@@ -302,8 +308,10 @@ export class SessionSupervisor implements Waiting {
     const record = this.#record(accepted, request, events);
     const { executionKey } = record;
     const place = this.#cells.held(executionKey);
-    const hasBegun = events.some(({ state }) => state === 'running') || place !== undefined || written !== undefined;
-    if (!hasBegun && request !== undefined && (cellKey === undefined || this.#cells.has(cellKey))) {
+    const isHeld = place !== undefined || written !== undefined;
+    const hasBegun = events.some(({ state }) => state === 'running') || isHeld || this.#hasDirectories(record);
+    if (!hasBegun && request !== undefined && cellKey !== CELL_OF_OTHER_BOOT) {
+      if (cellKey !== undefined) this.#options.journal.append({ type: 'execution.requeued', number: accepted.number });
       // Where its queue limit has passed meanwhile, the machine ends it, in a later turn: until then it must get no place.
       if (record.actor.getSnapshot().context.queueTimeoutMs !== 0) this.#queue.add(record);
       record.resumed();
@@ -333,6 +341,15 @@ export class SessionSupervisor implements Waiting {
       observer.exited(written);
     } else void this.#lose(record, observer);
     return record;
+  }
+
+  /**
+   * Its cell makes these before anything else of it, and the one for output stays until its end is journaled: where there is
+   * none it has not begun. A start of the machine may lose them.
+   */
+  #hasDirectories({ executionKey }: ExecutionRecord): boolean {
+    const { workDirectory, outputDirectory } = this.#options;
+    return [workDirectory, outputDirectory].some((path) => mayExist(join(path, this.#sessionKey, executionKey)));
   }
 
   /** Its cell is gone; a guest that is a process, and what it has started, may not be yet. */
@@ -585,7 +602,7 @@ export class SessionSupervisor implements Waiting {
 
     const run = async (ready: CellPlace) => {
       if (this.#detached) return;
-      // From the moment the cell is told, the guest may run: a later daemon must know where to look.
+      // From the moment the cell is told, the guest may run: after a start of the machine nothing else may tell of that.
       const { journal } = this.#options;
       const { number } = record.accepted;
       journal.append({ type: 'execution.dispatched', number, cellKey: ready.cellKey });
@@ -633,6 +650,16 @@ export class SessionSupervisor implements Waiting {
       await journal.written();
     }
     this.#closed.resolve();
+  }
+}
+
+/** False only where the system says that there is no such thing. */
+function mayExist(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ENOENT';
   }
 }
 

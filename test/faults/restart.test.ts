@@ -49,6 +49,63 @@ test('what waits goes on waiting, starts in its order, and starts once', async (
   expect((await node.client.getSession('s')).counts).toEqual({ pending: 0, running: 0, exited: 21 });
 });
 
+/**
+ * A node without its daemon, which was killed when its journal said that it was about to have `waits` started in a cell:
+ * nobody had told that one yet, and it has ended since. The execution adds a letter to a file.
+ */
+async function aboutToStart(node: FaultNode): Promise<{ file: string; sql: (statement: string) => void }> {
+  const file = join(node.root, 'started');
+  await node.client.createSession('s', { maxRunning: 1 });
+  await node.ready({ executionId: 'runs', code: "setInterval(() => {}, 1000); console.log('ready');" });
+  const code = `require('fs').appendFileSync(${JSON.stringify(file)}, 'x')`;
+  await node.client.executeSnippet({ sessionId: 's', executionId: 'waits', language: 'javascript', code });
+  await node.end();
+  const sql = (statement: string) => {
+    using database = new DatabaseSync(join(node.stateDir, 'daemon', 'journal.db'));
+    expect(database.prepare(statement).run().changes).toBe(1);
+  };
+  sql("UPDATE executions SET cell_key = 'gone' WHERE execution_id = 'waits'");
+  return { file, sql };
+}
+
+test('what was about to start, and surely has not, waits on and starts once, however often daemon and machine do', async () => {
+  await using node = await FaultNode.start();
+  const { file, sql } = await aboutToStart(node);
+
+  await node.start();
+  expect((await node.client.getSession('s')).counts).toEqual({ pending: 1, running: 1, exited: 0 });
+  await node.end();
+  sql("UPDATE boot SET id = 'another'");
+  await node.start();
+  expect((await node.client.getSession('s')).counts).toEqual({ pending: 1, running: 1, exited: 0 });
+  await node.client.cancelExecution('s', 'runs', { graceMs: 0 });
+
+  expect((await node.client.wait('s', 'waits')).result?.reason).toBe('completed');
+  expect(readFileSync(file, 'utf8')).toBe('x');
+});
+
+test.each([
+  'of a cell that has made its directory for output',
+  'of a cell that has made its directory to work in',
+  'of another boot',
+])('what was about to start, and may have, %s, never starts again', async (whose) => {
+  await using node = await FaultNode.start();
+  const { file, sql } = await aboutToStart(node);
+  const { sessionKey, executionKey } = keysOf(node, 'waits');
+  if (whose === 'of another boot') sql("UPDATE boot SET id = 'another'");
+  else {
+    const place = whose.endsWith('output') ? join('daemon', 'output') : 'work';
+    mkdirSync(join(node.stateDir, place, sessionKey, executionKey), { recursive: true });
+  }
+
+  await node.start();
+  expect((await node.client.wait('s', 'waits')).result?.reason).toBe('daemon_lost');
+  await node.client.cancelExecution('s', 'runs', { graceMs: 0 });
+  await node.client.wait('s', 'runs');
+
+  expect(existsSync(file)).toBe(false);
+});
+
 test('what has finished answers as before, and its id is taken', async () => {
   await using node = await FaultNode.start();
   await node.client.createSession('s', { weight: 7 });

@@ -5,7 +5,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { text } from 'node:stream/consumers';
 import { describe, expect, test } from 'vitest';
 import { now } from '../../src/clock.ts';
-import type { Entry, FinishedEntry, JournaledEvent } from '../../src/journal/entries.ts';
+import { CELL_OF_OTHER_BOOT, type Entry, type FinishedEntry, type JournaledEvent } from '../../src/journal/entries.ts';
 import { Journal } from '../../src/journal/journal.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
 import { finishedEntries } from '../../src/journal/rows.ts';
@@ -164,6 +164,28 @@ describe('what was written', () => {
       expect(finished?.exited.atMs).toBe(soonMs);
       expect(finished?.exited.monotonicMs, daemon).toBeGreaterThanOrEqual(monotonicMs);
       expect(finished?.exited.monotonicMs, daemon).toBeLessThanOrEqual(now().monotonicMs);
+    }
+  });
+
+  test('tells of the cell that was to start an execution until that waits again, and not over a start of the machine', () => {
+    const path = fileOf();
+    const dispatched = (number: number): Entry => ({ type: 'execution.dispatched', number, cellKey: 'cell' });
+    const cells = () => {
+      const { store, contents } = JournalStore.open(path, 'normal');
+      store.close();
+      return contents.unfinished.map(({ cellKey }) => cellKey);
+    };
+    written(path, session('a'), ...[1, 2, 3].map((number) => accepted(number)), ...[2, 3].map(dispatched));
+    expect(cells()).toEqual([undefined, 'cell', 'cell']);
+
+    written(path, { type: 'execution.requeued', number: 2 });
+    expect(cells()).toEqual([undefined, undefined, 'cell']);
+    const database = new DatabaseSync(path);
+    database.exec("UPDATE boot SET id = 'another'");
+    database.close();
+
+    for (const _ of ['the next daemon', 'the one after it']) {
+      expect(cells()).toEqual([undefined, undefined, CELL_OF_OTHER_BOOT]);
     }
   });
 
