@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
@@ -270,4 +270,58 @@ test.each([
     exitCode: 13,
   });
   expect(exits).toMatchObject({ err: '', exitCode: 13 });
+});
+
+/** What each leaves standard output as: not ended, whatever has ended it. */
+const OUTLASTS: [string, string, string][] = [
+  [
+    'an old-style stream that was piped there',
+    `const { Stream } = require('node:stream');
+    const source = new Stream();
+    source.pipe(process.stdout);
+    source.emit('data', 'x\\n');
+    source.emit('end');
+    console.log('after');
+    setTimeout(() => console.log('later'), 10)`,
+    'x\nafter\nlater\n',
+  ],
+  [
+    'a pipeline',
+    `import { Readable } from 'node:stream';
+    import { pipeline } from 'node:stream/promises';
+    await pipeline(Readable.from(['x\\n']), process.stdout);
+    console.log('after')`,
+    'x\nafter\n',
+  ],
+  [
+    'its end',
+    `process.stdout.on('close', () => console.log('closed', process.stdout.writable));
+    process.stdout.end('end\\n');
+    setTimeout(() => console.log('later'), 10)`,
+    'end\nclosed true\nlater\n',
+  ],
+  [
+    'an error that was handled',
+    `process.stdout.once('error', (error) => console.log(error.message));
+    process.stdout.destroy(new Error('broken'));
+    setTimeout(() => console.log('later'), 10)`,
+    'broken\nlater\n',
+  ],
+];
+
+test.each(
+  OUTLASTS.flatMap(([what, code, out]) => [
+    [what, 'thread', threads, code, out] as const,
+    [what, 'process', processes, code, out] as const,
+  ]),
+)('standard output outlasts %s in a %s, as in a file under node', async (_what, _name, harness, code, out) => {
+  const file = join(harness.root, 'outlasts.js');
+  const path = join(harness.root, 'outlasts.txt');
+  writeFileSync(file, code);
+  const fd = openSync(path, 'w');
+  spawnSync(process.execPath, [file], { stdio: ['ignore', fd, fd] });
+  closeSync(fd);
+
+  expect(await harness.run(code)).toMatchObject({ out, err: '', exitCode: 0 });
+  expect(readFileSync(path, 'utf8')).toBe(out);
 });

@@ -3,7 +3,14 @@ import type { OutputStream } from '../output-writer.ts';
 import { program } from './program.ts';
 
 /** What the built-in stream has beside Writable, for programs that look. */
-export type StandardOutput = Writable & { fd: number; _type: string; isTTY?: boolean };
+export type StandardOutput = Writable & {
+  fd: number;
+  _type: string;
+  _isStdio: boolean;
+  isTTY?: boolean;
+  destroySoon: Writable['destroy'];
+  _undestroy(): void;
+};
 
 const { nextTick } = process;
 
@@ -14,10 +21,6 @@ const { nextTick } = process;
 export function createOutput(stream: OutputStream, fd: number): StandardOutput {
   const output = new Writable({
     decodeStrings: true,
-    // Nothing destroys it. What a program still writes after `process.stdout.end()` is lost all the same, as under Node
-    // where that is a pipe or a terminal; so is what it writes after an error that it handled.
-    emitClose: false,
-    autoDestroy: false,
     write(chunk: Uint8Array, _encoding, callback) {
       try {
         program.writer?.write(stream, chunk);
@@ -30,10 +33,17 @@ export function createOutput(stream: OutputStream, fd: number): StandardOutput {
       }
       callback();
     },
+    // As Node's own, where that is a file: whatever ends it, also a stream that was piped there, it takes what is written
+    // later.
+    destroy(error, callback) {
+      callback(error);
+      output._undestroy();
+    },
   }) as StandardOutput;
   output.fd = fd;
   output._type = 'fs';
-  output.destroy = () => output;
+  output._isStdio = true;
+  output.destroySoon = output.destroy;
   answerParent(output, process[stream]);
   return output;
 }
