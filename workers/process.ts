@@ -5,7 +5,7 @@ import { CONTROL, droppedBytes, tellCell, tellChild, tellOutput } from './javasc
 import { forgetModules, serveMain } from './javascript/modules.ts';
 import { createOutput } from './javascript/output.ts';
 import { onOutputChange, outputLimit } from './javascript/output-limit.ts';
-import { define, program } from './javascript/program.ts';
+import { define, program, standIn } from './javascript/program.ts';
 import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { isFailing, reportUncaught } from './javascript/uncaught.ts';
@@ -100,12 +100,19 @@ function endBy(note: () => void): void {
   const { reallyExit: ours } = ending;
   define(process, 'emit', function emitLast(this: NodeJS.Process, ...args: unknown[]) {
     const result = apply(emit as never, this, args);
-    if (args[0] !== 'exit' || this !== process || !isExiting() || isFailing() || result) return result;
+    if (args[0] !== 'exit' || this !== process || !isExiting() || isFailing() || result || program.needsTeardown)
+      return result;
     // All that Node would still do is to free, piece by piece, what goes with the process: a fifth of its end. And to run
     // what a listener has left to promises, or what a program that has replaced either does last.
     if (process.emit === emitLast && ending.reallyExit === ours) leave(process.exitCode);
     return result;
   });
+  const { dlopen } = process;
+  const dlopenNoted = (...args: unknown[]) => {
+    program.needsTeardown = true;
+    return apply(dlopen as never, process, args);
+  };
+  define(process, 'dlopen', standIn(dlopen, dlopenNoted));
   // A program may end itself by a signal.
   for (const [name, ends] of [
     ['abort', () => true],

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
@@ -170,4 +170,17 @@ test.each([
     expect({ out, exitCode }, `round ${round}`).toEqual({ out: node.stdout, exitCode: node.status });
     expect(err.match(/Error: \w+/g)).toEqual(node.stderr.match(/Error: \w+/g));
   }
+});
+
+test.each([
+  ['thread', threads],
+  ['process', processes],
+])('a %s that ends by itself leaves its databases closed', async (_, harness) => {
+  const running = harness.start(`const { DatabaseSync } = require('node:sqlite');
+    new DatabaseSync('n.db').exec('pragma journal_mode = wal; create table t (a); insert into t values (1)')`);
+
+  expect(await running.result).toMatchObject({ err: '', exitCode: 0 });
+  // Without the log of what is not in it yet, and with the page of that table.
+  expect(readdirSync(running.cwd)).toEqual(['n.db']);
+  expect(statSync(join(running.cwd, 'n.db')).size).toBe(8192);
 });

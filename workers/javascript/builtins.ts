@@ -36,7 +36,12 @@ const REPLACEMENTS: Replacements = {
 };
 
 /** Of them, what has to be replaced for a program that has its process to itself. */
-const OWN_PROCESS_REPLACEMENTS: Replacements = { child_process: [children], cluster: [children] };
+const OWN_PROCESS_REPLACEMENTS: Replacements = { child_process: [children], cluster: [children], sqlite: [teardown] };
+
+/** Replaces nothing: databases are closed with all else that Node frees. */
+function teardown(): void {
+  program.needsTeardown = true;
+}
 
 /**
  * Called with each module of Node a program asks for, before it gets it. What few programs use is loaded and replaced

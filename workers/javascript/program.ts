@@ -39,6 +39,8 @@ export interface Program {
   maxChildren: number | undefined;
   /** Tells of each child process, 0 for one that is waited for synchronously, where nobody else would know. */
   noteChild: ((pid: number) => void) | undefined;
+  /** Of a process: it uses what ends well only where Node frees it, a database or an add-on. */
+  needsTeardown: boolean;
 }
 
 const noProgram = new Int32Array(new SharedArrayBuffer(SHARED_BYTES));
@@ -63,6 +65,7 @@ export const program: Program = {
   outputBytes: undefined,
   maxChildren: undefined,
   noteChild: undefined,
+  needsTeardown: false,
 };
 
 /** Changes the working directory. `path` is absolute. */
