@@ -9,6 +9,7 @@ import { ExecutionApiService } from '../gen/elide/daemon/v1alpha1/execution_api.
 import { PROTO_IMAGE } from '../package-root.ts';
 import { checkSocketPath } from '../state-directory.ts';
 import { beginsOnlyOpenCalls } from '../wire/calls.ts';
+import { tendStreams } from './call-streams.ts';
 import { executionService } from './execution-service.ts';
 import { Handlers, type Implementation, tolerant } from './handlers.ts';
 import { Health } from './health.ts';
@@ -18,6 +19,8 @@ import { tcpCredentials } from './tcp-credentials.ts';
 
 /** What a request needs beside its code. */
 const ENVELOPE_BYTES = 16 * 1024 * 1024;
+/** How many calls of one connection may be open at a time: a Nomad driver has a few for each of its tasks. */
+const MOST_OPEN_CALLS = 10_000;
 /** How long open calls may take to end when the server closes, in ms. */
 const CLOSE_LIMIT_MS = 1_000;
 /** How often the socket's file is looked for, in ms. */
@@ -29,6 +32,7 @@ const REFLECTED = [SERVICE_NAME, 'grpc.health.v1.Health', 'grpc.reflection.v1.Se
 export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger): Promise<BoundServer> {
   const server = new Server({
     'grpc.max_receive_message_length': config.maxCodeBytes + ENVELOPE_BYTES,
+    'grpc.max_concurrent_streams': MOST_OPEN_CALLS,
     'grpc.keepalive_time_ms': config.keepaliveMs,
     'grpc.keepalive_timeout_ms': config.keepaliveMs,
     interceptors: [beginsOnlyOpenCalls],
@@ -90,8 +94,10 @@ async function listenTcp(server: Server, address: string, credentials: ServerCre
 async function bind(server: Server, target: string, name: string, credentials: ServerCredentials): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   server.bindAsync(target, credentials, (error, port) => {
-    if (error === null) resolve(port);
-    else reject(new StartupError(`${name} cannot be listened on: ${error.message}`, { cause: error }));
+    if (error === null) {
+      tendStreams(server);
+      resolve(port);
+    } else reject(new StartupError(`${name} cannot be listened on: ${error.message}`, { cause: error }));
   });
   return promise;
 }

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { chmodSync, writeFileSync } from 'node:fs';
+import { connect, constants } from 'node:http2';
 import { join } from 'node:path';
 import { Client, credentials, Metadata, status } from '@grpc/grpc-js';
 import { pino } from 'pino';
@@ -99,6 +101,32 @@ describe('a daemon with a token', () => {
     expect(await codeOf(tcp, '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo', {})).toBe(
       status.UNAUTHENTICATED,
     );
+  });
+
+  test.each([
+    ['a wrong token', 'Health', 'Bearer wrong'],
+    ['an unknown method', 'Unknown', 'Bearer wrong'],
+    ['a message that is too large', 'Health', 'Bearer correct-horse'],
+  ])('keeps nothing open of calls with %s, whose requests never end', async (_, method, authorization) => {
+    await using node = await TestDaemon.start({ tcp: TCP, tokenFile });
+    const connection = connect(`http://${node.endpoints.tcp}`);
+    connection.on('error', () => {});
+    const headers = { ':method': 'POST', 'content-type': 'application/grpc', authorization };
+    const path = `/elide.daemon.v1alpha1.ExecutionApi/${method}`;
+
+    const calls = Array.from({ length: 1000 }, async () => {
+      const call = connection.request({ ...headers, ':path': path }, { endStream: false }).resume();
+      call.write(Buffer.from([0, 0xff, 0xff, 0xff, 0xff]));
+      const [[answer]] = await Promise.all([once(call, 'response'), once(call, 'close')]);
+      return [answer['grpc-status'], call.rstCode];
+    });
+    const answers = await Promise.all(calls);
+
+    for (const [code, rstCode] of answers) {
+      expect(code).not.toBe(`${status.OK}`);
+      expect(rstCode).toBe(constants.NGHTTP2_NO_ERROR);
+    }
+    connection.destroy();
   });
 
   test('asks for none on its socket', async () => {
