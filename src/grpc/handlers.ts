@@ -14,9 +14,30 @@ import { statusOf } from './status.ts';
 
 /** What the deserializer yields for bytes that are no message: an answer to the caller, not a failure of ours. */
 export class MalformedRequest {
-  readonly message: string;
+  readonly error: InvalidArgumentError;
   constructor(error: unknown) {
-    this.message = (error as Error).message;
+    const { message } = error as Error;
+    this.error =
+      error instanceof InvalidArgumentError
+        ? error
+        : new InvalidArgumentError(`the request is no valid message: ${message}`);
+  }
+}
+
+/** So many tags and lengths a request may have: with as many entries as are allowed it has less, and takes half a second. */
+const MOST_NUMBERS = 2_000_000;
+
+/** Reads no more of a message than is soon read: it is read in the daemon's own thread. */
+class BoundedReader extends BinaryReader {
+  constructor(bytes: Uint8Array) {
+    super(bytes, strictText);
+    const read = this.uint32;
+    let count = 0;
+    this.uint32 = () => {
+      count += 1;
+      if (count > MOST_NUMBERS) throw new Error('it has too many fields');
+      return read.call(this);
+    };
   }
 }
 
@@ -30,7 +51,7 @@ export function tolerant<T extends Record<string, Method>>(service: T): T {
   const methods = Object.entries(service).map(([name, method]) => {
     const requestDeserialize = (bytes: Buffer) => {
       try {
-        return method.requestDeserialize(new BinaryReader(bytes, strictText) as never);
+        return method.requestDeserialize(new BoundedReader(bytes) as never);
       } catch (error) {
         return new MalformedRequest(error);
       }
@@ -85,9 +106,7 @@ export class Handlers {
 }
 
 function wellFormed<Req>(request: Req): Req {
-  if (request instanceof MalformedRequest) {
-    throw new InvalidArgumentError(`the request is no valid message: ${request.message}`);
-  }
+  if (request instanceof MalformedRequest) throw request.error;
   return request;
 }
 

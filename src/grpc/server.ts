@@ -15,6 +15,7 @@ import { Handlers, type Implementation, tolerant } from './handlers.ts';
 import { Health } from './health.ts';
 import { serializeOutput } from './output-codec.ts';
 import { addReflection } from './reflection.ts';
+import { decodeSnippet } from './snippet-codec.ts';
 import { tcpCredentials } from './tcp-credentials.ts';
 
 /** What a request needs beside its code. */
@@ -40,6 +41,7 @@ export async function serve(daemon: Daemon, config: CheckedConfig, log: Logger):
   const implementation = executionService(daemon, new Handlers(log));
   const service = {
     ...ExecutionApiService,
+    executeSnippet: { ...ExecutionApiService.executeSnippet, requestDeserialize: decodeSnippet },
     streamExecutionOutput: { ...ExecutionApiService.streamExecutionOutput, responseSerialize: serializeOutput },
   };
   server.addService(tolerant(service), implementation as unknown as Implementation);

@@ -4,6 +4,8 @@ import type { OutputFiles, SessionConfiguration, Snippet } from './requests.ts';
 // Callers in plain JavaScript can hand in anything. What is not of its type is found here, and not by the journal, which
 // would try for ever to write it.
 
+/** So many arguments, variables and the like there may be: the daemon looks at each in turn, and at nothing else meanwhile. */
+const MOST_ENTRIES = 100_000;
 const MOST_INTRINSICS = 1_000;
 const LONGEST_INTRINSIC_BYTES = 1_024;
 
@@ -11,6 +13,11 @@ const LONGEST_INTRINSIC_BYTES = 1_024;
 export function checkText(value: unknown, field: string): void {
   if (typeof value !== 'string') throw new InvalidArgumentError(`${field} is ${kindOf(value)}; it must be text`);
   if (!value.isWellFormed()) throw new InvalidArgumentError(`${field} has half a character (a lone surrogate)`);
+}
+
+export function checkEntries(count: number, field: string): void {
+  if (count <= MOST_ENTRIES) return;
+  throw new InvalidArgumentError(`${field} has more than ${MOST_ENTRIES} entries, which are all that are allowed`);
 }
 
 function checkFlag(value: unknown, field: string): void {
@@ -21,6 +28,7 @@ function checkFlag(value: unknown, field: string): void {
 function checkTexts(value: unknown, field: string): void {
   if (value === undefined) return;
   if (!Array.isArray(value)) throw new InvalidArgumentError(`${field} is ${kindOf(value)}; it must be a list of texts`);
+  checkEntries(value.length, field);
   for (const [index, text] of value.entries()) checkText(text, `${field}[${index}]`);
 }
 
@@ -38,7 +46,9 @@ export function checkSnippetTypes(snippet: Snippet): void {
   checkText(snippet.language, 'language');
   checkTexts(snippet.args, 'args');
   if (env !== undefined) checkObject(env, 'env');
-  for (const [name, value] of Object.entries(env ?? {})) {
+  const variables = Object.entries(env ?? {});
+  checkEntries(variables.length, 'env');
+  for (const [name, value] of variables) {
     checkText(name, 'the name of a variable in env');
     checkText(value, `env ${name}`);
   }

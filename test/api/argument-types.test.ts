@@ -38,6 +38,8 @@ const WRONG: [string, object][] = [
   ['language is null', { language: null }],
   ['args is text', { args: 'text' }],
   ['args\\[1\\] is 2', { args: ['1', 2] }],
+  ['args has more than 100000 entries', { args: Array(100_001).fill('') }],
+  ['env has more than 100000 entries', { env: Object.fromEntries(Array.from(Array(100_001), (_, i) => [i, ''])) }],
   ['env is a list', { env: ['A=b'] }],
   ['env PORT is 8080', { env: { PORT: 8080 } }],
   ['env COUNT is 1', { env: { COUNT: 1n } }],

@@ -470,6 +470,27 @@ test.each([
   expect(await client.call('health', {})).toMatchObject({ healthy: true });
 });
 
+test.each([
+  ['args', 'ExecuteSnippet', Buffer.alloc(2 * 4_000_000, Buffer.from([0x32, 0])), /args has more than 100000 entries/],
+  ['env', 'ExecuteSnippet', Buffer.alloc(2 * 100_001, Buffer.from([0x2a, 0])), /env has more than 100000 entries/],
+  [
+    'enabled languages',
+    'CreateSession',
+    new BinaryWriter()
+      .uint32(0x12)
+      .bytes(Buffer.alloc(2 * 4_000_000, Buffer.from([0x12, 0])))
+      .finish(),
+    /too many fields/,
+  ],
+])('a request with more %s than are allowed is refused before it is decoded', async (_, method, bytes, why) => {
+  const refused = rawBytes(`/elide.daemon.v1alpha1.ExecutionApi/${method}`, Buffer.from(bytes));
+
+  await expect(refused).rejects.toMatchObject({
+    code: status.INVALID_ARGUMENT,
+    details: expect.stringMatching(why),
+  });
+});
+
 test('a malformed request of a stream is INVALID_ARGUMENT', async () => {
   const raw = new Client(`unix:${node.endpoints.socket}`, credentials.createInsecure());
   const path = '/elide.daemon.v1alpha1.ExecutionApi/WatchExecution';
