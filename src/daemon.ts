@@ -541,9 +541,15 @@ export class Daemon {
     yield* this.#started().archive.read(known, range, options.signal ?? NEVER);
   }
 
-  /** The newest output of a stream, `maxBytes` at most, and where it begins. */
-  async tailOutput(sessionId: string, executionId: string, stream: 'stdout' | 'stderr', maxBytes: number) {
-    return this.#started().archive.tail(this.#registry.execution(sessionId, executionId), stream, maxBytes);
+  /** The newest output of a stream, of what comes before `end`, `maxBytes` at most, and where it begins. */
+  async tailOutput(
+    sessionId: string,
+    executionId: string,
+    stream: 'stdout' | 'stderr',
+    maxBytes: number,
+    end = Number.POSITIVE_INFINITY,
+  ) {
+    return this.#started().archive.tail(this.#registry.execution(sessionId, executionId), stream, maxBytes, end);
   }
 
   /** Resolves when the execution has exited, or when `timeoutMs` passed or `signal` aborts: look at the state to see which. */

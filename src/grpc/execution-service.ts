@@ -1,4 +1,4 @@
-import type { Daemon } from '../daemon.ts';
+import type { Daemon, ExecutionStatus } from '../daemon.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { ExecutionApiServer } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
@@ -52,10 +52,7 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
 
     getExecutionStatus: unary(async ({ sessionId, executionId }: Api.GetExecutionStatusRequest) => {
       const found = await daemon.getExecutionStatus(sessionId, executionId);
-      const [stdout, stderr] = await Promise.all([
-        tail(daemon, sessionId, executionId, 'stdout'),
-        tail(daemon, sessionId, executionId, 'stderr'),
-      ]);
+      const [stdout, stderr] = await Promise.all([tail(daemon, found, 'stdout'), tail(daemon, found, 'stderr')]);
       const { state, result, rung, times, sequence, language, pid, stdoutBytes, stderrBytes, outputEvicted } = found;
       return {
         sessionId,
@@ -181,8 +178,10 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
   };
 }
 
-async function tail(daemon: Daemon, sessionId: string, executionId: string, stream: 'stdout' | 'stderr') {
-  const { position, data } = await daemon.tailOutput(sessionId, executionId, stream, STATUS_OUTPUT_BYTES);
+/** Ends where the status does that was looked up before: a guest may have written more since. */
+async function tail(daemon: Daemon, status: ExecutionStatus, stream: 'stdout' | 'stderr') {
+  const { sessionId, executionId, [`${stream}Bytes` as const]: end } = status;
+  const { position, data } = await daemon.tailOutput(sessionId, executionId, stream, STATUS_OUTPUT_BYTES, end);
   const { text, skipped } = textOf(data, { cutBefore: position > 0 });
   return { text, position: position + skipped };
 }

@@ -135,12 +135,16 @@ export class OutputFiles {
     };
   }
 
-  /** The last bytes of a stream, `maxBytes` at most, and where they begin. */
-  async tail(stream: OutputStream, maxBytes: number): Promise<{ position: number; data: Buffer }> {
+  /** The last bytes of a stream before `end`, `maxBytes` at most, and where they begin. */
+  async tail(
+    stream: OutputStream,
+    maxBytes: number,
+    end = Number.POSITIVE_INFINITY,
+  ): Promise<{ position: number; data: Buffer }> {
     const file = await this.#open(stream);
     if (file === undefined) return { position: 0, data: Buffer.alloc(0) };
     try {
-      const { size } = await file.stat();
+      const size = Math.min((await file.stat()).size, end);
       const position = Math.max(0, size - maxBytes);
       return { position, data: await file.read(position, size - position) };
     } finally {

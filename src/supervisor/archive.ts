@@ -189,11 +189,11 @@ export class Archive {
     };
   }
 
-  /** The newest output of a stream that is there, `maxBytes` at most, and where it begins: of what is gone, at its end. */
-  async tail(known: KnownExecution, stream: OutputStream, maxBytes: number) {
+  /** The newest output of a stream that is there before `end`, `maxBytes` at most, and where it begins: of what is gone, at its end. */
+  async tail(known: KnownExecution, stream: OutputStream, maxBytes: number, end: number) {
     const { left, ...written } = await this.outputOf(known);
-    if (left[stream] === 0) return { position: written[stream], data: Buffer.alloc(0) };
-    return this.#output(known).tail(stream, maxBytes);
+    if (left[stream] === 0) return { position: Math.min(written[stream], end), data: Buffer.alloc(0) };
+    return this.#output(known).tail(stream, maxBytes, end);
   }
 
   /** See `Daemon.streamOutput`. */

@@ -152,6 +152,20 @@ test('NUL and invalid UTF-8 become valid text in a status, and stay bytes in the
   ]);
 });
 
+test('the text of a status ends where the status says, also while the guest writes', async () => {
+  const execution = await session.submit("for (;;) process.stdout.write('a line of a guest that writes on and on\\n')");
+  await execution.printed('\n');
+
+  const seen = new Set<bigint>();
+  while (seen.size < 100) {
+    const status = await client.status(execution.sessionId, execution.executionId);
+    expect(Number(status.stdoutPosition) + status.stdout.length).toBe(Number(status.stdoutBytes));
+    seen.add(status.stdoutBytes);
+  }
+
+  await execution.cancel({ graceMs: 0 });
+});
+
 test.each([
   ['of three-byte characters', "'\u20ac'"],
   ['of four-byte characters', "'\ud83d\ude00'"],
