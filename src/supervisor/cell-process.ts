@@ -218,6 +218,8 @@ export class CellProcess {
     try {
       this.#spawn(origin);
     } catch (error) {
+      // There may be a process already.
+      this.kill();
       queueMicrotask(() => this.#exited(`did not start: ${(error as Error).message}`));
     }
   }
@@ -438,20 +440,12 @@ export class CellProcess {
         this.#startTime = startTimeOf(pid);
         this.#name = processName(pid, this.#startTime);
         withDescriptor(() => writeFileSync(this.#files.process, this.#name ?? '', { mode: 0o600 }));
-        this.#groups = this.#join(pid);
+        // From its first moment on. Without them what is said to hold its guests' limits would not.
+        this.#groups = this.#controlGroups.add(this.#cellKey, pid);
         queueMicrotask(() => this.#observer.spawned(pid));
       }
     } finally {
       closeSync(log);
-    }
-  }
-
-  /** The cell's own control groups, from its first moment on; none when the system does not let it have them now. */
-  #join(pid: number): CellGroups {
-    try {
-      return this.#controlGroups.add(this.#cellKey, pid);
-    } catch {
-      return { version: 0, cgroups: {} };
     }
   }
 

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -282,6 +283,51 @@ test.skipIf(!hasGroups)(
     expect((await node.client.wait('s', 'fifth')).result?.reason).toBe('cell_lost');
     await eventually('all of it is gone', () => node.controlGroups().every((name) => !mine.includes(name)));
     expect(readdirSync(join(node.stateDir, 'daemon', 'cells'))).toEqual([]);
+  },
+);
+
+test.skipIf(!hasGroups || process.getuid?.() !== 0)(
+  'a cell that cannot have its control groups does not start, and runs nothing without a limit that is required',
+  async () => {
+    await using node = await FaultNode.start();
+    const { client } = node;
+    await client.createSession('s');
+    const code = `
+import os, time
+try:
+    for _ in range(40):
+        if os.fork() == 0:
+            time.sleep(600)
+except OSError:
+    print('held', flush=True)
+`;
+    const run = async (executionId: string) => {
+      const limits = { processLimit: 5, requireEnforcement: true };
+      await client.executeSnippet({ sessionId: 's', executionId, language: 'python', code, ...limits });
+      const { result } = await client.wait('s', executionId);
+      return { reason: result?.reason, message: result?.message, stdout: await node.stdout(executionId) };
+    };
+    const search = ['/sys/fs/cgroup', '-type', 'd', '-name', `elide-${node.pid}-*`];
+    const own = execFileSync('find', search, { encoding: 'utf8' }).trim().split('\n');
+
+    const mounted: string[] = [];
+    let during: Awaited<ReturnType<typeof run>>;
+    try {
+      for (const directory of own) {
+        execFileSync('mount', ['--bind', directory, directory]);
+        mounted.push(directory);
+        execFileSync('mount', ['-o', 'remount,bind,ro', directory]);
+      }
+      during = await run('during');
+    } finally {
+      for (const directory of mounted) execFileSync('umount', [directory]);
+    }
+    const after = await run('after');
+
+    const message = expect.stringMatching(/^the cell did not start: E\w+: .*\/sys\/fs\/cgroup/);
+    expect(during).toEqual({ reason: 'start_failed', message, stdout: '' });
+    expect(node.log).toContain('the cell did not start: E');
+    expect(after).toMatchObject({ reason: 'completed', stdout: 'held\n' });
   },
 );
 
