@@ -307,12 +307,12 @@ export function isChildOf(
   }
   // Looked at after that: what was its child then would have been below it still.
   if (isSameProcess(parent, parentStartTime)) return false;
-  return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && !isLikeThis(pid) && 'perhaps';
+  return Number(fields[19]) >= Number(parentStartTime) && isAbove(above) && !isCell(pid) && 'perhaps';
 }
 
 /** Whether a process is left of one that is gone, as a child of that or further below; below a cell nothing is. */
 export function isLeft(pid: number): boolean {
-  for (let each = pid; each > 1 && each !== process.pid && each !== STARTER && !isLikeThis(each); ) {
+  for (let each = pid; each > 1 && each !== process.pid && each !== STARTER && !isCell(each); ) {
     each = Number(fieldsOf(each)?.[1] ?? 0);
     if (isAbove(each)) return true;
   }
@@ -322,10 +322,14 @@ export function isLeft(pid: number): boolean {
 /** What this process runs, wherever a version of it lies. */
 const PROGRAM = `/${(process.argv[1] ?? '').split('/').slice(-2).join('/')}`;
 
-/** Whether a process runs the same program: a cell beside this one, where the first of all is the daemon, is no orphan. */
-function isLikeThis(pid: number): boolean {
+/**
+ * Whether a process is a cell: one beside this one, where the first of all is the daemon, is no orphan. Perhaps another
+ * daemon's, or of an older build: all are started as PROGRAM KEY.sock KEY.token.
+ */
+function isCell(pid: number): boolean {
   const args = (readKernelFile(`/proc/${pid}/cmdline`) ?? '').split('\0');
-  return process.argv[1] !== undefined && args.some((arg) => arg.endsWith(PROGRAM));
+  const [program = '', socket = '', token] = args.slice(-4, -1);
+  return program.endsWith(PROGRAM) && socket.endsWith('.sock') && token === socket.replace(/sock$/, 'token');
 }
 
 /** It has children of its own: others do not become its. */

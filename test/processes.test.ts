@@ -257,7 +257,7 @@ test.skipIf(!MAY_REUSE_IDS)('what was killed is gone, also when another process 
 });
 
 test.skipIf(!MAY_REUSE_IDS)(
-  'the first of all may have orphans beside its own children that run one program, which are none',
+  'the first of all may have orphans beside its own children that are cells, which are none',
   () => {
     const directory = mkdtempSync(join(tmpdir(), 'elide-test-'));
     const program = join(directory, 'program.ts');
@@ -266,7 +266,7 @@ test.skipIf(!MAY_REUSE_IDS)(
     writeFileSync(
       program,
       `import { isChildOf } from ${JSON.stringify(url.href)};
-    console.log(process.argv.slice(2).map((pid) => isChildOf(Number(pid), ${goneParent}, '0')).join());
+    console.log(process.env.PIDS.split(' ').map((pid) => isChildOf(Number(pid), ${goneParent}, '0')).join());
     setInterval(() => {}, 1000);`,
     );
 
@@ -277,12 +277,14 @@ test.skipIf(!MAY_REUSE_IDS)(
       return [child.pid, String(text).trim()];
     };
     const [, orphan] = await start('sh', '-c', 'sleep 600 & echo $!');
-    const [other] = await start('${process.execPath}', '${program}', '1');
-    const [, told] = await start('${process.execPath}', '${program}', orphan, other);
+    const likeCell = (pids, ...args) => start('env', 'PIDS=' + pids, '${process.execPath}', '${program}', ...args);
+    const [cell] = await likeCell('1', '/c/other.sock', '/c/other.token');
+    const [sameProgram] = await likeCell('1');
+    const [, told] = await likeCell([orphan, cell, sameProgram].join(' '), '/c/own.sock', '/c/own.token');
     console.log(told);`);
     rmSync(directory, { recursive: true });
 
-    expect(told).toBe('perhaps,false\n');
+    expect(told).toBe('perhaps,false,perhaps\n');
   },
 );
 

@@ -164,7 +164,8 @@ test.each([
     const command = `sleep 0.02${Math.floor(Math.random() * 1e9)}`;
     const writer = `trap "" HUP TERM; : > up; while ${command}; do echo x; done`;
     const code = `const { existsSync } = require('node:fs');
-    const command = ${JSON.stringify(`setsid sh -c '${writer}' & exit 0`)};
+    // With an argument such as a cell has, which makes it none.
+    const command = ${JSON.stringify(`setsid sh -c '${writer}' writer /cell/main.js & exit 0`)};
     require('node:child_process').spawn('sh', ['-c', command], { detached: true, stdio: 'inherit' });
     setInterval(() => existsSync('up') && process.exit(), 10);`;
 
