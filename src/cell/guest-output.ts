@@ -19,6 +19,13 @@ import { killTrees, untilGone } from '../processes.ts';
 /** How often the files of a guest are looked at that has somebody else write to them. */
 const LOOK_MS = 50;
 
+/**
+ * Rotated files may be many. After one look at them the next is not before so many times what it took, or this time in ms,
+ * unless the guest ends.
+ */
+const LOOK_RATIO = 100;
+const LONGEST_LOOK_MS = 1_000;
+
 /** How long those are looked for that have the output of a guest that is gone. */
 const WRITERS_LIMIT_MS = 5_000;
 
@@ -43,6 +50,8 @@ export class GuestOutput {
   /** How much there was of each stream when that was measured last. */
   #bytes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
   #sizes: Record<OutputStream, number> = { stdout: 0, stderr: 0 };
+  /** When rotated files may be looked at again, by `performance.now`. */
+  #countAgainMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #told = false;
   /** What standard error ended with when it was cut. */
@@ -138,6 +147,7 @@ export class GuestOutput {
 
   /** To be called when nobody writes any more. */
   close(): void {
+    this.#countAgainMs = 0;
     this.look();
     this.#tell();
     clearInterval(this.#timer);
@@ -171,9 +181,12 @@ export class GuestOutput {
 
   /** Rotated files are not cut: what was written past their writer is theirs to keep. */
   #count({ paths, start, maxFileBytes }: OutputRotation, limitBytes: number): void {
-    if (!this.isShared) return;
+    const beganMs = performance.now();
+    if (!this.isShared || beganMs < this.#countAgainMs) return;
     const written = (stream: OutputStream) => bytesSince(paths[stream], start[stream], maxFileBytes);
     if (written('stdout') + written('stderr') > limitBytes) announceOutput(this.#shared, OUTPUT.exceeded);
+    const endMs = performance.now();
+    this.#countAgainMs = endMs + Math.min(LOOK_RATIO * (endMs - beganMs), LONGEST_LOOK_MS);
   }
 
   /** Cuts the files back to the limit. */
