@@ -166,7 +166,7 @@ export class Journal {
     return this.#writing.some(isOfIt) || this.#next.some(isOfIt);
   }
 
-  /** What finished executions came to, those left out that are not known (any more), or not written yet. */
+  /** What finished executions came to, those left out that are not known (any more), not written yet, or cannot be read. */
   finished(numbers: number[]): Promise<FinishedExecution[]> {
     return this.#query<FinishedExecution[]>({ type: 'finished', numbers });
   }

@@ -280,10 +280,16 @@ export class JournalStore {
     }
   }
 
-  /** What a finished execution came to; undefined when it is not known (any more). */
+  /** What a finished execution came to; undefined when it is not known (any more), or cannot be read. */
   finished(number: number): FinishedExecution | undefined {
-    const row = this.#statements.execution.get(number) as ExecutionRow | undefined;
-    return row && { ...acceptedOf(row), events: this.#events(number) };
+    try {
+      const row = this.#statements.execution.get(number) as ExecutionRow | undefined;
+      return row && { ...acceptedOf(row), events: this.#events(number) };
+    } catch (error) {
+      // Of a damaged file the next daemon makes a sound one; what is no JSON in it would fail each list that has it, for good.
+      if (!(error instanceof SyntaxError)) throw error;
+      return undefined;
+    }
   }
 
   close(): void {
@@ -381,11 +387,20 @@ export class JournalStore {
     });
   }
 
-  /** Everything, for a daemon that starts. */
+  /** Everything, for a daemon that starts: it throws for what cannot be read of it, also of what that daemon reads itself. */
   contents(): UnfinishedContents {
+    const { boot, finishedJson } = this.#statements;
+    for (const row of finishedJson.iterate()) for (const json of Object.values(row)) JSON.parse(String(json));
+    const { id } = (boot.get() as { id: string } | undefined) ?? {};
+    if (id === bootId()) return this.#unfinishedContents();
+    // First, as SQLite says of what is no JSON nothing that tells it from another error.
+    this.#unfinishedContents();
+    this.#moveToThisBoot();
+    return this.#unfinishedContents();
+  }
+
+  #unfinishedContents(): UnfinishedContents {
     const statements = this.#statements;
-    const boot = statements.boot.get() as { id: string } | undefined;
-    if (boot?.id !== bootId()) this.#moveToThisBoot();
     const unfinished = (statements.unfinished.all() as unknown as (ExecutionRow & { cell_key: string | null })[]).map(
       (row): UnfinishedExecution => {
         const { request } = (statements.request.get(row.number) as { request: string } | undefined) ?? {};
@@ -462,12 +477,17 @@ function copyReadable(damaged: string, database: DatabaseSync): number {
       const from = openDatabase(damaged, { readOnly: true });
       try {
         for (const row of from.prepare(`SELECT * FROM ${table}`).iterate()) {
-          for (const column of jsonColumns) if (row[column] !== null) JSON.parse(String(row[column]));
-          const columns = Object.keys(row);
-          const places = columns.map(() => '?').join(', ');
-          const insert = `INSERT OR REPLACE INTO ${table} (${columns.join(', ')}) VALUES (${places})`;
-          database.prepare(insert).run(...Object.values(row));
-          kept += 1;
+          try {
+            for (const column of jsonColumns) if (row[column] !== null) JSON.parse(String(row[column]));
+            const columns = Object.keys(row);
+            const places = columns.map(() => '?').join(', ');
+            const insert = `INSERT OR REPLACE INTO ${table} (${columns.join(', ')}) VALUES (${places})`;
+            database.prepare(insert).run(...Object.values(row));
+            kept += 1;
+          } catch (error) {
+            // This row is of no use; the others may be.
+            if (!isRefusal(error)) throw error;
+          }
         }
       } finally {
         from.close();
@@ -480,7 +500,8 @@ function copyReadable(damaged: string, database: DatabaseSync): number {
   // Nothing can be said of an execution without its events, nor without its result where it has one; and its number may be
   // another one's soon.
   database.exec(`
-    DELETE FROM executions WHERE number NOT IN (SELECT number FROM events)
+    DELETE FROM executions
+    WHERE number NOT IN (SELECT number FROM events GROUP BY number HAVING count(*) = max(sequence))
       OR exited_at_ms IS NOT NULL AND number NOT IN (SELECT number FROM events WHERE event ->> 'state' = 'exited');
     DELETE FROM events WHERE number NOT IN (SELECT number FROM executions);
     DELETE FROM requests WHERE number NOT IN (SELECT number FROM executions);
@@ -604,6 +625,9 @@ function prepareAll(database: DatabaseSync) {
     output: prepare('SELECT * FROM outputs WHERE number = ?'),
     removeOutput: prepare('DELETE FROM outputs WHERE number = ?'),
     execution: prepare('SELECT * FROM executions WHERE number = ? AND exited_at_ms IS NOT NULL'),
+    finishedJson: prepare(`
+      SELECT coalesce(retention, 'null') AS retention, coalesce(output_evicted, 'null') AS output_evicted FROM executions
+      WHERE exited_at_ms IS NOT NULL AND (retention IS NOT NULL OR output_evicted IS NOT NULL)`),
     unfinished: prepare('SELECT * FROM executions WHERE exited_at_ms IS NULL ORDER BY number'),
     last: prepare('SELECT max(number) AS last FROM executions'),
   };

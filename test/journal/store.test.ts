@@ -472,6 +472,80 @@ describe('a file that is none', () => {
     },
   );
 
+  /** Five sessions, and twenty executions, of which the odd ones have finished. */
+  const keys = ['a', 'b', 'c', 'd', 'e'];
+  const numbers = Array.from({ length: 20 }, (_, index) => index + 1);
+  const [odd, even] = [1, 0].map((rest) => numbers.filter((number) => number % 2 === rest)) as [number[], number[]];
+  const closing = { graceMs: 1, atMs: 7, monotonicMs: 7 };
+  const many = [
+    ...keys.map(session),
+    ...numbers.map((number): Entry => {
+      const entry = accepted(number) as Extract<Entry, { type: 'execution.accepted' }>;
+      return { ...entry, execution: { ...entry.execution, retention: { executions: 5 } } };
+    }),
+    ...odd.map((number) => happened(number, 2, 'exited')),
+    ...keys.map((sessionKey): Entry => ({ type: 'session.closing', sessionKey, closing })),
+  ];
+
+  function change(path: string, sql: string): void {
+    using database = new DatabaseSync(path);
+    database.exec(sql);
+  }
+
+  test.each([
+    ['config of a session', "sessions SET config = ? WHERE session_key = 'a'", 'a', 0],
+    ['closing of a session', "sessions SET closing = ? WHERE session_key = 'a'", 'a', 0],
+    ['last exit of a session', "sessions SET last_exit = ? WHERE session_key = 'a'", 'a', 0],
+    ['options', 'executions SET options = ? WHERE number = 2', '', 2],
+    ['warnings', 'executions SET warnings = ? WHERE number = 2', '', 2],
+    ['retention', 'executions SET retention = ? WHERE number = 2', '', 2],
+    ['retention of a finished one', 'executions SET retention = ? WHERE number = 1', '', 1],
+    ['evicted output', 'executions SET output_evicted = ? WHERE number = 1', '', 1],
+    ['request', 'requests SET request = ? WHERE number = 2', '', 0],
+    ['first event', 'events SET event = ? WHERE number = 2', '', 2],
+  ])('any more, for JSON that is none as the %s, loses nothing else', async (_, broken, lostKey, lostNumber) => {
+    for (const boot of ['this', 'another']) {
+      const path = fileOf();
+      written(path, ...many);
+      change(path, `UPDATE ${broken.replace('?', "'no JSON'")}`);
+      if (boot === 'another') change(path, "UPDATE boot SET id = 'another'");
+
+      const { journal, contents, setAside } = await Journal.open(path, 'normal', () => {});
+      await journal.close();
+
+      expect(setAside?.why, boot).toMatch(/JSON/);
+      expect(contents.sessions.map(({ sessionKey }) => sessionKey)).toEqual(keys.filter((key) => key !== lostKey));
+      expect(contents.unfinished.map(({ number }) => number)).toEqual(even.filter((number) => number !== lostNumber));
+      expect(contents.finished.map(({ number }) => number)).toEqual(odd.filter((number) => number !== lostNumber));
+      using reader = new JournalReader(path);
+      expect(reader.verify()).toEqual([]);
+    }
+  });
+
+  test.each([1, 2])(
+    'any more, as event %i of a finished execution is no JSON, answers for all others',
+    async (sequence) => {
+      const path = fileOf();
+      written(path, ...many);
+      change(path, `UPDATE events SET event = 'no JSON' WHERE number = 1 AND sequence = ${sequence}`);
+
+      const { journal, setAside } = await Journal.open(path, 'normal', () => {});
+      const answered = await journal.finished(odd);
+      await journal.close();
+
+      // That is seen only when it is asked for; what finds the journal damaged elsewhere loses it.
+      expect(setAside).toBeUndefined();
+      expect(answered.map(({ number }) => number)).toEqual(odd.slice(1));
+      change(path, "UPDATE sessions SET config = 'no JSON' WHERE session_key = 'e'");
+      const next = JournalStore.open(path, 'normal');
+      next.store.close();
+      expect(next.contents.sessions).toHaveLength(keys.length - 1);
+      expect(finishedIn(path).map(({ number }) => number)).toEqual(odd.slice(1));
+      using reader = new JournalReader(path);
+      expect(reader.verify()).toEqual([]);
+    },
+  );
+
   test('any more, and is put aside by a process that is killed meanwhile, is read by the next one', {
     timeout: 240_000,
   }, async () => {
@@ -738,12 +812,12 @@ describe('the thread that writes', () => {
     const path = fileOf();
     written(path, ...wholeStory);
     const database = new DatabaseSync(path);
-    database.exec("UPDATE executions SET retention = 'no JSON' WHERE number = 1");
+    database.exec('UPDATE executions SET output_bytes = 1 << 60 WHERE number = 1');
     database.close();
 
     await expect(open(path)).rejects.toMatchObject({
       code: 'startup',
-      message: expect.stringMatching(/^journal: .*JSON/),
+      message: expect.stringMatching(/^journal: .*too large/),
     });
 
     // Only who is alone with it may leave the mode in which many can use it.
