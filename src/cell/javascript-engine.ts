@@ -50,6 +50,9 @@ const SPAWN_WAIT_MS = 50;
 /** How often a thread that is to end is looked at for a child it waits for. */
 const RELEASE_MS = 20;
 
+/** How deep the error that ends a program is shown, as by Node. */
+const ERROR_DEPTH = 5;
+
 /** What {@link JavaScriptEngine} needs to know. */
 export type JavaScriptEngineOptions = ThreadPoolOptions;
 
@@ -314,7 +317,7 @@ class JavaScriptGuest implements Guest {
   #reportError(error: Error): void {
     if (Atomics.load(this.#shared, SHARED.reported) === 1) return;
     try {
-      this.#output?.writer.write('stderr', Buffer.from(`${inspect(error)}\n`));
+      this.#output?.writer.write('stderr', Buffer.from(`${inspect(error, { depth: ERROR_DEPTH })}\n`));
     } catch {
       // Standard error is full: the exit code tells that it failed.
     }

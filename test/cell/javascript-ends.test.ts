@@ -173,6 +173,25 @@ test.each([
 });
 
 test.each([
+  ['thread', '', threads],
+  ['process', '', processes],
+  ['thread', 'require("node:util").inspect.defaultOptions.depth = 6;', threads],
+])('what the error of a %s holds is written as deep as by node %s', async (_, before, harness) => {
+  const mainPath = join(harness.root, 'deep.js');
+  const code = `${before}
+    const error = new Error('failed');
+    error.response = { data: { errors: [{ field: { name: { first: { second: 'bad' } } } }] } };
+    throw error`;
+  writeFileSync(mainPath, code);
+  const node = spawnSync(process.execPath, [mainPath], { encoding: 'utf8' });
+
+  const { err } = await harness.run(code, { mainPath, writeMain: false });
+
+  const shown = (text: string) => text.slice(text.indexOf('Error: failed')).replace(/^ +at .*?(?= \{$|$)/gm, '');
+  expect(shown(err)).toBe(shown(node.stderr));
+});
+
+test.each([
   ['thread', threads],
   ['process', processes],
 ])('a %s that ends by itself leaves its databases closed', async (_, harness) => {

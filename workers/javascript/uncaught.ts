@@ -6,6 +6,7 @@ import { SHARED } from './shared.ts';
 import { isExiting, noteEarlyEnd } from './usage.ts';
 
 const { exchange } = Atomics;
+const { max } = Math;
 const toNumber = Number;
 
 /** Node's exit code for a program that still awaits at its top level when there is nothing left to wait for. */
@@ -14,6 +15,9 @@ const UNSETTLED = 13;
 /** Node's exit codes for a program that fails, and for one of which that fails what handles its errors. */
 const FAILED = 1;
 const HANDLER_THREW = 7;
+
+/** How deep Node shows such an error at least. */
+const DEPTH = 5;
 
 const emit = process.emit as (...args: unknown[]) => boolean;
 const reallyExit = (process as unknown as { reallyExit(code: number): never }).reallyExit.bind(process);
@@ -142,7 +146,7 @@ function describe(error: unknown): string {
   const version = `\n\nNode.js ${process.version}\n`;
   let text: string;
   try {
-    text = inspect(error);
+    text = inspect(error, { depth: max(inspect.defaultOptions.depth ?? Infinity, DEPTH) });
   } catch {
     return `Uncaught error that cannot be shown${version}`;
   }
