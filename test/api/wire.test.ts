@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import { connect } from 'node:http2';
 import { createConnection } from 'node:net';
@@ -14,6 +15,7 @@ import {
   LifecycleState,
   SessionStatus,
   type StreamExecutionOutputResponse,
+  WaitExecutionRequest,
   type WaitExecutionResponse,
 } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import {
@@ -456,6 +458,30 @@ test('the authority that a grpc-go client sends for a socket path is taken', asy
     expect(Buffer.concat(chunks).toString('latin1')).toContain(VERSION);
     http2.close();
   }
+});
+
+test.each(['2592000S', '43200M', '720H'])('a deadline of 30 days (%s) has not passed at once', async (deadline) => {
+  await client.execute({ sessionId, executionId: 'long', code: 'setInterval(() => {}, 1000)' });
+  const socket = node.endpoints.socket as string;
+  const http2 = connect('http://localhost', { createConnection: () => createConnection(socket) });
+  const message = WaitExecutionRequest.encode({ sessionId, executionId: 'long', timeoutMs: undefined }).finish();
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(message.length, 1);
+  const path = '/elide.daemon.v1alpha1.ExecutionApi/WaitExecution';
+  const wait = async (timeout: string) => {
+    const headers = { ':method': 'POST', ':path': path, 'content-type': 'application/grpc' };
+    const call = http2.request({ ...headers, 'grpc-timeout': timeout });
+    call.resume().end(Buffer.concat([head, message]));
+    // What has no message has its status in the first headers.
+    return (await once(call, 'response'))[0]['grpc-status'];
+  };
+
+  const waited = wait(deadline);
+  expect(await wait('5m')).toBe(`${status.DEADLINE_EXCEEDED}`);
+  await client.call('cancelExecution', { sessionId, executionId: 'long', signal: '', timeoutSeconds: 0 });
+
+  expect(await waited).toBeUndefined();
+  http2.close();
 });
 
 test.each([
