@@ -141,28 +141,37 @@ export class OutputWriter {
     return (this.#open[stream] - file) * rotation.maxFileBytes + fstatSync(this.#fds[stream]).size - bytes;
   }
 
-  /** Has the current file of a stream open. */
-  #followRotation(stream: OutputStream, rotation: OutputRotation): void {
-    const number = load(rotation.current, STREAM_NUMBER[stream] - 1);
-    if (number === this.#open[stream]) return;
-    const before = this.#open[stream] >= 0 ? this.#fds[stream] : undefined;
-    this.#fds[stream] = openRotated(rotation.paths[stream], number);
-    this.#open[stream] = number;
-    if (before !== undefined) closeSync(before);
+  /** Has the current file of a stream open. False where there is no descriptor for it: then it is the one before still. */
+  #followRotation(stream: OutputStream, rotation: OutputRotation): boolean {
+    return this.#goTo(stream, rotation, load(rotation.current, STREAM_NUMBER[stream] - 1));
   }
 
-  /** Fills one file after another. */
+  #goTo(stream: OutputStream, rotation: OutputRotation, number: number): boolean {
+    if (number === this.#open[stream]) return true;
+    const before = this.#open[stream] >= 0 ? this.#fds[stream] : undefined;
+    try {
+      this.#fds[stream] = openRotated(rotation.paths[stream], number);
+    } catch (error) {
+      if (before !== undefined && isShortage(error)) return false;
+      throw error;
+    }
+    this.#open[stream] = number;
+    if (before !== undefined) closeSync(before);
+    return true;
+  }
+
+  /** Fills one file after another; past the limit of one as long as there is no descriptor for the next. */
   #appendRotated(stream: OutputStream, bytes: Uint8Array, rotation: OutputRotation): void {
     for (let offset = 0; offset < lengthOf(bytes); ) {
-      this.#followRotation(stream, rotation);
+      const follows = this.#followRotation(stream, rotation);
+      const number = this.#open[stream];
       const room = rotation.maxFileBytes - fstatSync(this.#fds[stream]).size;
-      if (room > 0) {
-        const part = apply(subarray, bytes, [offset, offset + room]) as Uint8Array;
+      if (room > 0 || !follows || !this.#goTo(stream, rotation, number + 1)) {
+        const part = apply(subarray, bytes, [offset, room > 0 ? offset + room : lengthOf(bytes)]) as Uint8Array;
         writeAll(this.#fds[stream], part);
         offset += lengthOf(part);
         continue;
       }
-      const number = this.#open[stream];
       // Another thread may have been first.
       if (compareExchange(rotation.current, STREAM_NUMBER[stream] - 1, number, number + 1) !== number) continue;
       removeIfThere(`${rotation.paths[stream]}.${number + 1 - rotation.maxFiles}`);
@@ -199,6 +208,12 @@ export class OutputWriter {
       throw error;
     }
   }
+}
+
+/** This process, or the system, has no descriptor left. */
+function isShortage(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'EMFILE' || code === 'ENFILE';
 }
 
 function removeIfThere(path: string): void {

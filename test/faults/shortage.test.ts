@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
@@ -202,6 +202,13 @@ test.each([
   expect(result).toMatchObject({ reason: 'failed', exitCode: 3 });
 });
 
+/** A thread that takes every descriptor there is, again and again. */
+const TAKES_ALL = `
+  const { openSync } = require('node:fs');
+  const take = () => { for (;;) openSync('/dev/null'); };
+  try { take(); } catch { console.log('ready'); }
+  for (;;) try { take(); } catch {}`;
+
 test.each([
   ['by a signal', '', 143],
   ['by its handler', "process.on('SIGTERM', () => process.exit(3));", 3],
@@ -216,11 +223,7 @@ test.each([
       require('node:child_process').spawnSync('true', { stdio: 'inherit' });
       ${handler}
       ${IDLE.javascript}`);
-    const taking = await session.ready(`
-      const { openSync } = require('node:fs');
-      const take = () => { for (;;) openSync('/dev/null'); };
-      try { take(); } catch { console.log('ready'); }
-      for (;;) try { take(); } catch {}`);
+    const taking = await session.ready(TAKES_ALL);
 
     await ending.cancel({ graceMs: 60_000 });
     const { result } = await ending.end();
@@ -230,6 +233,37 @@ test.each([
     expect((await taking.snapshot()).state).toBe('running');
   },
 );
+
+test('a thread that takes every descriptor there is costs nobody beside it the files that its output goes to', {
+  timeout: 60_000,
+}, async () => {
+  await using node = await FaultNode.start();
+  const { client } = node;
+  await client.createSession('s');
+  const directory = join(node.root, 'logs');
+  mkdirSync(directory);
+  const maxFileBytes = 4_096;
+  const outputFiles = { stdout: join(directory, 'o'), stderr: join(directory, 'e'), maxFiles: 1_000, maxFileBytes };
+  const code = "let count = 0; setInterval(() => console.log(String(count++).padStart(99, '0')), 2);";
+  const count = () => readdirSync(directory).filter((name) => name.startsWith('o.')).length;
+  const written = () =>
+    Array.from({ length: count() }, (_, number) => readFileSync(join(directory, `o.${number}`), 'utf8'));
+
+  await client.executeSnippet({ sessionId: 's', executionId: 'writes', language: 'javascript', code, outputFiles });
+  await eventually('it writes', () => count() > 0);
+  await node.ready({ executionId: 'takes', code: TAKES_ALL });
+  await eventually('one is longer than it may be', () => written().some(({ length }) => length > 3 * maxFileBytes));
+  const before = count();
+  await client.cancelExecution('s', 'takes', { graceMs: 0 });
+  await client.wait('s', 'takes');
+  await eventually('it has gone on to the next files', () => count() > before + 1);
+  await client.cancelExecution('s', 'writes', { graceMs: 0 });
+  const { result } = await client.wait('s', 'writes');
+
+  expect(result).toMatchObject({ reason: 'cancelled' });
+  const lines = written().join('').trim().split('\n').map(Number);
+  expect(lines).toEqual(lines.map((_, index) => index));
+});
 
 test.skipIf(!hasGroups)(
   'the control groups of a cell go with it, also where it dies while there is no daemon',
