@@ -3,8 +3,8 @@ import type { DaemonClient } from './client.ts';
 import { type Patience, retry } from './reconnect.ts';
 
 /**
- * Begins the ladder, with SIGTERM where the signal cannot be sent: then it resolves with why. A grace period of 0 forces.
- * Rejects when the daemon is away for longer than patience lasts.
+ * Begins the ladder, with SIGTERM where the signal cannot be sent: then it resolves with a text that says so. A grace period
+ * of 0 forces. Rejects when the daemon is away for longer than patience lasts.
  */
 export async function stopGuest(
   client: DaemonClient,
@@ -20,6 +20,6 @@ export async function stopGuest(
   } catch (error) {
     if (!(error instanceof InvalidArgumentError)) throw error;
     await stop('SIGTERM');
-    return error.message;
+    return `${error.message}; SIGTERM is sent instead`;
   }
 }

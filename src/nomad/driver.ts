@@ -9,6 +9,7 @@ import {
   retry,
   stopGuest,
   takenWithin,
+  whileAnswering,
   within,
 } from '../client/index.ts';
 import { ResourceExhaustedError, UnavailableError } from '../errors.ts';
@@ -66,18 +67,19 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return new Command(node.client, { isolation, ...state.place, executionId: id }, program, options);
   };
 
-  /** The ladder; resolves when the guest is gone. */
+  /** The ladder; resolves when the guest is gone. It goes on alone where the daemon does not answer: the agent may be ending. */
   const stop = async ({ config, state, exited }: Task, signal: string, graceMs: number): Promise<object> => {
     const guest = { sessionId: state.place.sessionId, executionId: config.id };
-    const refusal = await stopGuest(node.client, guest, { signal, graceMs }, { limitMs: reconnectMs() });
-    if (refusal !== undefined) tell(config, `${refusal}; SIGTERM is sent instead`);
-    await exited.promise;
+    const begun = stopGuest(node.client, guest, { signal, graceMs }, { limitMs: reconnectMs() });
+    const stopped = begun.then((refusal) => refusal && tell(config, refusal)).then(() => exited.promise);
+    await whileAnswering(node.client, stopped);
     return {};
   };
 
   /** Ends it by force where it runs, and forgets it. */
   const destroy = async (task: Task): Promise<void> => {
     if (task.completedAt === undefined) await stop(task, 'SIGKILL', 0);
+    if (task.completedAt === undefined) void abandon(node.client, task.state.place.sessionId, task.config.id);
     task.forgotten.abort();
     tasks.delete(task.config.id);
   };

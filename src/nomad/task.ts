@@ -43,9 +43,8 @@ export class Task {
         this.#observe(event, event.atMs >= tellFromMs || event.state === 'exited');
       }
     } catch (error) {
-      if (signal.aborted) return;
       // Nobody knows of it, or the daemon was away too long. The agent starts it anew, under another id.
-      if (!(error instanceof NotFoundError)) void abandon(client, state.place.sessionId, config.id);
+      if (!(error instanceof NotFoundError || signal.aborted)) void abandon(client, state.place.sessionId, config.id);
       this.#end(exitOf(undefined), (error as Error).message);
     }
   }

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { connectDaemon } from '../../src/client/index.ts';
 import { killTrees } from '../../src/processes.ts';
 import { Authority } from '../support/certificates.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
@@ -394,6 +395,29 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
       expect([ID, TaskStates?.t?.State, TaskStates?.t?.Restarts]).toEqual([ids[n], 'running', 0]);
       await agent.stop(job);
     }
+  });
+
+  test('an agent that is stopped does not wait for a daemon that is away', async () => {
+    await agent.ended(await agent.run(code('javascript', '1')));
+    const job = await agent.run(code('javascript', WAIT.javascript), { Type: 'service' });
+    await agent.printed((await agent.running(job)).ID, 'ready');
+
+    await daemon.stop('SIGKILL');
+    await agent.stop(job);
+    await agent.allocation(job, ({ TaskStates }) => TaskStates?.t?.Events.at(-1)?.Type === 'Killing');
+    // First with a stop under way, then with ended tasks that it has found again.
+    await agent.end();
+    await agent.restart();
+    await agent.end();
+
+    await startDaemon();
+    await agent.restart();
+    expect((await agent.ended(job)).allocation.ClientStatus).toBe('complete');
+    using client = connectDaemon({ socket: join(directory, 'd.sock') });
+    await until('its execution has ended', async () => {
+      const all = await Array.fromAsync(client.listExecutions());
+      return all.every(({ state }) => state === 'exited');
+    });
   });
 
   test('200 tasks at once all run, and each has its own result', async () => {

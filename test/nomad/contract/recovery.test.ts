@@ -453,6 +453,61 @@ describe('a daemon that goes and comes back', () => {
     );
   });
 
+  describe.each([
+    ['is gone', 'SIGKILL'],
+    ['stands still', 'SIGSTOP'],
+  ] as const)('holds up no agent while it %s, which waits for', (_how, signal) => {
+    const running = (task: TaskConfig) => isAlive(Number(/ready (\d+)/.exec(logsOf(task))?.[1]));
+
+    /** A task of a daemon that then goes; `back` is another one in its place, or the same. */
+    async function without() {
+      const directory = temporaryDirectory();
+      const [socket, places] = placesIn(directory);
+      const first = await DaemonProcess.start(...places);
+      const other = await PluginHost.start({ daemon_socket: socket });
+      const code = 'console.log("ready", process.pid); setInterval(() => {}, 1000)';
+      const task = taskIn(directory, { language: 'javascript', code });
+      const { handle } = await other.start(task);
+      await ready(task);
+      if (signal === 'SIGKILL') await first.stop(signal);
+      else first.child.kill(signal);
+      const back = async () => {
+        if (signal === 'SIGKILL') return DaemonProcess.start(...places);
+        first.child.kill('SIGCONT');
+        return first;
+      };
+      return { socket, other, task, handle, back };
+    }
+
+    test('the stop of a task: it takes effect when the daemon is back', async () => {
+      const { other, task, back } = await without();
+      await using _other = other;
+
+      await other.stop(task.id, '', 50_000);
+
+      expect(running(task)).toBe(true);
+      await using _second = await back();
+      expect(await other.wait(task.id)).toMatchObject({ result: { signal: 15 }, err: '' });
+      expect(running(task)).toBe(false);
+    });
+
+    test('the end of a task that it has found again: it is gone when the daemon is back', async () => {
+      const { socket, other, task, handle, back } = await without();
+      await using _other = other;
+      await using after = await PluginHost.start({ daemon_socket: socket });
+      await after.recover(handle);
+      const waited = after.wait(task.id);
+
+      await after.destroy(task.id);
+
+      expect((await waited).result?.exitCode).toBe(-1);
+      await expect(after.inspect(task.id)).rejects.toThrow('task not found');
+      expect(running(task)).toBe(true);
+      await using _second = await back();
+      await eventually('it is gone', () => !running(task));
+    });
+  });
+
   test('after the limit: a task that has failed for it does not run on beside the next', async () => {
     const directory = temporaryDirectory();
     const [socket, places] = placesIn(directory);
