@@ -507,6 +507,7 @@ test.each(['thread', 'process'] as const)(
           await start({ workerData: 'no flag behind one', execArgv: ['--no-warnings', 'x'] });
           await start({ workerData: 'flag before none', execArgv: ['--experimental-ffi', 'x'] });
           await start({ workerData: 'variable', env: { NODE_OPTIONS: '--experimental-ffi' } });
+          await start({ workerData: 'empty variable', env: { NODE_OPTIONS: '' } });
           await start({ workerData: 'outer' });
         })();`,
     });
@@ -521,10 +522,43 @@ test.each(['thread', 'process'] as const)(
       'no flag behind one undefined --no-warnings',
       'flag before none undefined ',
       'variable undefined ',
+      'empty variable undefined ',
       'outer undefined ',
       'inner undefined ',
       '',
     ]);
+  },
+);
+
+test.each([
+  ['thread', 'its environment', '{ env: { NODE_OPTIONS } }'],
+  ['thread', 'that of its program', '{}'],
+  ['process', 'its environment', '{ env: { NODE_OPTIONS } }'],
+  ['process', 'that of its program', '{}'],
+] as const)(
+  'nor has one of a %s that starts another before its first line, by what is in %s',
+  async (isolation, _, options) => {
+    const session = await node.session();
+    const directory = node.directory();
+    const preload = `
+    const { isMainThread, Worker, workerData } = require('node:worker_threads');
+    if (workerData !== 'inner') {
+      const code = "console.log('inner', typeof process.getBuiltinModule('node:ffi'))";
+      new Worker(code, { eval: true, workerData: 'inner', execArgv: ['--experimental-ffi'], env: {} });
+    }`;
+    writeFileSync(join(directory, 'preload.cjs'), preload);
+    const NODE_OPTIONS = `--require ${join(directory, 'preload.cjs')}`;
+
+    const { stdout } = await session.run({
+      isolation,
+      env: { NODE_OPTIONS },
+      code: `
+      const { Worker } = require('node:worker_threads');
+      const { NODE_OPTIONS } = process.env;
+      new Worker('console.log(process.env.NODE_OPTIONS, process.execArgv.length)', { eval: true, ...${options} });`,
+    });
+
+    expect(stdout.split('\n').sort()).toEqual(['', `${NODE_OPTIONS} 0`, 'inner undefined']);
   },
 );
 

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import workerThreads, { type Worker } from 'node:worker_threads';
+import workerThreads, { SHARE_ENV, type Worker, type WorkerOptions } from 'node:worker_threads';
 import { homeOfProgram } from './places.ts';
 import { define, type Program, program, standIn } from './program.ts';
 import { noteId, SHARED, THREAD_SLOTS, UNKNOWN_THREAD } from './shared.ts';
@@ -37,6 +37,9 @@ const slots = new WeakMap<Worker, number>();
 /** Built beside the worker. */
 const PRELOAD = fileURLToPath(new URL('nested-preload.cjs', import.meta.url));
 
+/** What NODE_OPTIONS of a guest's thread begin with where it has any: what it preloads by them comes after that. */
+export const PRELOADS_FIRST = `--require ${JSON.stringify(PRELOAD)} `;
+
 /**
  * Flags of this process that hold for a guest's thread whatever flags that is given. Node would give it none of the
  * process's: it reads those of a thread anew that has any of its own.
@@ -51,7 +54,9 @@ export function replaceWorker(): void {
       const given = options.execArgv || [];
       // Node reads no flag behind what is none, and of those it reads the last one counts. What is no list, it refuses.
       const others = isArray(given) ? given.map((flag) => `${flag}`).filter((flag) => !IS_KEPT.test(flag)) : given;
-      const execArgv = isArray(given) ? ['--require', PRELOAD, ...KEPT_FLAGS, ...others] : given;
+      const env = environmentOf(options);
+      const preload = env === undefined ? ['--require', PRELOAD] : [];
+      const execArgv = isArray(given) ? [...preload, ...KEPT_FLAGS, ...others] : given;
       const { ownsProcess, cwd, tmpDir, descriptors, outputPaths, shared, reaped, outputBytes, maxChildren } = program;
       const slot = noteId(shared, SHARED.threads + 1, THREAD_SLOTS - 1, UNKNOWN_THREAD);
       // In a process of its own it counts all the same.
@@ -73,7 +78,11 @@ export function replaceWorker(): void {
       if (!ownsProcess) hearThreads();
       setEnvironmentData(NESTED_KEY, nested as never);
       try {
-        const worker = construct(target, [file, { __proto__: options, execArgv }, ...rest], newTarget);
+        const worker = construct(
+          target,
+          [file, { __proto__: options, execArgv, ...(env && { env }) }, ...rest],
+          newTarget,
+        );
         if (slot !== undefined) slots.set(worker, slot);
         return worker;
       } catch (error) {
@@ -89,6 +98,12 @@ export function replaceWorker(): void {
   define(workerThreads, 'Worker', worker);
   define(worker.prototype, 'constructor', worker);
   define(worker.prototype, 'emit', standIn(worker.prototype.emit, emitAndFree as typeof worker.prototype.emit));
+}
+
+/** That of a thread whose NODE_OPTIONS may preload something. */
+function environmentOf({ env = process.env }: WorkerOptions): NodeJS.Dict<unknown> | undefined {
+  const { NODE_OPTIONS, ...others } = env === SHARE_ENV ? {} : { ...(env ?? process.env) };
+  return NODE_OPTIONS ? { ...others, NODE_OPTIONS: `${PRELOADS_FIRST}${NODE_OPTIONS}` } : undefined;
 }
 
 /** Not by a listener: a program may remove all of them. */
