@@ -605,7 +605,8 @@ export class Daemon {
 
   /**
    * Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. A `signal` that aborts
-   * while the execution waits for its turn takes the input back.
+   * while the execution waits for its turn takes the input back. Rejects with `FailedPreconditionError` for one that has
+   * exited, whatever it took before.
    */
   async writeInput(
     sessionId: string,

@@ -293,7 +293,8 @@ export class DaemonClient {
   /**
    * Appends to an execution's standard input; resolves when the guest's pipe took it. `end` closes it. With `position`, the
    * place of its first byte in all input, the call may be made again: what the guest has already is not written twice. Rejects
-   * with `OutOfRangeError` for a position in the future, with `FailedPreconditionError` for bytes behind the end.
+   * with `OutOfRangeError` for a position in the future, with `FailedPreconditionError` for bytes behind the end, and for an
+   * execution that has exited: after a call that nobody answered this leaves open whether it was taken.
    */
   async writeInput(
     sessionId: string,

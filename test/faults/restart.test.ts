@@ -240,6 +240,27 @@ test('input that is said again because nobody answered is written once', async (
   expect(await node.stdout('e')).toBe('ready\none two three');
 });
 
+test('input that is said again to what has ended with it is refused, though it was taken', async () => {
+  await using node = await FaultNode.start();
+  await node.client.createSession('s');
+  await node.ready({
+    executionId: 'e',
+    code: "process.stdin.pipe(process.stdout); console.log('ready');",
+    stdin: true,
+  });
+  const say = () => node.client.writeInput('s', 'e', Buffer.from('one'), true, { position: 0 });
+  await say();
+  await node.client.wait('s', 'e');
+
+  await node.restart();
+
+  await expect(say()).rejects.toMatchObject({
+    code: 'failed_precondition',
+    message: expect.stringMatching(/has exited/),
+  });
+  expect(await node.stdout('e')).toBe('ready\none');
+});
+
 test('a session that was being deleted is deleted, and one that was deleted stays so', async () => {
   await using node = await FaultNode.start({ graceMs: 60_000 });
   await node.client.createSession('gone');
