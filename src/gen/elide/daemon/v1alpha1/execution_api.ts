@@ -689,7 +689,8 @@ export interface WriteExecutionInputRequest {
   end: boolean;
   /**
    * Place of the first byte in all input of the execution. With it the call may be made again: what was taken already is
-   * not written twice; in the future it is OUT_OF_RANGE. Absent: behind what was taken.
+   * not written twice; in the future it is OUT_OF_RANGE. Absent: behind what was taken. Of an execution that has exited
+   * each call is FAILED_PRECONDITION, also one that was taken before.
    */
   position?: bigint | undefined;
 }
