@@ -103,6 +103,11 @@ const USES: [string, string][] = [
   ],
   ['new (process.getBuiltinModule("node:sqlite").DatabaseSync)(":memory:").prepare("select 1 as a").get().a', '1'],
   ['process.getBuiltinModule("child_process").execSync("pwd") == process.cwd() + "\\n"', 'true'],
+  [
+    'await new Promise((done) => require("child_process").exec("pwd", { cwd: "" }, (_, out) => done(out === process.cwd() + "\\n")))',
+    'true',
+  ],
+  ['require("child_process").spawnSync("pwd", { cwd: "" }).error.code', 'ENOENT'],
   ['(fs.writeFileSync(".env", "FROM_FILE=yes"), process.loadEnvFile(), process.env.FROM_FILE)', 'yes'],
   ['require("path").resolve("x") === process.cwd() + "/x"', 'true'],
   [

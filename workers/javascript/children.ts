@@ -150,6 +150,8 @@ function isEnded(stat: string[]): boolean {
 
 /** Settles `cwd`, where the process has another one, and `stdio` in place; true when the child's standard input is to be fed from the program's own. */
 function locate(options: SpawnOptions, feedable: boolean): boolean {
+  // An empty one is none to Node where it does not wait for the child.
+  if (feedable && options.cwd === '') options.cwd = null;
   if (!program.ownsProcess) options.cwd = (absolute(options.cwd) ?? program.cwd) as string;
   if (options.stdio === undefined || options.stdio === 'pipe' || options.stdio === 'ignore') return false;
   if (options.stdio === 'inherit') options.stdio = [0, 1, 2];
