@@ -101,6 +101,22 @@ const USES: [string, string][] = [
     '(new (require("node:sqlite").DatabaseSync)("base.db").exec("create table t (a)"), fs.existsSync("base.db"))',
     'true',
   ],
+  [
+    '(new (require("node:sqlite").DatabaseSync)("file:u%20v.db?cache=private").exec("create table t (a)"), fs.existsSync("u v.db"))',
+    'true',
+  ],
+  [
+    '(fs.mkdirSync("a%20b#c?d"), process.chdir("a%20b#c?d"), new (require("node:sqlite").DatabaseSync)("file:./u.db").exec("create table t (a)"), fs.readdirSync(".").join())',
+    'u.db',
+  ],
+  [
+    '["file:" + process.cwd() + "/a.db", "file://" + process.cwd() + "/b.db", "file:%2F" + process.cwd().slice(1) + "/c.db"].every((uri) => { new (require("node:sqlite").DatabaseSync)(uri).exec("create table t (a)"); return fs.existsSync(uri.slice(-4)) })',
+    'true',
+  ],
+  [
+    '(["file:m?cache=private&mode=memory", "file::memory:", "file:"].forEach((uri) => new (require("node:sqlite").DatabaseSync)(uri).exec("create table t (a)")), fs.readdirSync(".").join())',
+    'd,f',
+  ],
   ['new (process.getBuiltinModule("node:sqlite").DatabaseSync)(":memory:").prepare("select 1 as a").get().a', '1'],
   ['process.getBuiltinModule("child_process").execSync("pwd") == process.cwd() + "\\n"', 'true'],
   [

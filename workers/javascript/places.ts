@@ -7,6 +7,10 @@ import { SHARED } from './shared.ts';
 type AnyFunction = (...args: unknown[]) => unknown;
 const { apply } = Reflect;
 
+/** A URI of SQLite with a relative path, and one of a database that lies in memory. */
+const RELATIVE_URI = /^file:(?!\/|%2f)[^?#]/i;
+const MEMORY_URI = /^file::memory:(?:[?#]|$)|^[^?#]*\?(?:[^#]*&)?mode=memory(?:[&#]|$)/;
+
 /** What depends on the working or temporary directory and is there without being imported, or loaded anyway. */
 export function replacePlaces(): void {
   replace(os, 'tmpdir', () => () => {
@@ -106,10 +110,11 @@ function ownPlaces(options: unknown): unknown {
 
 /** Database files lie where the program means them. SQL that names a file itself (`ATTACH`) does not come by here. */
 export function replaceDatabase(sqlite: Record<string, unknown>): void {
-  const filePath = (path: unknown) =>
-    typeof path === 'string' && (path === '' || path === ':memory:' || path.startsWith('file:'))
-      ? path
-      : absolute(path);
+  const filePath = (path: unknown) => {
+    if (typeof path !== 'string') return absolute(path);
+    if (path.startsWith('file:')) return absoluteUri(path);
+    return path === ':memory:' ? path : absolute(path);
+  };
   const construct: ProxyHandler<typeof Object> = {
     construct: (target, [path, ...rest], newTarget) => Reflect.construct(target, [filePath(path), ...rest], newTarget),
   };
@@ -117,4 +122,10 @@ export function replaceDatabase(sqlite: Record<string, unknown>): void {
   const backup = sqlite.backup as AnyFunction | undefined;
   if (backup === undefined) return;
   sqlite.backup = standIn(backup, (source, path, ...rest) => backup(source, filePath(path), ...rest));
+}
+
+/** As SQLite reads it (https://sqlite.org/uri.html). One that names no file, or an absolute one, stays as it is. */
+function absoluteUri(uri: string): string {
+  if (program.ownsProcess || !RELATIVE_URI.test(uri) || MEMORY_URI.test(uri)) return uri;
+  return `file://${program.cwdPrefix.replace(/[%?#]/g, encodeURIComponent)}${uri.slice('file:'.length)}`;
 }
