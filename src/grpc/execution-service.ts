@@ -24,6 +24,8 @@ import type { Handlers } from './handlers.ts';
 /** How much output of each stream a status reply holds: with every byte replaced by U+FFFD still below 4 MiB in all. */
 const STATUS_OUTPUT_BYTES = 512 * 1024;
 const LARGEST_PAGE = 1000;
+/** How many bytes of executions a page holds, if it holds more than one: a client takes 4 MiB unless it says otherwise. */
+const LARGEST_PAGE_BYTES = 3 * 1024 * 1024;
 
 /** `elide.daemon.v1alpha1.ExecutionApi` over a daemon: decode, one call, encode. */
 export function executionService(daemon: Daemon, handlers: Handlers): ExecutionApiServer {
@@ -169,9 +171,13 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
       if (pageSize > LARGEST_PAGE) throw new InvalidArgumentError(`page_size is ${pageSize}; at most ${LARGEST_PAGE}`);
       if (!/^\d{0,15}$/.test(pageToken)) throw new InvalidArgumentError(`page_token "${pageToken}" is none of ours`);
       // The number of the last one before: what is given up meanwhile moves no page.
-      const range = { after: Number(pageToken), size: pageSize || LARGEST_PAGE };
-      const { executions, next } = await daemon.pageOfExecutions(sessionId || undefined, range);
-      return { executions: executions.map(summaryOf), nextPageToken: next === undefined ? '' : String(next) };
+      const after = Number(pageToken);
+      for (let size = pageSize || LARGEST_PAGE; ; size = Math.ceil(size / 2)) {
+        const { executions, next } = await daemon.pageOfExecutions(sessionId || undefined, { after, size });
+        const page = { executions: executions.map(summaryOf), nextPageToken: next === undefined ? '' : String(next) };
+        const { byteLength } = Api.ListExecutionsResponse.encode(page).finish();
+        if (byteLength <= LARGEST_PAGE_BYTES || size === 1) return page;
+      }
     }),
 
     listLanguages: unary(async () => ({ languages: daemon.languages() })),

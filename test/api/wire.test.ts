@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { queryObjects } from 'node:v8';
 import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import {
   ExecutionStatus,
   type ExecutionStatusEvent,
@@ -303,6 +303,32 @@ async function page(request: { sessionId: string; pageSize: number; pageToken: s
   expect(executions.length).toBeLessThanOrEqual(request.pageSize);
   return { ids: executions.map(({ executionId }) => executionId), nextPageToken };
 }
+
+test('a page of long ids has no more of them than a client takes that sets no limit', async () => {
+  await client.execute({ sessionId, executionId: 'one', code: '0' });
+  await client.call('waitExecution', { sessionId, executionId: 'one' });
+  const one = await node.daemon.getExecution(sessionId, 'one');
+  const ids = Array.from({ length: 1500 }, (_, index) => `${index}`.padStart(1024));
+  // As if there were so many.
+  const pages = vi.spyOn(node.daemon, 'pageOfExecutions').mockImplementation(async (_, range) => {
+    const { after = 0, size = ids.length } = range ?? {};
+    const executions = ids
+      .slice(after, after + size)
+      .map((executionId) => ({ ...one, executionId, sessionId: executionId }));
+    return { executions, next: after + size < ids.length ? after + size : undefined };
+  });
+  onTestFinished(() => pages.mockRestore());
+
+  const found: string[] = [];
+  let pageToken = '';
+  do {
+    const { ids: some, nextPageToken } = await page({ sessionId: '', pageSize: 1000, pageToken });
+    found.push(...some);
+    pageToken = nextPageToken;
+  } while (pageToken !== '');
+
+  expect(found).toEqual(ids);
+});
 
 test('lists page through executions, oldest first, and leave out none for what is released meanwhile', async () => {
   const other = `${sessionId} too`;

@@ -716,7 +716,7 @@ export interface ListSessionsResponse {
 export interface ListExecutionsRequest {
   /** Empty: those of every session. */
   sessionId: string;
-  /** 1 to 1000; 0 means 1000. */
+  /** 1 to 1000; 0 means 1000. A page of more than 3 MiB has fewer. */
   pageSize: number;
   /** next_page_token of the page before; empty for the first. */
   pageToken: string;
