@@ -20,6 +20,11 @@ export function checkEntries(count: number, field: string): void {
   throw new InvalidArgumentError(`${field} has more than ${MOST_ENTRIES} entries, which are all that are allowed`);
 }
 
+/** Objects of JavaScript have no room for a variable of that name: it would be lost on its way, without a word. */
+export function checkVariable(name: string): void {
+  if (name === '__proto__') throw new InvalidArgumentError('env: no variable of the name __proto__ can be passed on');
+}
+
 function checkFlag(value: unknown, field: string): void {
   if (value === undefined || typeof value === 'boolean') return;
   throw new InvalidArgumentError(`${field} is ${kindOf(value)}; it must be true or false`);
@@ -50,6 +55,7 @@ export function checkSnippetTypes(snippet: Snippet): void {
   checkEntries(variables.length, 'env');
   for (const [name, value] of variables) {
     checkText(name, 'the name of a variable in env');
+    checkVariable(name);
     checkText(value, `env ${name}`);
   }
   const { workingDirectory, sourceFileName, timeoutSignal } = snippet;

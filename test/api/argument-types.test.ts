@@ -40,6 +40,7 @@ const WRONG: [string, object][] = [
   ['args\\[1\\] is 2', { args: ['1', 2] }],
   ['args has more than 100000 entries', { args: Array(100_001).fill('') }],
   ['env has more than 100000 entries', { env: Object.fromEntries(Array.from(Array(100_001), (_, i) => [i, ''])) }],
+  ['env: no variable of the name __proto__', { env: { ['__proto__']: 'x' } }],
   ['env is a list', { env: ['A=b'] }],
   ['env PORT is 8080', { env: { PORT: 8080 } }],
   ['env COUNT is 1', { env: { COUNT: 1n } }],
