@@ -96,8 +96,13 @@ export class OutputWriter {
     this.#fds = fds;
     this.#limit = limit;
     if (fds.rotation === undefined) return;
-    this.#followRotation('stdout', fds.rotation);
-    this.#followRotation('stderr', fds.rotation);
+    try {
+      this.#followRotation('stdout', fds.rotation);
+      this.#followRotation('stderr', fds.rotation);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   /** Closes what this writer has opened itself. */

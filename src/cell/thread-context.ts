@@ -1,6 +1,7 @@
 import type { HeapInfo } from 'node:v8';
 import type { ResourceLimits, Worker } from 'node:worker_threads';
 import { Piscina } from 'piscina';
+import { SHARED } from '../../workers/javascript/shared.ts';
 import { ContextPool, type ContextPoolOptions, type PooledContext } from './context-pool.ts';
 import type { ThreadTask } from './messages.ts';
 
@@ -26,7 +27,7 @@ export function createThreadPool({ workerUrl, ...options }: ThreadPoolOptions): 
 export interface ContextEnd {
   /** The exit code of its Worker. */
   code: number;
-  /** What it did not catch, copied out of the thread. */
+  /** What it did not catch, or why it could not begin, copied out of the thread. */
   error?: Error & { code?: string };
 }
 
@@ -41,6 +42,7 @@ export class ThreadContext implements PooledContext {
   /** Undefined: Node's own. */
   readonly heapLimitMb: number | undefined;
   #state: 'booting' | 'booted' | 'ended' = 'booting';
+  #error: ContextEnd['error'];
   readonly #pool: Piscina;
   readonly #worker: Worker;
 
@@ -62,17 +64,16 @@ export class ThreadContext implements PooledContext {
     this.threadId = this.#worker.threadId;
     const { promise, resolve } = Promise.withResolvers<ContextEnd>();
     this.ended = promise;
-    let error: ContextEnd['error'];
     // The Worker's own events are the truth about the thread; what Piscina makes of them is of no interest.
     this.#pool.on('error', () => {});
     this.#worker.on('error', (thrown: unknown) => {
       // A thread that V8 ended for want of memory has no id any more; one that only throws what looks like that has.
       if (this.#worker.threadId !== -1) delete (thrown as ContextEnd['error'] | null)?.code;
-      error ??= thrown as Error;
+      this.#error ??= thrown as Error;
     });
     this.#worker.once('exit', (code) => {
       this.#state = 'ended';
-      resolve({ code, ...(error !== undefined && { error }) });
+      resolve({ code, ...(this.#error !== undefined && { error: this.#error }) });
     });
     this.#worker.on('message', (message: unknown) => {
       if (message !== 'warm' || this.#state !== 'booting') return;
@@ -85,10 +86,15 @@ export class ThreadContext implements PooledContext {
     return this.#state;
   }
 
-  /** Hands the thread its one task; it begins as soon as it has booted. */
+  /** Hands the thread its one task; it begins as soon as it has booted. A thread that cannot begin it ends. */
   run(task: ThreadTask): void {
     // A list, whatever Piscina's types make of Node's.
-    this.#pool.run(task, { transferList: [task.control] as never }).catch(() => {});
+    this.#pool.run(task, { transferList: [task.control] as never }).catch((thrown: Error) => {
+      // Rejected as well when the thread ends; of a program that has begun its Worker tells all.
+      if (this.#state === 'ended' || Atomics.load(new Int32Array(task.shared), SHARED.begun) === 1) return;
+      this.#error ??= thrown;
+      this.terminate();
+    });
   }
 
   /** The thread's heap and what it holds beside it, asked of the thread: answered when it next runs JavaScript. */

@@ -65,7 +65,9 @@ function rotationOf({
 function newestOf(path: string): { file: number; bytes: number } {
   const file = Math.max(0, ...numbersOf(path));
   const fd = openRotated(path, file);
-  const bytes = fstatSync(fd).size;
-  closeSync(fd);
-  return { file, bytes };
+  try {
+    return { file, bytes: fstatSync(fd).size };
+  } finally {
+    closeSync(fd);
+  }
 }

@@ -265,6 +265,46 @@ test('a thread that takes every descriptor there is costs nobody beside it the f
   expect(lines).toEqual(lines.map((_, index) => index));
 });
 
+test.each([
+  ['javascript', 'thread'],
+  ['javascript', 'process'],
+  ['python', 'process'],
+] as const)(
+  'a start that fails for want of descriptors says so, and leaves no file of the caller open: %s, %s',
+  { timeout: 180_000 },
+  async (language, isolation) => {
+    await using node = await FaultNode.start();
+    const { client } = node;
+    await client.createSession('s', { executionDefaults: { isolation } });
+    await node.ready({ executionId: 'runs', language, code: IDLE[language] });
+    const [cell] = node.cellPids() as [number];
+    const directory = join(node.root, 'logs');
+    mkdirSync(directory);
+    const [stdout, stderr] = ['callers-stdout', 'callers-stderr'].map((name) => join(directory, name)) as [
+      string,
+      string,
+    ];
+    const outputFiles = { stdout, stderr, maxFiles: 10, maxFileBytes: 65_536 };
+
+    for (const [round, count] of [1, 3, 1, 3].entries()) {
+      using _few = leaveDescriptors(cell, count);
+      const executionId = `${round}`;
+      await client.executeSnippet({ sessionId: 's', executionId, language, code: IDLE[language], outputFiles });
+      // Where there are just enough it runs.
+      for await (const { state } of client.watchExecution('s', executionId)) if (state === 'running') break;
+      await client.cancelExecution('s', executionId, { graceMs: 0 });
+      const { result } = await client.wait('s', executionId);
+      if (result?.reason === 'cancelled') continue;
+      expect(result).toMatchObject({ reason: 'start_failed', message: expect.stringContaining('EMFILE') });
+    }
+
+    const isOpen = () => descriptorsOf(cell).some((name) => name.startsWith('callers-'));
+    await eventually("none of the caller's is open", () => !isOpen());
+    await node.ready({ executionId: 'next', language, code: IDLE[language] });
+    expect((await client.wait('s', 'runs', { timeoutMs: 0 })).state).toBe('running');
+  },
+);
+
 test.skipIf(!hasGroups)(
   'the control groups of a cell go with it, also where it dies while there is no daemon',
   async () => {
