@@ -1,8 +1,8 @@
-import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { chmod, lstat, opendir, rm, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
+import { spawnChild } from './spawn-child.ts';
 
 /** More files than so many are worth a program to remove them, of which so many run at a time. */
 const MOST_FILES = 200;
@@ -74,8 +74,8 @@ async function removeByProgram(path: string): Promise<boolean> {
   if (programs < MOST_PROGRAMS) programs += 1;
   else await new Promise<void>((resolve) => waiting.push(resolve));
   try {
-    await promisify(execFile)('rm', ['-rf', '--', path]);
-    return true;
+    const [code] = await once(spawnChild('rm', ['-rf', '--', path], { stdio: 'ignore' }), 'exit');
+    return code === 0;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'ENOENT' && removeWithoutProgram(path);
   } finally {

@@ -1,11 +1,13 @@
-import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { readlink, realpath, stat } from 'node:fs/promises';
 import { join, resolve, sep } from 'node:path';
-import { promisify } from 'node:util';
+import type { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import type { DaemonAddress } from '../client/index.ts';
 import { InvalidArgumentError, UnavailableError } from '../errors.ts';
 import type { TaskConfig } from '../gen/nomad/driver.ts';
 import { openPlainFile } from '../plain-file.ts';
+import { spawnChild } from '../spawn-child.ts';
 import { LARGEST_CODE_BYTES } from '../supervisor/limits.ts';
 import type { OutputFiles } from '../supervisor/requests.ts';
 import { countTo, sizeOf } from './hclspec.ts';
@@ -63,8 +65,13 @@ export async function requireDaemonsUser({ user }: TaskConfig, daemon: DaemonAdd
 /** Users may come from elsewhere than `/etc/passwd`; a number need not have a name. */
 async function uidOf(user: string): Promise<number | undefined> {
   if (/^\d+$/.test(user)) return Number(user);
-  const asked = await promisify(execFile)('id', ['-u', '--', user]).catch(() => undefined);
-  return asked && Number(asked.stdout);
+  try {
+    const asked = spawnChild('id', ['-u', '--', user], { stdio: ['ignore', 'pipe', 'ignore'] });
+    const [uid, [code]] = await Promise.all([text(asked.stdout as Readable), once(asked, 'exit')]);
+    return code === 0 ? Number(uid) : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** A program in the task's directory or the one its allocation shares, wherever links lead; rejects with why not. */

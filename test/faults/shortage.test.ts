@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
@@ -304,6 +304,38 @@ test.each([
     expect((await client.wait('s', 'runs', { timeoutMs: 0 })).state).toBe('running');
   },
 );
+
+test('a directory that cannot be removed for want of descriptors keeps none, and is removed once there are some', async () => {
+  await using node = await FaultNode.start();
+  const { client, pid } = node;
+  await client.createSession('s');
+  const open = () => readdirSync(`/proc/${pid}/fd`).length;
+  const below = (directory: string) => readdirSync(directory).map((name) => join(directory, name));
+  // Too many files to be removed one by one.
+  const code = `const { chmodSync, writeFileSync } = require('fs');
+    for (let i = 0; i < 300; i += 1) writeFileSync(String(i), '');
+    chmodSync('..', 0o755);
+    ${IDLE.javascript}`;
+  const remove = async (executionId: string, count: number) => {
+    await node.ready({ executionId, code });
+    const [directory = ''] = below(join(node.stateDir, 'work')).flatMap(below);
+    using _few = leaveDescriptors(pid, count);
+    await client.cancelExecution('s', executionId, { graceMs: 0 });
+    const mode = () => statSync(directory, { throwIfNoEntry: false })?.mode ?? 0;
+    await eventually('it is gone, or was unlocked after it could not be removed', () => (mode() & 0o777) !== 0o755);
+    return directory;
+  };
+  const first = await remove('first', 32);
+  await eventually('it is gone', () => !existsSync(first));
+  const before = open();
+
+  for (const count of [1, 2, 3, 4, 5, 6, 7]) {
+    const directory = await remove(`e${count}`, count);
+    await eventually('it is gone', () => !existsSync(directory));
+  }
+
+  await eventually('all are closed', () => open() <= before);
+});
 
 test.skipIf(!hasGroups)(
   'the control groups of a cell go with it, also where it dies while there is no daemon',
