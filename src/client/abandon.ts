@@ -31,3 +31,9 @@ export async function forget(client: DaemonClient, sessionId: string, executionI
   await client.wait(sessionId, executionId, { patienceMs: AWAY_MS });
   await retry(() => client.releaseExecution(sessionId, executionId), { limitMs: AWAY_MS });
 }
+
+/** Ends it by force where it runs, and has the daemon keep nothing of it. Resolves then, or when that is not to be had. */
+export async function relinquish(client: DaemonClient, sessionId: string, executionId: string): Promise<void> {
+  await abandon(client, sessionId, executionId);
+  await forget(client, sessionId, executionId).catch(() => {});
+}

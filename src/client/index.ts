@@ -1,4 +1,4 @@
-export { abandon } from './abandon.ts';
+export { abandon, relinquish } from './abandon.ts';
 export type { CallOptions } from './client.ts';
 export { connectDaemon, DaemonClient } from './client.ts';
 export { ClientError, UnreachableError } from './client-error.ts';

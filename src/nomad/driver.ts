@@ -6,6 +6,7 @@ import {
   isLost,
   LeftExecutions,
   Looks,
+  relinquish,
   retry,
   stopGuest,
   takenWithin,
@@ -76,12 +77,13 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     return {};
   };
 
-  /** Ends it by force where it runs, and forgets it. */
+  /** Ends it by force where it runs, and forgets it, as the daemon does: the agent asks for it again, and is to start it anew. */
   const destroy = async (task: Task): Promise<void> => {
     if (task.completedAt === undefined) await stop(task, 'SIGKILL', 0);
-    if (task.completedAt === undefined) void abandon(node.client, task.state.place.sessionId, task.config.id);
     task.forgotten.abort();
     tasks.delete(task.config.id);
+    const gone = relinquish(node.client, task.state.place.sessionId, task.config.id);
+    if (task.completedAt !== undefined) await whileAnswering(node.client, gone);
   };
 
   /** An agent that died before it wrote a start down makes another, under another id: one of them is to run. */
@@ -159,8 +161,7 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
     destroyTask: unary(async ({ taskId, force }) => {
       const task = find(taskId);
       if (task.completedAt === undefined && !force) throw new Error('cannot destroy running task');
-      await destroy(task);
-      return {};
+      return destroy(task).then(() => ({}));
     }),
 
     inspectTask: unary(async ({ taskId }) => {

@@ -1,6 +1,6 @@
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -233,6 +233,26 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
 
     expect(allocation).toMatchObject({ ClientStatus: 'complete', TaskStates: { t: { Restarts: 2, Failed: false } } });
     expect(await agent.logs(allocation.ID)).toBe('try 1\ntry 2\ntry 3\n');
+  });
+
+  test('a task that waits for its next try while the agent is restarted has as many ends as tries', async () => {
+    const tries = join(directory, `tries-${randomUUID()}`);
+    const source = `require("node:fs").appendFileSync("${tries}", "x"); process.exitCode = 1`;
+    const RestartPolicy = { Attempts: 5, Mode: 'fail', Interval: 6e11, Delay: 1.2e11 };
+    const job = await agent.run(code('javascript', source), { Group: { RestartPolicy } });
+    const waits = (ends: number) =>
+      agent.allocation(job, ({ TaskStates }) => {
+        const types = TaskStates?.t?.Events.map(({ Type }) => Type) ?? [];
+        return types.at(-1) === 'Restarting' && types.filter((type) => type === 'Terminated').length === ends;
+      });
+    await waits(1);
+
+    await agent.end();
+    await agent.restart();
+
+    await waits(2);
+    expect(readFileSync(tries, 'utf8')).toBe('xx');
+    await agent.stop(job);
   });
 
   test('a job is updated in place where that is enough, else one allocation after the other', async () => {

@@ -106,6 +106,16 @@ describe('a recovery', () => {
     expect(events[0]?.timestamp).toEqual((await other.inspect(task.id)).task?.completedAt);
   });
 
+  test.each(['by itself', 'by force'])('of a task that has ended %s, and was destroyed, is refused', async (how) => {
+    const task = javascript(how === 'by itself' ? 'process.exit(1)' : SLEEP);
+    const handle = await handleOf(task);
+    if (how === 'by itself') await host.wait(task.id);
+    await host.destroy(task.id);
+    await using other = await another();
+
+    await expect(other.recover(handle)).rejects.toThrow(`"${task.id}" not found`);
+  });
+
   test('of a task that is gone with its daemon, as with the machine, is refused: the agent starts it anew', async () => {
     const directory = temporaryDirectory();
     const [socket, places] = placesIn(directory);
