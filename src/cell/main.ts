@@ -454,7 +454,8 @@ function limitsOf({ limits }: Start): GuestLimits {
 }
 
 function usageOf(executionKey: string, usage: GuestUsage): Usage {
-  const whole = (value: number) => BigInt(Math.max(0, Math.round(value)));
+  // A guest that forges its figures may say more than a message takes.
+  const whole = (value: number) => BigInt(Math.min(Number.MAX_SAFE_INTEGER, Math.max(0, Math.round(value))));
   const { userSeconds, systemSeconds, processes, threads } = usage;
   const { stdout, stderr } = guests.get(executionKey)?.guest.outputBytes ?? NO_OUTPUT;
   return {

@@ -622,6 +622,19 @@ sys.stdout = sys.stderr = None`,
       alone: true,
     },
     {
+      name: 'its own end forged with figures beyond all numbers, and its shepherd killed',
+      language: 'python',
+      code: `import os, signal
+${REPORT}
+print("ready", flush=True)
+os.write(report, b'{"exited": 0, "user": 0, "system": 0, "maxrss": 1e300, "blocks": 0}\\n')
+os.close(report)
+os.kill(os.getppid(), signal.SIGKILL)
+os._exit(0)`,
+      ...BY_ITSELF,
+      reasons: ['completed', 'failed', 'signaled'],
+    },
+    {
       name: 'a flood of reports beside those of its shepherd',
       language: 'python',
       code: deaf('while True: os.write(report, b"1\\n" * 32768)', REPORT),
