@@ -11,7 +11,7 @@ import { log } from '../plugin/log.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import type { PluginConfig } from './configuration.ts';
 
-/** How long the daemon may take to answer for its health. */
+/** How long the daemon may take for each answer when it is looked at. */
 const HEALTH_LIMIT = { deadlineMs: 5_000 };
 
 /** What a look at the daemon finds; `present`: the session, when there is one. */
@@ -77,7 +77,7 @@ export class NodeDaemon {
     try {
       const daemon = await this.client.health(HEALTH_LIMIT);
       if (!daemon.healthy) return absent(Health.UNHEALTHY, 'the daemon is stopping');
-      await this.#openSession();
+      await this.#openSession(HEALTH_LIMIT);
       const attributes = await attributesOf(this.client, this.sessionId, daemon, HEALTH_LIMIT);
       return { present: this.sessionId, health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
     } catch (error) {
@@ -87,9 +87,9 @@ export class NodeDaemon {
     }
   }
 
-  async #openSession(): Promise<void> {
+  async #openSession(limit?: typeof HEALTH_LIMIT): Promise<void> {
     const wasOutdated = this.#isOutdated;
-    this.#isOutdated = !(await this.client.openSession(this.sessionId, sessionOf(this.config.session_config)));
+    this.#isOutdated = !(await this.client.openSession(this.sessionId, sessionOf(this.config.session_config), limit));
     if (!this.#isOutdated || wasOutdated) return;
     log('warn', `session "${this.sessionId}" keeps its configuration while tasks run in it`);
   }

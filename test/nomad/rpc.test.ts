@@ -1,8 +1,15 @@
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { credentials, Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
+import {
+  credentials,
+  Server,
+  ServerCredentials,
+  type ServiceDefinition,
+  type UntypedServiceImplementation,
+} from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Command } from '../../src/client/index.ts';
+import { ExecutionApiService, HealthResponse } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import {
   DriverClient,
   DriverService,
@@ -11,6 +18,8 @@ import {
   FingerprintResponse_HealthState as Health,
   TaskStatsResponse,
 } from '../../src/gen/nomad/driver.ts';
+import type { PluginConfig } from '../../src/nomad/configuration.ts';
+import { NodeDaemon } from '../../src/nomad/node-daemon.ts';
 import { execStreaming } from '../../src/plugin/exec.ts';
 import { type Fingerprint, fingerprints } from '../../src/plugin/fingerprint.ts';
 import { pushes, stream, unary } from '../../src/plugin/rpc.ts';
@@ -19,21 +28,25 @@ import { eventually, temporaryDirectory } from '../support/daemon.ts';
 const MESSAGES = 500;
 const DATA = Buffer.alloc(64 * 1024, 'x');
 
-/** A server of these methods, and a client of it. */
-async function served(methods: UntypedServiceImplementation): Promise<DriverClient> {
+/** A server of these methods, and its socket. */
+async function listening(service: ServiceDefinition, methods: UntypedServiceImplementation): Promise<string> {
   const server = new Server();
-  const address = `unix:${join(temporaryDirectory(), 's')}`;
-  server.addService(DriverService, methods);
+  const socket = join(temporaryDirectory(), 's');
+  server.addService(service, methods);
   const { promise, resolve, reject } = Promise.withResolvers<number>();
-  server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) =>
+  server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error, port) =>
     error ? reject(error) : resolve(port),
   );
   await promise;
+  onTestFinished(() => server.forceShutdown());
+  return socket;
+}
+
+/** The same with a client of it. */
+async function served(methods: UntypedServiceImplementation): Promise<DriverClient> {
+  const address = `unix:${await listening(DriverService, methods)}`;
   const client = new DriverClient(address, credentials.createInsecure());
-  onTestFinished(() => {
-    client.close();
-    server.forceShutdown();
-  });
+  onTestFinished(() => client.close());
   return client;
 }
 
@@ -192,4 +205,19 @@ test('of what is pushed, that is left out which it does not read, and later ther
   expect(early).toEqual(early.map((_, index) => String(index)));
   expect(early.length).toBeGreaterThan(0);
   expect(early.length).toBeLessThan(MESSAGES / 2);
+});
+
+test('a daemon that does not open the session is unhealthy', async () => {
+  const health = unary(async () => HealthResponse.fromPartial({ healthy: true }));
+  const createSession = unary(() => new Promise(() => {}));
+  const node = new NodeDaemon();
+  const leaving = new AbortController();
+  onTestFinished(() => leaving.abort());
+  const daemon_socket = await listening(ExecutionApiService, { health, createSession });
+  node.configure({ daemon_socket } as PluginConfig, undefined, undefined);
+  onTestFinished(() => node.client.close());
+
+  const { value } = await node.fingerprint(leaving.signal).next();
+
+  expect(value).toMatchObject({ health: Health.UNHEALTHY, healthDescription: expect.stringMatching(/deadline/i) });
 });
