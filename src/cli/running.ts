@@ -3,10 +3,11 @@ import {
   type CallOptions,
   type DaemonClient,
   type ExecutionSummary,
+  isLost,
   retry,
   UnreachableError,
 } from '../client/index.ts';
-import { AlreadyExistsError, FailedPreconditionError, NotFoundError } from '../errors.ts';
+import { AlreadyExistsError, FailedPreconditionError, NotFoundError, ResourceExhaustedError } from '../errors.ts';
 import { ONE_ACT_MS } from '../one-act.ts';
 import type { Snippet } from '../supervisor/requests.ts';
 import { complain, OutputClosedError, OutputFailedError, write } from './output.ts';
@@ -52,8 +53,10 @@ export async function attend(client: DaemonClient, snippet: Snippet): Promise<nu
   const admitted = admit(client, snippet);
   const relay = new SignalRelay(client, snippet, admitted);
   const over = new AbortController();
+  let isAdmitted = false;
   const follow = async () => {
     await admitted;
+    isAdmitted = true;
     if (snippet.stdin) void forwardInput(client, snippet, over.signal);
     for await (const { data, stream } of client.streamOutput(sessionId, executionId)) await write(data, stream);
     return await report(await client.wait(sessionId, executionId), relay.last);
@@ -63,6 +66,8 @@ export async function attend(client: DaemonClient, snippet: Snippet): Promise<nu
   } catch (error) {
     if (error instanceof OutputClosedError || error instanceof OutputFailedError) {
       await client.cancelExecution(sessionId, executionId, {}, { deadlineMs: PARTING_MS }).catch(() => {});
+    } else if (isAdmitted && (isLost(error) || error instanceof ResourceExhaustedError)) {
+      await complain(`execution "${executionId}" may go on`);
     }
     throw error;
   } finally {

@@ -50,11 +50,11 @@ export interface CallOptions {
   deadlineMs?: number | undefined;
 }
 
-/** What calls take that last until something happens: they ride through a restart of the daemon. */
+/** What calls take that last until something happens: they ride through a restart, or a shortage, of the daemon. */
 export interface FollowOptions extends CallOptions {
   /**
-   * How long the daemon may be away, in ms, before the call rejects as any other does; 0: not at all. Default 10000 for one
-   * that has answered before, 0 for another.
+   * How long the daemon may be away, or lack what the call needs, as descriptors, in ms, before the call rejects as any other
+   * does; 0: not at all. Default 10000 for one that has answered before, 0 for another.
    */
   patienceMs?: number | undefined;
 }
@@ -368,7 +368,7 @@ export class DaemonClient {
   /** Unless the caller says, a return is waited for only of a daemon that was there; and for no call whose time `isUp`. */
   #patience({ signal }: CallOptions, patienceMs?: number, isUp = () => false): Patience {
     const limitMs = () => patienceMs ?? (this.#met ? PATIENCE_MS : 0);
-    return { limitMs: () => (this.#closed || isUp() ? 0 : limitMs()), signal };
+    return { limitMs: () => (this.#closed || isUp() ? 0 : limitMs()), signal, ofShortage: true };
   }
 
   #requireOpen(signal: AbortSignal | undefined): void {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { UnauthenticatedError, UnavailableError } from '../errors.ts';
+import { ResourceExhaustedError, UnauthenticatedError, UnavailableError } from '../errors.ts';
 import { UnreachableError } from './client-error.ts';
 
 /** Between two attempts to reach a daemon that does not answer, in ms. */
@@ -14,6 +14,8 @@ export interface Patience {
   limitMs?: number | (() => number) | undefined;
   /** Ends the waiting, with the error there was last. */
   signal?: AbortSignal | undefined;
+  /** Waits as well while the daemon is there and lacks what the call needs: for one that asks for nothing to be begun. */
+  ofShortage?: boolean | undefined;
 }
 
 /**
@@ -37,7 +39,7 @@ export async function retry<T>(call: () => Promise<T>, patience: Patience = {}):
 /** What a stream brings, opened again whenever the connection is lost; ends where the stream ends by itself. */
 export async function* reconnecting<T>(
   open: () => AsyncIterable<T>,
-  { limitMs = Number.POSITIVE_INFINITY, signal }: Patience = {},
+  { limitMs = Number.POSITIVE_INFINITY, signal, ofShortage = false }: Patience = {},
 ): AsyncGenerator<T> {
   let lostAtMs: number | undefined;
   for (;;) {
@@ -54,8 +56,10 @@ export async function* reconnecting<T>(
       const wasHeld = error instanceof UnreachableError && !error.isUnsent && nowMs - openedAtMs > RETRY_MS;
       lostAtMs = wasHeld ? nowMs : (lostAtMs ?? nowMs);
       const limit = typeof limitMs === 'function' ? limitMs() : limitMs;
-      if (!isLost(error) || signal?.aborted || nowMs - lostAtMs >= limit) throw error;
-      const pauseMs = nowMs - lostAtMs < LATE_MS ? RETRY_MS : LATE_RETRY_MS;
+      const isShort = ofShortage && error instanceof ResourceExhaustedError;
+      if (!(isShort || isLost(error)) || signal?.aborted || nowMs - lostAtMs >= limit) throw error;
+      const retryMs = nowMs - lostAtMs < LATE_MS ? RETRY_MS : LATE_RETRY_MS;
+      const pauseMs = isShort ? error.retryAfterMs : retryMs;
       await sleep(pauseMs, undefined, { signal }).catch(() => {});
     }
   }

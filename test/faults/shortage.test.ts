@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSyn
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
+import { Elidectl } from '../cli/elidectl.ts';
 import { removePlace } from '../support/control-groups.ts';
 import { childrenOf, eventually, processesWith, TestDaemon } from '../support/daemon.ts';
 import { limited } from './faults.ts';
@@ -34,7 +35,10 @@ test('a daemon without descriptors says so, as what passes, and goes on when it 
   // What is open stays open.
   using used = limited(node.pid, 'NOFILE', 3);
   const status = await node.client.getExecutionStatus('s', 'e').catch((error) => error);
-  const output = await node.stdout('e').catch((error) => error);
+  const stream = () => node.client.streamOutput('s', 'e', { patienceMs: 0 });
+  const output = await stream()
+    .next()
+    .catch((error) => error);
   const during = await node.client.wait('s', 'runs', { timeoutMs: 0 });
   used[Symbol.dispose]();
 
@@ -335,6 +339,39 @@ test('a directory that cannot be removed for want of descriptors keeps none, and
   }
 
   await eventually('all are closed', () => open() <= before);
+});
+
+test('elidectl run goes on once a daemon has descriptors again', { timeout: 60_000 }, async () => {
+  await using node = await FaultNode.start();
+  const { client, pid } = node;
+  await client.createSession('s');
+  await node.ready({ executionId: 'warm', code: IDLE.javascript });
+  const go = join(node.root, 'go');
+  const code = `console.log('begun');
+    const { existsSync } = process.getBuiltinModule('node:fs');
+    setInterval(() => existsSync('${go}') && process.exit(console.log('done')), 20);`;
+  const begun = async () => {
+    for await (const { executionId, state } of client.listExecutions('s')) {
+      if (executionId !== 'warm' && state === 'running') return executionId;
+    }
+    return undefined;
+  };
+
+  // For its connection, and fewer than its output needs.
+  using _few = leaveDescriptors(pid, 2);
+  const running = new Elidectl(node.socket).start(['run', '--session', 's', '-l', 'javascript', '-e', code]);
+  await eventually('it runs', async () => (await begun()) !== undefined);
+  const executionId = (await begun()) as string;
+  // Whatever was closed meanwhile.
+  using none = limited(pid, 'NOFILE', 3);
+  const output = client.streamOutput('s', executionId, { patienceMs: 0 });
+  await expect(output.next()).rejects.toMatchObject({ code: 'resource_exhausted' });
+  none[Symbol.dispose]();
+  writeFileSync(go, '');
+  const ended = await running.ended;
+
+  const said = { code: ended.code, stdout: `${ended.stdout}`, stderr: `${ended.stderr}` };
+  expect(said).toEqual({ code: 0, stdout: 'begun\ndone\n', stderr: '' });
 });
 
 test.skipIf(!hasGroups)(
