@@ -16,10 +16,10 @@ export async function attributesOf(
   const limits = await client.enforcement(options);
   const running = Math.min(config.maxRunning || maxRunning, maxRunning);
   return {
+    unique: { session_id: sessionId },
     '': 'true',
     available: 'true',
     version,
-    session_id: sessionId,
     isolation: 'process,thread',
     context_pool_size: config.contextPoolSize,
     language: Object.fromEntries(enabled.map((language) => [language.name, language.version])),

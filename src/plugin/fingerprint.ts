@@ -1,7 +1,10 @@
 import { Attribute, FingerprintResponse, FingerprintResponse_HealthState as Health } from '../gen/nomad/driver.ts';
 import { log } from './log.ts';
 
-/** By the names that follow a driver's own, part by part; '' for that itself. */
+/**
+ * By the names that follow a driver's own, part by part; '' for that itself. Below `unique` are those that nodes differ in
+ * which are alike otherwise.
+ */
 export interface Attributes {
   [name: string]: string | number | Attributes;
 }
@@ -24,7 +27,9 @@ export async function* fingerprints(
   let told = '';
   const gone: Record<string, Attribute> = {};
   for await (const { health, healthDescription, attributes: found = {} } of looks) {
-    const named = Object.fromEntries(namedFrom(`driver.${name}`, found));
+    const { unique = {}, ...shared } = found;
+    const own = namedFrom(`unique.driver.${name}`, unique as Attributes);
+    const named = Object.fromEntries([...namedFrom(`driver.${name}`, shared), ...own]);
     const attributes = { ...gone, ...named };
     for (const each of Object.keys(named)) gone[each] = attributeOf('');
     const fingerprint = { health, healthDescription, attributes };

@@ -50,6 +50,8 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
     expect(Drivers?.elide).toMatchObject({ Detected: true, Healthy: true });
     expect(Attributes).toMatchObject({ 'driver.elide': '1', 'driver.elide.version': '0.1.0' });
     expect(Attributes?.['driver.elide.language.python']).toMatch(/^3\./);
+    expect(Attributes?.['unique.driver.elide.session_id']).toMatch(/^nomad-/);
+    expect(Attributes).not.toHaveProperty(['driver.elide.session_id']);
     expect(Number(Attributes?.['driver.elide.capacity.running'])).toBeGreaterThan(0);
     expect(Attributes?.['driver.elide.capacity.session.queued']).toBe('10000');
   });

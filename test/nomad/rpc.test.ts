@@ -50,6 +50,17 @@ async function served(methods: UntypedServiceImplementation): Promise<DriverClie
   return client;
 }
 
+test('what nodes differ in that are alike otherwise is no part of their class', async () => {
+  async function* looks(): AsyncGenerator<Fingerprint> {
+    const attributes = { '': 'true', unique: { session_id: 's' } };
+    yield { health: Health.HEALTHY, healthDescription: 'Healthy', attributes };
+  }
+
+  const [{ attributes = {} } = {}] = await Array.fromAsync(fingerprints('elide', looks()));
+
+  expect(Object.keys(attributes)).toEqual(['driver.elide', 'unique.driver.elide.session_id']);
+});
+
 test('what a node no longer has is taken back by an empty value', async () => {
   async function* looks(): AsyncGenerator<Fingerprint> {
     const healthy = { health: Health.HEALTHY, healthDescription: 'Healthy' };
