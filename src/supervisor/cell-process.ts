@@ -422,7 +422,8 @@ export class CellProcess {
     try {
       const flags = [...CELL_FLAGS, `--report-filename=${this.#files.report}`];
       const child = spawnChild(process.execPath, [...flags, main, this.#files.socket, this.#files.token], {
-        cwd: '/',
+        // Common to its threads, which add-ons and SQL take relative paths from: nobody can make a file there.
+        cwd: '/proc',
         detached: true,
         env: {},
         stdio: ['ignore', 'pipe', log],

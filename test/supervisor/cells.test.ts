@@ -133,3 +133,14 @@ test('a cell has the threads of what Node does beside its programs once one need
 
   expect([none, await pooled(), stdout]).toEqual([0, 12, '{} 0\n']);
 });
+
+test('what goes past a thread to the directory of its cell leaves nothing there', async () => {
+  await using node = await TestDaemon.start();
+  const session = await node.session();
+
+  const { stdout } = await session.run(`const { DatabaseSync } = require('node:sqlite');
+    try { new DatabaseSync(':memory:').exec("attach 'beside.db' as beside; create table beside.t (a)") }
+    catch ({ message }) { console.log(message) }`);
+
+  expect(stdout).toBe('unable to open database: beside.db\n');
+});
