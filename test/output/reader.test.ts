@@ -422,8 +422,9 @@ test('a reader that is begun and dropped closes its files once it is collected, 
     let before;
     await (async () => {
       const { promise, resolve } = Promise.withResolvers();
-      // What watches and reads files opens some descriptors of its own with the first one.
+      // What watches and reads files opens some descriptors of its own with the first one, and so does what writes to a pipe.
       await Array.fromAsync(read(Promise.resolve()));
+      process.stdout.write('');
       before = opened();
       const { value } = await read(promise).next();
       console.log(value.data.toString(), opened() - before);
