@@ -353,8 +353,11 @@ export class Daemon {
     return this.#directory !== undefined && this.#stopping === undefined;
   }
 
+  /** What is not available is looked for again, so that a later call may tell of it. */
   languages(): Language[] {
-    return this.#started().languages.list();
+    const { languages } = this.#started();
+    this.#lookAgain(languages);
+    return languages.list();
   }
 
   /** Creates a session. The same id with the same configuration again answers with the session there is. */
@@ -400,6 +403,7 @@ export class Daemon {
   /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */
   async executeSnippet(snippet: Snippet): Promise<ExecutionSnapshot> {
     const { languages, journal, archive } = this.#accepting();
+    this.#lookAgain(languages);
     const session = this.#registry.session(snippet.sessionId);
     session.requireOpen();
     const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
@@ -733,7 +737,7 @@ export class Daemon {
         memoryBudgetBytes: this.config.cellMemoryMb * 1024 * 1024,
         controlGroups,
         program,
-        python: languages.python,
+        python: () => languages.python,
         startLimitMs,
         idleMs: cellIdleMs,
         graceMs: CELL_GRACE_MS,
@@ -752,6 +756,13 @@ export class Daemon {
       },
     });
     return session;
+  }
+
+  #lookAgain(languages: Languages): void {
+    if (!this.healthy) return;
+    void languages.lookAgain(this.#left.signal, ({ name, version }) => {
+      this.#log.info({ language: name, version }, 'language available');
+    });
   }
 
   #requireRoomForSession(): void {

@@ -32,7 +32,8 @@ export interface CellOptions {
   controlGroups: ControlGroups;
   /** What they run. */
   program: CellProgram;
-  python: string;
+  /** The interpreter, which may be found later than the daemon starts. */
+  python(): string;
   startLimitMs: number;
   idleMs: number;
   graceMs: number;
@@ -376,7 +377,7 @@ export class CellSupervisor {
       keepWarm: warm,
       heapLimitMb,
       build: program.build,
-      interpreter: python,
+      interpreter: python(),
       zygotePath: program.zygote,
       orphanGraceMs,
       memoryBudgetBytes: BigInt(memoryBudgetBytes),

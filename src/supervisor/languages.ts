@@ -30,38 +30,62 @@ const LANGUAGES: Record<string, LanguageSpec> = {
 
 /** How long an interpreter may take to say its version, in ms. */
 const PROBE_LIMIT_MS = 30_000;
+/** How long one that was not found is not looked for again, in ms. */
+const LOOK_AGAIN_MS = 2_000;
 const OLDEST_PYTHON = [3, 9] as const;
 /** All that it says then. */
 const ANSWER = /^\d+\.\d+\.\d+ .*\n$/s;
 
 /** The languages of this node: what there is, and what each is called. */
 export class Languages {
-  /** The interpreter of Python's guests: what was found is what runs, also where that was a launcher that looks for it. */
-  readonly python: string;
-  readonly #languages: Map<string, Language>;
+  readonly #command: string;
+  #python: Probed;
+  #isLooking = false;
+  /** When Python was looked for last, on the monotonic clock. */
+  #lookedAtMs = performance.now();
 
-  private constructor(languages: Language[], python: string) {
-    this.python = python;
-    this.#languages = new Map(languages.map((language) => [language.name, language]));
+  private constructor(command: string, python: Probed) {
+    this.#command = command;
+    this.#python = python;
   }
 
   /** Looks for the interpreters, until `signal` aborts. `python` is a name on the `PATH` or a path. */
   static async probe(python: string, signal: AbortSignal): Promise<Languages> {
-    const node = { version: process.versions.node, available: true, message: '' };
-    const { executable, ...probed } = await probePython(python, signal);
-    const found = { javascript: node, typescript: node, python: probed };
-    const languages = Object.entries(found).map(([name, of]) => ({ name, aliases: specOf(name).aliases, ...of }));
-    return new Languages(languages, executable || python);
+    return new Languages(python, await probePython(python, signal));
+  }
+
+  /** The interpreter of Python's guests: what was found is what runs, also where that was a launcher that looks for it. */
+  get python(): string {
+    return this.#python.executable || this.#command;
+  }
+
+  /**
+   * Looks for what was not found, until `signal` aborts, and tells what is found then. A node that had too few processes or
+   * too little time as its daemon started is not without a language for that. Not soon after it was looked for.
+   */
+  async lookAgain(signal: AbortSignal, onFound: (language: Language) => void): Promise<void> {
+    const isEarly = performance.now() - this.#lookedAtMs < LOOK_AGAIN_MS;
+    if (this.#python.available || this.#isLooking || isEarly) return;
+    this.#isLooking = true;
+    const python = await probePython(this.#command, signal);
+    this.#isLooking = false;
+    this.#lookedAtMs = performance.now();
+    if (signal.aborted) return;
+    this.#python = python;
+    for (const language of this.list()) if (language.name === 'python' && language.available) onFound(language);
   }
 
   list(): Language[] {
-    return [...this.#languages.values()];
+    const node = { version: process.versions.node, available: true, message: '' };
+    const { executable: _, ...python } = this.#python;
+    const found = { javascript: node, typescript: node, python };
+    return Object.entries(found).map(([name, of]) => ({ name, aliases: specOf(name).aliases, ...of }));
   }
 
   /** The proper name of a language that may be called by an alias. Throws when there is none of that name. */
   resolve(nameOrAlias: string, field: string): string {
     const wanted = nameOrAlias.toLowerCase();
-    for (const { name, aliases } of this.#languages.values()) {
+    for (const { name, aliases } of this.list()) {
       if (name === wanted || aliases.includes(wanted)) return name;
     }
     throw new InvalidArgumentError(`${field}: unknown language "${nameOrAlias}" (there are ${this.#names()})`);
@@ -69,14 +93,14 @@ export class Languages {
 
   /** Throws when the language is enabled in the session but cannot run on this node. */
   requireAvailable(name: string): void {
-    const language = this.#languages.get(name);
+    const language = this.list().find((known) => known.name === name);
     if (language?.available !== true) {
       throw new FailedPreconditionError(`language "${name}" is not available on this node: ${language?.message}`);
     }
   }
 
   #names(): string {
-    return [...this.#languages.keys()].join(', ');
+    return Object.keys(LANGUAGES).join(', ');
   }
 }
 
@@ -92,10 +116,12 @@ export function specOf(name: string): LanguageSpec {
   return spec;
 }
 
-type Probed = Pick<Language, 'version' | 'available' | 'message'>;
+interface Probed extends Pick<Language, 'version' | 'available' | 'message'> {
+  /** Absolute; empty where there is none, or none that knows. */
+  executable: string;
+}
 
-/** `executable` is absolute; empty where there is none, or none that knows. */
-async function probePython(python: string, stopped: AbortSignal): Promise<Probed & { executable: string }> {
+async function probePython(python: string, stopped: AbortSignal): Promise<Probed> {
   const script = 'import sys; print("%d.%d.%d" % sys.version_info[:3], sys.executable or "")';
   const signal = AbortSignal.any([stopped, AbortSignal.timeout(PROBE_LIMIT_MS)]);
   let child: ChildProcess | undefined;

@@ -436,6 +436,21 @@ describe('an interpreter that does not say its version', () => {
   });
 });
 
+test('an interpreter that is not found as the daemon starts is found later, also for a session that is there', async () => {
+  const { root } = places();
+  const python = join(root, 'python');
+  await using node = await TestDaemon.start({ python });
+  const session = await node.session();
+  const isAvailable = () => node.daemon.languages().find(({ name }) => name === 'python')?.available;
+  const refused = await session.run({ language: 'python', code: '0' }).catch(({ message }: Error) => message);
+
+  symlinkSync(execFileSync('python3', ['-c', 'import sys; print(sys.executable)']).toString().trim(), python);
+
+  await eventually('it is found', () => isAvailable() === true);
+  expect(refused).toContain(`language "python" is not available on this node: ${python}: not found`);
+  expect(await session.run({ language: 'python', code: 'print("hello")' })).toMatchObject({ stdout: 'hello\n' });
+});
+
 test('an interpreter that cannot run guests says why, in its own words', async () => {
   const { root } = places();
   execFileSync('python3', ['-m', 'venv', '--without-pip', root]);
