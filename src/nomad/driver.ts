@@ -21,7 +21,7 @@ import { inspectionOf } from '../plugin/inspection.ts';
 import { millisecondsOf, pushes, stream, unary } from '../plugin/rpc.ts';
 import { StartError } from '../plugin/start-error.ts';
 import { intervalMsOf, statsSince } from '../plugin/stats.ts';
-import { ISOLATION, isOtherStart, requireDaemonsUser } from '../plugin/task-config.ts';
+import { isOtherStart, requireDaemonsUser } from '../plugin/task-config.ts';
 import { tell, told } from '../plugin/task-events.ts';
 import { keptIn, startedWith } from '../plugin/task-handle.ts';
 import { TASK } from './configuration.ts';
@@ -60,12 +60,10 @@ export function driver(node: NodeDaemon): UntypedServiceImplementation {
   };
 
   const startCommand: StartCommand = (id, program, wanted) => {
-    const { config, state, forgotten } = find(id);
-    // An older driver's handles do not say.
-    const { isolation = ISOLATION } = TASK.decodeRest(config.msgpackDriverConfig).config;
+    const { state, forgotten } = find(id);
     const signal = AbortSignal.any([wanted.signal, forgotten.signal]);
     const options = { ...wanted, signal, limitMs: reconnectMs() };
-    return new Command(node.client, { isolation, ...state.place, executionId: id }, program, options);
+    return new Command(node.client, { ...state.place, executionId: id }, program, options);
   };
 
   /** The ladder; resolves when the guest is gone. It goes on alone where the daemon does not answer: the agent may be ending. */

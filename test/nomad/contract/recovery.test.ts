@@ -10,7 +10,6 @@ import {
   type ExecTaskStreamingResponse,
   FingerprintResponse_HealthState as Health,
   type TaskConfig,
-  type TaskHandle,
   TaskState,
 } from '../../../src/gen/nomad/driver.ts';
 import { killTrees } from '../../../src/processes.ts';
@@ -67,26 +66,16 @@ describe('a recovery', () => {
     await other.destroy(task.id, false);
   });
 
-  test.each([
-    ['says nothing', {}, 'process'],
-    ['says how', { isolation: 'thread' }, 'thread'],
-    ['is not kept', undefined, 'process'],
-  ])(
-    'of a task that an older driver started isolates code beside it as the task: its configuration %s',
-    async (_how, config, isolation) => {
-      const task = javascript(SLEEP, config);
-      const { handle } = await host.start(task);
-      const { place, ...state } = JSON.parse(String(handle?.driverState));
-      const driverState = Buffer.from(JSON.stringify({ ...state, place: { ...place, isolation: undefined } }));
-      const msgpackDriverConfig = config === undefined ? Buffer.alloc(0) : task.msgpackDriverConfig;
-      await using other = await another();
+  test('by another plugin isolates code beside the task as the task', async () => {
+    const task = javascript(SLEEP, { isolation: 'thread' });
+    const handle = await handleOf(task);
+    await using other = await another();
 
-      await other.recover({ ...(handle as TaskHandle), config: { ...task, msgpackDriverConfig }, driverState });
+    await other.recover(handle);
 
-      expect(await isolationBeside(other, task)).toBe(isolation);
-      await other.destroy(task.id);
-    },
-  );
+    expect(await isolationBeside(other, task)).toBe('thread');
+    await other.destroy(task.id);
+  });
 
   test('of a task that ended meanwhile has its recorded end', async () => {
     const task = javascript('process.exit(6)');
