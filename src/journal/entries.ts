@@ -44,8 +44,8 @@ export interface JournaledSession {
   sessionKey: string;
   sessionId: string;
   config: CheckedSessionConfiguration;
-  /** Of what was asked for: see `fingerprintOf`. Undefined in what an older version wrote. */
-  fingerprint: string | undefined;
+  /** Of what was asked for: see `fingerprintOf`. */
+  fingerprint: string;
   created: Moment;
 }
 

@@ -8,7 +8,6 @@ import {
   type ExecutionRow,
   eventOf,
   ForeignJournalError,
-  OUTPUTS_VERSION,
   requireOurs,
   type SessionRow,
   sessionOf,
@@ -25,7 +24,6 @@ const FOLLOWING: Record<string, readonly string[]> = {
 /** A journal's file, for reading: beside a daemon that writes it, or without one. */
 export class JournalReader implements Disposable {
   readonly #database: DatabaseSync;
-  readonly #hasOutputs: boolean;
 
   /** Throws a `NotFoundError` when there is no such file, a `ForeignJournalError` when it is none of ours. */
   constructor(path: string) {
@@ -38,8 +36,6 @@ export class JournalReader implements Disposable {
       if (error instanceof ForeignJournalError) throw error;
       throw new ForeignJournalError(`${path} cannot be read: ${(error as Error).message}`, { cause: error });
     }
-    const version = this.#database.prepare('PRAGMA user_version').get() as { user_version: number };
-    this.#hasOutputs = version.user_version >= OUTPUTS_VERSION;
   }
 
   /**
@@ -89,7 +85,6 @@ export class JournalReader implements Disposable {
       'SELECT DISTINCT number FROM events WHERE number NOT IN (SELECT number FROM executions)',
     );
     for (const { number } of orphans.all()) yield `events of execution ${number}, which is not there`;
-    if (!this.#hasOutputs) return;
     const strays = this.#database.prepare(`
       SELECT number FROM outputs WHERE number NOT IN
         (SELECT number FROM executions WHERE exited_at_ms IS NOT NULL AND output_evicted IS NULL)`);
@@ -108,7 +103,6 @@ export class JournalReader implements Disposable {
   }
 
   #outputBytes(number: number): OutputBytes | undefined {
-    if (!this.#hasOutputs) return undefined;
     const sizes = 'SELECT length(stdout) AS stdout, length(stderr) AS stderr FROM outputs WHERE number = ?';
     const row = this.#database.prepare(sizes).get(number) as unknown as OutputBytes | undefined;
     return row && { ...row };

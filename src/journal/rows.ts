@@ -4,15 +4,17 @@ import type { AcceptedExecution, FinishedEntry, JournaledEvent, UnclosedSession 
 /** `PRAGMA application_id`: whose file this is ("elij"). */
 export const APPLICATION_ID = 0x656c696a;
 
-/** Migrations, oldest first: a journal of version N has seen the first N of them (`PRAGMA user_version`). */
-export const MIGRATIONS = [
-  `
+/** `PRAGMA user_version`: a journal of another one is left alone. */
+export const SCHEMA_VERSION = 4;
+
+export const SCHEMA = `
   CREATE TABLE boot (id TEXT NOT NULL) STRICT;
   CREATE TABLE room (filler BLOB NOT NULL) STRICT;
   CREATE TABLE sessions (
     session_key TEXT PRIMARY KEY,
     session_id TEXT NOT NULL,
     config TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
     created_at_ms REAL NOT NULL,
     created_monotonic_ms REAL NOT NULL,
     closing TEXT,
@@ -45,8 +47,6 @@ export const MIGRATIONS = [
     event TEXT NOT NULL,
     PRIMARY KEY (number, sequence)
   ) STRICT, WITHOUT ROWID;
-  `,
-  `
   CREATE TABLE outputs (
     number INTEGER PRIMARY KEY,
     stdout BLOB NOT NULL,
@@ -55,12 +55,7 @@ export const MIGRATIONS = [
     stdout_born_ms REAL NOT NULL,
     stderr_born_ms REAL NOT NULL
   ) STRICT;
-  `,
-  'ALTER TABLE sessions ADD COLUMN fingerprint TEXT;',
-];
-
-/** The version that has outputs: a reader may find an older one, which its daemon has not opened yet. */
-export const OUTPUTS_VERSION = 2;
+`;
 
 /** The file is no journal that this program can use; the message says why. */
 export class ForeignJournalError extends Error {
@@ -71,8 +66,7 @@ export interface SessionRow {
   session_key: string;
   session_id: string;
   config: string;
-  /** A row of an older version has none. */
-  fingerprint?: string | null;
+  fingerprint: string;
   created_at_ms: number;
   created_monotonic_ms: number;
   closing: string | null;
@@ -144,7 +138,7 @@ export function sessionOf(row: SessionRow): UnclosedSession {
     sessionKey: row.session_key,
     sessionId: row.session_id,
     config: JSON.parse(row.config),
-    fingerprint: row.fingerprint ?? undefined,
+    fingerprint: row.fingerprint,
     created: { atMs: row.created_at_ms, monotonicMs: row.created_monotonic_ms },
     closing: row.closing === null ? undefined : JSON.parse(row.closing),
     exited: row.exited,
@@ -152,7 +146,7 @@ export function sessionOf(row: SessionRow): UnclosedSession {
   };
 }
 
-/** Throws a {@link ForeignJournalError} for a database of another program, or of a newer version of this one. */
+/** Throws a {@link ForeignJournalError} for a database of another program, or of another version of this one. */
 export function requireOurs(database: DatabaseSync, path: string): void {
   const { application_id: id } = database.prepare('PRAGMA application_id').get() as { application_id: number };
   const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number };
@@ -160,9 +154,10 @@ export function requireOurs(database: DatabaseSync, path: string): void {
   if (id !== APPLICATION_ID && count > 0) {
     throw new ForeignJournalError(`${path} is a database of another program`);
   }
-  if (version > MIGRATIONS.length) {
+  // 0: nothing is in it yet.
+  if (version !== 0 && version !== SCHEMA_VERSION) {
     throw new ForeignJournalError(
-      `${path} was written by a newer version (schema ${version}; this one knows up to ${MIGRATIONS.length})`,
+      `${path} was written by another version (schema ${version}; this one knows ${SCHEMA_VERSION})`,
     );
   }
 }

@@ -29,9 +29,10 @@ import {
   acceptedOf,
   type ExecutionRow,
   eventOf,
-  MIGRATIONS,
   type OutputRow,
   requireOurs,
+  SCHEMA,
+  SCHEMA_VERSION,
   type SessionRow,
   sessionOf,
 } from './rows.ts';
@@ -149,7 +150,7 @@ export class JournalStore {
   /**
    * Opens the file, or begins it. One that is damaged is put aside under a new name, never overwritten; what is begun in its
    * place appears there once all that can be read of it is in it. Throws a {@link ForeignJournalError} for a file that is
-   * none of ours or newer than this program, else the system's error.
+   * none of ours or of another version of this program, else the system's error.
    */
   static open(path: string, durability: Durability): Opened {
     const isEmpty = bytesOf(path) === 0;
@@ -300,7 +301,7 @@ export class JournalStore {
     const statements = this.#statements;
     switch (entry.type) {
       case 'session.created': {
-        const { sessionKey, sessionId, config, fingerprint = null, created } = entry.session;
+        const { sessionKey, sessionId, config, fingerprint, created } = entry.session;
         const moment = [created.atMs, created.monotonicMs] as const;
         statements.createSession.run(sessionKey, sessionId, JSON.stringify(config), fingerprint, ...moment);
         break;
@@ -431,7 +432,7 @@ function openSound(path: string, durability: Durability): DatabaseSync {
       PRAGMA secure_delete = ON;
       PRAGMA journal_size_limit = ${LARGEST_LOG_BYTES};
     `);
-    migrate(database);
+    begin(database);
     const check = database.prepare('PRAGMA quick_check(1)').get() as { quick_check: string };
     if (check.quick_check !== 'ok') throw new DamagedError(check.quick_check);
     return database;
@@ -562,18 +563,17 @@ function isDamage(error: unknown): boolean {
   return DAMAGE_CODES.has(Number((error as { errcode?: number }).errcode) & 0xff);
 }
 
-function migrate(database: DatabaseSync): void {
+/** Makes the tables of a journal that has none yet. */
+function begin(database: DatabaseSync): void {
   const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number };
-  for (const [index, migration] of MIGRATIONS.entries()) {
-    if (index < version) continue;
-    database.exec(`
-      BEGIN IMMEDIATE;
-      ${migration}
-      PRAGMA application_id = ${APPLICATION_ID};
-      PRAGMA user_version = ${index + 1};
-      COMMIT;
-    `);
-  }
+  if (version === SCHEMA_VERSION) return;
+  database.exec(`
+    BEGIN IMMEDIATE;
+    ${SCHEMA}
+    PRAGMA application_id = ${APPLICATION_ID};
+    PRAGMA user_version = ${SCHEMA_VERSION};
+    COMMIT;
+  `);
 }
 
 function prepareAll(database: DatabaseSync) {

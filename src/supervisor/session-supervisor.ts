@@ -50,7 +50,7 @@ export interface SessionOptions {
   machines: SessionMachines;
   config: CheckedSessionConfiguration;
   /** Of what was asked for: see `fingerprintOf`. */
-  fingerprint: string | undefined;
+  fingerprint: string;
   cells: Omit<CellOptions, 'sessionKey'>;
   dispatcher: Dispatcher;
   forceQueues: Record<'thread' | 'process', ForceQueue>;

@@ -478,9 +478,9 @@ describe('journal', () => {
   test.each([
     ['garbage', (path: string) => writeFileSync(path, Buffer.alloc(8192, 'garbage')), /journal\.db.*not a database/],
     [
-      'of a newer version',
+      'of another version',
       (path: string) => change(path, 'PRAGMA user_version = 99'),
-      /journal\.db was written by a newer version/,
+      /journal\.db was written by another version/,
     ],
   ])('one that is %s is refused by name, and left alone', async (_, spoil, message) => {
     const { flags, path } = left('');
