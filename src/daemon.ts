@@ -254,7 +254,7 @@ export class Daemon {
       const parts = readProgram();
       // Before anything is changed: a start may be refused for them.
       const isCopy = directory.original !== undefined;
-      const found = await findCells(directory.paths.cells, { orphanGraceMs, isCopy });
+      const found = await findCells(directory.paths.cells, isCopy);
       cells = found.cells;
       const opened = await Journal.open(
         directory.paths.journal,

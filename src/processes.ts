@@ -182,7 +182,7 @@ async function untilLook(ms: number): Promise<void> {
 
 /**
  * Names a process for good, over every use of its id and every start of the machine, or of a container, in which ids begin
- * anew; undefined when it is gone. Names that older releases wrote have no namespace at their end.
+ * anew; undefined when it is gone.
  */
 export function processName(pid: number, startTime = startTimeOf(pid)): string | undefined {
   return startTime && `${bootId()} ${pid} ${startTime} ${pidNamespace()}`;

@@ -308,7 +308,7 @@ test('a process is known by its start and that of the machine: another one that 
   expect(isSameProcess(leader, startTime)).toBe(false);
 });
 
-test('a session without its leader is that of a name which was given here, and of no older one', async () => {
+test('a session without its leader is that of a name which was given here, and of none from elsewhere', async () => {
   const command = uniqueSleep();
   const leader = startSession(`${command} & wait`);
   await eventually('it has a child', () => processesWith(command).length === 2);
@@ -317,9 +317,9 @@ test('a session without its leader is that of a name which was given here, and o
   await eventually('its leader is gone', () => startTimeOf(leader) === undefined);
   const [boot, pid, startTime] = name.split(' ');
 
-  await endSessionOf(`${boot} ${pid} ${startTime}`);
+  await endSessionOf(`${boot} ${pid} ${startTime} elsewhere`);
 
-  expect(sessionsLeft([`${boot} ${pid} ${startTime}`])).toEqual([]);
+  expect(sessionsLeft([`${boot} ${pid} ${startTime} elsewhere`])).toEqual([]);
   expect(processesWith(command)).toHaveLength(1);
   expect(sessionsLeft([name])).toEqual([leader]);
   await endSessionOf(name);

@@ -180,7 +180,6 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   const welcome = { protocolVersion: PROTOCOL_VERSION, ...own, executionKeys };
   connection.send({ body: { $case: 'welcome', value: welcome } });
   if (hello.protocolVersion !== PROTOCOL_VERSION) return;
-  if (!hello.unsettled) orphanGraceMs = hello.orphanGraceMs;
   clearTimeout(orphanTimer);
   const before = daemon;
   daemon = connection;
@@ -199,11 +198,12 @@ async function claim(connection: FramedSocket<ToCell, FromCell>, hello: Hello): 
   for (const exited of ends.kept()) report({ body: { $case: 'exited', value: exited } });
   if (worn) report({ body: { $case: 'worn', value: {} } });
   report({ body: { $case: 'ready', value: {} } });
-  if (meter !== undefined) meter.mayDoze = hello.wakes;
+  if (meter !== undefined) meter.mayDoze = true;
 }
 
 async function setUp(hello: Hello): Promise<void> {
   made = hello;
+  orphanGraceMs = hello.orphanGraceMs;
   // Threads have it from here, all others with their start. What the cell itself makes has modes of its own, and lies in
   // directories that are its user's alone.
   if (hello.umask !== undefined) process.umask(hello.umask);

@@ -43,10 +43,7 @@ export interface CellRemains {
  * Finds the cells of an older daemon by their sockets, and claims them. Rejects with a `StartupError` when one speaks
  * another version of the protocol: all are left alone then. What a copy of another directory names is that one's.
  */
-export async function findCells(
-  directory: string,
-  { orphanGraceMs, isCopy }: { orphanGraceMs: number; isCopy: boolean },
-): Promise<FoundCells> {
+export async function findCells(directory: string, isCopy: boolean): Promise<FoundCells> {
   const names = readdirSync(directory);
   const cellKeys = [...new Set(names.map((name) => name.replace(/\.\w+$/, '')))];
   const processes = cellProcesses(directory);
@@ -56,7 +53,7 @@ export async function findCells(
     const named = isCopy ? undefined : namedBy(files.process);
     // Where the directory was moved since, no path leads here that it was started with.
     if (named !== undefined) pids.add(named);
-    return pids.size === 0 ? undefined : await claim(cellKey, [...pids], files, orphanGraceMs);
+    return pids.size === 0 ? undefined : await claim(cellKey, [...pids], files);
   });
   const settled = await Promise.allSettled(claims);
   const cells = settled.flatMap((claimed) => (claimed.status === 'fulfilled' && claimed.value ? [claimed.value] : []));
@@ -135,7 +132,6 @@ async function claim(
   cellKey: string,
   pids: number[],
   files: ReturnType<typeof cellFiles>,
-  orphanGraceMs: number,
 ): Promise<AdoptableCell | undefined> {
   const token = readPlainFile(files.token, MOST_BYTES)?.toString();
   if (token === undefined) return undefined;
@@ -152,7 +148,7 @@ async function claim(
     if (isOther || message.body?.$case === 'ready') answered.resolve(welcome);
   });
   connection.on('close', () => answered.resolve(undefined));
-  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token, orphanGraceMs, unsettled: true, wakes: true });
+  const hello = Hello.create({ protocolVersion: PROTOCOL_VERSION, token });
   connection.send({ body: { $case: 'hello', value: hello } });
   const giveUp = () => answered.resolve(undefined);
   const limit = setTimeout(giveUp, BUSY_LIMIT_MS);

@@ -97,10 +97,7 @@ export interface CellObserver {
   exited(message: string): void;
 }
 
-export type HelloOptions = Omit<
-  Hello,
-  'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion' | 'unsettled' | 'wakes'
->;
+export type HelloOptions = Omit<Hello, 'token' | 'protocolVersion' | 'cgroups' | 'cgroupVersion'>;
 
 /** The files of a cell. */
 export function cellFiles(directory: string, cellKey: string) {
@@ -455,7 +452,7 @@ export class CellProcess {
     this.#listen(connection);
     const { version, cgroups } = this.#groups;
     const groups = { cgroupVersion: version, cgroups };
-    const own = { protocolVersion: PROTOCOL_VERSION, token: this.#token, ...groups, unsettled: false, wakes: true };
+    const own = { protocolVersion: PROTOCOL_VERSION, token: this.#token, ...groups };
     const value = { ...hello, ...own };
     connection.send({ body: { $case: 'hello', value } });
   }
@@ -506,7 +503,7 @@ export class CellProcess {
         const { executionKey, pids, startTimes } = body.value;
         const guest = this.#guests.get(executionKey);
         if (guest === undefined) this.#keepEarly(executionKey, body);
-        else guest.killed = new Map(pids.map((pid, at) => [pid, startTimes[at] ?? startTimeOf(pid)]));
+        else guest.killed = new Map(pids.map((pid, at) => [pid, startTimes[at]]));
         break;
       }
       case 'gone': {
@@ -650,9 +647,9 @@ function guestExitOf({ exitCode, signal, cause, message, usage, stopReason, stop
   return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage), stop };
 }
 
-/** When that was, in its cell's words: by the wall clock alone where the other is not known, or of another boot. */
+/** When that was, in its cell's words: by the wall clock alone where the other is of another boot. */
 function momentOf({ atMs, monotonicMs }: Pick<Exited, 'atMs' | 'monotonicMs'>, boot: string): Moment {
-  return monotonicMs === undefined || boot !== bootId() ? momentAt(atMs) : { atMs, monotonicMs };
+  return boot !== bootId() ? momentAt(atMs) : { atMs, monotonicMs };
 }
 
 function usageOf(usage: CellUsage): Usage {

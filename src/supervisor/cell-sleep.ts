@@ -38,8 +38,6 @@ export class CellSleep implements Disposable {
   begin(executionKeys: string[], changed: ReadonlySet<string>): void {
     const { guests } = this.#cell;
     this.#sleepers ??= new Sleepers(this.#cell.usageFile(), (key) => this.#wake(key));
-    // The cell of an older daemon does not say who dozes.
-    if (executionKeys.length === 0) this.#wake(CELL);
     let areThreads = false;
     for (const executionKey of executionKeys) {
       const guest = guests.get(executionKey);

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 
 /** The version both sides of a cell's socket speak. */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 
 /** The largest frame that a cell sends, in bytes: the figures of a hundred thousand guests. */
 const FROM_CELL_BYTES = 16 * 1024 * 1024;

@@ -3,7 +3,7 @@ import { readPlainFile } from '../plain-file.ts';
 
 /**
  * Of one line: the longest name has 36 for the boot, 7 for the process, 20 for its start and 41 for the namespace, with
- * blanks between. Older cells write shorter ones.
+ * blanks between.
  */
 const LINE_BYTES = 112;
 /** How much is read: more than the lines of the 10,000 guests that a cell has at most. */

@@ -75,11 +75,12 @@ test('a guest is held up until all that was killed with it is gone, and who is g
   const { cell, say } = await cellOfOne();
   const last = sleeping();
   const gone = Array.from({ length: 10_000 }, (_, index) => MOST_PROCESSES + index);
+  const startTimes = [...gone.map(() => ''), startTimeOf(last.pid) as string];
   const onceMs = timeOf(() => gone.forEach(isAlive));
   const looks: boolean[] = [];
   expect(cell.isHeldUp('guest')).toBe(false);
 
-  say({ $case: 'killed', value: { executionKey: 'guest', pids: [...gone, last.pid], startTimes: [] } });
+  say({ $case: 'killed', value: { executionKey: 'guest', pids: [...gone, last.pid], startTimes } });
   await eventually('it hears of them', () => cell.isHeldUp('guest'));
   const allMs = timeOf(() => {
     while (looks.length < 200) looks.push(cell.isHeldUp('guest'));

@@ -71,14 +71,12 @@ test('a sleep goes on until figures are told anew: then it is another one', () =
   expect(sleep.of('p1')).not.toBe(first);
 });
 
-test('kept awake are the cell of an older daemon, which does not say who dozes, and guests that nobody here knows', () => {
-  const { sleep, woken } = sleeping('p1', 't1');
+test('guests that nobody here knows are kept awake', () => {
+  const { sleep, woken } = sleeping('p1');
 
-  sleep.begin([], NOTHING);
-  expect(sleep.of('t1')).toBeUndefined();
   sleep.begin(['stranger'], NOTHING);
 
-  expect(woken).toEqual([[], ['stranger']]);
+  expect(woken).toEqual([['stranger']]);
 });
 
 test('one that has exited sleeps no more', () => {

@@ -45,7 +45,7 @@ export interface FromCell {
 
 /**
  * First message of a connection. A wrong token closes it; a wrong version is answered, and changes nothing. To a cell
- * that has an engine already, only the token, the version, orphan_grace_ms, unsettled and wakes matter.
+ * that has an engine already, only the token and the version matter.
  */
 export interface Hello {
   protocolVersion: number;
@@ -58,7 +58,7 @@ export interface Hello {
   heapLimitMb: number;
   /** The interpreter to run, for engines that need one. */
   interpreter: string;
-  /** How long the cell lives on without a daemon, in ms. */
+  /** How long the cell lives on without a daemon, in ms; of later daemons Settled says it. */
   orphanGraceMs: number;
   /** The zygote program, for the engine that has one. */
   zygotePath: string;
@@ -70,8 +70,6 @@ export interface Hello {
   cgroupVersion: number;
   /** Whose cell this is, as the daemon names sessions; told to the next daemon. */
   sessionKey: string;
-  /** This daemon looks at the processes of guests that doze, and wakes them. */
-  wakes: boolean;
   /** How many guests it is to hold at a time at most. */
   mostGuests: number;
   /** The mask of files that guests make (umask(2)); absent: what the cell was started with. */
@@ -80,11 +78,6 @@ export interface Hello {
     | undefined;
   /** Names the program that it runs, beside it on disk: of another one it would load parts that it does not understand. */
   build: string;
-  /**
-   * The start of this daemon may still be refused: until it says Settled, the orphan_grace_ms of an earlier one stands. Older
-   * cells do not know that.
-   */
-  unsettled: boolean;
 }
 
 export interface Hello_CgroupsEntry {
@@ -92,7 +85,7 @@ export interface Hello_CgroupsEntry {
   value: string;
 }
 
-/** The start of this daemon is refused no more. */
+/** The start of this daemon, which has taken the cell over, is refused no more: until then what an earlier one said stands. */
 export interface Settled {
   /** As in Hello, from now on. */
   orphanGraceMs: number;
@@ -108,7 +101,7 @@ export interface Welcome {
   executionKeys: string[];
   /** The controllers of the control groups that it may make for its guests: see Hello.cgroups. */
   controllers: string[];
-  /** The build that it was made of: see Hello.build. Empty: one that daemons had no name for. */
+  /** The build that it was made of: see Hello.build. */
   build: string;
 }
 
@@ -250,9 +243,9 @@ export interface Exited {
   stopRung: string;
   /**
    * When that was, by a clock that nobody sets (CLOCK_MONOTONIC), and the start of the machine that it counts from
-   * (boot_id); absent: an older cell, which knows at_ms only.
+   * (boot_id).
    */
-  monotonicMs?: number | undefined;
+  monotonicMs: number;
   bootId: string;
   /** The soft memory limit that it had passed, if it had: whoever heard of that may not have written it down. */
   memorySoft: LimitReached | undefined;
@@ -267,7 +260,7 @@ export interface LimitReached {
   /** cpu, memory, memory_soft or output. */
   limit: string;
   message: string;
-  /** When that was, as in Started; 0: an older cell, which does not know. */
+  /** When that was, as in Started. */
   atMs: number;
   monotonicMs: number;
 }
@@ -279,7 +272,7 @@ export interface LimitReached {
 export interface Killed {
   executionKey: string;
   pids: number[];
-  /** When each of them began, as proc_pid_stat(5) has it; empty for one that was gone. None at all: an older cell. */
+  /** When each of them began, as proc_pid_stat(5) has it; empty for one that was gone. */
   startTimes: string[];
 }
 
@@ -825,11 +818,9 @@ function createBaseHello(): Hello {
     cgroups: {},
     cgroupVersion: 0,
     sessionKey: "",
-    wakes: false,
     mostGuests: 0,
     umask: undefined,
     build: "",
-    unsettled: false,
   };
 }
 
@@ -874,20 +865,14 @@ export const Hello: MessageFns<Hello> = {
     if (message.sessionKey !== "") {
       writer.uint32(98).string(message.sessionKey);
     }
-    if (message.wakes !== false) {
-      writer.uint32(112).bool(message.wakes);
-    }
     if (message.mostGuests !== 0) {
-      writer.uint32(120).uint32(message.mostGuests);
+      writer.uint32(104).uint32(message.mostGuests);
     }
     if (message.umask !== undefined) {
-      writer.uint32(128).uint32(message.umask);
+      writer.uint32(112).uint32(message.umask);
     }
     if (message.build !== "") {
-      writer.uint32(138).string(message.build);
-    }
-    if (message.unsettled !== false) {
-      writer.uint32(144).bool(message.unsettled);
+      writer.uint32(122).string(message.build);
     }
     return writer;
   },
@@ -1004,44 +989,28 @@ export const Hello: MessageFns<Hello> = {
             message.sessionKey = reader.string();
             continue;
           }
-          case 14: {
-            if (tag !== 112) {
-              break;
-            }
-
-            message.wakes = reader.bool();
-            continue;
-          }
-          case 15: {
-            if (tag !== 120) {
+          case 13: {
+            if (tag !== 104) {
               break;
             }
 
             message.mostGuests = reader.uint32();
             continue;
           }
-          case 16: {
-            if (tag !== 128) {
+          case 14: {
+            if (tag !== 112) {
               break;
             }
 
             message.umask = reader.uint32();
             continue;
           }
-          case 17: {
-            if (tag !== 138) {
+          case 15: {
+            if (tag !== 122) {
               break;
             }
 
             message.build = reader.string();
-            continue;
-          }
-          case 18: {
-            if (tag !== 144) {
-              break;
-            }
-
-            message.unsettled = reader.bool();
             continue;
           }
         }
@@ -1083,11 +1052,9 @@ export const Hello: MessageFns<Hello> = {
     );
     message.cgroupVersion = object.cgroupVersion ?? 0;
     message.sessionKey = object.sessionKey ?? "";
-    message.wakes = object.wakes ?? false;
     message.mostGuests = object.mostGuests ?? 0;
     message.umask = object.umask ?? undefined;
     message.build = object.build ?? "";
-    message.unsettled = object.unsettled ?? false;
     return message;
   },
 };
@@ -1233,13 +1200,13 @@ export const Welcome: MessageFns<Welcome> = {
       writer.uint32(34).string(message.sessionKey);
     }
     for (const v of message.executionKeys) {
-      writer.uint32(50).string(v!);
+      writer.uint32(42).string(v!);
     }
     for (const v of message.controllers) {
-      writer.uint32(58).string(v!);
+      writer.uint32(50).string(v!);
     }
     if (message.build !== "") {
-      writer.uint32(66).string(message.build);
+      writer.uint32(58).string(message.build);
     }
     return writer;
   },
@@ -1289,24 +1256,24 @@ export const Welcome: MessageFns<Welcome> = {
             message.sessionKey = reader.string();
             continue;
           }
-          case 6: {
-            if (tag !== 50) {
+          case 5: {
+            if (tag !== 42) {
               break;
             }
 
             message.executionKeys.push(reader.string());
             continue;
           }
-          case 7: {
-            if (tag !== 58) {
+          case 6: {
+            if (tag !== 50) {
               break;
             }
 
             message.controllers.push(reader.string());
             continue;
           }
-          case 8: {
-            if (tag !== 66) {
+          case 7: {
+            if (tag !== 58) {
               break;
             }
 
@@ -1547,7 +1514,7 @@ export const Start: MessageFns<Start> = {
       writer.uint32(112).bool(message.signalTree);
     }
     if (message.outputFiles !== undefined) {
-      OutputFiles.encode(message.outputFiles, writer.uint32(322).fork()).join();
+      OutputFiles.encode(message.outputFiles, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -1680,8 +1647,8 @@ export const Start: MessageFns<Start> = {
             message.signalTree = reader.bool();
             continue;
           }
-          case 40: {
-            if (tag !== 322) {
+          case 15: {
+            if (tag !== 122) {
               break;
             }
 
@@ -2706,7 +2673,7 @@ function createBaseExited(): Exited {
     usage: undefined,
     stopReason: "",
     stopRung: "",
-    monotonicMs: undefined,
+    monotonicMs: 0,
     bootId: "",
     memorySoft: undefined,
   };
@@ -2741,7 +2708,7 @@ export const Exited: MessageFns<Exited> = {
     if (message.stopRung !== "") {
       writer.uint32(74).string(message.stopRung);
     }
-    if (message.monotonicMs !== undefined) {
+    if (message.monotonicMs !== 0) {
       writer.uint32(81).double(message.monotonicMs);
     }
     if (message.bootId !== "") {
@@ -2888,7 +2855,7 @@ export const Exited: MessageFns<Exited> = {
     message.usage = (object.usage !== undefined && object.usage !== null) ? Usage.fromPartial(object.usage) : undefined;
     message.stopReason = object.stopReason ?? "";
     message.stopRung = object.stopRung ?? "";
-    message.monotonicMs = object.monotonicMs ?? undefined;
+    message.monotonicMs = object.monotonicMs ?? 0;
     message.bootId = object.bootId ?? "";
     message.memorySoft = (object.memorySoft !== undefined && object.memorySoft !== null)
       ? LimitReached.fromPartial(object.memorySoft)
@@ -3407,7 +3374,7 @@ export const Dozing: MessageFns<Dozing> = {
       Usage.encode(v!, writer.uint32(10).fork()).join();
     }
     for (const v of message.executionKeys) {
-      writer.uint32(26).string(v!);
+      writer.uint32(18).string(v!);
     }
     return writer;
   },
@@ -3433,8 +3400,8 @@ export const Dozing: MessageFns<Dozing> = {
             message.usages.push(Usage.decode(reader, reader.uint32()));
             continue;
           }
-          case 3: {
-            if (tag !== 26) {
+          case 2: {
+            if (tag !== 18) {
               break;
             }
 
