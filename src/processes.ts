@@ -36,7 +36,7 @@ export function killTrees(roots: Iterable<number>): Processes {
   };
   const isNew = (pid: number) => !tree.has(pid);
   for (let found = [...tree.keys()]; found.length > 0; ) {
-    for (const pid of found) send(pid, 'SIGSTOP');
+    for (const pid of found) sendSignal(pid, 'SIGSTOP');
     while (found.some(mayStop));
     found = found.flatMap(childrenOf).filter(isNew);
     // All of it only once nothing is below: a chain is as deep as its guest likes.
@@ -47,13 +47,13 @@ export function killTrees(roots: Iterable<number>): Processes {
     }
     for (const pid of found) tree.set(pid, startTimeOf(pid));
   }
-  for (const pid of tree.keys()) send(pid, 'SIGKILL');
+  for (const pid of tree.keys()) sendSignal(pid, 'SIGKILL');
   return tree;
 }
 
 /** The children it has after that are all that it will ever have. */
 function killAndLook(pid: number): number[] {
-  send(pid, 'SIGKILL');
+  sendSignal(pid, 'SIGKILL');
   return childrenOf(pid);
 }
 
@@ -69,11 +69,6 @@ export async function untilGone(killed: Processes, limitMs = Number.POSITIVE_INF
 /** In how many ms to look again at what has not changed since then. */
 function lookAfter(sinceMs: number): number {
   return Math.min(Math.max(LOOK_MS, (performance.now() - sinceMs) * LOOK_SHARE), LONGEST_LOOK_MS);
-}
-
-/** Has a process go on that is stopped. */
-export function wake(pid: number): void {
-  send(pid, 'SIGCONT');
 }
 
 /** The children that one thread of this process has started; they are the process's as well. */
@@ -160,7 +155,7 @@ async function endSessions(): Promise<void> {
     if (now !== before) sinceMs = performance.now();
     before = now;
     for (const { pid, session } of left) {
-      send(pid, 'SIGKILL');
+      sendSignal(pid, 'SIGKILL');
       leaders.delete(session);
     }
     for (const leader of leaders) {
@@ -383,10 +378,11 @@ function isOther(pid: number): boolean {
   return pid > 1 && pid !== process.pid;
 }
 
-function send(pid: number, signal: NodeJS.Signals): void {
+/** To a process, or with a negative id to its group; one that is gone, or took another user's rights, hears nothing: then false. */
+export function sendSignal(pid: number, name: NodeJS.Signals): boolean {
   try {
-    process.kill(pid, signal);
+    return process.kill(pid, name);
   } catch {
-    // Gone already, or another user's.
+    return false;
   }
 }

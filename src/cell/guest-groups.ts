@@ -2,7 +2,7 @@ import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { readKernelFile } from '../proc-file.ts';
-import { threadsOf } from '../processes.ts';
+import { sendSignal, threadsOf } from '../processes.ts';
 import type { GuestLimits } from './engine.ts';
 
 /** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
@@ -197,13 +197,9 @@ function anonymousBytesIn(directory: string): number {
 }
 
 function killAll(directory: string): void {
-  try {
-    const pids = (readKernelFile(join(directory, 'cgroup.procs')) ?? '').split('\n').map(Number);
-    // 0 stands for a process of another pid namespace.
-    for (const pid of pids) if (pid > 0 && pid !== process.pid) process.kill(pid, 'SIGKILL');
-  } catch {
-    // gone already
-  }
+  const pids = (readKernelFile(join(directory, 'cgroup.procs')) ?? '').split('\n').map(Number);
+  // 0 stands for a process of another pid namespace.
+  for (const pid of pids) if (pid > 0 && pid !== process.pid) sendSignal(pid, 'SIGKILL');
 }
 
 /** True when it is gone. */

@@ -1,5 +1,6 @@
 import { constants } from 'node:os';
 import { readKernelFile } from '../proc-file.ts';
+import { sendSignal } from '../processes.ts';
 
 /** How often a tree that is to stop is looked at until all of it has, in ms, and for how long: some may be in a wait. */
 const STOP_LOOK_MS = 1;
@@ -47,15 +48,6 @@ export class GuestSignals {
     if (quiet === QUIET_LOOKS) return;
     clearTimeout(this.#stopTimer);
     this.#stopTimer = setTimeout(() => this.#stopTree(pid, endMs, quiet), STOP_LOOK_MS);
-  }
-}
-
-/** To a process, or with a negative id to its group; one that is gone, or took another user's rights, hears nothing: then false. */
-export function sendSignal(pid: number, name: NodeJS.Signals): boolean {
-  try {
-    return process.kill(pid, name);
-  } catch {
-    return false;
   }
 }
 

@@ -12,7 +12,7 @@ import {
 import { sourceOf } from '../../workers/javascript/source.ts';
 import type { OutputDescriptors, OutputStream } from '../../workers/output-writer.ts';
 import { openDestination, outputPathsOf } from '../output/output-destination.ts';
-import { killTrees, type Processes, startTimeOf, treeOf, untilGone } from '../processes.ts';
+import { killTrees, type Processes, sendSignal, startTimeOf, treeOf, untilGone } from '../processes.ts';
 import {
   type Engine,
   type Guest,
@@ -154,7 +154,9 @@ class JavaScriptGuest implements Guest {
     const number = signalNumber(name);
     if (this.#ended || this.#finished || number === undefined) return;
     // Before the guest itself: with its end they are killed.
-    if ((tree || this.#request.signalTree) && this.#measured !== undefined) sendAll(this.#measured.children(), name);
+    if (tree || this.#request.signalTree) {
+      for (const pid of treeOf(this.#measured?.children() ?? [])) sendSignal(pid, name);
+    }
     if (!this.notify(name) && !HARMLESS_SIGNALS.has(name)) this.#terminate(number);
   }
 
@@ -361,14 +363,4 @@ class JavaScriptGuest implements Guest {
 
 function isHeapLimit(end: ContextEnd): boolean {
   return end.error?.code === 'ERR_WORKER_OUT_OF_MEMORY';
-}
-
-function sendAll(roots: Iterable<number>, name: NodeJS.Signals): void {
-  for (const pid of treeOf(roots)) {
-    try {
-      process.kill(pid, name);
-    } catch {
-      // Gone already, or another user's.
-    }
-  }
 }

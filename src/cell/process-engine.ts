@@ -12,6 +12,7 @@ import {
   killTrees,
   leaderOf,
   processName,
+  sendSignal,
   startTimeOf,
   treeOf,
   untilGone,
@@ -30,7 +31,7 @@ import {
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
 import { GuestOutput } from './guest-output.ts';
 import { GuestProcess, type ProcessEnd } from './guest-process.ts';
-import { catches, GuestSignals, sendSignal } from './guest-signals.ts';
+import { catches, GuestSignals } from './guest-signals.ts';
 import type { ProcessMessage, ProgramTask } from './messages.ts';
 import { ProcessUsage } from './process-usage.ts';
 import { heapLimitMbOf, prepare } from './program-task.ts';

@@ -1,9 +1,10 @@
 import { closeSync, fstatSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { type OnReadOpts, Socket } from 'node:net';
 import { constants } from 'node:os';
+import { signalName } from '../../workers/javascript/shared.ts';
 import { type OutputDescriptors, type OutputStream, OutputWriter } from '../../workers/output-writer.ts';
 import { bytesIn, closeDestination, openDestination } from '../output/output-destination.ts';
-import { childrenOf, isAlive, treeOf } from '../processes.ts';
+import { childrenOf, isAlive, sendSignal, treeOf } from '../processes.ts';
 import {
   type Guest,
   type GuestEvents,
@@ -13,7 +14,7 @@ import {
   type StartRequest,
 } from './engine.ts';
 import type { GuestGroup, GuestGroups } from './guest-groups.ts';
-import { catches, GuestSignals, sendSignal } from './guest-signals.ts';
+import { catches, GuestSignals } from './guest-signals.ts';
 import { PythonUsage, type Reaped } from './python-usage.ts';
 import type { GuestPipes, Zygote } from './python-zygote.ts';
 
@@ -42,10 +43,6 @@ const DROP_PAUSE_MS = 1;
 
 /** What all guests' output passes through: it is written to the files before anything else is read. */
 const outputBuffer = Buffer.alloc(PIPE_BYTES);
-
-const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
-/** Names that share a number: the usual one. */
-for (const name of ['SIGABRT', 'SIGIO', 'SIGCHLD'] as const) SIGNAL_NAMES.set(constants.signals[name], name);
 
 type ExitReport = { exited: number } & Reaped;
 type StartReport = { started: number; shepherd: number; rss: number };
@@ -471,8 +468,8 @@ function writable(fd: number): Socket {
 }
 
 function decodeWaitStatus(status: number): GuestExit {
-  const signalNumber = status & 0x7f;
-  if (signalNumber === 0) return { exitCode: (status >> 8) & 0xff };
-  const signal = SIGNAL_NAMES.get(signalNumber) as NodeJS.Signals | undefined;
-  return { exitCode: 128 + signalNumber, ...(signal !== undefined && { signal }) };
+  const number = status & 0x7f;
+  if (number === 0) return { exitCode: (status >> 8) & 0xff };
+  const signal = signalName(number);
+  return { exitCode: 128 + number, ...(signal !== undefined && { signal }) };
 }

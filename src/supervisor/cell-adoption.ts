@@ -4,7 +4,7 @@ import { basename, dirname } from 'node:path';
 import { StartupError } from '../errors.ts';
 import { type Exited, FromCell, Hello, ToCell, type Welcome } from '../gen/elide/cell/v1/cell.ts';
 import { readPlainFile } from '../plain-file.ts';
-import { endSessionOf, isBusy, killTrees, processNamed, startTimeOf, untilGone, wake } from '../processes.ts';
+import { endSessionOf, isBusy, killTrees, processNamed, sendSignal, startTimeOf, untilGone } from '../processes.ts';
 import { readEndRecord } from '../wire/end-record.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
@@ -136,7 +136,7 @@ async function claim(
   const token = readPlainFile(files.token, MOST_BYTES)?.toString();
   if (token === undefined) return undefined;
   // A guest can stop the process it runs in, which then does not answer.
-  for (const pid of pids) wake(pid);
+  for (const pid of pids) sendSignal(pid, 'SIGCONT');
   const connection = new FramedSocket<FromCell, ToCell>(connect(files.socket), FromCell, ToCell);
   const answered = Promise.withResolvers<Welcome | undefined>();
   const said: FromCell[] = [];

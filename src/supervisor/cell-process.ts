@@ -29,6 +29,7 @@ import {
   killTrees,
   type Processes,
   processName,
+  sendSignal,
   startTimeOf,
   untilGone,
 } from '../processes.ts';
@@ -626,7 +627,7 @@ export class CellProcess {
 
   /** A guest can stop the process it runs in, which then hears nothing. */
   #wake(): void {
-    if (!this.#gone && this.#isRunning()) process.kill(this.#pid, 'SIGCONT');
+    if (!this.#gone && this.#isRunning()) sendSignal(this.#pid, 'SIGCONT');
   }
 
   #send(body: NonNullable<ToCell['body']>): void {

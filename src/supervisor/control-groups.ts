@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, join, normalize, relative } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
-import { startTimeOf } from '../processes.ts';
+import { sendSignal, startTimeOf } from '../processes.ts';
 
 /** The controllers a daemon has a use for. */
 export const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
@@ -417,12 +417,7 @@ function processesOf(directory: string): number[] {
 
 function killByForce(pid: number): void {
   // 0 stands for a process of another pid namespace.
-  if (pid <= 0 || pid === process.pid) return;
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // gone already
-  }
+  if (pid > 0 && pid !== process.pid) sendSignal(pid, 'SIGKILL');
 }
 
 /** True when it is gone. */

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { ExitReason } from '../../machines/execution.ts';
-import { childrenOf } from '../../src/processes.ts';
+import { childrenOf, sendSignal } from '../../src/processes.ts';
 import { eventually } from '../support/eventually.ts';
 import type { Round } from './round.ts';
 
@@ -29,11 +29,7 @@ const HALF_A_REQUEST = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x10';
 const HOUR_MS = 3_600_000;
 
 function signal(pid: number | undefined, name: NodeJS.Signals): void {
-  try {
-    if (pid !== undefined) process.kill(pid, name);
-  } catch {
-    // It has ended by itself.
-  }
+  if (pid !== undefined) sendSignal(pid, name);
 }
 
 /** Stops a process, and lets it go on later. */

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionResult } from '../../machines/execution.ts';
-import { threadsOf } from '../../src/processes.ts';
+import { sendSignal, threadsOf } from '../../src/processes.ts';
 import { eventually, isAlive, TestDaemon, type TestExecution, type TestSession } from '../support/daemon.ts';
 import type { HostileGuest } from './guest.ts';
 import { Witness } from './witness.ts';
@@ -235,7 +235,7 @@ function processesOf(mark: string): string[] {
     threadsOf(pid).flatMap((thread) => ['environ', 'cmdline'].map((name) => `/proc/${pid}/task/${thread}/${name}`));
   const found = processIds().filter((pid) => isAlive(pid) && texts(pid).some((path) => read(path).includes(mark)));
   const described = found.map(describe);
-  for (const pid of found) kill(pid);
+  for (const pid of found) sendSignal(pid, 'SIGKILL');
   return described;
 }
 
@@ -265,7 +265,7 @@ async function remainsOf(processes: Started[], directory: string | undefined): P
   const isGone = () => living().length === 0 && !isThere();
   await eventually('nothing is left', isGone, REMOVAL_LIMIT_MS).catch(() => {});
   const left = living().map(({ pid }) => describe(pid));
-  for (const { pid } of living()) kill(pid);
+  for (const { pid } of living()) sendSignal(pid, 'SIGKILL');
   if (directory !== undefined && isThere()) {
     left.push(directory);
     execFileSync('rm', ['-rf', directory]);
@@ -299,14 +299,6 @@ function processIds(): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number);
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // It has gone meanwhile.
-  }
 }
 
 function describe(pid: number): string {

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { onTestFinished } from 'vitest';
-import { sendSignal } from '../../src/cell/guest-signals.ts';
+import { sendSignal } from '../../src/processes.ts';
 
 const HOGS = 6;
 
