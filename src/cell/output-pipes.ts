@@ -2,6 +2,7 @@ import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OutputFiles as Destination } from '../gen/elide/cell/v1/cell.ts';
 import { Spool, spoolFiles } from '../output/spool.ts';
+import { within } from '../within.ts';
 
 /**
  * How often a pipe is tried that nobody reads from, or that cannot be opened for now. One that is full is tried sooner at
@@ -40,7 +41,7 @@ export class OutputPipes {
     this.#ended.resolve();
     for (let before = -1; !this.#isDone && this.#taken > before; ) {
       before = this.#taken;
-      await Promise.race([this.#brought, sleep(END_LIMIT_MS, undefined, { ref: false })]);
+      await within(END_LIMIT_MS, this.#brought);
     }
     this.#given.abort();
   }

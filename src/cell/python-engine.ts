@@ -1,3 +1,4 @@
+import { within } from '../within.ts';
 import type { Engine, Guest, GuestEvents, StartRequest } from './engine.ts';
 import type { GuestGroups } from './guest-groups.ts';
 import { PythonGuest } from './python-guest.ts';
@@ -67,10 +68,7 @@ export class PythonEngine implements Engine {
     this.#closed = true;
     clearTimeout(this.#bootTimer);
     for (const guest of this.#guests) guest.kill();
-    const limit = Promise.withResolvers<void>();
-    const timer = setTimeout(limit.resolve, CLOSE_LIMIT_MS);
-    await Promise.race([Promise.all([...this.#guests].map((guest) => guest.ended)), limit.promise]);
-    clearTimeout(timer);
+    await within(CLOSE_LIMIT_MS, Promise.all([...this.#guests].map((guest) => guest.ended)));
     for (const guest of this.#guests) guest.abandon();
     await this.#zygote?.close();
   }

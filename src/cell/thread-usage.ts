@@ -11,6 +11,7 @@ import {
 } from '../../workers/javascript/shared.ts';
 import { readKernelFile } from '../proc-file.ts';
 import { childrenOfThread, isAlive, isOwnChild } from '../processes.ts';
+import { within } from '../within.ts';
 import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
 import type { ThreadStart } from './messages.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
@@ -94,11 +95,7 @@ export class ThreadMeter {
   async #sample(): Promise<void> {
     const awake = [...this.#guests].filter((guest) => guest.isAwake());
     if (awake.length > 0) {
-      const answers = Promise.all(awake.map((guest) => guest.ask()));
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, ANSWER_MS);
-      await Promise.race([answers, promise]);
-      clearTimeout(timer);
+      await within(ANSWER_MS, Promise.all(awake.map((guest) => guest.ask())));
       for (const guest of awake) guest.look();
     }
     const threads = new Map([...this.#guests].map((guest) => [guest, guest.memory]));

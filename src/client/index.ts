@@ -20,5 +20,5 @@ export { presence } from './presence.ts';
 export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';
 export { DaemonSpawner } from './spawn.ts';
 export { stopGuest } from './stop.ts';
+export { takenWithin } from './taken-within.ts';
 export { whileAnswering } from './while-answering.ts';
-export { takenWithin, within } from './within.ts';

@@ -1,5 +1,5 @@
+import { within } from '../within.ts';
 import type { DaemonClient } from './client.ts';
-import { within } from './within.ts';
 
 /** How long the daemon is waited for before it is asked whether it is there, and then for its answer, in ms. */
 const SILENCE_MS = 3_000;

@@ -11,7 +11,6 @@ import {
   stopGuest,
   takenWithin,
   whileAnswering,
-  within,
 } from '../client/index.ts';
 import { ResourceExhaustedError, UnavailableError } from '../errors.ts';
 import type { DriverServer, TaskConfig } from '../gen/nomad/driver.ts';
@@ -24,6 +23,7 @@ import { intervalMsOf, statsSince } from '../plugin/stats.ts';
 import { isOtherStart, requireDaemonsUser } from '../plugin/task-config.ts';
 import { tell, told } from '../plugin/task-events.ts';
 import { keptIn, startedWith } from '../plugin/task-handle.ts';
+import { within } from '../within.ts';
 import { TASK } from './configuration.ts';
 import type { NodeDaemon } from './node-daemon.ts';
 import { prepare } from './snippet.ts';

@@ -2,7 +2,6 @@ import type { ChildProcess } from 'node:child_process';
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
 import type { GuestExit, LostReason, Rung, StopReason, Usage } from '../../machines/execution.ts';
 import { CELL_FLAGS } from '../cell-flags.ts';
@@ -40,6 +39,7 @@ import { readEndRecord } from '../wire/end-record.ts';
 import { bigintOf } from '../wire/execution-configuration.ts';
 import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
+import { within } from '../within.ts';
 import { CellSleep } from './cell-sleep.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
 import { StartsUnderWay } from './starts-under-way.ts';
@@ -130,9 +130,6 @@ export interface FoundCell {
 
 /** `main` is the program to start, `hello` what it is made as. */
 type CellOrigin = { found: FoundCell } | { hello: HelloOptions; main: string };
-
-/** How often a process that is no child of this one is looked at for its end, in ms. */
-const LOOK_MS = 5;
 
 /** Where a guest's output goes. */
 type Destination = Pick<Start, 'outputDir'> & Partial<Pick<Start, 'outputFiles'>>;
@@ -315,9 +312,7 @@ export class CellProcess {
       const answered = Promise.withResolvers<void>();
       this.#measured = answered.resolve;
       this.#send({ $case: 'measure', value: { request: 0 } });
-      const timer = setTimeout(answered.resolve, MEASURE_LIMIT_MS);
-      await answered.promise;
-      clearTimeout(timer);
+      await within(MEASURE_LIMIT_MS, answered.promise);
     }
     const seen = [...this.#guests].flatMap(([executionKey, { usage }]) =>
       usage ? [[executionKey, usage] as const] : [],
@@ -410,7 +405,7 @@ export class CellProcess {
 
   /** To nobody's child here the kernel says nothing of its end. */
   async #awaitEnd(): Promise<void> {
-    while (this.#isRunning()) await sleep(LOOK_MS);
+    await untilGone(new Map([[this.#pid, this.#startTime]]));
     this.#exited('ended');
   }
 

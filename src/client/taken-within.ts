@@ -1,10 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { UnavailableError } from '../errors.ts';
-
-/** Waits at most so long, and resolves with whether that was long enough. Rejects as `promise` does. */
-export async function within(limitMs: number, promise: Promise<unknown>): Promise<boolean> {
-  return Promise.race([promise.then(() => true), sleep(limitMs, false, { ref: false })]);
-}
 
 /**
  * Waits at most so long for the daemon to take something, and resolves with that. Where it has not answered by then, as one
