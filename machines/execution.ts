@@ -427,8 +427,6 @@ export const executionMachine = setup({
         'execution.stop': {},
         'execution.signal': {},
         'guest.limitReached': {},
-        'guest.killed': {},
-        'guest.stuck': {},
         'guest.started': { actions: { type: 'noteStarted', params: ({ event }) => event } },
         'guest.exited': {
           target: 'exited',
