@@ -1,4 +1,3 @@
-import type { ExecutionResult } from '../../machines/execution.ts';
 import type { FinishedExecution } from '../journal/entries.ts';
 import { type ExecutionSnapshot, requireSameRequest, type StatusEvent, snapshotOf } from './execution-record.ts';
 
@@ -23,10 +22,6 @@ export class FinishedRecord {
 
   get stdin(): boolean {
     return this.#execution.stdin;
-  }
-
-  get result(): ExecutionResult | undefined {
-    return this.#execution.events.at(-1)?.result;
   }
 
   get snapshot(): ExecutionSnapshot {
