@@ -306,7 +306,8 @@ function start(request: Start): void {
     running.isGone = true;
     report({ body: { $case: 'gone', value: { executionKey } } });
   };
-  const guest = engine.start(startRequestOf(request, limits), {
+  const ofGuest: StartRequest = { ...request, limits };
+  const guest = engine.start(ofGuest, {
     handed: (pid) => {
       const name = processName(pid);
       // It has ended before it began.
@@ -378,27 +379,6 @@ function lookForWear(): void {
   worn = zombiesOf(process.pid) >= MOST_ZOMBIES;
   if (worn) report({ body: { $case: 'worn', value: {} } });
   else looksForWear = false;
-}
-
-function startRequestOf(request: Start, limits: GuestLimits): StartRequest {
-  const { executionKey, language, code, args, env, cwd, mainPath, writeMain } = request;
-  const { tmpDir, outputDir, outputFiles, stdin, signalTree } = request;
-  return {
-    executionKey,
-    language,
-    code,
-    args,
-    env,
-    cwd,
-    mainPath,
-    writeMain,
-    tmpDir,
-    outputDir,
-    outputFiles,
-    stdin,
-    signalTree,
-    limits,
-  };
 }
 
 /** A guest passed a limit. Beyond memory and output nothing is asked of it any more. */
