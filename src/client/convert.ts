@@ -6,14 +6,7 @@ import { checkSessionTypes, checkSnippetTypes, checkText } from '../supervisor/a
 import type { ExecutionSnapshot, ExecutionTimes, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import type { ExecutionDefaults } from '../supervisor/limits.ts';
 import type { OutputFiles, SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import {
-  bigintOf,
-  configurationOf,
-  optionsOf,
-  resultUsageFrom,
-  uint32Of,
-  wordOf,
-} from '../wire/execution-configuration.ts';
+import { bigintOf, configurationOf, optionsOf, uint32Of, usageFrom, wordOf } from '../wire/execution-configuration.ts';
 
 /** An execution as lists and waits show it. */
 export type ExecutionSummary = Omit<ExecutionSnapshot, 'sequence'>;
@@ -31,7 +24,7 @@ function resultOf(result: Api.ExecutionResult | undefined): ExecutionResult | un
     exitCode: result.exitCode,
     signal: result.signal || undefined,
     message: result.message || undefined,
-    usage: resultUsageFrom(result.metrics),
+    usage: result.metrics && usageFrom(result.metrics),
   };
 }
 

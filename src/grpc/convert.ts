@@ -22,35 +22,14 @@ import {
 import type { ExecutionSnapshot, LifecycleState, StatusEvent } from '../supervisor/execution-record.ts';
 import { type ExecutionLimits, LIMITS } from '../supervisor/limits.ts';
 import type { SessionConfiguration, Snippet } from '../supervisor/requests.ts';
-import { bigintOf, configurationOf, metricsOf, numberOf, optionsOf } from '../wire/execution-configuration.ts';
-
-const STATES = {
-  pending: ApiLifecycleState.PENDING,
-  running: ApiLifecycleState.RUNNING,
-  signaled: ApiLifecycleState.SIGNALED,
-  exited: ApiLifecycleState.EXITED,
-} satisfies Record<LifecycleState, ApiLifecycleState>;
-
-const RUNGS = {
-  graceful: LadderRung.GRACEFUL,
-  forced: LadderRung.FORCED,
-  cell: LadderRung.CELL,
-} satisfies Record<Rung, LadderRung>;
-
-const REASONS = {
-  completed: ApiExitReason.COMPLETED,
-  failed: ApiExitReason.FAILED,
-  cancelled: ApiExitReason.CANCELLED,
-  signaled: ApiExitReason.SIGNALED,
-  timed_out: ApiExitReason.TIMED_OUT,
-  queue_timed_out: ApiExitReason.QUEUE_TIMED_OUT,
-  memory_exceeded: ApiExitReason.MEMORY_EXCEEDED,
-  output_exceeded: ApiExitReason.OUTPUT_EXCEEDED,
-  start_failed: ApiExitReason.START_FAILED,
-  cell_lost: ApiExitReason.CELL_LOST,
-  session_closed: ApiExitReason.SESSION_CLOSED,
-  daemon_lost: ApiExitReason.DAEMON_LOST,
-} satisfies Record<ExitReason, ApiExitReason>;
+import {
+  bigintOf,
+  configurationOf,
+  enumValueOf,
+  metricsOf,
+  numberOf,
+  optionsOf,
+} from '../wire/execution-configuration.ts';
 
 /** Ends that the first clients know as an error of the execution, not as the guest's own exit code. */
 const ERRORS: Partial<Record<ExitReason, string>> = {
@@ -80,8 +59,9 @@ export function errorOf(result: Result | undefined): string {
   return result?.message === undefined ? error : `${error}: ${result.message}`;
 }
 
-export const rungOf = (rung: Rung | undefined): LadderRung => (rung ? RUNGS[rung] : LadderRung.UNSPECIFIED);
-export const stateOf = (state: LifecycleState): ApiLifecycleState => STATES[state];
+export const rungOf = (rung: Rung | undefined): LadderRung =>
+  rung ? enumValueOf(LadderRung, rung) : LadderRung.UNSPECIFIED;
+export const stateOf = (state: LifecycleState): ApiLifecycleState => enumValueOf(ApiLifecycleState, state);
 
 export function resultOf(result: Result | undefined, of: ExecutionSnapshot): ExecutionResult | undefined {
   if (result === undefined) return undefined;
@@ -89,7 +69,15 @@ export function resultOf(result: Result | undefined, of: ExecutionSnapshot): Exe
   const { sessionId, executionId, warnings, times } = of;
   const atMs = times.exitedAtMs ?? 0;
   const metrics = usage && metricsOf({ ...usage, sessionId, executionId, atMs, cpuPercent: 0, complete: true });
-  return { reason: REASONS[reason], rung: rungOf(rung), exitCode, signal, message, metrics, warnings };
+  return {
+    reason: enumValueOf(ApiExitReason, reason),
+    rung: rungOf(rung),
+    exitCode,
+    signal,
+    message,
+    metrics,
+    warnings,
+  };
 }
 
 export function timesOf(times: ExecutionSnapshot['times']): ExecutionTimes {

@@ -12,6 +12,11 @@ export function wordOf<Word extends string>(words: Record<string, number>, value
   return name === undefined || value === 0 ? undefined : (name.toLowerCase() as Word);
 }
 
+/** The value of a word that the enum is known to have. */
+export function enumValueOf<Word extends string, Value>(words: Record<Uppercase<Word>, Value>, word: Word): Value {
+  return words[word.toUpperCase() as Uppercase<Word>];
+}
+
 /** The value of an enum's word; 0 (unspecified) for none. Throws for a word that it has not, which would pass for none. */
 function enumOf<Value extends number>(words: Record<string, Value>, word: string | undefined, field: string): Value {
   if (word === undefined) return words.UNSPECIFIED as Value;
@@ -125,22 +130,20 @@ export function metricsOf(metrics: ExecutionMetrics): Api.ExecutionMetrics {
 }
 
 export function metricsFrom(metrics: Api.ExecutionMetrics): ExecutionMetrics {
-  const { cpu, memory, sessionId, executionId, timestamp, complete } = metrics;
+  const { cpu, sessionId, executionId, timestamp, complete } = metrics;
   return {
     sessionId,
     executionId,
     atMs: Number(timestamp),
     cpuPercent: cpu?.percent ?? 0,
     complete,
-    ...usageFrom(metrics, cpu, memory),
+    ...usageFrom(metrics),
   };
 }
 
-function usageFrom(
-  { processes, threads, stdoutBytes, stderrBytes, droppedBytes }: Api.ExecutionMetrics,
-  cpu: Api.CpuMetrics | undefined,
-  memory: Api.MemoryMetrics | undefined,
-): Usage {
+/** The usage alone, as in a result, which knows no percentage. */
+export function usageFrom(metrics: Api.ExecutionMetrics): Usage {
+  const { cpu, memory, processes, threads, stdoutBytes, stderrBytes, droppedBytes } = metrics;
   return {
     userSeconds: cpu?.userSeconds ?? 0,
     systemSeconds: cpu?.systemSeconds ?? 0,
@@ -155,9 +158,4 @@ function usageFrom(
     stderrBytes: Number(stderrBytes),
     droppedBytes: Number(droppedBytes),
   };
-}
-
-/** The usage in a result, which knows no percentage. */
-export function resultUsageFrom(metrics: Api.ExecutionMetrics | undefined): Usage | undefined {
-  return metrics && usageFrom(metrics, metrics.cpu, metrics.memory);
 }
