@@ -100,7 +100,7 @@ export interface GuestExit {
 }
 
 /** The pipes of a guest's output as this process has, or had, them open. */
-export interface OutputPipes {
+interface OutputPipes {
   stdout: { fd: number; inode: number };
   stderr: { fd: number; inode: number };
 }

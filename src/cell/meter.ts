@@ -27,7 +27,7 @@ const PAGE_BYTES = 4096;
 const MIB = 1024 * 1024;
 
 /** What a guest can pass. Beyond `memory` the cell ends it by force. */
-export type MeteredLimit = 'cpu' | 'memory' | 'memory_soft';
+type MeteredLimit = 'cpu' | 'memory' | 'memory_soft';
 
 /** What {@link Meter} tells. */
 export interface MeterEvents {

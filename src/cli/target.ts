@@ -17,7 +17,7 @@ export const ANSWER = { deadlineMs: 10_000 };
 const DEFAULT_SOCKET = '/tmp/elide-daemon.sock';
 
 /** The flags that say which daemon, and what is shown and trusted there. */
-export interface TargetFlags {
+interface TargetFlags {
   socket?: string;
   tcp?: string;
   tlsCa?: string;

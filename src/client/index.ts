@@ -9,15 +9,15 @@ export {
   type CommandProgram,
   isCommandOfAnother,
 } from './command.ts';
-export type { DaemonAddress, TcpAddress, TlsFiles } from './connection.ts';
+export type { DaemonAddress, TcpAddress } from './connection.ts';
 export type { ExecutionSummary } from './convert.ts';
 export { executeCut } from './cut-memory.ts';
 export { languageOf } from './language.ts';
 export { LeftExecutions } from './left-executions.ts';
 export { Looks } from './looks.ts';
-export { type Followed, MetricsFeed } from './metrics-feed.ts';
+export { MetricsFeed } from './metrics-feed.ts';
 export { presence } from './presence.ts';
-export { isLost, type Patience, reconnecting, retry } from './reconnect.ts';
+export { isLost, reconnecting, retry } from './reconnect.ts';
 export { DaemonSpawner } from './spawn.ts';
 export { stopGuest } from './stop.ts';
 export { takenWithin } from './taken-within.ts';

@@ -13,7 +13,7 @@ import { statusText } from '../wire/status-text.ts';
 import { statusOf } from './status.ts';
 
 /** What the deserializer yields for bytes that are no message: an answer to the caller, not a failure of ours. */
-export class MalformedRequest {
+class MalformedRequest {
   readonly error: InvalidArgumentError;
   constructor(error: unknown) {
     const { message } = error as Error;

@@ -40,7 +40,7 @@ export interface OutputBytes {
   stderr: number;
 }
 
-export interface JournaledSession {
+interface JournaledSession {
   sessionKey: string;
   sessionId: string;
   config: CheckedSessionConfiguration;
@@ -50,7 +50,7 @@ export interface JournaledSession {
 }
 
 /** A session that is being deleted. */
-export interface Closing extends Moment {
+interface Closing extends Moment {
   graceMs: number;
 }
 

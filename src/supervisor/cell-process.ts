@@ -86,7 +86,7 @@ export interface GuestEnd {
 }
 
 /** Limits that a cell watches. */
-export type GuestLimit = 'cpu' | 'memory' | 'memory_soft' | 'output';
+type GuestLimit = 'cpu' | 'memory' | 'memory_soft' | 'output';
 
 /** What the cell's own supervisor hears. */
 export interface CellObserver {

@@ -2,7 +2,7 @@ import type { ExitReason, Rung } from '../../machines/execution.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';
 
 /** What limits of single executions are called. */
-export interface ExecutionLimits {
+interface ExecutionLimits {
   memoryLimitMb?: number;
   cpuTimeLimitMs?: number;
   outputLimitBytes?: number;
@@ -10,7 +10,7 @@ export interface ExecutionLimits {
 }
 
 /** How a guest comes to its end. */
-export type Stop =
+type Stop =
   /** By itself, or by a limit that it runs into. */
   | { by: 'itself' }
   /** Cancelled as soon as it has printed `ready`. */
