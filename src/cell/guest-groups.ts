@@ -1,8 +1,9 @@
-import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { killAll, tryRemove } from '../cgroup-directory.ts';
 import { readKernelFile } from '../proc-file.ts';
-import { sendSignal, threadsOf } from '../processes.ts';
+import { threadsOf } from '../processes.ts';
 import type { GuestLimits } from './engine.ts';
 
 /** How often a directory that is still busy is tried again, and for how long, in ms. The daemon removes what stays. */
@@ -194,20 +195,4 @@ function anonymousBytesIn(directory: string): number {
   // proc_pid_statm(5): size, resident, shared (with files).
   const [, resident = 0, shared = 0] = (readKernelFile(`${directory}/statm`) ?? '').split(' ').map(Number);
   return (resident - shared) * PAGE_BYTES;
-}
-
-function killAll(directory: string): void {
-  const pids = (readKernelFile(join(directory, 'cgroup.procs')) ?? '').split('\n').map(Number);
-  // 0 stands for a process of another pid namespace.
-  for (const pid of pids) if (pid > 0 && pid !== process.pid) sendSignal(pid, 'SIGKILL');
-}
-
-/** True when it is gone. */
-function tryRemove(directory: string): boolean {
-  try {
-    rmdirSync(directory);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'ENOENT';
-  }
 }

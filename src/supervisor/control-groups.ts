@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join, normalize, relative } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { nanoid } from 'nanoid';
-import { sendSignal, startTimeOf } from '../processes.ts';
+import { killAll, processesOf, tryRemove } from '../cgroup-directory.ts';
+import { startTimeOf } from '../processes.ts';
 
 /** The controllers a daemon has a use for. */
 export const CONTROLLERS = ['memory', 'pids', 'cpu'] as const;
@@ -391,7 +392,7 @@ async function removeTree(directory: string): Promise<void> {
   const endMs = performance.now() + REMOVE_LIMIT_MS;
   for (;;) {
     const tree = treeBelow(directory);
-    for (const pid of tree.flatMap(processesOf)) killByForce(pid);
+    tree.forEach(killAll);
     if (tree.map(tryRemove).at(-1) || performance.now() > endMs) return;
     await wait(REMOVE_RETRY_MS);
   }
@@ -408,24 +409,5 @@ function subdirectories(directory: string): string[] {
     return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
   } catch {
     return [];
-  }
-}
-
-function processesOf(directory: string): number[] {
-  return readLines(join(directory, 'cgroup.procs')).map(Number);
-}
-
-function killByForce(pid: number): void {
-  // 0 stands for a process of another pid namespace.
-  if (pid > 0 && pid !== process.pid) sendSignal(pid, 'SIGKILL');
-}
-
-/** True when it is gone. */
-function tryRemove(directory: string): boolean {
-  try {
-    rmdirSync(directory);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'ENOENT';
   }
 }
