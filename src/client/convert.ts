@@ -53,18 +53,9 @@ export function summaryOf(summary: Api.ExecutionSummary): ExecutionSummary {
 }
 
 export function statusOf(status: Api.GetExecutionStatusResponse): ExecutionStatus {
-  const { sessionId, executionId, language, state, rung, result, times, pid } = status;
   return {
-    sessionId,
-    executionId,
-    language,
-    state: stateOf(state),
-    rung: rungOf(rung),
-    result: resultOf(result),
-    times: timesOf(times),
-    warnings: result?.warnings ?? [],
+    ...summaryOf(status),
     sequence: Number(status.sequence),
-    pid,
     stdoutBytes: Number(status.stdoutBytes),
     stderrBytes: Number(status.stderrBytes),
     outputEvicted: status.outputEvicted,
