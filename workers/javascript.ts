@@ -1,4 +1,4 @@
-import Module, { createRequire, syncBuiltinESMExports } from 'node:module';
+import Module, { syncBuiltinESMExports } from 'node:module';
 import workerThreads, { MessagePort } from 'node:worker_threads';
 import type { CellMessage, ThreadTask } from '../src/cell/messages.ts';
 import { createInput, openInput } from './javascript/input.ts';
@@ -11,6 +11,7 @@ import { deliver, watchListeners } from './javascript/signals.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught, reportUnsettled } from './javascript/uncaught.ts';
 import { atEnd, giveWay, noteBoot, noteEnd, noteStart, threadId } from './javascript/usage.ts';
+import { warmUp } from './javascript/warm-up.ts';
 import { OutputWriter } from './output-writer.ts';
 
 // The thread side of the JavaScript engine. This module runs while a spare thread boots; the function it exports runs
@@ -50,7 +51,7 @@ atEnd(noteEnd);
 watchListeners();
 replaceSurface();
 catchTaskPort();
-const warmed = warm();
+const booted = boot();
 
 /** A program looks whether it is the main thread; the threads it starts itself find the truth. */
 function hideThread(): void {
@@ -59,16 +60,8 @@ function hideThread(): void {
   syncBuiltinESMExports();
 }
 
-/** Runs once what every program will run, so that none waits for Node to load or compile it. */
-async function warm(): Promise<void> {
-  console.log('%s %o', 'warm', { array: [1], map: new Map([[1, new Error('warm')]]) });
-  console.error(new Error('warm'));
-  const require = createRequire(import.meta.url);
-  require('./warm.cjs');
-  delete require.cache[require.resolve('./warm.cjs')];
-  // Put together here, so that no bundler takes it for a part of this program.
-  const module = ['data:text/javascript', 'await 0;export default import.meta.url'].join(',');
-  await import(module);
+async function boot(): Promise<void> {
+  await warmUp();
   noteBoot();
   giveWay();
   parentPort.postMessage('warm');
@@ -76,7 +69,7 @@ async function warm(): Promise<void> {
 
 /** Runs the program. Never resolves: its end is the end of the thread. */
 export default async function run(task: ThreadTask): Promise<never> {
-  await warmed;
+  await booted;
   program.shared = new Int32Array(task.shared);
   program.figures = figuresOf(program.shared);
   program.reaped = new BigInt64Array(task.reaped);

@@ -1,5 +1,5 @@
 import fs from 'node:fs';
-import Module, { createRequire } from 'node:module';
+import Module from 'node:module';
 import type { ProcessTask } from '../src/cell/messages.ts';
 import { CONTROL, droppedBytes, tellCell, tellChild, tellOutput } from './javascript/control.ts';
 import { forgetModules, serveMain } from './javascript/modules.ts';
@@ -10,6 +10,7 @@ import { sourceOf } from './javascript/source.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { isFailing, reportUncaught } from './javascript/uncaught.ts';
 import { atEnd, giveWay, isExiting, noteEarlyEnd } from './javascript/usage.ts';
+import { warmUp } from './javascript/warm-up.ts';
 import { OutputWriter } from './output-writer.ts';
 
 // A JavaScript guest with a process of its own. It boots ahead, waits for its one task, and is from then on what
@@ -23,17 +24,6 @@ const cpuUsage = process.cpuUsage.bind(process);
 const resourceUsage = process.resourceUsage.bind(process);
 const later = setImmediate;
 const ownPid = process.pid;
-
-/** Runs once what every program will run, so that none waits for Node to load or compile it. */
-async function warm(): Promise<void> {
-  console.log('%s %o', 'warm', { array: [1], map: new Map([[1, new Error('warm')]]) });
-  console.error(new Error('warm'));
-  const require = createRequire(import.meta.url);
-  require('./warm.cjs');
-  delete require.cache[require.resolve('./warm.cjs')];
-  // Put together here, so that no bundler takes it for a part of this program.
-  await import(['data:text/javascript', 'await 0;export default import.meta.url'].join(','));
-}
 
 /** Blocks: there is nothing else to do. */
 function receive(): ProcessTask {
@@ -141,7 +131,7 @@ reportUncaught();
 program.noteChild = tellChild;
 replaceSurface();
 
-void warm().then(() => {
+void warmUp().then(() => {
   giveWay();
   tellCell({ type: 'warm' });
   const task = receive();
