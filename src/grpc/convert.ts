@@ -59,9 +59,8 @@ export function errorOf(result: Result | undefined): string {
   return result?.message === undefined ? error : `${error}: ${result.message}`;
 }
 
-export const rungOf = (rung: Rung | undefined): LadderRung =>
-  rung ? enumValueOf(LadderRung, rung) : LadderRung.UNSPECIFIED;
-export const stateOf = (state: LifecycleState): ApiLifecycleState => enumValueOf(ApiLifecycleState, state);
+const rungOf = (rung: Rung | undefined): LadderRung => (rung ? enumValueOf(LadderRung, rung) : LadderRung.UNSPECIFIED);
+const stateOf = (state: LifecycleState): ApiLifecycleState => enumValueOf(ApiLifecycleState, state);
 
 export function resultOf(result: Result | undefined, of: ExecutionSnapshot): ExecutionResult | undefined {
   if (result === undefined) return undefined;
@@ -80,7 +79,7 @@ export function resultOf(result: Result | undefined, of: ExecutionSnapshot): Exe
   };
 }
 
-export function timesOf(times: ExecutionSnapshot['times']): ExecutionTimes {
+function timesOf(times: ExecutionSnapshot['times']): ExecutionTimes {
   const { acceptedAtMs, startedAtMs, signaledAtMs, exitedAtMs } = times;
   const ms = (value: number | undefined) => BigInt(Math.trunc(value ?? 0));
   return {

@@ -8,16 +8,12 @@ import { metricsOf, millisecondsOf, numberOf } from '../wire/execution-configura
 import {
   errorOf,
   eventOf,
-  resultOf,
-  rungOf,
   secondsOf,
   sessionConfigurationOf,
   sessionOf,
   snippetOf,
-  stateOf,
   statusOf,
   summaryOf,
-  timesOf,
 } from './convert.ts';
 import type { Handlers } from './handlers.ts';
 
@@ -55,28 +51,20 @@ export function executionService(daemon: Daemon, handlers: Handlers): ExecutionA
     getExecutionStatus: unary(async ({ sessionId, executionId }: Api.GetExecutionStatusRequest) => {
       const found = await daemon.getExecutionStatus(sessionId, executionId);
       const [stdout, stderr] = await Promise.all([tail(daemon, found, 'stdout'), tail(daemon, found, 'stderr')]);
-      const { state, result, rung, times, sequence, language, pid, stdoutBytes, stderrBytes, outputEvicted } = found;
+      const { state, result, sequence, stdoutBytes, stderrBytes, outputEvicted } = found;
       return {
-        sessionId,
-        executionId,
-        status: statusOf(state, result),
+        ...summaryOf(found),
         complete: state === 'exited',
         exitCode: result?.exitCode ?? 0,
         stdout: stdout.text,
         stderr: stderr.text,
         error: errorOf(result),
         timedOut: result?.reason === 'timed_out',
-        state: stateOf(state),
-        rung: rungOf(rung),
-        result: resultOf(result, found),
-        times: timesOf(times),
         sequence: BigInt(sequence),
-        language,
         stdoutBytes: BigInt(stdoutBytes),
         stderrBytes: BigInt(stderrBytes),
         stdoutPosition: BigInt(stdout.position),
         stderrPosition: BigInt(stderr.position),
-        pid,
         outputEvicted,
       };
     }),
