@@ -1,7 +1,8 @@
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { isShortage, withDescriptor } from './spare-descriptor.ts';
 
-const PAGE_BYTES = 4096;
+/** Of Linux on every machine Node runs on, except a few ARM ones, where it counts too little. */
+export const PAGE_BYTES = 4096;
 
 let text = Buffer.alloc(2 * PAGE_BYTES);
 
@@ -54,6 +55,12 @@ function readAll(fd: number): number {
     if (count < PAGE_BYTES / 2) return length;
     if (length === text.byteLength) text = Buffer.concat([text], 2 * length);
   }
+}
+
+/** What of proc_pid_statm(5) is resident and belongs to no file, in bytes. */
+export function anonymousBytesOf(statm: string | undefined): number {
+  const [, resident = 0, shared = 0] = (statm ?? '').split(' ').map(Number);
+  return (resident - shared) * PAGE_BYTES;
 }
 
 /** The fields of proc_pid_stat(5) from the state on. The name before them may hold anything, parentheses too. */

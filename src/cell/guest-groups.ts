@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { killAll, tryRemove } from '../cgroup-directory.ts';
-import { readKernelFile } from '../proc-file.ts';
+import { anonymousBytesOf, readKernelFile } from '../proc-file.ts';
 import { threadsOf } from '../processes.ts';
 import type { GuestLimits } from './engine.ts';
 
@@ -12,8 +12,6 @@ const REMOVE_LIMIT_MS = 1_000;
 
 /** What file cache is charged with, the kernel's own notes of it included: measured on ext4, 2.7 % of it. */
 const CACHE_COST = 1.027;
-
-const PAGE_BYTES = 4096;
 
 /** Names of files and of figures in them, by version. */
 const FILES = {
@@ -192,7 +190,5 @@ function anonymousBytes(pid: number): number {
 }
 
 function anonymousBytesIn(directory: string): number {
-  // proc_pid_statm(5): size, resident, shared (with files).
-  const [, resident = 0, shared = 0] = (readKernelFile(`${directory}/statm`) ?? '').split(' ').map(Number);
-  return (resident - shared) * PAGE_BYTES;
+  return anonymousBytesOf(readKernelFile(`${directory}/statm`));
 }

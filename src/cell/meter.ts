@@ -1,4 +1,4 @@
-import { readKernelFile } from '../proc-file.ts';
+import { PAGE_BYTES, readKernelFile } from '../proc-file.ts';
 import type { Guest, GuestLimits, GuestUsage } from './engine.ts';
 
 /** How often guests with limits are looked at, in ms; and once one has used half of what it may. */
@@ -23,7 +23,6 @@ const GROWTH = 1 / 16;
 /** The signal a guest gets at its soft memory limit, if it listens for it. */
 const SOFT_SIGNAL = 'SIGUSR2';
 
-const PAGE_BYTES = 4096;
 const MIB = 1024 * 1024;
 
 /** What a guest can pass. Beyond `memory` the cell ends it by force. */

@@ -1,4 +1,4 @@
-import { ProcFile, readKernelFile, statFields } from '../proc-file.ts';
+import { PAGE_BYTES, ProcFile, readKernelFile, statFields } from '../proc-file.ts';
 import { childrenOf, LISTS_CHILDREN, threadsOf } from '../processes.ts';
 
 /** Clock ticks a second in /proc/PID/stat: 100 on every architecture of Linux that Node runs on. */
@@ -16,8 +16,6 @@ export const REFRESH_MS = 30_000;
  */
 const MEMORY_SHARE = 1 / 50;
 const MEMORY_SPAN_MS = 1_000;
-
-const PAGE_BYTES = 4096;
 
 /** What some processes and everything below them use. */
 export interface TreeUsage {

@@ -1,8 +1,5 @@
 import { RETURN_HEAPS } from '../cell-flags.ts';
-import { ProcFile } from '../proc-file.ts';
-
-/** Of Linux on every machine Node runs on, except a few ARM ones, where it counts too little. */
-const PAGE_BYTES = 4096;
+import { anonymousBytesOf, PAGE_BYTES, ProcFile } from '../proc-file.ts';
 
 /** What one more thread adds to the process when it boots: less than its heap, more so where others have left theirs. */
 const THREAD_BYTES = process.execArgv.includes(RETURN_HEAPS) ? 5_000_000 : 3_000_000;
@@ -235,7 +232,5 @@ const statm = new ProcFile('/proc/self/statm');
 
 /** Memory of this process that is resident and belongs to no file. */
 export function anonymousBytes(): number {
-  // proc_pid_statm(5): size, resident, shared (with files).
-  const [, resident = 0, shared = 0] = (statm.read() ?? '').split(' ').map(Number);
-  return (resident - shared) * PAGE_BYTES;
+  return anonymousBytesOf(statm.read());
 }
