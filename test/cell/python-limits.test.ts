@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import type { GuestLimits } from '../../src/cell/engine.ts';
 import { GuestGroups } from '../../src/cell/guest-groups.ts';
+import { childrenOf } from '../../src/processes.ts';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
 import { eventually } from '../support/eventually.ts';
-import { Host, MB, stateOf } from './python-harness.ts';
+import { Host, MB, parentOf, stateOf } from './python-harness.ts';
 
 const control = ControlGroups.open();
 // Stands for the cell, so that this process itself is moved nowhere.
@@ -200,18 +201,6 @@ while True: signal.pause()`;
   await run.exited;
   expect(run.guest.notify('SIGUSR2')).toBe(false);
 });
-
-function parentOf(pid: number): number {
-  return Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
-}
-
-function childrenOf(pid: number): number[] {
-  try {
-    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  } catch {
-    return [];
-  }
-}
 
 // ------------------------------------------------------------------------------------------------ limits of a process
 
