@@ -127,7 +127,7 @@ export class DaemonUnderTest implements AsyncDisposable {
     return promise;
   }
 
-  /** Cells, zygotes and guests of this daemon: every process whose ancestor it is, or that names its directory. */
+  /** Cells, zygotes and guests of this daemon: every process below it, but none that has left its tree. */
   async cellPids(): Promise<number[]> {
     const processes = await listProcesses();
     const found = new Set<number>([this.pid]);
