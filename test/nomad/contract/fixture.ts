@@ -54,3 +54,12 @@ export function placesIn(directory: string): [string, string[]] {
   writeFileSync(config, JSON.stringify({ onStop: 'detach', orphanGraceMs: 60_000 }));
   return [socket, ['--socket', socket, '--state-dir', join(directory, 's'), '--config', config]];
 }
+
+/** What a plugin tells of a task from now on. */
+export function messagesOf(plugin: PluginHost, task: TaskConfig): string[] {
+  const messages: string[] = [];
+  const call = plugin.driver.taskEvents({});
+  call.on('error', () => {});
+  call.on('data', ({ taskId, message }) => taskId === task.id && messages.push(message));
+  return messages;
+}

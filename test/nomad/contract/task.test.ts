@@ -1,9 +1,7 @@
-import { execFileSync, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { connectDaemon } from '../../../src/client/index.ts';
@@ -18,18 +16,21 @@ import { RpcStatus } from '../../../src/gen/nomad/errors.ts';
 import { eventually, processesWith, TestDaemon, temporaryDirectory } from '../../support/daemon.ts';
 import { DaemonProcess } from '../../support/daemon-process.ts';
 import { collect, detailOf, logsOf, PluginHost, taskIn } from '../host.ts';
-import { daemon, fingerprints, host, javascript, placesIn, python, ready, root, SLEEP, usePlugin } from './fixture.ts';
+import {
+  daemon,
+  fingerprints,
+  host,
+  javascript,
+  messagesOf,
+  placesIn,
+  python,
+  ready,
+  root,
+  SLEEP,
+  usePlugin,
+} from './fixture.ts';
 
 usePlugin();
-
-/** What a plugin tells of a task from now on. */
-function messagesOf(plugin: PluginHost, task: TaskConfig): string[] {
-  const messages: string[] = [];
-  const call = plugin.driver.taskEvents({});
-  call.on('error', () => {});
-  call.on('data', ({ taskId, message }) => taskId === task.id && messages.push(message));
-  return messages;
-}
 
 describe('a task', () => {
   test.each([
@@ -476,141 +477,6 @@ describe('a task', () => {
   });
 });
 
-describe('a stop', () => {
-  test('gives the guest its signal and its time', async () => {
-    const task = javascript(
-      'process.on("SIGHUP", () => { console.log("bye"); process.exit(3) }); console.log("ready"); setInterval(() => {}, 1000)',
-    );
-    await host.start(task);
-    await ready(task);
-
-    await host.stop(task.id, 'SIGHUP', 50_000);
-
-    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3, signal: 0 }, err: '' });
-    expect(logsOf(task)).toBe('ready\nbye\n');
-  });
-
-  test('is SIGTERM where nobody says, then force when the time is over', async () => {
-    const task = python(
-      'import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))\nprint("ready", flush=True)\nwhile True: time.sleep(60)',
-    );
-    await host.start(task);
-    await ready(task);
-    const began = performance.now();
-
-    await host.stop(task.id, '', 4_000);
-
-    expect(performance.now() - began).toBeGreaterThan(3_950);
-    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 137, signal: 9 } });
-    expect(logsOf(task)).toBe('ready\nno\n');
-  });
-
-  test('without time is force at once, for every waiter', async () => {
-    const task = python('import time\nprint("ready", flush=True)\ntime.sleep(60)');
-    await host.start(task);
-    await ready(task);
-    const waiters = [host.wait(task.id), host.wait(task.id)];
-
-    await host.stop(task.id, 'SIGINT', 0);
-
-    for (const end of await Promise.all(waiters))
-      expect(end.result).toEqual({ exitCode: 137, signal: 9, oomKilled: false });
-    await host.stop(task.id, 'SIGTERM', 1_000);
-  });
-
-  test('with a signal that cannot be sent is SIGTERM all the same', async () => {
-    const task = javascript(SLEEP);
-    await host.start(task);
-    await ready(task);
-
-    await host.stop(task.id, 'SIGNONE', 50_000);
-
-    expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 143, signal: 15 } });
-  });
-
-  test('by destroy needs force', async () => {
-    const task = javascript(SLEEP);
-    await host.start(task);
-
-    await expect(host.destroy(task.id, false)).rejects.toThrow('cannot destroy running task');
-    const end = host.wait(task.id);
-    await host.destroy(task.id);
-
-    expect(await end).toMatchObject({ result: { signal: 9 } });
-  });
-
-  test('leaves nothing of the guest’s children', async () => {
-    const mark = `9${process.pid}`;
-    const task = python(
-      `import subprocess, time\nsubprocess.Popen(['sleep', '${mark}'], start_new_session=True)\nprint("ready", flush=True)\ntime.sleep(60)`,
-    );
-    await host.start(task);
-    await ready(task);
-    expect(processesWith(`sleep ${mark}`).length).toBe(1);
-
-    await host.stop(task.id, '', 1_000);
-
-    expect(processesWith(`sleep ${mark}`)).toEqual([]);
-  });
-});
-
-test('a signal reaches the guest, an unknown one is said to be', async () => {
-  const task = javascript(
-    'process.on("SIGUSR1", () => { console.log("usr1"); process.exit(3) }); console.log("ready"); setInterval(() => {}, 1000)',
-  );
-  await host.start(task);
-  await ready(task);
-
-  await expect(host.signal(task.id, 'SIGNONE')).rejects.toThrow('unknown signal "SIGNONE"');
-  await host.signal(task.id, 'SIGUSR1');
-
-  expect(await host.wait(task.id)).toMatchObject({ result: { exitCode: 3 } });
-  expect(logsOf(task)).toBe('ready\nusr1\n');
-});
-
-test('a signal to a task that gets no place for long is answered, with an event, and reaches it once it runs', async () => {
-  await using own = await TestDaemon.start({ maxRunning: 1 });
-  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
-  const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
-  await other.start(first);
-  await other.start(second);
-  const messages = messagesOf(other, second);
-
-  await other.signal(second.id, 'SIGHUP');
-
-  await eventually('it is told', () =>
-    messages.some((message) => message.includes('SIGHUP is sent when it has begun')),
-  );
-  await other.destroy(first.id);
-  expect(await other.wait(second.id)).toMatchObject({ result: { signal: 1 } });
-});
-
-test('a signal to a task that waits for a place reaches it once it runs', async () => {
-  await using own = await TestDaemon.start({ maxRunning: 1 });
-  await using other = await PluginHost.start({ daemon_socket: own.endpoints.socket });
-  const [first, second] = [javascript(SLEEP), javascript(SLEEP)];
-  await other.start(first);
-  await other.start(second);
-  const signalled = other.signal(second.id, 'SIGHUP');
-
-  await other.destroy(first.id);
-
-  await signalled;
-  expect(await other.wait(second.id)).toMatchObject({ result: { signal: 1 } });
-});
-
-test('a wait that is cancelled ends, and the task goes on', async () => {
-  const task = javascript(SLEEP);
-  await host.start(task);
-  const { promise, resolve } = Promise.withResolvers<number | undefined>();
-  const call = host.driver.waitTask({ taskId: task.id }, (error) => resolve(error?.code));
-  call.cancel();
-
-  expect(await promise).toBe(status.CANCELLED);
-  expect(await host.inspect(task.id)).toMatchObject({ task: { state: TaskState.RUNNING } });
-  await host.destroy(task.id);
-});
-
 test('statistics come at once and at the interval, with all that the agent needs', async () => {
   const task = javascript('console.log("ready"); for (;;);');
   await host.start(task);
@@ -715,50 +581,4 @@ test('what the session is to have and the daemon has not is told once of each ta
 
   expect(told.filter((message) => message.startsWith('asked for'))).toHaveLength(1);
   expect(toldAgain.filter((message) => message.startsWith('asked for'))).toEqual([]);
-});
-
-test('with logs = "nomad" output goes into the agent’s pipes, also while there is no daemon', async () => {
-  const directory = temporaryDirectory();
-  const [socket, places] = placesIn(directory);
-  const go = join(directory, 'go');
-  const first = await DaemonProcess.start(...places);
-  await using other = await PluginHost.start({ daemon_socket: socket, logs: 'nomad' });
-  const { capabilities } = await other.call(other.driver, other.driver.capabilities, {});
-  expect(capabilities?.disableLogCollection).toBe(false);
-  const code = `console.log("ready"); console.error("err"); setInterval(() => { if (!require("node:fs").existsSync("${go}")) return; console.log("last"); process.exit(6); }, 20)`;
-  const task = taskIn(directory, { language: 'javascript', code });
-  execFileSync('mkfifo', [task.stdoutPath, task.stderrPath]);
-  const readers = [task.stdoutPath, task.stderrPath].map((path) => spawn('cat', [path]).stdout);
-  const read = readers.map((reader) => text(reader));
-  const begun = Promise.all(readers.map((reader) => once(reader, 'readable')));
-  await other.start(task);
-  await begun;
-
-  await first.stop('SIGKILL');
-  writeFileSync(go, '');
-
-  expect(await Promise.all(read)).toEqual(['ready\nlast\n', 'err\n']);
-  await using _second = await DaemonProcess.start(...places);
-  expect(await other.wait(task.id)).toMatchObject({ result: { exitCode: 6 }, err: '' });
-});
-
-test.each(['', '/dev/null'])('a task whose log path is "%s" has no files', async (path) => {
-  const task = taskIn(root, { language: 'javascript', code: 'console.log(1)' }, { stdoutPath: path, stderrPath: path });
-
-  expect(await host.run(task)).toMatchObject({ result: { exitCode: 0 } });
-
-  expect(logsOf(task)).toBe('');
-  // Nor does the daemon keep it.
-  const [session] = await daemon.daemon.listSessions();
-  for await (const _ of daemon.daemon.streamOutput(session?.sessionId as string, task.id)) expect.unreachable();
-});
-
-test('with logs = "nomad" a pipe that the daemon may not write to is named, and nothing starts', async () => {
-  await using own = await DaemonProcess.startWithoutRights();
-  await using other = await PluginHost.start({ daemon_socket: own.socket, logs: 'nomad' });
-  const task = taskIn(own.directory, { language: 'javascript', code: 'console.log("lost")' });
-  execFileSync('mkfifo', ['-m', '400', task.stdoutPath, task.stderrPath]);
-
-  await expect(other.start(task)).rejects.toThrow(`"${task.stdoutPath}": EACCES`);
-  await expect(other.inspect(task.id)).rejects.toThrow('task not found');
 });
