@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, expect, test } from 'vitest';
@@ -7,7 +7,7 @@ import { isAlive } from '../../src/processes.ts';
 import { eventually } from '../support/eventually.ts';
 import { soonest } from '../support/in-time.ts';
 import { childrenOf } from '../support/processes.ts';
-import { DAEMON, Host, MB, OPTIONS, parentOf } from './python-harness.ts';
+import { DAEMON, Host, MB, OPTIONS, parentOf, requestIn } from './python-harness.ts';
 
 /** What a program needs to find others. */
 const PATHS = { PATH: process.env.PATH ?? '/usr/bin:/bin' };
@@ -204,22 +204,7 @@ test('a guest that was killed before it started, unseen, is told as a failed sta
 /** An engine in a process of its own, which runs `code` and, once that has started, `onStarted` with its `pid`. */
 async function startEngine(code: string, onStarted = '') {
   const dir = mkdtempSync(join(host.root, 'engine-'));
-  for (const name of ['work', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
-  const request = {
-    executionKey: 'e',
-    language: 'python',
-    code,
-    args: [],
-    env: {},
-    cwd: join(dir, 'work'),
-    mainPath: join(dir, 'main.py'),
-    writeMain: true,
-    tmpDir: join(dir, 'tmp'),
-    outputDir: join(dir, 'out'),
-    stdin: true,
-    limits: { outputKill: false },
-    signalTree: false,
-  };
+  const request = requestIn(dir, 'e', code);
   const script = `
     import { readFileSync, writeSync } from 'node:fs';
     import { PythonEngine } from ${JSON.stringify(new URL('../../src/cell/python-engine.ts', import.meta.url).href)};

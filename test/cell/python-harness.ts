@@ -28,6 +28,26 @@ export const OPTIONS = {
   zygotePath: fileURLToPath(new URL('../../workers/zygote.py', import.meta.url)),
 };
 
+/** To start this code with its directories, which are made, in `dir`. */
+export function requestIn(dir: string, executionKey: string, code: string): StartRequest {
+  for (const name of ['work', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
+  return {
+    executionKey,
+    language: 'python',
+    code,
+    args: [],
+    env: {},
+    cwd: join(dir, 'work'),
+    mainPath: join(dir, 'main.py'),
+    writeMain: true,
+    tmpDir: join(dir, 'tmp'),
+    outputDir: join(dir, 'out'),
+    stdin: true,
+    limits: { outputKill: false },
+    signalTree: false,
+  };
+}
+
 /** An engine with a directory of its own. Disposing ends its guests. */
 export class Host {
   readonly engine: PythonEngine;
@@ -41,26 +61,10 @@ export class Host {
   start(code: string, overrides: Partial<StartRequest> = {}): Run {
     const executionKey = `e${++this.#count}`;
     const dir = join(this.root, executionKey);
-    for (const name of ['work', 'tmp', 'out']) mkdirSync(join(dir, name), { recursive: true });
     const started = Promise.withResolvers<number>();
     const exited = Promise.withResolvers<GuestExit>();
     let [exceeded, over] = [0, false];
-    const request: StartRequest = {
-      executionKey,
-      language: 'python',
-      code,
-      args: [],
-      env: {},
-      cwd: join(dir, 'work'),
-      mainPath: join(dir, 'main.py'),
-      writeMain: true,
-      tmpDir: join(dir, 'tmp'),
-      outputDir: join(dir, 'out'),
-      stdin: true,
-      limits: { outputKill: false },
-      signalTree: false,
-      ...overrides,
-    };
+    const request: StartRequest = { ...requestIn(dir, executionKey, code), ...overrides };
     const guest = this.engine.start(request, {
       started: ({ pid }) => started.resolve(pid ?? 0),
       outputExceeded: () => exceeded++,

@@ -119,22 +119,29 @@ test('what could not be spawned for want of descriptors keeps none', async () =>
   await node.ready({ executionId: 'next', code: IDLE.javascript });
 });
 
-/** Enough for some of what a start needs. */
-const COUNTS = [0, 2, 4, 9];
-
-test.each([
+const KINDS = [
   ['javascript', 'thread'],
   ['javascript', 'process'],
   ['python', 'process'],
-] as const)(
+] as const;
+
+/** The cell of a session of this kind, in which `runs` runs. */
+async function cellOf(node: FaultNode, language: keyof typeof IDLE, isolation: 'thread' | 'process'): Promise<number> {
+  await node.client.createSession('s', { executionDefaults: { isolation } });
+  await node.ready({ executionId: 'runs', language, code: IDLE[language] });
+  return node.cellPids()[0] as number;
+}
+
+/** Enough for some of what a start needs. */
+const COUNTS = [0, 2, 4, 9];
+
+test.each(KINDS)(
   'a cell that has no descriptors left fails what it was to start, and nothing else: %s, %s',
   { timeout: 180_000 },
   async (language, isolation) => {
     await using node = await FaultNode.start();
     const { client } = node;
-    await client.createSession('s', { executionDefaults: { isolation } });
-    await node.ready({ executionId: 'runs', language, code: IDLE[language] });
-    const [cell] = node.cellPids() as [number];
+    const cell = await cellOf(node, language, isolation);
     // What it keeps ready for the next ones, which is more or less, has none of these.
     const outputs = () => descriptorsOf(cell).filter((name) => /^(stdout|stderr|marks)\b/.test(name)).length;
 
@@ -269,19 +276,13 @@ test('a thread that takes every descriptor there is costs nobody beside it the f
   expect(lines).toEqual(lines.map((_, index) => index));
 });
 
-test.each([
-  ['javascript', 'thread'],
-  ['javascript', 'process'],
-  ['python', 'process'],
-] as const)(
+test.each(KINDS)(
   'a start that fails for want of descriptors says so, and leaves no file of the caller open: %s, %s',
   { timeout: 180_000 },
   async (language, isolation) => {
     await using node = await FaultNode.start();
     const { client } = node;
-    await client.createSession('s', { executionDefaults: { isolation } });
-    await node.ready({ executionId: 'runs', language, code: IDLE[language] });
-    const [cell] = node.cellPids() as [number];
+    const cell = await cellOf(node, language, isolation);
     const directory = join(node.root, 'logs');
     mkdirSync(directory);
     const [stdout, stderr] = ['callers-stdout', 'callers-stderr'].map((name) => join(directory, name)) as [
