@@ -111,12 +111,6 @@ test.each([
   expect(lstatSync(socket).ino).toBe(before);
 });
 
-test('a socket in a directory that is not there is refused', async () => {
-  const { root, stateDir } = places();
-
-  expect(await refusal({ stateDir, socket: join(root, 'no', 'd.sock') })).toContain(join(root, 'no', 'd.sock'));
-});
-
 test('a daemon that could not start has let its state directory go', async () => {
   const { stateDir, socket } = places();
   writeFileSync(socket, '');
@@ -224,18 +218,6 @@ test.skipIf(process.getuid?.() !== 0)('a state directory of another user is refu
   chownSync(join(stateDir, 'daemon'), 65_534, 65_534);
 
   expect(await refusal({ stateDir, socket })).toMatch(/daemon belongs to user 65534, this daemon runs as user 0$/);
-});
-
-test('everything below the state directory is the user alone', async () => {
-  await using node = await TestDaemon.start();
-  const session = await node.session();
-  await session.run('0');
-  const { stateDir } = node.daemon.config;
-
-  for (const name of readdirSync(stateDir, { recursive: true, encoding: 'utf8' })) {
-    const stat = lstatSync(join(stateDir, name));
-    if (stat.isDirectory() && !name.includes('cwd')) expect([name, stat.mode & 0o077]).toEqual([name, 0]);
-  }
 });
 
 test('an unknown key of the configuration is named, with the nearest there is', async () => {

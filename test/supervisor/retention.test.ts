@@ -126,21 +126,6 @@ test('nothing of a deleted session is left once its last output is gone, and tha
   expect((await again.run({ executionId: 'later', code: LARGE })).stdout).toHaveLength(5_000);
 });
 
-test('sessions share the places of a node in turn', async () => {
-  await using node = await TestDaemon.start({ maxRunning: 1 });
-  const [busy, other] = [await node.session(), await node.session()];
-  const holder = await busy.ready("setInterval(() => {}, 1000); console.log('ready');");
-  const waiting = await Promise.all(Array.from({ length: 10 }, () => busy.submit('0')));
-  const guest = await other.submit('0');
-
-  await holder.cancel({ graceMs: 0 });
-  const { snapshot } = await guest.end();
-  const ends = await Promise.all(waiting.map((execution) => execution.end()));
-
-  const before = ends.filter((end) => (end.snapshot.times.startedAtMs ?? 0) < (snapshot.times.startedAtMs ?? 0));
-  expect(before.length).toBeLessThanOrEqual(2);
-});
-
 /** Directories of output that there are. */
 const outputs = (node: TestDaemon): string[] => {
   const output = join(node.root, 's', 'daemon', 'output');
