@@ -6,17 +6,16 @@ import { busyThreadsOf } from '../processes.ts';
 const PARTS = 5;
 /** And no part is shorter than this, in ms, nor is one late before: the clock of timers is coarse. */
 const SHORTEST_MS = 5;
-/** What shares its processors with busy threads of its own process has so many times the limit at most. */
-const MOST_TIMES = 10;
+/** Time that is shared with busy threads of its own process counts for this part at least. */
+const LEAST_SHARE = 1 / 10;
 
 /**
  * Calls `stuck` once a guest that was killed has had `limitMs` in which it could have ended, and its cell have told of it;
  * or a cell, in which it could have answered. What does not count is the time in which this process, or the first thread of
  * one of `pids`, waited for a processor: a cell that gets none is not stuck, and its other guests would go with it; nor that
- * in which something else, as `isHeldUp` says, keeps it from telling. And once all of it is over there is more of it where the
- * threads of its process are more than the processors, as `crowding` says: each has its share of one, and one that has none
- * just then may hold a lock that the others wait for. Calls `late` once when half of `limitMs` is over. Returns what ends the
- * watch.
+ * in which something else, as `isHeldUp` says, keeps it from telling. And it counts for as much less as the threads of its
+ * process are more than the processors, as `crowding` says: each has its share of one, and one that has none just then may
+ * hold a lock that the others wait for. Calls `late` once when half of `limitMs` is over. Returns what ends the watch.
  */
 export function watchForStuck(
   pids: number[],
@@ -27,26 +26,31 @@ export function watchForStuck(
   crowding = () => 1,
 ): () => void {
   const threads = pids.map((pid) => new FirstThread(pid));
-  /** The newest first, and how much of each was waited: by this process, or for what holds all up, and by each thread. */
-  const parts: { tookMs: number; waitedMs: number[] }[] = [];
+  /**
+   * The newest first, how much of each was waited: by this process, or for what holds all up, and by each thread; and the
+   * share of a processor that each thread of its process had in the rest.
+   */
+  const parts: { tookMs: number; waitedMs: number[]; share: number }[] = [];
   let leftMs = limitMs;
   let isLate = false;
   let lookedMs = performance.now();
   let timer: NodeJS.Timeout;
+  let hearing: NodeJS.Immediate | undefined;
   const look = (partMs: number) => {
     const tookMs = performance.now() - lookedMs;
     lookedMs += tookMs;
     const ownMs = isHeldUp() ? tookMs : tookMs - partMs - SHORTEST_MS;
-    parts.unshift({ tookMs, waitedMs: [ownMs, ...threads.map(() => 0)] });
+    const share = Math.max(LEAST_SHARE, 1 / Math.max(1, crowding()));
+    parts.unshift({ tookMs, waitedMs: [ownMs, ...threads.map(() => 0)], share });
     for (const [index, thread] of threads.entries()) setAgainst(parts, index + 1, thread.waitedMs());
-    leftMs = limitMs - parts.reduce((sum, part) => sum + part.tookMs - Math.max(0, ...part.waitedMs), 0);
+    leftMs = limitMs - parts.reduce((sum, part) => sum + (part.tookMs - Math.max(0, ...part.waitedMs)) * part.share, 0);
     if (!isLate && leftMs < limitMs / 2) {
       isLate = true;
       late();
     }
-    const isWaited = leftMs > 0 || threads.some((thread) => thread.waits());
-    if (isWaited || leftMs + limitMs * (Math.min(crowding(), MOST_TIMES) - 1) > 0) next();
-    else stuck();
+    if (leftMs > 0 || threads.some((thread) => thread.waits())) next();
+    // What its cell has told by now is read first: timers come before that.
+    else hearing = setImmediate(stuck);
   };
   const next = () => {
     const partMs = Math.max(SHORTEST_MS, Math.min(leftMs > 0 ? leftMs : limitMs, limitMs / PARTS));
@@ -55,6 +59,7 @@ export function watchForStuck(
   next();
   return () => {
     clearTimeout(timer);
+    clearImmediate(hearing);
     for (const thread of threads) thread.close();
   };
 }

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { setImmediate as turn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { expect, onTestFinished, test } from 'vitest';
 import { crowdingOf, watchForStuck } from '../../src/supervisor/stuck-watch.ts';
@@ -92,6 +93,47 @@ test.each([
   const afterMs = stuckAfter([idle], LIMIT_MS, undefined, () => sharing);
 
   expect(await afterMs).toBeGreaterThanOrEqual(times * LIMIT_MS - 1);
+});
+
+test('what has shared its processors until a moment ago has used its share of the time', async () => {
+  const idle = run('exec sleep 600');
+  let looks = 0;
+  const crowding = () => {
+    looks += 1;
+    return looks < 20 ? 10 : 1;
+  };
+
+  await stuckAfter([idle], LIMIT_MS, undefined, crowding);
+
+  // Of each look, a fifth of the limit, only a tenth had counted until then.
+  expect(looks).toBeGreaterThan(20);
+});
+
+test('what has told of its end while this process was busy is not stuck', async () => {
+  const shared = new Int32Array(new SharedArrayBuffer(8));
+  const code = `
+    const { parentPort, workerData } = require('node:worker_threads');
+    Atomics.wait(workerData, 0, 0);
+    parentPort.postMessage('ended');
+    Atomics.store(workerData, 1, 1);
+    Atomics.notify(workerData, 1);`;
+  const telling = new Worker(code, { eval: true, workerData: shared });
+  await once(telling, 'online');
+  // Timers come next, before messages.
+  await turn();
+  const said: string[] = [];
+  const end = watchForStuck([], 1, () => said.push('stuck'));
+  onTestFinished(end);
+  const told = once(telling, 'message').then(end);
+
+  Atomics.store(shared, 0, 1);
+  Atomics.notify(shared, 0);
+  Atomics.wait(shared, 1, 0);
+  // All of its time.
+  Atomics.wait(shared, 1, 1, 20);
+  await told;
+
+  expect(said).toEqual([]);
 });
 
 test('the threads of a process that are busy are told from those that sleep', async () => {
