@@ -51,10 +51,11 @@ export function killTrees(roots: Iterable<number>): Processes {
   return tree;
 }
 
-/** The children it has after that are all that it will ever have. */
+/** The children it has after that are all that it will ever have; those before it had as well, in case it is gone so soon. */
 function killAndLook(pid: number): number[] {
+  const before = childrenOf(pid);
   sendSignal(pid, 'SIGKILL');
-  return childrenOf(pid);
+  return [...new Set([...before, ...childrenOf(pid)])];
 }
 
 /** Resolves when all of these processes, which were killed, are gone, or when the limit has passed. */
