@@ -1,14 +1,6 @@
 export type { ExecutionResult, ExitReason, Rung, Usage } from '../machines/execution.ts';
 export { EXIT_REASONS } from '../machines/execution.ts';
-export type { CallOptions, FollowOptions } from './client/client.ts';
-export { connectDaemon, DaemonClient } from './client/client.ts';
-export { ClientError, UnreachableError } from './client/client-error.ts';
-export type { DaemonAddress, TcpAddress, TlsFiles } from './client/connection.ts';
-export type { ExecutionSummary } from './client/convert.ts';
-export type { DaemonConfig } from './config.ts';
-export { createDaemon } from './create-daemon.ts';
 export type {
-  Daemon,
   DeleteOptions,
   Endpoints,
   ExecutionStatus,
@@ -18,7 +10,15 @@ export type {
   SignalOptions,
   StopOptions,
   StreamOptions,
-} from './daemon.ts';
+} from './api.ts';
+export type { CallOptions, FollowOptions } from './client/client.ts';
+export { connectDaemon, DaemonClient } from './client/client.ts';
+export { ClientError, UnreachableError } from './client/client-error.ts';
+export type { DaemonAddress, TcpAddress, TlsFiles } from './client/connection.ts';
+export type { ExecutionSummary } from './client/convert.ts';
+export type { DaemonConfig } from './config.ts';
+export { createDaemon } from './create-daemon.ts';
+export type { Daemon } from './daemon.ts';
 export {
   AlreadyExistsError,
   DataLossError,

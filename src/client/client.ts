@@ -15,7 +15,7 @@ import type {
   SignalOptions,
   StopOptions,
   StreamOptions,
-} from '../daemon.ts';
+} from '../api.ts';
 import { AlreadyExistsError, FailedPreconditionError, UnauthenticatedError } from '../errors.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';

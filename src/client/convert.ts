@@ -1,5 +1,5 @@
 import type { ExecutionResult, ExitReason, Rung } from '../../machines/execution.ts';
-import type { ExecutionStatus, SessionSnapshot } from '../daemon.ts';
+import type { ExecutionStatus, SessionSnapshot } from '../api.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { OutputChunk } from '../output/output-files.ts';
 import { checkSessionTypes, checkSnippetTypes, checkText } from '../supervisor/argument-types.ts';

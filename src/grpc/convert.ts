@@ -1,5 +1,5 @@
 import type { ExitReason, ExecutionResult as Result, Rung } from '../../machines/execution.ts';
-import type { SessionSnapshot } from '../daemon.ts';
+import type { SessionSnapshot } from '../api.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import {
   ExitReason as ApiExitReason,

@@ -1,4 +1,5 @@
-import type { Daemon, ExecutionStatus } from '../daemon.ts';
+import type { ExecutionStatus } from '../api.ts';
+import type { Daemon } from '../daemon.ts';
 import { InvalidArgumentError } from '../errors.ts';
 import type { ExecutionApiServer } from '../gen/elide/daemon/v1alpha1/execution_api.ts';
 import * as Api from '../gen/elide/daemon/v1alpha1/execution_api.ts';

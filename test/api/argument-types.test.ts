@@ -1,8 +1,8 @@
 import { Client, credentials } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { StreamOptions } from '../../src/api.ts';
 import { connectDaemon, type DaemonClient } from '../../src/client/client.ts';
 import { snippetRequest } from '../../src/client/convert.ts';
-import type { StreamOptions } from '../../src/daemon.ts';
 import { InvalidArgumentError } from '../../src/errors.ts';
 import { ExecuteSnippetRequest } from '../../src/gen/elide/daemon/v1alpha1/execution_api.ts';
 import type { SessionConfiguration, Snippet } from '../../src/supervisor/requests.ts';

@@ -3,7 +3,7 @@ import { closeSync, constants, openSync, readdirSync, readSync, rmSync, statSync
 import { basename, dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, test } from 'vitest';
-import type { StreamOptions } from '../../src/daemon.ts';
+import type { StreamOptions } from '../../src/api.ts';
 import { eventually } from '../support/daemon.ts';
 import { cellsBelow } from '../support/processes.ts';
 import { FaultNode } from './node.ts';
