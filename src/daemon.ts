@@ -38,7 +38,7 @@ import { keepDescriptor } from './spare-descriptor.ts';
 import { type Leavings, StateDirectory } from './state-directory.ts';
 import { Archive } from './supervisor/archive.ts';
 import { type CellRemains, endLost, type FoundCells, findCells } from './supervisor/cell-adoption.ts';
-import { guestEndOf } from './supervisor/cell-process.ts';
+import { guestEndOf } from './supervisor/cell-words.ts';
 import { CONTROLLERS, ControlGroups } from './supervisor/control-groups.ts';
 import { requireNoneOfOriginal } from './supervisor/copied-directory.ts';
 import { Dispatcher } from './supervisor/dispatcher.ts';

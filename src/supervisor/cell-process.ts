@@ -3,16 +3,14 @@ import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { nanoid } from 'nanoid';
-import type { GuestExit, LostReason, Rung, StopReason, Usage } from '../../machines/execution.ts';
+import type { LostReason, StopReason, Usage } from '../../machines/execution.ts';
 import { CELL_FLAGS } from '../cell-flags.ts';
-import { bootId, type Moment, momentAt } from '../clock.ts';
-import { FailedPreconditionError, OutOfRangeError } from '../errors.ts';
+import type { Moment } from '../clock.ts';
 import {
   type Usage as CellUsage,
   type Exited,
   FromCell,
   type Hello,
-  type InputTaken,
   type Pipe,
   type Start,
   type Started,
@@ -21,7 +19,6 @@ import {
 import { HEAP_EXHAUSTED } from '../heap-exhausted.ts';
 import { PipeRemains } from '../output/pipe-remains.ts';
 import { broughtBy, hasSpool, removeSpool } from '../output/spool.ts';
-import { readPlainFile } from '../plain-file.ts';
 import {
   endSessionOf,
   isSameProcess,
@@ -41,7 +38,9 @@ import { FramedSocket, PROTOCOL_VERSION } from '../wire/framing.ts';
 import { readProcessRecord } from '../wire/process-record.ts';
 import { within } from '../within.ts';
 import { CellSleep } from './cell-sleep.ts';
+import { type GuestEnd, guestEndOf, refusalOf, usageOf } from './cell-words.ts';
 import type { CellGroups, ControlGroups } from './control-groups.ts';
+import { lastWordsOf, readTail, threadOf } from './last-words.ts';
 import { StartsUnderWay } from './starts-under-way.ts';
 
 /** How long a cell may take to say what its guests use, in ms. */
@@ -49,18 +48,6 @@ const MEASURE_LIMIT_MS = 500;
 
 /** Of what was killed with a guest so many are looked at in one go, 25 µs each: a guest may have started thousands. */
 const KILLED_AT_ONCE = 256;
-
-/** What an engine knows of an end, in the words of the cell's protocol. */
-const CAUSES = new Map(
-  (['heap_limit', 'memory_limit', 'start_failed'] as const).map((cause) => [cause as string, cause]),
-);
-
-/** The most that is told of a cell's last words. */
-const WORDS_CHARS = 400;
-/** What V8 says before it aborts a process. */
-const FATAL_ERROR = /^FATAL ERROR: .*/gm;
-/** How much is read of what a cell has left: a guest may have written there as much as it likes. */
-const TAIL_BYTES = 4 * 1024 * 1024;
 
 /** What a guest of a cell reports to the daemon. */
 export interface GuestObserver {
@@ -75,14 +62,6 @@ export interface GuestObserver {
   exited(end: GuestEnd): void;
   /** The cell is gone, and the guest, processes included, with it. `usage` is what was seen last. */
   lost(reason: LostReason, message: string, usage: Usage | undefined): void;
-}
-
-/** The end of a guest, in its cell's words. */
-export interface GuestEnd {
-  exit: GuestExit;
-  at: Moment;
-  /** That it had passed its soft memory limit, for people; told of before or not. */
-  warning: { message: string; at: Moment } | undefined;
 }
 
 /** Limits that a cell watches. */
@@ -628,62 +607,4 @@ export class CellProcess {
   #send(body: NonNullable<ToCell['body']>): void {
     this.#connection?.send({ body });
   }
-}
-
-/** What its cell tells, or has written down, of a guest's end. */
-export function guestEndOf(exited: Exited): GuestEnd {
-  const { memorySoft, bootId: boot } = exited;
-  const warning = memorySoft && { message: memorySoft.message, at: momentOf(memorySoft, boot) };
-  return { exit: guestExitOf(exited), at: momentOf(exited, boot), warning };
-}
-
-function guestExitOf({ exitCode, signal, cause, message, usage, stopReason, stopRung }: Exited): GuestExit {
-  const exit = { exitCode, signal: signal || undefined, message: message || undefined };
-  const stop = stopReason === '' ? undefined : { reason: stopReason as StopReason, rung: stopRung as Rung };
-  return { ...exit, cause: CAUSES.get(cause), usage: usage && usageOf(usage), stop };
-}
-
-/** When that was, in its cell's words: by the wall clock alone where the other is of another boot. */
-function momentOf({ atMs, monotonicMs }: Pick<Exited, 'atMs' | 'monotonicMs'>, boot: string): Moment {
-  return boot !== bootId() ? momentAt(atMs) : { atMs, monotonicMs };
-}
-
-function usageOf(usage: CellUsage): Usage {
-  const { userSeconds, systemSeconds, processes, threads } = usage;
-  return {
-    userSeconds,
-    systemSeconds,
-    processes,
-    threads,
-    memoryBytes: Number(usage.memoryBytes),
-    peakMemoryBytes: Number(usage.peakMemoryBytes),
-    heapBytes: Number(usage.heapBytes),
-    externalBytes: Number(usage.externalBytes),
-    wasmBytes: Number(usage.wasmBytes),
-    stdoutBytes: Number(usage.stdoutBytes),
-    stderrBytes: Number(usage.stderrBytes),
-    droppedBytes: Number(usage.droppedBytes),
-  };
-}
-
-/** Why input was refused; undefined where it was taken. */
-function refusalOf({ gapBehind, ended }: InputTaken): Error | undefined {
-  if (gapBehind !== undefined)
-    return new OutOfRangeError(`position is in the future: ${gapBehind} bytes of input were taken`);
-  return ended ? new FailedPreconditionError('the input has ended; it goes on no more') : undefined;
-}
-
-/** The thread that a report of a fatal error is about; 0 for one that names none. */
-function threadOf(report: string): number {
-  return Number(/"threadId":(\d+)/.exec(report)?.[1] ?? 0);
-}
-
-/** One line of it for people: behind V8's own is nothing but a stack. */
-function lastWordsOf(log: string): string {
-  const line = log.match(FATAL_ERROR)?.at(-1) ?? log.trimEnd().split('\n').at(-1) ?? '';
-  return line.trim().slice(0, WORDS_CHARS);
-}
-
-function readTail(path: string): string {
-  return readPlainFile(path, TAIL_BYTES)?.toString() ?? '';
 }

@@ -24,7 +24,7 @@ import { cutOutput } from '../output/output-files.ts';
 import { removeSpool } from '../output/spool.ts';
 import { endSessionOf } from '../processes.ts';
 import { removeTree } from '../remove-tree.ts';
-import type { GuestEnd, GuestObserver } from './cell-process.ts';
+import type { GuestObserver } from './cell-process.ts';
 import {
   type AdoptableCell,
   type CellOptions,
@@ -33,6 +33,7 @@ import {
   CellSupervisor,
   type EngineKind,
 } from './cell-supervisor.ts';
+import type { GuestEnd } from './cell-words.ts';
 import type { Dispatcher, Waiting } from './dispatcher.ts';
 import { ExecutionRecord, type LifecycleState, stopUnderWay } from './execution-record.ts';
 import type { ForceQueue } from './force-queue.ts';
