@@ -7,6 +7,7 @@ import {
   ExecTaskStreamingResponse as Response,
 } from '../gen/nomad/driver.ts';
 import { leavingOf, pump } from '../wire/calls.ts';
+import { within } from '../within.ts';
 import { exitOf } from './exit.ts';
 import { millisecondsOf, statusOf } from './rpc.ts';
 
@@ -14,6 +15,11 @@ import { millisecondsOf, statusOf } from './rpc.ts';
 const EVAL = 'elide-eval';
 /** How much output a health check is shown: the newest, as Nomad's own drivers keep it. */
 const COLLECTED_BYTES = 4096;
+/**
+ * After how long without output an empty message goes out, in ms. An agent sees that its caller is gone when it has
+ * something to hand on, and ends the call with the next: a silent command would outlive its caller. Clients pass over it.
+ */
+const HEARTBEAT_MS = 5_000;
 
 /** Hands in a command beside a task. Throws when there is no such task. */
 export type StartCommand = (
@@ -49,7 +55,9 @@ export async function execCollected(
 async function* responsesOf(output: ReturnType<Command['run']>, tty: boolean): AsyncGenerator<Response> {
   try {
     for (;;) {
-      const { done, value } = await output.next();
+      const next = output.next();
+      while (!(await within(HEARTBEAT_MS, next))) yield Response.create();
+      const { done, value } = await next;
       if (done) {
         yield Response.fromPartial({ stdout: { close: true } });
         if (!tty) yield Response.fromPartial({ stderr: { close: true } });

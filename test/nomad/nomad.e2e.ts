@@ -10,7 +10,7 @@ import { killTrees } from '../../src/processes.ts';
 import { Authority } from '../support/certificates.ts';
 import { temporaryDirectory } from '../support/daemon.ts';
 import { DaemonProcess } from '../support/daemon-process.ts';
-import { cellsBelow } from '../support/processes.ts';
+import { cellsBelow, processesWith } from '../support/processes.ts';
 import { Agent, type Allocation, until } from './agent.ts';
 import { findNomad } from './build-nomad.ts';
 
@@ -176,6 +176,20 @@ describe.skipIf(nomad === undefined)('on a real agent', { timeout: LIMIT_MS }, (
 
     expect(stdout).toMatch(/\/dev\/pts\/\d+\r\n/);
     expect(stdout).toContain('code 5');
+    await agent.stop(job);
+  });
+
+  test('a silent command ends with its caller, however that goes', async () => {
+    const job = await agent.run(code('javascript', WAIT.javascript), { Type: 'service' });
+    const { ID } = await agent.running(job);
+    const mark = `7${process.pid}`;
+    const caller = spawn(agent.nomad, ['alloc', 'exec', '-t=false', ID, 'sleep', mark], { env: agent.env });
+    // The caller has it in its own command line as well.
+    await until('it runs', async () => processesWith(`sleep ${mark}`).length > 1);
+
+    caller.kill('SIGKILL');
+
+    await until('it is gone', async () => processesWith(`sleep ${mark}`).length === 0);
     await agent.stop(job);
   });
 

@@ -1,10 +1,11 @@
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   ExecTaskStreamingRequest,
-  type ExecTaskStreamingResponse,
+  ExecTaskStreamingResponse,
   type TaskConfig,
   TaskState,
 } from '../../../src/gen/nomad/driver.ts';
@@ -195,6 +196,18 @@ describe('a command beside a task', () => {
     call.cancel();
 
     await eventually('it is gone', () => processesWith(`sleep ${mark}`).length === 0);
+  });
+
+  test('that is silent has empty messages, by which an agent sees that its caller is gone', async () => {
+    const call = host.driver.execTaskStreaming();
+    call.on('error', () => {});
+    call.write(ExecTaskStreamingRequest.fromPartial({ setup: { taskId: task.id, command: ['cat'] } }));
+
+    const [first] = await once(call, 'data');
+    const [second] = await once(call, 'data');
+
+    expect([first, second]).toEqual([ExecTaskStreamingResponse.create(), ExecTaskStreamingResponse.create()]);
+    call.cancel();
   });
 
   test.each([
