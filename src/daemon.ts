@@ -175,7 +175,10 @@ export class Daemon {
     // Before anything is made: throws where the boot has no name. What names of processes are made of is kept from here on.
     processName(process.pid);
     // Beside the rest: an interpreter that is found through a launcher takes a while.
-    const probed = Languages.probe(python, this.#probing.signal);
+    const probed = Languages.probe(python, this.#probing.signal, {
+      until: this.#left.signal,
+      found: (language, version) => this.#log.info({ language, version }, 'language available'),
+    });
     const directory = await StateDirectory.open(stateDir);
     this.#directory = directory;
     this.#spare = keepDescriptor();
@@ -283,11 +286,8 @@ export class Daemon {
     return this.#directory !== undefined && this.#stopping === undefined;
   }
 
-  /** What is not available is looked for again, so that a later call may tell of it. */
   languages(): Language[] {
-    const { languages } = this.#started();
-    this.#lookAgain(languages);
-    return languages.list();
+    return this.#started().languages.list();
   }
 
   /** Creates a session. The same id with the same configuration again answers with the session there is. */
@@ -333,7 +333,6 @@ export class Daemon {
   /** Accepts a snippet, and answers before it runs. The same id with the same request again answers alike. */
   async executeSnippet(snippet: Snippet): Promise<ExecutionSnapshot> {
     const { languages, journal, archive } = this.#accepting();
-    this.#lookAgain(languages);
     const session = this.#registry.session(snippet.sessionId);
     session.requireOpen();
     const node = { maxCodeBytes: this.config.maxCodeBytes, enforcement: this.enforcement() };
@@ -686,13 +685,6 @@ export class Daemon {
       },
     });
     return session;
-  }
-
-  #lookAgain(languages: Languages): void {
-    if (!this.healthy) return;
-    void languages.lookAgain(this.#left.signal, ({ name, version }) => {
-      this.#log.info({ language: name, version }, 'language available');
-    });
   }
 
   #requireRoomForSession(): void {

@@ -33,6 +33,8 @@ leaveRemovedDirectory();
 const program = new Command('elide-daemon')
   .description('Runs code snippets and small services in sessions, for clients of elide.daemon.v1alpha1.ExecutionApi.')
   .version(VERSION)
+  // Whose line it is in a log of many.
+  .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'elide-daemon: ')) })
   .option('--socket <path>', 'unix socket to serve (default: $ELIDE_DAEMON_SOCKET or /tmp/elide-daemon.sock)')
   .option('--tcp <host:port>', 'address to serve beside it; beyond loopback only with a token or client certificates')
   .option('--tls-cert <file>', 'certificate of the daemon on TCP, PEM; with --tls-key')

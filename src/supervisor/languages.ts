@@ -30,28 +30,37 @@ const LANGUAGES: Record<string, LanguageSpec> = {
 
 /** How long an interpreter may take to say its version, in ms. */
 const PROBE_LIMIT_MS = 30_000;
-/** How long one that was not found is not looked for again, in ms. */
+/** How long one that was not found is not looked for again: at least so many ms, and so many times as long as that took. */
 const LOOK_AGAIN_MS = 2_000;
+const LOOK_RATIO = 10;
 const OLDEST_PYTHON = [3, 9] as const;
 /** All that it says then. */
 const ANSWER = /^\d+\.\d+\.\d+ .*\n$/s;
 
+/** How long, by its abort signal, what was not found is looked for again; and what hears that it was found. */
+interface Looks {
+  until: AbortSignal;
+  found(name: string, version: string): void;
+}
+
 /** The languages of this node: what there is, and what each is called. */
 export class Languages {
   readonly #command: string;
+  readonly #looks: Looks;
   #python: Probed;
   #isLooking = false;
-  /** When Python was looked for last, on the monotonic clock. */
-  #lookedAtMs = performance.now();
+  /** On the monotonic clock. */
+  #lookAfterMs = performance.now() + LOOK_AGAIN_MS;
 
-  private constructor(command: string, python: Probed) {
+  private constructor(command: string, python: Probed, looks: Looks) {
     this.#command = command;
     this.#python = python;
+    this.#looks = looks;
   }
 
   /** Looks for the interpreters, until `signal` aborts. `python` is a name on the `PATH` or a path. */
-  static async probe(python: string, signal: AbortSignal): Promise<Languages> {
-    return new Languages(python, await probePython(python, signal));
+  static async probe(python: string, signal: AbortSignal, looks: Looks): Promise<Languages> {
+    return new Languages(python, await probePython(python, signal), looks);
   }
 
   /** The interpreter of Python's guests: what was found is what runs, also where that was a launcher that looks for it. */
@@ -59,33 +68,16 @@ export class Languages {
     return this.#python.executable || this.#command;
   }
 
-  /**
-   * Looks for what was not found, until `signal` aborts, and tells what is found then. A node that had too few processes or
-   * too little time as its daemon started is not without a language for that. Not soon after it was looked for.
-   */
-  async lookAgain(signal: AbortSignal, onFound: (language: Language) => void): Promise<void> {
-    const isEarly = performance.now() - this.#lookedAtMs < LOOK_AGAIN_MS;
-    if (this.#python.available || this.#isLooking || isEarly) return;
-    this.#isLooking = true;
-    const python = await probePython(this.#command, signal);
-    this.#isLooking = false;
-    this.#lookedAtMs = performance.now();
-    if (signal.aborted) return;
-    this.#python = python;
-    for (const language of this.list()) if (language.name === 'python' && language.available) onFound(language);
-  }
-
+  /** What did not answer is looked for again, so that a later call may tell of it. */
   list(): Language[] {
-    const node = { version: process.versions.node, available: true, message: '' };
-    const { executable: _, ...python } = this.#python;
-    const found = { javascript: node, typescript: node, python };
-    return Object.entries(found).map(([name, of]) => ({ name, aliases: specOf(name).aliases, ...of }));
+    void this.#lookAgain();
+    return this.#all();
   }
 
   /** The proper name of a language that may be called by an alias. Throws when there is none of that name. */
   resolve(nameOrAlias: string, field: string): string {
     const wanted = nameOrAlias.toLowerCase();
-    for (const { name, aliases } of this.list()) {
+    for (const { name, aliases } of this.#all()) {
       if (name === wanted || aliases.includes(wanted)) return name;
     }
     throw new InvalidArgumentError(`${field}: unknown language "${nameOrAlias}" (there are ${this.#names()})`);
@@ -93,10 +85,36 @@ export class Languages {
 
   /** Throws when the language is enabled in the session but cannot run on this node. */
   requireAvailable(name: string): void {
-    const language = this.list().find((known) => known.name === name);
+    const language = this.#all().find((known) => known.name === name);
     if (language?.available !== true) {
+      void this.#lookAgain();
       throw new FailedPreconditionError(`language "${name}" is not available on this node: ${language?.message}`);
     }
+  }
+
+  /**
+   * A node that had too few processes or too little time as its daemon started is not without a language for that. Not soon
+   * after it was looked for, the later the longer that took, and not for one that has said that it is too old.
+   */
+  async #lookAgain(): Promise<void> {
+    const beganMs = performance.now();
+    const { until, found } = this.#looks;
+    if (this.#python.version !== '' || this.#isLooking || until.aborted || beganMs < this.#lookAfterMs) return;
+    this.#isLooking = true;
+    const python = await probePython(this.#command, until);
+    const endedMs = performance.now();
+    this.#isLooking = false;
+    this.#lookAfterMs = endedMs + Math.max(LOOK_AGAIN_MS, (endedMs - beganMs) * LOOK_RATIO);
+    if (until.aborted) return;
+    this.#python = python;
+    if (python.available) found('python', python.version);
+  }
+
+  #all(): Language[] {
+    const node = { version: process.versions.node, available: true, message: '' };
+    const { executable: _, ...python } = this.#python;
+    const found = { javascript: node, typescript: node, python };
+    return Object.entries(found).map(([name, of]) => ({ name, aliases: specOf(name).aliases, ...of }));
   }
 
   #names(): string {

@@ -7,6 +7,7 @@ import {
   lstatSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -416,6 +417,38 @@ describe('an interpreter that does not say its version', () => {
     expect(await refused).toMatch(/is in use by another daemon/);
     await eventually('it is gone', () => !isThere());
   });
+});
+
+test.each([
+  ['an unknown flag', ['--bogus'], "elide-daemon: unknown option '--bogus'\n"],
+  ['a word that is none', ['start'], 'elide-daemon: too many arguments. Expected 0 arguments but got 1: start.\n'],
+  [
+    'a level that is none',
+    ['--log-level', 'loud'],
+    "elide-daemon: option '--log-level <level>' argument 'loud' is invalid.",
+  ],
+])('%s is refused in the name of the daemon', (_, flags, message) => {
+  const { status, stderr } = spawnSync(process.execPath, [join(DIST, 'main.js'), ...flags], { encoding: 'utf8' });
+
+  expect(status).toBe(1);
+  expect(stderr.startsWith(message)).toBe(true);
+});
+
+test('an interpreter that says it is too old is not asked again', async () => {
+  const { root } = places();
+  const [python, asked] = [join(root, 'python'), join(root, 'asked')];
+  writeFileSync(python, `#!/bin/sh\necho x >> ${asked}\necho 3.8.0 /none\n`, { mode: 0o755 });
+  await using node = await TestDaemon.start({ python });
+  const known = () => node.daemon.languages().find(({ name }) => name === 'python');
+  const startedMs = performance.now();
+
+  await eventually(
+    'it would be looked for again',
+    () => known() !== undefined && performance.now() - startedMs > 2_500,
+  );
+
+  expect(known()?.message).toBe(`${python} is 3.8.0; 3.9 is the oldest`);
+  expect(readFileSync(asked, 'utf8')).toBe('x\n');
 });
 
 test('an interpreter that is not found as the daemon starts is found later, also for a session that is there', async () => {

@@ -56,7 +56,10 @@ test('what an execution does not say it has from its session, and a ceiling is a
 });
 
 test('whatever daemon, session and execution say: what comes of it is never above a ceiling', async () => {
-  const languages = await Languages.probe('none', new AbortController().signal);
+  const languages = await Languages.probe('none', AbortSignal.timeout(60_000), {
+    until: AbortSignal.abort(),
+    found: () => {},
+  });
   const figure = fc.option(fc.integer({ min: 16, max: 40 }), { nil: undefined });
   const said = fc.record({
     name: fc.constantFrom(...names),
