@@ -122,6 +122,30 @@ test('output that cannot be written is an error of the program', async () => {
   expect(thrown).toMatchObject({ exitCode: 0, err: expect.stringMatching(/ENOSPC\n$/) });
 });
 
+test.each([
+  ['', "process.stdin.on('data', () => {}).unref()"],
+  [' in a listener', "process.stdin.on('data', () => process.stdin.unref())"],
+  [' once it is read by lines', "require('readline').createInterface({ input: process.stdin }); process.stdin.unref()"],
+])('standard input that a program lets go%s does not hold it', async (_, code) => {
+  const running = shared.start(code, { stdin: true });
+
+  await running.guest.write(Buffer.from('one\n'), false);
+
+  expect(await running.result).toMatchObject({ exitCode: 0 });
+});
+
+test('standard input that a program lets go and takes again holds it', async () => {
+  const running = shared.start(
+    "process.stdin.on('data', (data) => console.log('got ' + data)).unref(); process.stdin.ref(); console.log('read')",
+    { stdin: true },
+  );
+  await running.printed('read\n');
+
+  await running.guest.write(Buffer.from('one'), true);
+
+  expect(await running.result).toMatchObject({ out: 'read\ngot one\n', exitCode: 0 });
+});
+
 test('standard input that was not asked for is at its end', async () => {
   expect((await shared.run('process.stdin.on("end", () => console.log("end")).resume()')).out).toBe('end\n');
   expect((await shared.run('console.log(JSON.stringify(require("fs").readFileSync(0, "utf8")))')).out).toBe('""\n');

@@ -19,6 +19,8 @@ let ended = false;
 let wanted = false;
 /** The program has paused the stream, so waiting for more does not hold it. */
 let paused = false;
+/** The program has said that it does not wait for input (`unref`): what reads it does not hold it either. */
+let released = false;
 let handleMessage: (message: CellMessage) => void = () => {};
 
 /** `process.stdin`, fed by the cell. It holds the event loop only while it waits for data, as a pipe does. */
@@ -29,16 +31,21 @@ export function createInput(): StandardInput {
   const input = new Readable({
     read() {
       wanted = true;
-      if (!paused) program.control?.ref();
+      if (!paused && !released) program.control?.ref();
       supply(input);
     },
   }) as StandardInput;
+  const hold = () => {
+    if (wanted && !released) program.control?.ref();
+  };
   input.fd = 0;
   input.ref = () => {
-    if (wanted) program.control?.ref();
+    released = false;
+    hold();
     return input;
   };
   input.unref = () => {
+    released = true;
     program.control?.unref();
     return input;
   };
@@ -50,13 +57,13 @@ export function createInput(): StandardInput {
   };
   input.resume = function resumeInput() {
     paused = false;
-    input.ref();
+    hold();
     return apply(resume, this, []) as StandardInput;
   };
   input.on = function onInput(this: Readable, ...args: unknown[]) {
     if (args[0] === 'readable') {
       paused = false;
-      input.ref();
+      hold();
     }
     return apply(on, this, args as never) as StandardInput;
   } as typeof input.on;
