@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { ProcessEngine } from '../../src/cell/process-engine.ts';
 import { EngineHarness, Harness } from './javascript-harness.ts';
 
@@ -189,6 +189,33 @@ test.each([
 
   const shown = (text: string) => text.slice(text.indexOf('Error: failed')).replace(/^ +at .*?(?= \{$|$)/gm, '');
   expect(shown(err)).toBe(shown(node.stderr));
+});
+
+describe.each([
+  ['thread', threads],
+  ['process', processes],
+])('in a %s', (_, harness) => {
+  const shownBy = (inspection: string) =>
+    `class Shown extends Error { [Symbol.for('nodejs.util.inspect.custom')]() { ${inspection} } } throw new Shown('failed')`;
+
+  test.each([
+    ['whose own inspection throws', shownBy("throw new Error('again')")],
+    ['whose own inspection returns nothing', shownBy('')],
+    ['whose own inspection returns a text', shownBy("return 'mine'")],
+    ['of an assertion', 'require("node:assert").deepStrictEqual({ a: 1, b: [1, 2] }, { a: 1, b: [1, 3] })'],
+    ['of an emitter', "new (require('node:events'))().emit('error', new Error('failed'))"],
+    ['of a server', "const net = require('node:net'); net.createServer().listen('/none/s')"],
+  ])('an error %s is written as by node', async (name, code) => {
+    const mainPath = join(harness.root, 'shown.js');
+    writeFileSync(mainPath, code);
+    const node = spawnSync(process.execPath, [mainPath], { encoding: 'utf8' });
+
+    const { err } = await harness.run(code, { mainPath, writeMain: false });
+
+    // Behind the line of code, which for some is one of Node's own.
+    const shown = (text: string) => text.slice(text.indexOf('\n\n')).replace(/^ +at .*?(?= \{$|$)\n?/gm, '');
+    expect(shown(err), name).toBe(shown(node.stderr));
+  });
 });
 
 test.each([

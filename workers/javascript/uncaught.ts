@@ -19,9 +19,13 @@ const HANDLER_THREW = 7;
 /** How deep Node shows such an error at least. */
 const DEPTH = 5;
 
+/** What Node calls that. */
+const EMITTER = 'kEnhanceStackBeforeInspector';
+
 const emit = process.emit as (...args: unknown[]) => boolean;
 const reallyExit = (process as unknown as { reallyExit(code: number): never }).reallyExit.bind(process);
 const { apply } = Reflect;
+const { getOwnPropertySymbols } = Object;
 const hasCapture = process.hasUncaughtExceptionCaptureCallback;
 
 /** What is given a function that handles errors before any listener hears of them. */
@@ -146,13 +150,23 @@ function describe(error: unknown): string {
   const version = `\n\nNode.js ${process.version}\n`;
   let text: string;
   try {
-    text = inspect(error, { depth: max(inspect.defaultOptions.depth ?? Infinity, DEPTH) });
+    addEmitter(error);
+    // Nobody else's view of it: an error's own inspection may show anything, or fail.
+    text = inspect(error, { depth: max(inspect.defaultOptions.depth ?? Infinity, DEPTH), customInspect: false });
   } catch {
     return `Uncaught error that cannot be shown${version}`;
   }
   if (!(error instanceof Error)) return `Uncaught:\n${text}${version}`;
   text = text.replace(OWN_FRAME, '');
   return `${codeFrame(text)}${text}${version}`;
+}
+
+/** Node keeps with an error that nobody listened for how to add to its stack who emitted it, and adds it before it shows it. */
+function addEmitter(error: unknown): void {
+  if (!(error instanceof Error)) return;
+  const key = getOwnPropertySymbols(error).find(({ description }) => description === EMITTER);
+  const enhanced = key && (error as unknown as Record<symbol, () => unknown>)[key]?.();
+  if (typeof enhanced === 'string') error.stack = enhanced;
 }
 
 /** `file:line`, that line, a caret. Empty when the stack starts with it already, as a SyntaxError's does. */
