@@ -205,6 +205,7 @@ describe.each([
     ['of an assertion', 'require("node:assert").deepStrictEqual({ a: 1, b: [1, 2] }, { a: 1, b: [1, 3] })'],
     ['of an emitter', "new (require('node:events'))().emit('error', new Error('failed'))"],
     ['of a server', "const net = require('node:net'); net.createServer().listen('/none/s')"],
+    ['of a module that is not there', "require('./none')"],
   ])('an error %s is written as by node', async (name, code) => {
     const mainPath = join(harness.root, 'shown.js');
     writeFileSync(mainPath, code);
@@ -216,6 +217,27 @@ describe.each([
     const shown = (text: string) => text.slice(text.indexOf('\n\n')).replace(/^ +at .*?(?= \{$|$)\n?/gm, '');
     expect(shown(err), name).toBe(shown(node.stderr));
   });
+});
+
+test.each([
+  ['thread', threads],
+  ['process', processes],
+])('what a %s does not find it misses in its own line, and in no file that runs beside it', async (_, harness) => {
+  const code = `const { createRequire } = require('node:module');
+    const tell = (error) => console.log(error.stack);
+    try { require('./none') } catch (error) { tell(error) }
+    try { createRequire('/none.js')('none') } catch (error) { tell(error) }
+    import('./none.mjs').catch(tell);`;
+
+  const { out } = await harness.run(code);
+
+  expect(out).not.toMatch(/workers|customization_hooks/);
+  expect(out.match(/Cannot find module 'none'|ERR_MODULE_NOT_FOUND|main\.js:\d(?=:)/g)).toEqual([
+    'main.js:3',
+    "Cannot find module 'none'",
+    'main.js:4',
+    'ERR_MODULE_NOT_FOUND',
+  ]);
 });
 
 test.each([

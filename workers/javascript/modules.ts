@@ -5,8 +5,18 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
 import type { MainSource } from '../../src/cell/messages.ts';
 import { packageType, transformTypeScript } from './source.ts';
+import { OWN_FRAME } from './uncaught.ts';
 
 const TYPESCRIPT = /^file:.*\.[cm]?tsx?$/;
+
+/** How many frames a hook puts on the stack of what Node throws when it finds no module, at most. */
+const HOOK_FRAMES = 8;
+/** Those of Node's that are there for hooks only. */
+const HOOK_FRAME = /^ +at .*\(node:internal\/modules\/customization_hooks:.*\n?/gm;
+const ANY_FRAME = /^ +at .*\n?/gm;
+
+/** The program, where it is served from memory. */
+let main: { names: string[]; url: string; format: string; code: string } | undefined;
 
 /**
  * Lets programs import TypeScript files with everything Node's own type stripping refuses (enums, namespaces), and has
@@ -15,11 +25,13 @@ const TYPESCRIPT = /^file:.*\.[cm]?tsx?$/;
 export function hookModules(prepareBuiltin: (name: string) => void): void {
   registerHooks({
     resolve(specifier, context, next) {
-      const result = next(specifier, context);
+      if (main?.names.includes(specifier)) return { url: main.url, format: main.format, shortCircuit: true };
+      const result = unseen(() => next(specifier, context));
       if (result.url.startsWith('node:')) prepareBuiltin(result.url);
       return result;
     },
     load(url, context, next) {
+      if (url === main?.url) return { format: main.format, source: main.code, shortCircuit: true };
       if (!TYPESCRIPT.test(url)) return next(url, context);
       const path = fileURLToPath(url);
       const result = transformTypeScript(path, readFileSync(path, 'utf8'));
@@ -31,19 +43,30 @@ export function hookModules(prepareBuiltin: (name: string) => void): void {
 }
 
 /** Serves `source` as the file that it lies in, whether or not there is one; `mainPath` may be a link to it. */
-export function serveMain(mainPath: string, source: MainSource): void {
-  const { path } = source;
-  const mainUrl = pathToFileURL(path).href;
-  const format = source.format === 'syntax' ? formatBySyntax(source.code) : source.format;
-  registerHooks({
-    resolve(specifier, context, next) {
-      if (specifier !== mainPath && specifier !== path && specifier !== mainUrl) return next(specifier, context);
-      return { url: mainUrl, format, shortCircuit: true };
-    },
-    load(url, context, next) {
-      return url === mainUrl ? { format, source: source.code, shortCircuit: true } : next(url, context);
-    },
-  });
+export function serveMain(mainPath: string, { path, code, format }: MainSource): void {
+  const url = pathToFileURL(path).href;
+  main = { names: [mainPath, path, url], url, format: format === 'syntax' ? formatBySyntax(code) : format, code };
+}
+
+/** What `next` does, but that the stack of what it throws has as many of the program's frames as without a hook. */
+function unseen<T>(next: () => T): T {
+  const limit = Error.stackTraceLimit;
+  if (typeof limit !== 'number') return next();
+  Reflect.set(Error, 'stackTraceLimit', limit + HOOK_FRAMES);
+  try {
+    return next();
+  } catch (error) {
+    if (error instanceof Error && typeof error.stack === 'string') hideHook(error, error.stack, limit);
+    throw error;
+  } finally {
+    Reflect.set(Error, 'stackTraceLimit', limit);
+  }
+}
+
+function hideHook(error: Error, stack: string, limit: number): void {
+  let seen = 0;
+  const shown = stack.replace(OWN_FRAME, '').replace(HOOK_FRAME, '');
+  Reflect.set(error, 'stack', shown.replace(ANY_FRAME, (frame) => (++seen > limit ? '' : frame)).trimEnd());
 }
 
 /** How Node treats a file: by its extension, else the nearest package.json's `type`, else its syntax. */

@@ -32,11 +32,12 @@ const hasCapture = process.hasUncaughtExceptionCaptureCallback;
 const CAPTURING = ['setUncaughtExceptionCaptureCallback', 'addUncaughtExceptionCaptureCallback'] as const;
 
 /** Stack frames of the files that run beside a guest: not the guest's business. All of ours are built into one directory. */
-const OWN_FRAME = new RegExp(
+export const OWN_FRAME = new RegExp(
   `^ +at .*(?:${quote(fileURLToPath(new URL('.', import.meta.url)))}|/piscina/dist/).*\n?`,
   'gm',
 );
-const FRAME = /^ +at (?:.*\()?((?:file:\/\/)?\/[^\n]*?):(\d+):(\d+)\)?$/m;
+/** The last one is followed by what else the error holds. */
+const FRAME = /^ +at (?:.*\()?((?:file:\/\/)?\/[^\n]*?):(\d+):(\d+)\)?(?: \{)?$/m;
 
 function quote(text: string): string {
   return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
