@@ -39,6 +39,27 @@ test.each(['on', 'once', 'addListener', 'prependListener', 'prependOnceListener'
   },
 );
 
+test('a handler runs in the asynchronous context of the first', async () => {
+  const code = `const { AsyncLocalStorage } = require('node:async_hooks');
+    const storage = new AsyncLocalStorage();
+    storage.run(7, () => process.on('SIGTERM', () => { console.log(storage.getStore()); process.exit() }));
+    setInterval(() => {}, 1000); console.log('ready')`;
+  const running = shared.start(code);
+  await running.printed('ready');
+
+  running.guest.signal('SIGTERM');
+
+  expect(await running.result).toMatchObject({ exitCode: 0, out: 'ready\n7\n' });
+});
+
+test.each(['SIGKILL', 'SIGSTOP'])('nobody hears %s, and who wants to is told so', async (name) => {
+  const code = `try { process.on('${name}', () => {}) } catch ({ message, code, errno, syscall }) {
+    console.log(message, code, errno, syscall, process.listenerCount('${name}')) }`;
+  const node = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8' });
+
+  expect(await shared.run(code)).toMatchObject({ out: node.stdout, exitCode: 0 });
+});
+
 test.each([
   ['SIGTERM', 143],
   ['SIGINT', 130],

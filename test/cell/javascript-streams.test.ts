@@ -146,6 +146,17 @@ test('standard input that a program lets go and takes again holds it', async () 
   expect(await running.result).toMatchObject({ out: 'read\ngot one\n', exitCode: 0 });
 });
 
+test('standard input is heard in the asynchronous context in which it was first read', async () => {
+  const code = `const { AsyncLocalStorage } = require('node:async_hooks');
+    const storage = new AsyncLocalStorage();
+    storage.run(7, () => process.stdin.on('data', (data) => console.log(data + storage.getStore())).on('end', () => console.log(storage.getStore())))`;
+  const running = shared.start(code, { stdin: true });
+
+  await running.guest.write(Buffer.from('one'), true);
+
+  expect(await running.result).toMatchObject({ out: 'one7\n7\n', exitCode: 0 });
+});
+
 test('standard input that was not asked for is at its end', async () => {
   expect((await shared.run('process.stdin.on("end", () => console.log("end")).resume()')).out).toBe('end\n');
   expect((await shared.run('console.log(JSON.stringify(require("fs").readFileSync(0, "utf8")))')).out).toBe('""\n');

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter } from 'node:events';
 import fs, { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -6,6 +7,7 @@ import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts'
 import { noteEarlyEnd } from './usage.ts';
 
 const { apply } = Reflect;
+const { snapshot } = AsyncLocalStorage;
 const { readFileSync } = fs;
 const { and: atomicAnd, compareExchange, exchange, load: atomicLoad, notify, or: atomicOr, wait, waitAsync } = Atomics;
 
@@ -20,19 +22,12 @@ const later = setImmediate;
 
 /** Publishes which signals the guest listens for, so that the cell can act while this thread is busy. */
 export function watchListeners(): void {
-  const methods = [
-    'on',
-    'addListener',
-    'once',
-    'prependListener',
-    'prependOnceListener',
-    'off',
-    'removeListener',
-    'removeAllListeners',
-  ] as const;
-  for (const method of methods) {
+  const adding = ['on', 'addListener', 'once', 'prependListener', 'prependOnceListener'] as const;
+  for (const method of [...adding, 'off', 'removeListener', 'removeAllListeners'] as const) {
+    const adds = (adding as readonly string[]).includes(method);
     const original = process[method] as (...args: unknown[]) => unknown;
     define(process, method, function listen(this: NodeJS.Process, ...args: unknown[]) {
+      if (adds) requireHearable(args[0]);
       const result = apply(original, this, args);
       if (args.length === 0) for (const name of Object.keys(numbers)) publish(name);
       else publish(args[0]);
@@ -41,17 +36,33 @@ export function watchListeners(): void {
   }
 }
 
+/** No process hears these; Node says so in these words. */
+function requireHearable(name: unknown): void {
+  if (name !== 'SIGKILL' && name !== 'SIGSTOP') return;
+  const syscall = 'uv_signal_start';
+  throw Object.assign(new Error(`${syscall} EINVAL`), { errno: -constants.errno.EINVAL, code: 'EINVAL', syscall });
+}
+
+/** In what asynchronous context each signal is heard: its first listener's. */
+const contexts: Record<string, ReturnType<typeof snapshot> | undefined> = Object.create(null);
+
 function publish(name: unknown): void {
   if (typeof name !== 'string') return;
   const number = signalNumber(name);
   if (number === undefined || number > 31) return;
-  if (apply(listenerCount, process, [name]) > 0) atomicOr(program.shared, SHARED.listened, 1 << number);
-  else atomicAnd(program.shared, SHARED.listened, ~(1 << number));
+  if (apply(listenerCount, process, [name]) > 0) {
+    contexts[name] ??= snapshot();
+    atomicOr(program.shared, SHARED.listened, 1 << number);
+  } else {
+    contexts[name] = undefined;
+    atomicAnd(program.shared, SHARED.listened, ~(1 << number));
+  }
 }
 
 /** Gives a signal to the guest's listener; without one, takes the default action. */
 export function deliver(name: string, number: number): void {
-  if (apply(listenerCount, process, [name]) > 0) apply(emit as never, process, [name, name, number]);
+  const hear = () => apply(emit as never, process, [name, name, number]);
+  if (apply(listenerCount, process, [name]) > 0) (contexts[name] ?? snapshot())(hear);
   else if (!HARMLESS_SIGNALS.has(name)) endBySignal(number);
 }
 
