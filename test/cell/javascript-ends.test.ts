@@ -219,6 +219,29 @@ describe.each([
   });
 });
 
+describe.each([
+  ['thread', threads],
+  ['process', processes],
+])('in a %s', (_, harness) => {
+  test.each([
+    ['imports', "import './broken.mjs'"],
+    ['imports later', "await import('./broken.mjs')"],
+    ['is', "import './sound.mjs';\nconst a = ;"],
+    ['is, and that declares a name twice', "import './sound.mjs';\nlet a; let a;"],
+  ])('a module that does not parse, which a program %s, is named with its line as by node', async (_name, code) => {
+    const mainPath = join(harness.root, 'main.mjs');
+    writeFileSync(mainPath, code);
+    writeFileSync(join(harness.root, 'sound.mjs'), 'export const b = 1;');
+    writeFileSync(join(harness.root, 'broken.mjs'), "import './sound.mjs';\nlet x = {;\n");
+    const node = spawnSync(process.execPath, [mainPath], { encoding: 'utf8' });
+
+    const { err } = await harness.run(code, { mainPath, writeMain: false });
+
+    const shown = (text: string) => text.slice(0, text.indexOf('\n', text.indexOf('SyntaxError')));
+    expect(shown(err)).toBe(shown(node.stderr));
+  });
+});
+
 test.each([
   ['thread', threads],
   ['process', processes],

@@ -4,8 +4,8 @@ import { dirname, extname } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
 import type { MainSource } from '../../src/cell/messages.ts';
-import { packageType, transformTypeScript } from './source.ts';
-import { OWN_FRAME } from './uncaught.ts';
+import { OWN_FRAME } from './own-frame.ts';
+import { packageType, syntaxErrorAt, transformTypeScript } from './source.ts';
 
 const TYPESCRIPT = /^file:.*\.[cm]?tsx?$/;
 
@@ -14,6 +14,10 @@ const HOOK_FRAMES = 8;
 /** Those of Node's that are there for hooks only. */
 const HOOK_FRAME = /^ +at .*\(node:internal\/modules\/customization_hooks:.*\n?/gm;
 const ANY_FRAME = /^ +at .*\n?/gm;
+
+/** Of the modules that were given out the newest: one that does not parse is among them. */
+const given: string[] = [];
+const MOST_GIVEN = 16;
 
 /** The program, where it is served from memory. */
 let main: { names: string[]; url: string; format: string; code: string } | undefined;
@@ -31,8 +35,15 @@ export function hookModules(prepareBuiltin: (name: string) => void): void {
       return result;
     },
     load(url, context, next) {
-      if (url === main?.url) return { format: main.format, source: main.code, shortCircuit: true };
-      if (!TYPESCRIPT.test(url)) return next(url, context);
+      if (url === main?.url) {
+        note(url, main.format);
+        return { format: main.format, source: main.code, shortCircuit: true };
+      }
+      if (!TYPESCRIPT.test(url)) {
+        const result = next(url, context);
+        note(url, result.format);
+        return result;
+      }
       const path = fileURLToPath(url);
       const result = transformTypeScript(path, readFileSync(path, 'utf8'));
       if (!result.ok) throw new SyntaxError(result.message);
@@ -46,6 +57,23 @@ export function hookModules(prepareBuiltin: (name: string) => void): void {
 export function serveMain(mainPath: string, { path, code, format }: MainSource): void {
   const url = pathToFileURL(path).href;
   main = { names: [mainPath, path, url], url, format: format === 'syntax' ? formatBySyntax(code) : format, code };
+}
+
+function note(url: string, format: string | null | undefined): void {
+  if (format === 'module' && url.startsWith('file:') && given.unshift(url) > MOST_GIVEN) given.length = MOST_GIVEN;
+}
+
+/** Which of the modules does not parse, and where: line and column from 1. Undefined where all do. */
+export function brokenModule(): { url: string; code: string; line: number; column: number } | undefined {
+  for (const url of given) {
+    const path = fileURLToPath(url);
+    const code = url === main?.url ? main.code : readFileSync(path, 'utf8');
+    const at = syntaxErrorAt(path, code);
+    if (at === undefined) continue;
+    const lines = code.slice(0, at).split('\n');
+    return { url, code, line: lines.length, column: (lines.at(-1) as string).length + 1 };
+  }
+  return undefined;
 }
 
 /** What `next` does, but that the stack of what it throws has as many of the program's frames as without a hook. */

@@ -8,22 +8,26 @@ import type { MainSource, ProgramTask } from '../../src/cell/messages.ts';
 export type Transformed = { ok: true; code: string } | Failed;
 type Failed = { ok: false; message: string };
 
-let transformSync: typeof TransformSync | undefined;
+let loaded: typeof TransformSync | undefined;
+
+/** Loaded when first needed: its native library costs a thread that only runs JavaScript time and memory. */
+function transformer(): typeof TransformSync {
+  loaded ??= (createRequire(import.meta.url)('oxc-transform') as { transformSync: typeof TransformSync }).transformSync;
+  return loaded;
+}
 
 /**
  * Turns TypeScript into JavaScript with an inline source map: enums, namespaces and parameter properties included, types
  * not checked. `path` decides the dialect (`.tsx` knows JSX) and is what stack traces name.
  */
 export function transformTypeScript(path: string, code: string): Transformed {
-  // Loaded when first needed: its native library costs a thread that only runs JavaScript time and memory.
-  transformSync ??= (createRequire(import.meta.url)('oxc-transform') as { transformSync: typeof TransformSync })
-    .transformSync;
   const options: TransformOptions = {
     lang: /\.[jt]sx$/.test(path) ? 'tsx' : 'ts',
     target: 'esnext',
     sourcemap: true,
     typescript: { onlyRemoveTypeImports: false },
   };
+  const transformSync = transformer();
   let result = transformSync(path, code, options);
   if (result.errors.length > 0) {
     // A script may not hold everything that CommonJS may, such as `using` at its top level.
@@ -36,6 +40,12 @@ export function transformTypeScript(path: string, code: string): Transformed {
   const map = { ...result.map, sources: [path], sourcesContent: [code] };
   const encoded = Buffer.from(JSON.stringify(map)).toString('base64');
   return { ok: true, code: `${result.code}\n//# sourceMappingURL=data:application/json;base64,${encoded}\n` };
+}
+
+/** At which character a JavaScript module does not parse; undefined where it does. */
+export function syntaxErrorAt(path: string, code: string): number | undefined {
+  const [error] = transformer()(path, code, { lang: 'js', sourceType: 'module' }).errors;
+  return error && (error.labels.at(-1)?.start ?? 0);
 }
 
 /** The `source` of a program, as JavaScript. */

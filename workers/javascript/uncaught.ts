@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
+import { brokenModule } from './modules.ts';
+import { OWN_FRAME } from './own-frame.ts';
 import { define, program, standIn } from './program.ts';
 import { SHARED } from './shared.ts';
 import { isExiting, noteEarlyEnd } from './usage.ts';
@@ -31,17 +33,10 @@ const hasCapture = process.hasUncaughtExceptionCaptureCallback;
 /** What is given a function that handles errors before any listener hears of them. */
 const CAPTURING = ['setUncaughtExceptionCaptureCallback', 'addUncaughtExceptionCaptureCallback'] as const;
 
-/** Stack frames of the files that run beside a guest: not the guest's business. All of ours are built into one directory. */
-export const OWN_FRAME = new RegExp(
-  `^ +at .*(?:${quote(fileURLToPath(new URL('.', import.meta.url)))}|/piscina/dist/).*\n?`,
-  'gm',
-);
+/** Of what compiles modules. */
+const MODULE_FRAME = /^ +at .*\(node:internal\/modules\/esm\//m;
 /** The last one is followed by what else the error holds. */
 const FRAME = /^ +at (?:.*\()?((?:file:\/\/)?\/[^\n]*?):(\d+):(\d+)\)?(?: \{)?$/m;
-
-function quote(text: string): string {
-  return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-}
 
 /**
  * Writes the error that ends the program, and ends it, as Node does for a program's main thread. Node's own way for a
@@ -159,7 +154,7 @@ function describe(error: unknown): string {
   }
   if (!(error instanceof Error)) return `Uncaught:\n${text}${version}`;
   text = text.replace(OWN_FRAME, '');
-  return `${codeFrame(text)}${text}${version}`;
+  return `${codeFrame(text) || (error instanceof SyntaxError ? moduleFrame(text) : '')}${text}${version}`;
 }
 
 /** Node keeps with an error that nobody listened for how to add to its stack who emitted it, and adds it before it shows it. */
@@ -170,6 +165,22 @@ function addEmitter(error: unknown): void {
   if (typeof enhanced === 'string') error.stack = enhanced;
 }
 
+/** The same for a SyntaxError of a module, whose stack does not say where it is. */
+function moduleFrame(stack: string): string {
+  if (/^(?:\/|file:)/.test(stack) || FRAME.test(stack) || !MODULE_FRAME.test(stack)) return '';
+  try {
+    const broken = brokenModule();
+    return broken ? frameOf(broken.url, broken.code, broken.line, broken.column) : '';
+  } catch {
+    return '';
+  }
+}
+
+function frameOf(file: string, source: string, line: number, column: number): string {
+  const text = source.split('\n')[line - 1];
+  return text === undefined ? '' : `${file}:${line}\n${text}\n${' '.repeat(column - 1)}^\n\n`;
+}
+
 /** `file:line`, that line, a caret. Empty when the stack starts with it already, as a SyntaxError's does. */
 function codeFrame(stack: string): string {
   const match = FRAME.exec(stack);
@@ -178,9 +189,7 @@ function codeFrame(stack: string): string {
   try {
     const path = file.startsWith('file:') ? fileURLToPath(file) : file;
     const source = program.mainSource?.path === path ? program.mainSource.code : readFileSync(path, 'utf8');
-    const text = source.split('\n')[Number(line) - 1];
-    if (text === undefined) return '';
-    return `${file}:${line}\n${text}\n${' '.repeat(Number(column) - 1)}^\n\n`;
+    return frameOf(file, source, Number(line), Number(column));
   } catch {
     return '';
   }
