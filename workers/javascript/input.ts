@@ -1,6 +1,6 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { Readable } from 'node:stream';
 import { receiveMessageOnPort } from 'node:worker_threads';
+import { type Context, callIn, currentContext } from './context.ts';
 import { type CellMessage, program, tell } from './program.ts';
 import { SHARED } from './shared.ts';
 
@@ -13,7 +13,6 @@ const BUFFER_BYTES = 65_536;
 const WAIT_MS = 1000;
 
 const { apply } = Reflect;
-const { snapshot } = AsyncLocalStorage;
 const chunks: Uint8Array[] = [];
 let bufferedBytes = 0;
 let untold = 0;
@@ -24,7 +23,7 @@ let paused = false;
 /** The program has said that it does not wait for input (`unref`): what reads it does not hold it either. */
 let released = false;
 /** The asynchronous context in which the program began to read; what comes is heard in it. */
-let context: ReturnType<typeof snapshot> | undefined;
+let context: Context;
 let handleMessage: (message: CellMessage) => void = () => {};
 
 /** `process.stdin`, fed by the cell. It holds the event loop only while it waits for data, as a pipe does. */
@@ -35,7 +34,7 @@ export function createInput(): StandardInput {
   const input = new Readable({
     read() {
       wanted = true;
-      context ??= snapshot();
+      context ??= currentContext();
       if (!paused && !released) program.control?.ref();
       supply(input);
     },
@@ -86,7 +85,7 @@ export function openInput(input: StandardInput, other: (message: CellMessage) =>
   handleMessage = (message) => {
     if (message.type !== 'input') return other(message);
     take(message);
-    (context ?? snapshot())(supply, input);
+    callIn(context, () => supply(input));
   };
   program.control?.on('message', handleMessage);
   program.control?.unref();

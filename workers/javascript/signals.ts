@@ -1,13 +1,12 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter } from 'node:events';
 import fs, { realpathSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
+import { type Context, callIn, currentContext } from './context.ts';
 import { absolute, define, program, setWorkingDirectory } from './program.ts';
 import { HARMLESS_SIGNALS, SHARED, signalName, signalNumber } from './shared.ts';
 import { noteEarlyEnd } from './usage.ts';
 
 const { apply } = Reflect;
-const { snapshot } = AsyncLocalStorage;
 const { readFileSync } = fs;
 const { and: atomicAnd, compareExchange, exchange, load: atomicLoad, notify, or: atomicOr, wait, waitAsync } = Atomics;
 
@@ -44,14 +43,14 @@ function requireHearable(name: unknown): void {
 }
 
 /** In what asynchronous context each signal is heard: its first listener's. */
-const contexts: Record<string, ReturnType<typeof snapshot> | undefined> = Object.create(null);
+const contexts: Record<string, Context> = Object.create(null);
 
 function publish(name: unknown): void {
   if (typeof name !== 'string') return;
   const number = signalNumber(name);
   if (number === undefined || number > 31) return;
   if (apply(listenerCount, process, [name]) > 0) {
-    contexts[name] ??= snapshot();
+    contexts[name] ??= currentContext();
     atomicOr(program.shared, SHARED.listened, 1 << number);
   } else {
     contexts[name] = undefined;
@@ -61,8 +60,10 @@ function publish(name: unknown): void {
 
 /** Gives a signal to the guest's listener; without one, takes the default action. */
 export function deliver(name: string, number: number): void {
-  const hear = () => apply(emit as never, process, [name, name, number]);
-  if (apply(listenerCount, process, [name]) > 0) (contexts[name] ?? snapshot())(hear);
+  const hear = () => {
+    apply(emit as never, process, [name, name, number]);
+  };
+  if (apply(listenerCount, process, [name]) > 0) callIn(contexts[name], hear);
   else if (!HARMLESS_SIGNALS.has(name)) endBySignal(number);
 }
 

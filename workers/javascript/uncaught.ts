@@ -159,10 +159,14 @@ function describe(error: unknown): string {
 
 /** Node keeps with an error that nobody listened for how to add to its stack who emitted it, and adds it before it shows it. */
 function addEmitter(error: unknown): void {
-  if (!(error instanceof Error)) return;
-  const key = getOwnPropertySymbols(error).find(({ description }) => description === EMITTER);
-  const enhanced = key && (error as unknown as Record<symbol, () => unknown>)[key]?.();
-  if (typeof enhanced === 'string') error.stack = enhanced;
+  try {
+    if (!(error instanceof Error)) return;
+    const key = getOwnPropertySymbols(error).find(({ description }) => description === EMITTER);
+    const enhanced = key && (error as unknown as Record<symbol, () => unknown>)[key]?.();
+    if (typeof enhanced === 'string') error.stack = enhanced;
+  } catch {
+    // It may be frozen.
+  }
 }
 
 /** The same for a SyntaxError of a module, whose stack does not say where it is. */
