@@ -161,6 +161,8 @@ export class CellProcess {
   readonly #bringing = new Set<string>();
   /** Processes that were killed with the cell. */
   #killed: Processes = new Map();
+  /** Node's ids of the guests that have ended: one whose end was told may still make V8 abort the process. */
+  readonly #endedThreads = new Set<number>();
   #gone = false;
   /** Left to the next daemon: what its process keeps is no longer this one's to remove. */
   #detached = false;
@@ -543,6 +545,7 @@ export class CellProcess {
     this.#guests.delete(exited.executionKey);
     this.#starts.answered(exited.executionKey);
     this.#sleep.onExit(exited.executionKey);
+    if (guest.thread > 0) this.#endedThreads.add(guest.thread);
     guest.remains?.close();
     for (const taken of guest.inputs) taken();
     this.#unacknowledged.add(exited.executionKey);
@@ -569,6 +572,8 @@ export class CellProcess {
     const why = isExhausted ? 'the heap of an execution reached its limit' : lastWordsOf(log);
     const message = `the cell ${how}${why === '' ? '' : `: ${why}`}`;
     const guests = [...this.#guests.values()];
+    // Of a thread that no guest is, the only one there has started it; one whose guest has ended is nobody's.
+    const isNested = exhausted !== undefined && guests.length === 1 && !this.#endedThreads.has(exhausted);
     this.#guests.clear();
     for (const { inputs } of guests) for (const taken of inputs) taken();
     // What ran away from all of that is still in the cell's control group.
@@ -583,7 +588,7 @@ export class CellProcess {
       remains?.save(outputDir, outputFiles);
       remains?.close();
       if (piped) removeSpool(outputDir);
-      const grew = exhausted !== undefined && (thread === exhausted || guests.length === 1);
+      const grew = thread === exhausted || isNested;
       if (grew) observer.lost('memory_exceeded', `its heap reached its limit: the cell ${how}`, usage);
       else observer.lost('cell_lost', message, usage);
     });

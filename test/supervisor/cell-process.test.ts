@@ -4,7 +4,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { Exited, FromCell, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
+import { Exited, FromCell, Started, ToCell } from '../../src/gen/elide/cell/v1/cell.ts';
 import { isAlive, startTimeOf } from '../../src/processes.ts';
 import { CellProcess, cellFiles, type GuestObserver } from '../../src/supervisor/cell-process.ts';
 import { ControlGroups } from '../../src/supervisor/control-groups.ts';
@@ -70,6 +70,32 @@ function timeOf(act: () => void): number {
   act();
   return performance.now() - startedMs;
 }
+
+test.each([
+  ['a guest that has ended', 3, 'cell_lost'],
+  ['a thread that the only guest has started', 5, 'memory_exceeded'],
+  ['the only guest', 4, 'memory_exceeded'],
+])('a cell that aborts for the heap of %s is told so of who is left', async (_, exhausted, reason) => {
+  const lost = Promise.withResolvers<string>();
+  const ended = Promise.withResolvers<void>();
+  const { cell, say, end, directory, files } = await cellOfOne({ ...NOBODY, exited: () => ended.resolve() });
+  cell.resume('neighbour', directory, { ...NOBODY, lost: (why) => lost.resolve(why) });
+  const at = { atMs: 1, monotonicMs: 1 };
+  for (const [executionKey, thread] of [
+    ['guest', 3],
+    ['neighbour', 4],
+  ] as const) {
+    say({ $case: 'started', value: Started.create({ executionKey, thread, ...at }) });
+  }
+  say({ $case: 'exited', value: Exited.create({ executionKey: 'guest', ...at }) });
+  await ended.promise;
+  writeFileSync(files.log, 'FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory\n');
+  writeFileSync(files.report, `{"header":{"threadId":${exhausted}}}`);
+
+  await end();
+
+  expect(await lost.promise).toBe(reason);
+});
 
 test('a guest is held up until all that was killed with it is gone, and who is gone is looked at once', async () => {
   const { cell, say } = await cellOfOne();
