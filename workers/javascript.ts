@@ -10,7 +10,7 @@ import { figuresOf, SHARED } from './javascript/shared.ts';
 import { deliver, watchListeners } from './javascript/signals.ts';
 import { replaceSurface } from './javascript/surface.ts';
 import { reportUncaught, reportUnsettled } from './javascript/uncaught.ts';
-import { atEnd, giveWay, noteBoot, noteEnd, noteStart, threadId } from './javascript/usage.ts';
+import { atEnd, giveWay, noteBoot, noteEnd, startOf, threadId } from './javascript/usage.ts';
 import { warmUp } from './javascript/warm-up.ts';
 import { OutputWriter } from './output-writer.ts';
 
@@ -99,7 +99,7 @@ export default async function run(task: ThreadTask): Promise<never> {
   taskPort?.close();
   Atomics.store(program.shared, SHARED.threads, threadId);
   // Not in what the program can find and change.
-  tell({ type: 'started', thread: threadId, ...noteStart() });
+  tell({ type: 'started', ...startOf() });
   Atomics.store(program.shared, SHARED.begun, 1);
   // Neither inside Piscina's promise, which would catch what the program throws, nor with a frame of ours on its stack.
   later(Module.runMain, task.mainPath);

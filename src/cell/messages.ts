@@ -58,11 +58,24 @@ export type CellMessage =
   | { type: 'signal'; name: NodeJS.Signals; number: number }
   | { type: 'input'; bytes: Uint8Array; end: boolean };
 
-/** What a thread has used of CPU time, in µs, before guest code runs in it (its boot is not the guest's), and its id, the kernel's. */
+/** What of a thread is not its guest's: what it was before guest code runs in it. */
 export interface ThreadStart {
+  /** Its id, the kernel's. */
   thread: number;
+  /** CPU time, in µs. */
   user: number;
   system: number;
+  /** When it had booted. */
+  booted: ThreadBoot;
+}
+
+/** What a thread held when it had booted, in bytes, and how many pages it had touched first by then: minor faults. */
+export interface ThreadBoot {
+  faults: number;
+  /** Of its heap, what was used, and the whole. */
+  usedBytes: number;
+  heapBytes: number;
+  externalBytes: number;
 }
 
 /** From the thread to the cell, over the control port. */

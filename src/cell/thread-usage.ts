@@ -13,7 +13,7 @@ import { readKernelFile } from '../proc-file.ts';
 import { childrenOfThread, isAlive, isOwnChild } from '../processes.ts';
 import { within } from '../within.ts';
 import { type GuestUsage, LARGEST_FIGURE } from './engine.ts';
-import type { ThreadStart } from './messages.ts';
+import type { ThreadBoot, ThreadStart } from './messages.ts';
 import { TreeMeter, type TreeUsage } from './process-tree.ts';
 import { type Cpu, Task } from './task.ts';
 import type { ThreadContext } from './thread-context.ts';
@@ -117,8 +117,8 @@ export class GuestMeter {
   readonly #thread: number;
   readonly #start: Cpu;
   readonly #limitBytes: number;
-  /** What its thread held when its program began. */
-  readonly booted: { heapBytes: number; externalBytes: number };
+  /** What of its thread is not its program's. */
+  readonly booted: ThreadBoot;
   #asking = false;
   #ended = false;
   #heap: { usedBytes: number; totalBytes: number; externalBytes: number };
@@ -150,7 +150,7 @@ export class GuestMeter {
     meter: ThreadMeter,
     context: ThreadContext,
     shared: Int32Array,
-    { thread, user, system }: ThreadStart,
+    { thread, user, system, booted }: ThreadStart,
     limitBytes = Number.POSITIVE_INFINITY,
   ) {
     this.#meter = meter;
@@ -160,9 +160,8 @@ export class GuestMeter {
     this.#thread = thread;
     this.#start = { userSeconds: user / 1e6, systemSeconds: system / 1e6 };
     this.#limitBytes = limitBytes;
-    const [usedBytes, externalBytes] = [this.#figure('startHeap'), this.#figure('startExternal')];
-    this.#heap = { usedBytes, totalBytes: usedBytes, externalBytes };
-    this.booted = { heapBytes: usedBytes, externalBytes };
+    this.#heap = { usedBytes: booted.usedBytes, totalBytes: booted.heapBytes, externalBytes: booted.externalBytes };
+    this.booted = booted;
   }
 
   /** What it uses now; within 100 ms also while its thread is stuck. */

@@ -40,6 +40,7 @@ interface Account extends ThreadMemory {
   /** Of its buffers, what was touched: only that is resident. */
   residentExternalBytes: number;
   unseenBytes: number;
+  isSampled: boolean;
 }
 
 /**
@@ -77,11 +78,10 @@ export class UnseenMemory<Thread> {
     return Math.round((this.#accounts.get(thread)?.unseenBytes ?? 0) * this.#share);
   }
 
-  /** A thread has booted, and holds so much; its program begins now. */
-  add(thread: Thread, booted: Pick<ThreadMemory, 'heapBytes' | 'externalBytes'>, process: ProcessMemory): void {
-    // Its boot touched some pages too, so that it may seem to have touched a few more.
-    const account = { ...booted, faults: 0, residentExternalBytes: booted.externalBytes, unseenBytes: 0 };
-    this.#accounts.set(thread, account);
+  /** A thread's program begins; when the thread had booted it was so. */
+  add(thread: Thread, { faults, heapBytes, externalBytes }: ThreadMemory, process: ProcessMemory): void {
+    const unknown = { residentExternalBytes: externalBytes, unseenBytes: 0, isSampled: false };
+    this.#accounts.set(thread, { faults, heapBytes, externalBytes, ...unknown });
     this.#recede(process);
   }
 
@@ -89,7 +89,7 @@ export class UnseenMemory<Thread> {
   remove(thread: Thread, look: () => ProcessMemory): void {
     const account = this.#accounts.get(thread);
     this.#accounts.delete(thread);
-    if (account === undefined || account.faults === 0) return;
+    if (account === undefined || !account.isSampled) return;
     const process = look();
     this.#leave(account.unseenBytes + grownBytes(account), process.nowMs);
     this.#recede(process);
@@ -216,7 +216,7 @@ function update(account: Account, now: ThreadMemory, bytesPerFault: number): num
   // A heap grows by pages V8 may hold already, but a buffer is resident only once it was touched.
   const kept = Math.min(now.externalBytes, account.residentExternalBytes);
   const filled = Math.min(now.externalBytes - kept, beyondHeap);
-  Object.assign(account, now, { residentExternalBytes: kept + filled });
+  Object.assign(account, now, { residentExternalBytes: kept + filled, isSampled: true });
   recognize(account, Math.max(0, heapGrowth - touched));
   return beyondHeap - filled;
 }

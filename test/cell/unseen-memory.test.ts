@@ -5,7 +5,7 @@ import { RETURN_HEAPS } from '../../src/cell-flags.ts';
 const MB = 1_000_000;
 /** What a thread that has booted takes of its process. */
 const THREAD_MB = process.execArgv.includes(RETURN_HEAPS) ? 5 : 3;
-const BOOTED = { heapBytes: 8.5 * MB, externalBytes: 0 };
+const BOOTED = { faults: 0, heapBytes: 8.5 * MB, externalBytes: 0 };
 
 /** A process whose memory the test moves, and a look at it each 20 ms. */
 class Process {
@@ -83,4 +83,15 @@ test('a process that holds less than its threads seem to for good has that room'
   sample('thread', 0, 30);
 
   expect(memory.of('thread')).toBeGreaterThan(25 * MB);
+});
+
+test('what the boot of its thread touched is not what a guest has touched', () => {
+  cell.boot(1);
+  memory.add('guest', { ...BOOTED, faults: faults(8) }, cell.look());
+
+  // The heap of a spare that is booting, and does not count yet.
+  cell.touch(8);
+  sample('guest', 0, 8);
+
+  expect(memory.of('guest')).toBe(0);
 });

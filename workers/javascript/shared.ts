@@ -61,22 +61,19 @@ const CELLS_BYTES = Math.ceil((SHARED.spawning + THREAD_SLOTS) / 2) * BigInt64Ar
 export const FIGURE = {
   /** Output bytes dropped at the limit. */
   dropped: 0,
-  /** What the thread held when it had booted. */
-  startHeap: 1,
-  startExternal: 2,
   /** What the thread had used, and held, when it ended by itself; 0 for one that was ended. */
-  endUser: 3,
-  endSystem: 4,
-  endHeap: 5,
-  endExternal: 6,
+  endUser: 1,
+  endSystem: 2,
+  endHeap: 3,
+  endExternal: 4,
   /** Of child processes that have ended. */
-  childUser: 7,
-  childSystem: 8,
+  childUser: 5,
+  childSystem: 6,
   /** Of threads the guest started that have ended. */
-  threadUser: 9,
-  threadSystem: 10,
+  threadUser: 7,
+  threadSystem: 8,
   /** Output bytes that all threads together have taken room for below the limit. */
-  taken: 11,
+  taken: 9,
 } as const;
 
 /** Bytes of the shared memory. */

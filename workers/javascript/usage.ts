@@ -1,5 +1,6 @@
 import fs from 'node:fs';
 import os from 'node:os';
+import type { ThreadBoot, ThreadStart } from '../../src/cell/messages.ts';
 import { define, program } from './program.ts';
 import { statFields, takeReaped } from './reaped.ts';
 import { FIGURE, UNKNOWN_THREAD } from './shared.ts';
@@ -30,41 +31,42 @@ export function giveWay(): void {
   }
 }
 
-let booted = { heap: 0, external: 0 };
+let booted: ThreadBoot = { faults: 0, usedBytes: 0, heapBytes: 0, externalBytes: 0 };
 
 /** To be called when this thread has booted: what it holds then is what a program finds it with. */
 export function noteBoot(): void {
-  booted = heldNow();
+  const { heapUsed, heapTotal, external } = heldNow();
+  // minflt.
+  const faults = Number(statFields(readStat('thread-self') ?? '')[7] ?? 0);
+  booted = { faults, usedBytes: heapUsed, heapBytes: heapTotal, externalBytes: external };
   // Run once ahead, as a program's end is to be quick.
   noteEnd();
   // What children had used before is not for this thread to take.
   noteReaped();
 }
 
-/** Notes what this thread holds before guest code runs; returns what it has used. */
-export function noteStart(): { user: number; system: number } {
-  atomicStore(program.figures, FIGURE.startHeap, toBigInt(booted.heap));
-  atomicStore(program.figures, FIGURE.startExternal, toBigInt(booted.external));
-  return threadCpuUsage();
+/** What this thread is before guest code runs. */
+export function startOf(): ThreadStart {
+  const { user, system } = threadCpuUsage();
+  return { thread: threadId, user, system, booted };
 }
 
 /** Notes what this thread has used and holds; called at its end, perhaps more than once. */
 export function noteEnd(): void {
   const { user, system } = threadCpuUsage();
-  const { heap, external } = heldNow();
+  const { heapUsed, external } = heldNow();
   atomicStore(program.figures, FIGURE.endUser, toBigInt(user));
   atomicStore(program.figures, FIGURE.endSystem, toBigInt(system));
-  atomicStore(program.figures, FIGURE.endHeap, toBigInt(heap));
+  atomicStore(program.figures, FIGURE.endHeap, toBigInt(heapUsed));
   atomicStore(program.figures, FIGURE.endExternal, toBigInt(external));
 }
 
 /** Nothing where the process has no descriptor left: to tell, Node looks at all of the process as well. */
-function heldNow(): { heap: number; external: number } {
+function heldNow(): Pick<NodeJS.MemoryUsage, 'heapUsed' | 'heapTotal' | 'external'> {
   try {
-    const { heapUsed: heap, external } = memoryUsage();
-    return { heap, external };
+    return memoryUsage();
   } catch {
-    return { heap: 0, external: 0 };
+    return { heapUsed: 0, heapTotal: 0, external: 0 };
   }
 }
 
@@ -127,14 +129,14 @@ export function joinProgram(): void {
  */
 export function noteReaped(): void {
   if (program.ownsProcess) return;
-  takeReaped(readStat, program.reaped, program.figures);
+  takeReaped(() => readStat('self'), program.reaped, program.figures);
 }
 
-function readStat(): string | undefined {
+/** Undefined where no descriptor is left: of what children have used, whoever takes next takes that over as well. */
+function readStat(whose: 'self' | 'thread-self'): string | undefined {
   try {
-    return readFileSync('/proc/self/stat', 'latin1');
+    return readFileSync(`/proc/${whose}/stat`, 'latin1');
   } catch {
-    // No descriptor is left: whoever takes what was added next takes that over as well.
     return undefined;
   }
 }
